@@ -1,0 +1,49 @@
+"""What a plugin declares: a name, where the thing lives, one line of help.
+
+Declaring imports nothing heavy; `Extension.load` does, when somebody asks for the thing.
+"""
+
+import importlib
+from typing import Any
+
+import attrs
+from attrs import validators
+
+
+def _check_target(_: object, attribute: "attrs.Attribute[str]", target: str) -> None:
+    module, colon, name = target.partition(":")
+    if not (colon and name and all(part.isidentifier() for part in f"{module}.{name}".split("."))):
+        raise ValueError(
+            f"{attribute.name}={target!r} is not an import target. "
+            "Write it as 'package.module:Name', for example 'tenterhook_zarr:ZarrStore'."
+        )
+
+
+def _check_help(_: object, attribute: "attrs.Attribute[str]", help: str) -> None:
+    if not help.strip() or "\n" in help:
+        raise ValueError(f"{attribute.name}={help!r} is not one line of help.")
+
+
+@attrs.frozen
+class Extension:
+    """One thing that a plugin offers: a detector, a controller, a store, a loader, a data source."""
+
+    name: str = attrs.field(validator=[validators.instance_of(str), validators.min_len(1)])
+    """Class name of a hook or store; scheme (`tiny`) of a loader or data source."""
+
+    target: str = attrs.field(validator=[validators.instance_of(str), _check_target])
+    """Where it is, as `package.module:Name`; imported by `load` and not before."""
+
+    help: str = attrs.field(validator=[validators.instance_of(str), _check_help])
+    """One line that says what it does."""
+
+    def load(self) -> Any:
+        """Import the target and return it.
+
+        Raises whatever the import raises, `AttributeError` where the module has no such name.
+        """
+        module, _, name = self.target.partition(":")
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found

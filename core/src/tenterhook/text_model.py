@@ -1,0 +1,43 @@
+"""What a capture needs of a model that reads text: the protocol that model loaders fill."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tenterhook import Captured, HookContext, HookRegistry
+
+
+class TextModel(Protocol):
+    """A model, its tokenizer and its hooks, as loaders return them and captures run them."""
+
+    @property
+    def layers(self) -> "HookRegistry":
+        """The layers and the hooks registered on them."""
+
+    @property
+    def context(self) -> "HookContext":
+        """The model's context; `context.model_id` is the name it was loaded by."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest document that one forward takes, in tokens; `None` where there is no limit."""
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, special tokens included, unpadded, never truncated."""
+
+    def run_token_ids(self, documents: Sequence[Sequence[int]]) -> "Tensor":
+        """Pad the documents into one batch and run one forward, in eval mode, without gradients.
+
+        Returns the mask of real tokens, bool `(batch, seq)` on the CPU: `mask[i]` is true at
+        `len(documents[i])` places, whichever side the padding is on.
+        """
+
+    def capture(self, *layers: str | int) -> "AbstractContextManager[Captured]":
+        """Open a scope that keeps what the layers return; see `HookedModel.capture`."""
+
+    def describe_model(self) -> dict[str, Any]:
+        """Say what made the activations, in plain JSON values: name, revision, class, config, a
+        fingerprint of the weights, tokenizer, dtype, device, versions."""
