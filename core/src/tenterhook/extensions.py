@@ -10,7 +10,15 @@ import attrs
 from attrs import validators
 
 
-def _check_target(_: object, attribute: "attrs.Attribute[str]", target: str) -> None:
+def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
+    if not name.replace("-", "_").isidentifier():
+        raise ValueError(
+            f"{attribute.name}={name!r} is not a name. "
+            "Write a class name, or a scheme without its colon."
+        )
+
+
+def _check_target(_: object, attribute: "attrs.Attribute[Any]", target: str) -> None:
     module, colon, name = target.partition(":")
     if not (colon and name and all(part.isidentifier() for part in f"{module}.{name}".split("."))):
         raise ValueError(
@@ -19,16 +27,16 @@ def _check_target(_: object, attribute: "attrs.Attribute[str]", target: str) -> 
         )
 
 
-def _check_help(_: object, attribute: "attrs.Attribute[str]", help: str) -> None:
+def _check_help(_: object, attribute: "attrs.Attribute[Any]", help: str) -> None:
     if not help.strip() or "\n" in help:
         raise ValueError(f"{attribute.name}={help!r} is not one line of help.")
 
 
 @attrs.frozen
 class Extension:
-    """One thing that a plugin offers: a detector, a controller, a store, a loader, a data source."""
+    """One thing that a plugin offers: a hook, a store, a model loader, a source of documents."""
 
-    name: str = attrs.field(validator=[validators.instance_of(str), validators.min_len(1)])
+    name: str = attrs.field(validator=[validators.instance_of(str), _check_name])
     """Class name of a hook or store; scheme (`tiny`) of a loader or data source."""
 
     target: str = attrs.field(validator=[validators.instance_of(str), _check_target])

@@ -16,6 +16,9 @@ PROJECT = "tenterhook"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+KINDS = ("detectors", "controllers", "stores", "loaders", "datasets")
+"""The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
+
 
 @hookspec
 def tenterhook_detectors() -> Sequence[Extension]:  # type: ignore[empty-body]

@@ -1,0 +1,5 @@
+"""`python -m tenterhook` is the command `tenterhook`."""
+
+from tenterhook._cli import main
+
+main()

@@ -1,0 +1,18 @@
+"""What the first-party plugins are called.
+
+Core imports no plugin. It knows these names only to tell somebody who lacks one what to install.
+"""
+
+from collections.abc import Mapping
+
+FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
+    "detectors": {
+        "LayerActivationDetector": "tenterhook-layer-activation",
+        "ModelInputDetector": "tenterhook-model-io",
+        "ModelOutputDetector": "tenterhook-model-io",
+    },
+    "controllers": {"FunctionController": "tenterhook-function-controller"},
+    "stores": {"ZarrStore": "tenterhook-zarr"},
+    "loaders": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
+    "datasets": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
+}

@@ -1,0 +1,71 @@
+"""What can be wrong with a plugin, or with the name of an extension."""
+
+from collections.abc import Collection
+
+import attrs
+
+from tenterhook.errors import TenterhookError, TenterhookWarning, closest
+from tenterhook.plugins._first_party import FIRST_PARTY
+
+
+@attrs.frozen(kw_only=True)
+class PluginProblem:
+    """Why an installed plugin is not there, and what to do about it."""
+
+    entry_point: str | None
+    """`None` where the distribution's list of entry points could not be read."""
+    distribution: str | None
+    version: str | None
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        release = " ".join(part for part in (self.distribution, self.version) if part)
+        name = f"Plugin {self.entry_point!r}" if self.entry_point else "A plugin"
+        origin = f" of {release}" if release else ""
+        return f"{name}{origin} was left out: {self.cause} {self.remedy}"
+
+
+class PluginWarning(TenterhookWarning):
+    """An installed plugin was left out."""
+
+
+class PluginError(TenterhookError, ValueError):
+    """A plugin cannot be registered."""
+
+    def __init__(self, plugin: str, cause: str) -> None:
+        super().__init__(plugin, cause)
+        self.plugin, self.cause = plugin, cause
+
+    def __str__(self) -> str:
+        return f"Plugin {self.plugin!r} cannot be registered: {self.cause}"
+
+
+class UnknownExtension(TenterhookError, LookupError):
+    """No plugin registers this name."""
+
+    def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
+        super().__init__(kind, name, known)
+        self.kind, self.name, self.known = kind, name, tuple(known)
+
+    @property
+    def nearest(self) -> tuple[str, ...]:
+        """The known names that look most like it, the most alike first."""
+        return tuple(closest(self.name, self.known))
+
+    @property
+    def distribution(self) -> str | None:
+        """The first-party distribution that has it, if one does."""
+        return FIRST_PARTY.get(self.kind, {}).get(self.name)
+
+    def __str__(self) -> str:
+        what = f"No installed plugin has a {singular(self.kind)} named {self.name!r}."
+        if self.distribution:
+            return f"{what} It comes with `pip install {self.distribution}`."
+        if self.nearest:
+            return f"{what} Did you mean {self.nearest[0]!r}?"
+        return f"{what} See `tenterhook plugins list`."
+
+
+def singular(kind: str) -> str:
+    return kind.removesuffix("s")
