@@ -1,0 +1,68 @@
+"""Hooks that watch and change what happens inside PyTorch models.
+
+`import tenterhook` loads no plugin and no torch; each name is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tenterhook._version import __version__
+from tenterhook.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from tenterhook.activations import Inputs
+    from tenterhook.context import HookContext
+    from tenterhook.errors import HookError, TenterhookError, UnknownLayer
+    from tenterhook.extensions import Extension
+    from tenterhook.layers import LayerIndex
+    from tenterhook.model import HookedModel, assert_clean, attach
+    from tenterhook.plugins import PluginManager
+    from tenterhook.registry import HookRegistry
+    from tenterhook.scopes import Captured
+
+__all__ = [
+    "Captured",
+    "Extension",
+    "HookContext",
+    "HookError",
+    "HookRegistry",
+    "HookedModel",
+    "Inputs",
+    "LayerIndex",
+    "PluginManager",
+    "TenterhookError",
+    "UnknownLayer",
+    "__version__",
+    "assert_clean",
+    "attach",
+    "hookimpl",
+]
+
+_HOMES = {
+    "Captured": "scopes",
+    "Extension": "extensions",
+    "HookContext": "context",
+    "HookError": "errors",
+    "HookRegistry": "registry",
+    "HookedModel": "model",
+    "Inputs": "activations",
+    "LayerIndex": "layers",
+    "PluginManager": "plugins",
+    "TenterhookError": "errors",
+    "UnknownLayer": "errors",
+    "assert_clean": "model",
+    "attach": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,281 @@
+"""How hooks reach a module: one torch hook per module and side, which runs ours in order.
+
+A *site* is a module and a side of its forward. What stands there is a tuple of entries, rebuilt
+when a hook comes, goes, or is switched, and read without a lock. A site with nothing to run has
+no torch hook, so an idle model runs at its own speed. Other people's torch hooks are never
+touched.
+"""
+
+import threading
+import weakref
+from asyncio import _get_running_loop, current_task
+from collections.abc import Callable, Sequence
+from threading import get_ident
+from typing import Any, Literal
+
+from torch import nn
+
+from tenterhook._entries import Args, Entry, Kwargs, entry_for, watch_gradient
+from tenterhook._frames import NO_STEPS, Frame, Steps, current_frame, visible_frame
+from tenterhook.hooks._hook import Hook, HookType
+
+Side = Literal["before", "after"]
+
+lock = threading.RLock()
+"""Held while anything is registered, removed, opened or closed; never during a forward."""
+
+
+class Site:
+    """One side of one module's forward, and the torch hook there while something is to run."""
+
+    __slots__ = ("_flags", "_hooks", "_key", "_side", "backward", "forward", "held", "scopes")
+
+    def __init__(self, module: nn.Module, side: Side) -> None:
+        self._side = side
+        self.held: tuple[Registration, ...] = ()
+        self.forward: tuple[Entry, ...] = ()
+        self.backward: tuple[Entry, ...] = ()
+        self.scopes = 0
+        # torch's own dictionaries: the handle names a key that is ours for ever, so coming and
+        # going is one dictionary operation. The flag stays: a thread in the middle of a call
+        # looks it up after we have gone.
+        if side == "before":
+            handle = module.register_forward_pre_hook(_placeholder, with_kwargs=True)
+            self._hooks, self._flags = (
+                module._forward_pre_hooks,
+                module._forward_pre_hooks_with_kwargs,
+            )
+        else:
+            handle = module.register_forward_hook(_placeholder, with_kwargs=True)
+            self._hooks, self._flags = module._forward_hooks, module._forward_hooks_with_kwargs
+        self._key = handle.id
+        handle.remove()
+
+    @property
+    def installed(self) -> bool:
+        """Whether our torch hook is on the module now."""
+        return self._key in self._hooks
+
+    def hold(self, registrations: "tuple[Registration, ...]") -> None:
+        """Have these, in this order, and no others, registered here."""
+        with lock:
+            self.held = registrations
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Rebuild what runs; put the torch hook on the module, change it, or take it off."""
+        with lock:
+            entries = [held.entry for held in self.held if held.hook._enabled]
+            forward: list[Entry] = []
+            backward: list[Entry] = []
+            for entry in entries:
+                group = backward if entry.hook.hook_type is HookType.BACKWARD else forward
+                group.append(entry)
+            self.forward, self.backward = tuple(forward), tuple(backward)
+            dispatcher = self._dispatcher()
+            if dispatcher is not None:
+                self._flags[self._key] = True
+                self._hooks[self._key] = dispatcher
+            elif self._key in self._hooks:
+                last = next(reversed(self._hooks)) == self._key
+                if self.held and not last:  # disabled: keep the place before other people's hooks
+                    self._hooks[self._key] = self._several()
+                else:
+                    del self._hooks[self._key]
+
+    def _dispatcher(self) -> Callable[..., Any] | None:
+        before = self._side == "before"
+        if self.scopes:
+            return self.before_scoped if before else self.after_scoped
+        if self.backward:
+            return self.after_several
+        match self.forward:
+            case ():
+                return None
+            case (entry,):
+                return entry.before if before else entry.after
+        return self._several()
+
+    def _several(self) -> Callable[..., Any]:
+        return self.before_several if self._side == "before" else self.after_several
+
+    def after_several(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Run the registered hooks in order on what the module returned."""
+        given = output
+        for entry in self.forward:
+            new = entry.after(module, args, kwargs, output)
+            if new is not None:
+                output = new
+        if self.backward:
+            new = watch_gradient(self.backward, module, args, kwargs, output)
+            if new is not None:
+                output = new
+        return None if output is given else output
+
+    def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Run the registered hooks, then those of this thread's or task's open scopes."""
+        frame = current_frame.get()
+        if (
+            frame is None
+            or frame.thread != get_ident()
+            or frame.task is not (None if _get_running_loop() is None else current_task())
+        ):
+            return self.after_several(module, args, kwargs, output)
+        given = output
+        steps = frame.table.get(self, NO_STEPS)
+        forward, backward = self.forward, self.backward
+        forward = forward + steps.forward if forward else steps.forward
+        if frame.muted:
+            forward = frame.heard(forward)
+        for entry in forward:
+            new = entry.after(module, args, kwargs, output)
+            if new is not None:
+                output = new
+        if backward or steps.backward:
+            backward = frame.heard(backward + steps.backward)
+            new = watch_gradient(backward, module, args, kwargs, output)
+            if new is not None:
+                output = new
+        return None if output is given else output
+
+    def before_several(
+        self, module: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
+        """Run the registered hooks in order on the inputs."""
+        new = None
+        for entry in self.forward:
+            changed = entry.before(module, args, kwargs)
+            if changed is not None:
+                args, kwargs = new = changed
+        return new
+
+    def before_scoped(
+        self, module: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
+        """Run the registered hooks, then those of this thread's or task's open scopes."""
+        frame = visible_frame()
+        if frame is None:
+            return self.before_several(module, args, kwargs)
+        new = None
+        steps = frame.table.get(self, NO_STEPS)
+        for entry in frame.heard(self.forward + steps.forward):
+            changed = entry.before(module, args, kwargs)
+            if changed is not None:
+                args, kwargs = new = changed
+        return new
+
+    def __deepcopy__(self, memo: Any) -> "Site":
+        return _empty_site()
+
+    def __reduce__(self) -> Any:
+        return _empty_site, ()
+
+
+def _empty_site() -> Site:
+    """Return what a copy or pickle of a hooked module has in a site's place: nothing to run."""
+    site = Site.__new__(Site)
+    site.forward, site.backward, site.held = (), (), ()
+    return site
+
+
+def _placeholder(*_: Any) -> None:
+    return None
+
+
+_sites: "weakref.WeakKeyDictionary[nn.Module, dict[Side, Site]]" = weakref.WeakKeyDictionary()
+
+
+def site_of(module: nn.Module, side: Side) -> Site:
+    """Return the one site at this side of this module, made at first need."""
+    with lock:
+        sites = _sites.setdefault(module, {})
+        if side not in sites:
+            sites[side] = Site(module, side)
+        return sites[side]
+
+
+def sites_of(module: nn.Module) -> list[Site]:
+    """Return the sites there are on this module."""
+    return list(_sites.get(module, {}).values())
+
+
+def open_frame(own: dict[Site, Steps], also: Sequence[Site] = (), *, mute: bool = False) -> Frame:
+    """Make the steps run at their sites, for this thread and task alone, until closed.
+
+    `also` are sites that need to know of the scope though it has no step there. With `mute`,
+    controllers of every kind are off.
+    """
+    frame = Frame(own, tuple(also), mute)
+    with lock:
+        for site in (*own, *also):
+            site.scopes += 1
+            if site.scopes == 1:
+                site.refresh()
+    current_frame.set(frame)
+    return frame
+
+
+def close_frame(frame: Frame) -> None:
+    """Undo `open_frame`, from whichever thread; a second call does nothing."""
+    with lock:
+        if frame.closed:
+            return
+        frame.close()
+        for site in (*frame.own, *frame.also):
+            site.scopes -= 1
+            if site.scopes == 0:
+                site.refresh()
+
+
+class Registration:
+    """A hook, where it stands, and the way to take it off: the handle of `_hook_registry`."""
+
+    __slots__ = ("_remove", "entry", "hook", "hook_type", "layer", "permanent", "priority", "site")
+
+    def __init__(
+        self,
+        hook: Hook,
+        layer: str,
+        site: Site,
+        entry: Entry,
+        *,
+        priority: int,
+        permanent: bool,
+        remove: Callable[[], Any],
+    ) -> None:
+        self.hook, self.layer, self.site, self.entry = hook, layer, site, entry
+        self.hook_type = hook.hook_type
+        self.priority, self.permanent = priority, permanent
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Unregister the hook; a second call does nothing."""
+        self._remove()
+
+    def refresh(self) -> None:
+        """Take note that the hook was switched on or off."""
+        self.site.refresh()
+
+    def __repr__(self) -> str:
+        return f"Registration({self.hook!r})"
+
+
+def torch_hook(hook: Hook) -> Callable[..., Any]:
+    """Return the plain callable of `Hook.get_torch_hook`."""
+    entry = entry_for(hook, hook.layer_signature)
+
+    def pre_forward(module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
+        entry.layer = hook.layer_signature
+        new = entry.before(module, args, kwargs or {}) if hook._enabled else None
+        return new if new is None or kwargs is not None else new[0]
+
+    def forward(module: nn.Module, args: Args, *rest: Any) -> Any:
+        entry.layer = hook.layer_signature
+        kwargs, output = rest if len(rest) == 2 else ({}, rest[0])
+        if not hook._enabled:
+            return None
+        if hook.hook_type is HookType.BACKWARD:
+            return watch_gradient((entry,), module, args, kwargs, output)
+        return entry.after(module, args, kwargs, output)
+
+    return pre_forward if hook.hook_type is HookType.PRE_FORWARD else forward

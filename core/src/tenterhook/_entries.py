@@ -1,0 +1,342 @@
+"""What runs when a hook runs: a detector watches, a controller's result takes its place.
+
+An entry is one hook as the dispatcher runs it. It returns what takes the place of a value, `None`
+to leave it, and writes to nobody's tensors. What a hook raises surfaces as `HookError`.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
+from tenterhook.errors import HookError, HookWarning
+from tenterhook.hooks._hook import Controller, Detector, Hook
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class ErrorPolicy(Protocol):
+    """Who says what happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
+
+    @property
+    def on_error(self) -> str:
+        """The policy."""
+
+
+class Entry:
+    """One hook as a site runs it. Subclasses say what it does on each side."""
+
+    __slots__ = ("hook", "layer", "live", "modify", "observe", "policy")
+
+    def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
+        self.hook = hook
+        self.layer = layer
+        self.policy = policy
+        self.live = True
+        self.observe: Callable[..., Any] = getattr(hook, "process_activations", _nothing)
+        self.modify: Callable[..., Any] = getattr(hook, "modify_activations", _nothing)
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Run on what the module returned; return the new output, or `None` to keep it."""
+        raise AssertionError("abstract")
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        """Run on the inputs; return new ones, or `None` to keep them."""
+        raise AssertionError("abstract")
+
+    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
+        """Run on the gradient; return a new one, or `None` to keep it."""
+        raise AssertionError("abstract")
+
+    def quiet(self) -> "Entry | None":
+        """Return what is left of this entry while controllers are off."""
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Entry":
+        return without_hook(type(self))
+
+    def __reduce__(self) -> Any:
+        return without_hook, (type(self),)
+
+    def fail(self, error: Exception) -> None:
+        """Surface `error` as the model's policy says: raise it, or warn and go on."""
+        hook = self.hook
+        if isinstance(error, HookError):  # a hook ran a model whose hook failed: raised once
+            raise error
+        wrapped = HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
+        policy = "raise" if self.policy is None else self.policy.on_error
+        if policy == "raise":
+            raise wrapped from error
+        if policy == "disable":
+            hook.disable()
+        then = "It is disabled now." if policy == "disable" else "Its result is skipped."
+        warnings.warn(f"{wrapped}. {then}", HookWarning, stacklevel=3)
+
+
+class Detect(Entry):
+    """A detector. Its return value is ignored, and a write to the activation is found."""
+
+    __slots__ = ()
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        try:
+            tensor = output if type(output) is Tensor else activation_of(output)
+            try:
+                version = tensor._version  # type: ignore[union-attr]
+            except (AttributeError, RuntimeError):  # no tensor; inference tensors have no version
+                version = tensor = None
+            self.observe(module, inputs_of(module, args, kwargs) if kwargs else args, output)
+            if tensor is not None and tensor._version != version:
+                raise wrote("The detector")
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        try:
+            inputs = inputs_of(module, args, kwargs) if kwargs else args
+            tensor = first_input(inputs)
+            try:
+                version = tensor._version  # type: ignore[union-attr]
+            except (AttributeError, RuntimeError):
+                version = tensor = None
+            self.observe(module, inputs, None)
+            if tensor is not None and tensor._version != version:
+                raise wrote("The detector")
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+
+    def gradient(self, module: nn.Module, grad: Tensor) -> None:
+        try:
+            version = grad._version
+            self.observe(module, (grad,), grad)
+            if grad._version != version:
+                raise wrote("The detector")
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+
+
+class Control(Entry):
+    """A controller. What it returns takes the activation's place."""
+
+    __slots__ = ()
+
+    def quiet(self) -> None:
+        return None
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        try:
+            tensor = output if type(output) is Tensor else activation_of(output)
+            if tensor is None:
+                if self.live:
+                    self.no_tensor(output)
+                return None
+            try:
+                version = tensor._version
+            except RuntimeError:  # inference tensors have no version
+                version = None
+            if kwargs:
+                given = first_input(inputs_of(module, args, kwargs))
+            else:
+                given = args[0] if args and type(args[0]) is Tensor else first_input(args)
+            new = self.modify(module, given, tensor)
+            if version is not None and tensor._version != version:
+                raise wrote("The controller")
+            if new is None:
+                return None
+            if not isinstance(new, Tensor):
+                raise not_a_tensor(new, "a tensor, or None to leave the activation alone")
+            return new if tensor is output else replace(output, new)
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+            return None
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        try:
+            inputs = inputs_of(module, args, kwargs)
+            tensor = first_input(inputs)
+            try:
+                version = tensor._version  # type: ignore[union-attr]
+            except (AttributeError, RuntimeError):
+                version = None
+            new = self.modify(module, tensor, None)
+            if version is not None and tensor._version != version:  # type: ignore[union-attr]
+                raise wrote("The controller")
+            if new is None:
+                return None
+            if not isinstance(new, Tensor | tuple):
+                raise not_a_tensor(new, "a tensor, a tuple of inputs, or None to leave them alone")
+            return replace_input(inputs, new)
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+            return None
+
+    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
+        try:
+            version = grad._version
+            new = self.modify(module, grad, grad)
+            if grad._version != version:
+                raise wrote("The controller")
+            if new is None:
+                return None
+            if not isinstance(new, Tensor):
+                raise not_a_tensor(new, "a gradient, or None to leave it alone")
+            if new.shape != grad.shape:
+                raise ValueError(
+                    f"It returned a gradient of shape {tuple(new.shape)} where autograd needs "
+                    f"{tuple(grad.shape)}."
+                )
+            return new
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+            return None
+
+    def no_tensor(self, output: Any) -> None:
+        """Say, once per place in the code, that there was nothing to change."""
+        warnings.warn(
+            f"{type(self.hook).__name__} {self.hook.id!r} changed nothing: layer {self.layer!r} "
+            f"returned {type(output).__name__}, which holds no tensor.",
+            HookWarning,
+            stacklevel=3,
+        )
+
+
+class Both(Entry):
+    """A hook of both kinds: it detects on the unmodified activation, then controls."""
+
+    __slots__ = ("control", "detect")
+
+    def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
+        super().__init__(hook, layer, policy)
+        self.detect: Entry = Detect(hook, layer, policy)
+        self.control: Entry = Control(hook, layer, policy)
+
+    def quiet(self) -> Entry:
+        return self.detect
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        self.detect.after(module, args, kwargs, output)
+        return self.control.after(module, args, kwargs, output)
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        self.detect.before(module, args, kwargs)
+        return self.control.before(module, args, kwargs)
+
+    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
+        self.detect.gradient(module, grad)
+        return self.control.gradient(module, grad)
+
+
+def without_hook(kind: type[Entry]) -> Entry:
+    """Return an entry that does nothing: what a copy or pickle of a hooked module has in our place.
+
+    Hooks belong to the module that they were registered on, so a copy starts without any.
+    """
+    entry = kind.__new__(kind)
+    entry.policy, entry.layer, entry.live = None, None, False
+    entry.observe = entry.modify = _nothing
+    if isinstance(entry, Both):
+        entry.detect, entry.control = without_hook(Detect), without_hook(Control)
+    return entry
+
+
+class Scoped(Entry):
+    """A hook's entry in a scope: runs while the hook is enabled, and knows whether it ever did."""
+
+    __slots__ = ("entry", "fired")
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry.hook, entry.layer, entry.policy)
+        self.entry = entry
+        self.fired = False
+
+    def quiet(self) -> "Scoped | None":
+        entry = self.entry.quiet()
+        return None if entry is None else Scoped(entry)
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        if not self.hook._enabled:
+            return None
+        self.fired = True
+        return self.entry.after(module, args, kwargs, output)
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        if not self.hook._enabled:
+            return None
+        self.fired = True
+        return self.entry.before(module, args, kwargs)
+
+    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
+        self.fired = True
+        return self.entry.gradient(module, grad)
+
+
+def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entry:
+    """Return the entry that runs `hook`; `TypeError` for a hook of neither kind."""
+    kinds = (isinstance(hook, Detector), isinstance(hook, Controller))
+    match kinds:
+        case (True, True):
+            return Both(hook, layer, policy)
+        case (True, False):
+            return Detect(hook, layer, policy)
+        case (False, True):
+            return Control(hook, layer, policy)
+    raise TypeError(
+        f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
+    )
+
+
+def wrote(who: str) -> RuntimeError:
+    """Return the error for a hook that wrote to a tensor of the model's."""
+    return RuntimeError(
+        f"{who} wrote to the activation in place, which other parts of the model may share. "
+        "Return a new tensor from a Controller instead, or work on activation.clone()."
+    )
+
+
+def not_a_tensor(value: Any, wanted: str) -> TypeError:
+    """Return the error for a controller that returned something else than it may."""
+    return TypeError(f"It returned {type(value).__name__}; return {wanted}.")
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def watch_gradient(
+    entries: Sequence[Entry], module: nn.Module, args: Args, kwargs: Kwargs, output: Any
+) -> Any:
+    """Have `entries` run, in order, when the gradient of the output's activation is known.
+
+    Returns a new output where the activation had to be given a node of its own in the graph, else
+    `None`. An output that is an input, a leaf or a view shares its node, or loses it to a later
+    in-place module, so its hook would see the gradient of more, or of nothing.
+    """
+    tensor = activation_of(output)
+    if tensor is None or not tensor.requires_grad or not torch.is_grad_enabled():
+        return None
+    shared = tensor.is_leaf or tensor._is_view()
+    own = tensor.clone() if shared or _is_input(tensor, args, kwargs) else tensor
+
+    def run(grad: Tensor) -> Tensor | None:
+        new = grad
+        for entry in entries:
+            if entry.live and entry.hook._enabled:
+                changed = entry.gradient(module, new)
+                new = new if changed is None else changed
+        return None if new is grad else new
+
+    own.register_hook(run)  # type: ignore[no-untyped-call]
+    return None if own is tensor else replace(output, own)
+
+
+def _is_input(tensor: Tensor, args: Args, kwargs: Kwargs) -> bool:
+    for value in (*args, *kwargs.values()):
+        if value is tensor:
+            return True
+        if isinstance(value, tuple | list) and any(item is tensor for item in value):
+            return True
+    return False

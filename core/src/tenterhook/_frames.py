@@ -1,0 +1,111 @@
+"""Whose scope it is: the open scopes of each thread and asyncio task, and what they run where."""
+
+from asyncio import _get_running_loop, current_task
+from contextvars import ContextVar
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from tenterhook._entries import Entry
+
+if TYPE_CHECKING:
+    from tenterhook._dispatch import Site
+
+
+class Steps:
+    """What one scope, with the scopes around it, runs at one site."""
+
+    __slots__ = ("backward", "forward")
+
+    def __init__(self, forward: tuple[Any, ...] = (), backward: tuple[Entry, ...] = ()) -> None:
+        self.forward = forward
+        """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
+        self.backward = backward
+        """Run on the gradient."""
+
+    def __add__(self, other: "Steps") -> "Steps":
+        return Steps(self.forward + other.forward, self.backward + other.backward)
+
+
+NO_STEPS = Steps()
+
+
+class Frame:
+    """One open scope of one thread or task, on top of the scopes around it.
+
+    A frame belongs to the thread and asyncio task that opened it. Contexts are copied into the
+    tasks that a task starts, so the context variable alone does not say whose a frame is.
+    """
+
+    __slots__ = ("also", "child", "closed", "muted", "own", "parent", "table", "task", "thread")
+
+    def __init__(
+        self, own: "dict[Site, Steps]", also: "tuple[Site, ...]" = (), mute: bool = False
+    ) -> None:
+        self.thread = get_ident()
+        self.task = running_task()
+        self.own = own
+        """What this scope runs where."""
+        self.also = also
+        """Sites that look for scopes on this one's behalf."""
+        self.parent = visible_frame()
+        """The scope around this one."""
+        self.child: Frame | None = None
+        self.closed = False
+        self.muted = mute
+        """Whether controllers are off."""
+        self.table = own
+        """What runs where, the scopes around this one included."""
+        parent = self.parent
+        if parent is not None:
+            parent.child = self
+            self.muted = mute or parent.muted
+            self.table = _merged(parent.table, own)
+
+    def heard(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the entries that run in this scope: none that control, while it is muted."""
+        if not self.muted:
+            return entries
+        return tuple(heard for entry in entries if (heard := entry.quiet()) is not None)
+
+    def close(self) -> None:
+        """Take this scope's steps out of every table that they are in, whoever calls."""
+        self.closed = True
+        for steps in self.own.values():
+            for entry in steps.backward:  # a later backward() must not find them
+                entry.live = False
+        parent, child = self.parent, self.child
+        self.table = {} if parent is None else parent.table
+        self.muted = parent is not None and parent.muted
+        if parent is not None:
+            parent.child = child
+        while child is not None:  # closed out of order: the scopes inside go on without this one
+            child.parent = parent
+            child.table = child.own if parent is None else _merged(parent.table, child.own)
+            parent, child = child, child.child
+        if current_frame.get() is self:
+            current_frame.set(self.parent)
+
+
+current_frame: ContextVar[Frame | None] = ContextVar("tenterhook_frame", default=None)
+
+
+def running_task() -> Any:
+    """Return the asyncio task that runs in this thread, `None` where no loop does."""
+    return None if _get_running_loop() is None else current_task()
+
+
+def visible_frame() -> Frame | None:
+    """Return the innermost open scope of this thread and task."""
+    frame = current_frame.get()
+    while frame is not None and frame.closed:
+        frame = frame.parent
+    if frame is None or frame.thread != get_ident() or frame.task is not running_task():
+        return None
+    return frame
+
+
+def _merged(outer: "dict[Site, Steps]", inner: "dict[Site, Steps]") -> "dict[Site, Steps]":
+    table = {**outer, **inner}
+    for site in outer.keys() & inner.keys():
+        table[site] = outer[site] + inner[site]
+    return table

@@ -1,0 +1,184 @@
+"""Where the activation sits in what a module takes and returns, and how to put another there.
+
+Nothing here writes to a tensor or to a structure that somebody else holds: `replace` and
+`replace_input` return new structures of the same type, with every other field as it was.
+"""
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NAMES = ("last_hidden_state", "logits")
+
+
+class Inputs(tuple[Any, ...]):
+    """The inputs of one call, in the order of the parameters of the module's `forward`.
+
+    A tuple of every input, whether it was passed by position or by keyword.
+    """
+
+    args: tuple[Any, ...]
+    """The positional inputs."""
+
+    kwargs: dict[str, Any]
+    """The keyword inputs."""
+
+    names: tuple[str, ...]
+    """The keys of `kwargs` in the order in which their values follow `args` in the tuple."""
+
+
+def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    """Return the inputs of a call of `module` as one tuple; see `Inputs`."""
+    order = _parameters(type(module))
+    names = tuple(sorted(kwargs, key=lambda name: order.get(name, len(order))))
+    inputs = Inputs((*args, *(kwargs[name] for name in names)))
+    inputs.args, inputs.kwargs, inputs.names = args, kwargs, names
+    return inputs
+
+
+@lru_cache(maxsize=4096)
+def _parameters(cls: Any) -> dict[str, int]:
+    try:
+        return {name: at for at, name in enumerate(inspect.signature(cls.forward).parameters)}
+    except (TypeError, ValueError):  # a forward with no Python signature
+        return {}
+
+
+def activation_of(output: Any) -> Tensor | None:
+    """Return the activation of what a module returned, `None` where it holds no tensor.
+
+    A tensor itself; the first tensor of a tuple or list; of a mapping, dataclass or other output
+    object `last_hidden_state`, else `logits`, else the first tensor among its fields.
+    """
+    if isinstance(output, Tensor):
+        return output
+    place = _place(output)
+    return None if place is None else place[1]
+
+
+def replace(output: Any, tensor: Tensor) -> Any:
+    """Return `output` with `tensor` in the activation's place.
+
+    The result has the type of `output`; its other fields are the same objects. Raises `TypeError`
+    where `output` holds no tensor.
+    """
+    if isinstance(output, Tensor):
+        return tensor
+    place = _place(output)
+    if place is None:
+        raise TypeError(f"{type(output).__name__} holds no tensor that could be replaced.")
+    return _with(output, place[0], tensor)
+
+
+def first_input(inputs: tuple[Any, ...]) -> Tensor | None:
+    """Return the first tensor of the inputs, looking inside tuples, lists and mappings."""
+    for item in inputs:
+        found = item if isinstance(item, Tensor) else None
+        if found is None and isinstance(item, tuple | list | Mapping):
+            place = _place(item)
+            found = None if place is None else place[1]
+        if found is not None:
+            return found
+    return None
+
+
+def replace_input(
+    inputs: Inputs, new: Tensor | tuple[Any, ...]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword inputs with `new` in their place.
+
+    A tensor takes the place of the first tensor, wherever it was passed. A tuple as long as all
+    inputs takes the place of all; any other takes the place of the positional ones, as a torch
+    pre-hook's does.
+    """
+    if isinstance(new, Tensor):
+        for at, item in enumerate(inputs):
+            if isinstance(item, Tensor):
+                return _put(inputs, at, new)
+            if isinstance(item, tuple | list | Mapping):
+                place = _place(item)
+                if place is not None:
+                    return _put(inputs, at, _with(item, place[0], new))
+        raise TypeError("The inputs hold no tensor that could be replaced.")
+    count = len(inputs.args)
+    if inputs.kwargs and len(new) == len(inputs):
+        return tuple(new[:count]), dict(zip(inputs.names, new[count:], strict=True))
+    return tuple(new), inputs.kwargs
+
+
+def _put(inputs: Inputs, at: int, item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    count = len(inputs.args)
+    if at < count:
+        return (*inputs.args[:at], item, *inputs.args[at + 1 :]), inputs.kwargs
+    return inputs.args, {**inputs.kwargs, inputs.names[at - count]: item}
+
+
+def _place(output: Any) -> tuple[Any, Tensor] | None:
+    """Return where the activation is (an index, key or field name) and the activation."""
+    if isinstance(output, Mapping):
+        return _first_named(output)
+    if isinstance(output, tuple | list):
+        for at, item in enumerate(output):
+            if isinstance(item, Tensor):
+                return at, item
+        return None
+    for name in _NAMES:
+        value = getattr(output, name, None)
+        if isinstance(value, Tensor):
+            return name, value
+    return _first_named(_fields(output))
+
+
+def _first_named(fields: Mapping[Any, Any]) -> tuple[Any, Tensor] | None:
+    for name in _NAMES:
+        value = fields.get(name)
+        if isinstance(value, Tensor):
+            return name, value
+    for name, value in fields.items():
+        if isinstance(value, Tensor):
+            return name, value
+    return None
+
+
+def _fields(output: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(output):
+        return {f.name: getattr(output, f.name, None) for f in dataclasses.fields(output)}
+    attributes = getattr(type(output), "__attrs_attrs__", ())
+    return {a.name: getattr(output, a.name, None) for a in attributes}
+
+
+def _with(output: Any, place: Any, tensor: Tensor) -> Any:
+    if isinstance(output, tuple):
+        return _tuple_like(output, (*output[:place], tensor, *output[place + 1 :]))
+    changed = copy.copy(output)
+    if isinstance(changed, list | MutableMapping):
+        changed[place] = tensor
+    elif isinstance(changed, Mapping):
+        raise TypeError(f"{type(output).__name__} is a mapping that cannot be changed.")
+    else:
+        object.__setattr__(changed, place, tensor)  # frozen dataclasses too
+    return changed
+
+
+def _tuple_like(output: tuple[Any, ...], items: tuple[Any, ...]) -> tuple[Any, ...]:
+    kind = type(output)
+    if kind is tuple:
+        return items
+    if hasattr(kind, "_make"):  # a named tuple
+        made: tuple[Any, ...] = kind._make(items)
+        return made
+    made = kind(items)  # torch.return_types and other subclasses take an iterable
+    if hasattr(output, "__dict__"):
+        vars(made).update(vars(output))
+    return made
+
+
+def is_compiling() -> bool:
+    """Whether the code that runs is being traced by `torch.compile` or `torch.export`."""
+    return torch.compiler.is_compiling()

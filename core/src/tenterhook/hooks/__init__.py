@@ -1,0 +1,20 @@
+"""The hook types, and every hook class that an installed plugin registers.
+
+`from tenterhook.hooks import LayerActivationDetector` gives the class of the plugin that
+registers it; the canonical import is the plugin's own package.
+"""
+
+from typing import Any
+
+from tenterhook.errors import HookError, HookWarning
+from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
+
+__all__ = ["Controller", "Detector", "Hook", "HookError", "HookType", "HookWarning"]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tenterhook.plugins import load_hook
+
+    return load_hook(name)

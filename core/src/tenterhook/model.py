@@ -1,0 +1,186 @@
+"""What a user attaches to any `nn.Module`: its layers, its hooks, its scopes."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tenterhook._dispatch import lock, sites_of
+from tenterhook.context import HookContext
+from tenterhook.errors import TenterhookError
+from tenterhook.hooks._hook import Hook, HookType
+from tenterhook.layers import LayerChoice, LayerSpec
+from tenterhook.registry import HookRegistry, OnError
+from tenterhook.scopes import Capture, Change, Hooks, Muted, Report, Steering, StopForward
+
+
+class NotClean(TenterhookError, RuntimeError):
+    """Something of ours is still attached to a module."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        super().__init__(places)
+        self.places = list(places)
+
+    def __str__(self) -> str:
+        return (
+            f"Still attached: {', '.join(self.places)}. Unregister hooks with "
+            "model.layers.clear(including_permanent=True) and close open scopes."
+        )
+
+
+class HookedModel:
+    """A module with its layers, hooks and scopes; runs the module when called.
+
+    Made by `attach`. The module works as before and can be called directly, hooks included.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        model_id: str | None = None,
+        tokenizer: Any = None,
+        store: Any = None,
+        special_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.module = module
+        self.context = HookContext(
+            module,
+            model_id=model_id,
+            tokenizer=tokenizer,
+            store=store,
+            special_token_ids=special_token_ids,
+        )
+        self.layers = HookRegistry(module, self.context)
+
+    @property
+    def on_error(self) -> OnError:
+        """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
+        return self.layers.on_error
+
+    @on_error.setter
+    def on_error(self, policy: OnError) -> None:
+        self.layers.on_error = policy
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module and return its output; `None` where a scope's `stop_after` ended it."""
+        try:
+            return self.module(*args, **kwargs)
+        except StopForward:
+            return None
+
+    def capture(
+        self,
+        *layers: LayerChoice,
+        inputs: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        detach: bool = True,
+        stop_after: LayerSpec | None = None,
+        missing: Report = "warn",
+    ) -> Capture:
+        """Keep what `layers` return, or with `inputs` are given, while the scope is open.
+
+        `with model.capture("transformer.h.*.mlp") as captured:` gives a `Captured`. Layers are
+        names, indices, `layer_N`, glob patterns or predicates of name and module. The tensors
+        are copies, on `device` and in `dtype`, by default the layer's own; with `detach=False`
+        they are the model's tensors in the graph, for gradients. `stop_after` ends each forward
+        once that layer has run. `missing` says what happens when a layer never ran: `"warn"`,
+        `"raise"` or `"ignore"`.
+
+        Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
+        """
+        return Capture(
+            self.layers.index,
+            layers,
+            inputs=inputs,
+            device=device,
+            dtype=dtype,
+            detach=detach,
+            stop_after=stop_after,
+            missing=missing,
+        )
+
+    def steer(
+        self,
+        layer: LayerChoice,
+        change: Change | Hook,
+        *,
+        hook_type: HookType | str | None = None,
+        missing: Report = "warn",
+    ) -> Hooks:
+        """Apply `change` at `layer` while the scope is open.
+
+        A function takes the activation and returns what takes its place, or `None` to leave it;
+        `hook_type` says of what side (`"forward"` by default). Or a `Controller`, with a type of
+        its own.
+        """
+        if isinstance(change, Hook):
+            if hook_type is not None and HookType(hook_type) is not change.hook_type:
+                raise ValueError(f"{change!r} has a hook type of its own; leave hook_type out.")
+            hook: Hook = change
+        elif callable(change):
+            hook = Steering(change, hook_type or HookType.FORWARD)
+        else:
+            raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
+        return Hooks(self.layers, [(layer, hook)], missing=missing)
+
+    def hooks(self, *pairs: tuple[LayerChoice, Hook], missing: Report = "warn") -> Hooks:
+        """Have the hooks run at their layers while the scope is open."""
+        return Hooks(self.layers, pairs, missing=missing)
+
+    def without_controllers(self) -> Muted:
+        """Have every controller off while the scope is open, for this thread or task alone."""
+        return Muted(self.module)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
+
+
+_attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def attach(
+    module: nn.Module, *, make: Callable[..., HookedModel] = HookedModel, **settings: Any
+) -> HookedModel:
+    """Return the object that carries `module`'s layers, hooks and scopes.
+
+    Attaching twice to one module gives the same object, for as long as somebody holds it or a
+    hook is registered. `settings` are those of `HookedModel`.
+
+    Raises `TypeError` for anything but an `nn.Module`.
+    """
+    if isinstance(module, HookedModel):
+        return module
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"attach takes an nn.Module, not {type(module).__name__}.")
+    with lock:
+        reference = _attached.get(module)
+        model = None if reference is None else reference()
+        if model is None:
+            model = make(module, **settings)
+            _attached[module] = weakref.ref(model)
+        elif settings:
+            raise ValueError(
+                f"{type(module).__name__} is attached already; set {', '.join(settings)} on its "
+                "context instead."
+            )
+    return model
+
+
+def assert_clean(module: nn.Module | HookedModel) -> None:
+    """Raise `NotClean` if any hook or scope of ours is still on `module` or inside it."""
+    root = module.module if isinstance(module, HookedModel) else module
+    places = []
+    for name, inner in root.named_modules():
+        for site in sites_of(inner):
+            what = [repr(held.hook) for held in site.held]
+            what += [f"{site.scopes} open scope(s)"] if site.scopes else []
+            if what or site.installed:
+                places.append(f"{' and '.join(what) or 'a torch hook'} at {name or 'the model'!r}")
+    if places:
+        raise NotClean(places)

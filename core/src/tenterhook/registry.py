@@ -1,0 +1,301 @@
+"""The hooks registered on a model: `model.layers`."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from tenterhook._dispatch import Registration, lock, site_of
+from tenterhook._entries import entry_for
+from tenterhook.context import HookContext
+from tenterhook.errors import LayerConflict
+from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
+from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
+
+Mix = Literal["error", "in_order", "detect_first", "detect_last"]
+"""How detectors and controllers share a layer: not at all, as they were registered, or detectors
+before (they see what the module made) or after (they see what the controllers made of it)."""
+
+OnError = Literal["raise", "warn", "disable"]
+"""What happens when a hook raises: it surfaces, or the hook is skipped with a warning, for this
+call or for good."""
+
+
+class HookRegistry:
+    """The layers of a model and the hooks registered on them, for everyone, until unregistered.
+
+    Iterates over the hooks; `len` counts them; `hook_id in layers` says whether one is there.
+    """
+
+    def __init__(self, module: nn.Module, context: HookContext) -> None:
+        self.index = LayerIndex(module)
+        self.context = context
+        self._held: dict[str, Registration] = {}
+        self._mix: dict[str, Mix] = {}
+        self._on_error: OnError = "raise"
+        context._layers = self
+
+    # --- layers
+
+    def list_layers(self) -> list[str]:
+        """Return the dotted names of all layers, in `named_modules` order."""
+        return self.index.names()
+
+    get_layer_names = list_layers
+
+    def print_layer_names(self) -> None:
+        """Print a table of the layers: name, type, shape of the weight."""
+        rows = [("name", "type", "weight")]
+        for name, module in self.index.module.named_modules():
+            if name:
+                weight = getattr(module, "weight", None)
+                shape = str(tuple(weight.shape)) if isinstance(weight, Tensor) else "-"
+                rows.append((name, type(module).__name__, shape))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())  # noqa: T201
+
+    # --- registering
+
+    @property
+    def on_error(self) -> OnError:
+        """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
+        return self._on_error
+
+    @on_error.setter
+    def on_error(self, policy: OnError) -> None:
+        self._on_error = _one_of("on_error", policy, get_args(OnError))
+
+    def register_hook(
+        self,
+        layer_signature: LayerSpec,
+        hook: Hook,
+        hook_type: HookType | str | None = None,
+        *,
+        prepend: bool = False,
+        priority: int = 0,
+        mix: Mix | None = None,
+        permanent: bool = False,
+    ) -> str:
+        """Attach `hook` to a layer and return its id.
+
+        Hooks of one layer run in the order of their registration; those with a higher `priority`
+        before the others, one with `prepend` before those of its priority. `mix` lets detectors
+        and controllers share the layer, in the order it names, from now on. `hook_type` replaces
+        the hook's own. A `permanent` hook survives `clear`.
+
+        Raises `UnknownLayer`, `LayerConflict` (detector and controller on one layer) or
+        `ValueError` (an id that is taken, a hook that is registered); each a `ValueError`, and
+        nothing is changed by a registration that fails.
+        """
+        if not isinstance(hook, Hook):
+            raise TypeError(
+                f"{hook!r} is not a Hook. Subclass Detector or Controller; for a plain function "
+                "use FunctionController or model.steer(layer, function)."
+            )
+        kind = hook.hook_type if hook_type is None else HookType(hook_type)
+        (layer,) = self.place(layer_signature, kind, several=False)
+        if mix is not None:
+            _one_of("mix", mix, get_args(Mix))
+        with lock:
+            self._check_free(hook)
+            chosen = mix or self._mix.get(layer.name, "error")
+            self._check_kinds(layer.name, hook, chosen)
+            entry = entry_for(hook, layer.name, self)
+            site = site_of(layer.module, "before" if kind is HookType.PRE_FORWARD else "after")
+            hook.hook_type = kind
+            held = Registration(
+                hook,
+                layer.name,
+                site,
+                entry,
+                priority=priority,
+                permanent=permanent,
+                remove=lambda: self._drop(held),
+            )
+            order = (held, *site.held) if prepend else (*site.held, held)
+            self._held[hook.id] = held
+            if mix is not None:
+                self._mix[layer.name] = mix
+            hook.layer_signature = layer.name
+            hook.set_context(self.context)
+            hook._registration = held
+            site.hold(_ordered(order, chosen))
+        return hook.id
+
+    def unregister_hook(self, hook_or_id: Hook | str) -> bool:
+        """Take a hook off, by instance or id; `False` if it is not registered here."""
+        id = hook_or_id.id if isinstance(hook_or_id, Hook) else hook_or_id
+        held = self._held.get(id)
+        if held is None or (isinstance(hook_or_id, Hook) and held.hook is not hook_or_id):
+            return False
+        return self._drop(held)
+
+    def clear(self, *, including_permanent: bool = False) -> int:
+        """Unregister all hooks, permanent ones only if asked; return how many went."""
+        with lock:
+            going = [h for h in self._held.values() if including_permanent or not h.permanent]
+            return sum(self._drop(held) for held in going)
+
+    def _drop(self, held: Registration) -> bool:
+        with lock:
+            if self._held.get(held.hook.id) is not held:
+                return False
+            del self._held[held.hook.id]
+            held.entry.live = False
+            held.site.hold(tuple(other for other in held.site.held if other is not held))
+            held.hook._registration = None
+            held.hook.set_context(None)
+            if not any(other.layer == held.layer for other in self._held.values()):
+                self._mix.pop(held.layer, None)
+            return True
+
+    def place(self, asked: LayerChoice, kind: HookType, *, several: bool = True) -> list[Layer]:
+        """Return the layers that a hook of this kind goes to when `asked` is asked for.
+
+        The whole model has a name on each side. Raises `UnknownLayer`, and `ValueError` where a
+        hook of this kind does not run on the side that was asked for.
+        """
+        layers = self.index.expand([asked]) if several else [self.index.resolve(asked)]  # type: ignore[arg-type]
+        return [self._on_side(layer, asked, kind) for layer in layers]
+
+    def _on_side(self, layer: Layer, asked: Any, kind: HookType) -> Layer:
+        if layer.module is not self.index.module:
+            return layer
+        side = "input" if kind is HookType.PRE_FORWARD else "output"
+        if asked not in ("", side):
+            raise ValueError(
+                f"A {kind} hook does not run at {asked!r}. Register it at {side!r}, or give "
+                f"hook_type={'pre_forward' if asked == 'input' else 'forward'!r}."
+            )
+        return self.index.whole(side)
+
+    def _check_free(self, hook: Hook) -> None:
+        if hook._registration is not None:
+            raise ValueError(
+                f"{hook!r} is registered already, on layer {hook.layer_signature!r}. Unregister "
+                "it first, or make another hook."
+            )
+        other = self._held.get(hook.id)
+        if other is not None:
+            raise ValueError(
+                f"Hook id {hook.id!r} is taken by {other.hook!r}. Ids are unique in a model: give "
+                "another hook_id, or none to get a fresh one."
+            )
+
+    def _check_kinds(self, layer: str, hook: Hook, mix: Mix) -> None:
+        if mix != "error" or (isinstance(hook, Detector) and isinstance(hook, Controller)):
+            return
+        for held in self._held.values():
+            standing = held.hook
+            both = isinstance(standing, Detector) and isinstance(standing, Controller)
+            other = isinstance(standing, Detector) != isinstance(hook, Detector)
+            if held.layer == layer and other and not both:
+                raise LayerConflict(layer, repr(hook), repr(standing))
+
+    # --- asking
+
+    def get_hooks(
+        self, layer_signature: LayerSpec | None = None, hook_type: HookType | str | None = None
+    ) -> list[Hook]:
+        """Return the hooks, of one layer or type if given, each layer's in the order they run."""
+        kind = None if hook_type is None else HookType(hook_type)
+        names = None
+        if layer_signature is not None:
+            whole = layer_signature == ""
+            names = {"", "input", "output"} if whole else {self.index.resolve(layer_signature).name}
+        return [
+            held.hook
+            for held in self._in_order()
+            if (names is None or held.layer in names) and kind in (None, held.hook_type)
+        ]
+
+    def get_detectors(self) -> list[Detector]:
+        """Return the hooks that detect; one that also controls is among them."""
+        return [hook for hook in self.get_hooks() if isinstance(hook, Detector)]
+
+    def get_controllers(self) -> list[Controller]:
+        """Return the hooks that control; one that also detects is among them."""
+        return [hook for hook in self.get_hooks() if isinstance(hook, Controller)]
+
+    def get_hook(self, hook_id: str) -> Hook | None:
+        """Return the hook with this id, `None` if there is none."""
+        held = self._held.get(hook_id)
+        return None if held is None else held.hook
+
+    def enable_hook(self, hook_id: str) -> bool:
+        """Enable a hook; `False` if there is none with this id."""
+        return self._switch(hook_id, True)
+
+    def disable_hook(self, hook_id: str) -> bool:
+        """Disable a hook; `False` if there is none with this id."""
+        return self._switch(hook_id, False)
+
+    def enable_all_hooks(self) -> None:
+        """Enable every registered hook."""
+        for hook in self:
+            hook.enable()
+
+    def disable_all_hooks(self) -> None:
+        """Disable every registered hook."""
+        for hook in self:
+            hook.disable()
+
+    def _switch(self, hook_id: str, on: bool) -> bool:
+        hook = self.get_hook(hook_id)
+        if hook is not None:
+            (hook.enable if on else hook.disable)()
+        return hook is not None
+
+    def __contains__(self, hook_or_id: object) -> bool:
+        id = hook_or_id.id if isinstance(hook_or_id, Hook) else hook_or_id
+        held = self._held.get(id) if isinstance(id, str) else None
+        return held is not None and (not isinstance(hook_or_id, Hook) or held.hook is hook_or_id)
+
+    def __iter__(self) -> Iterator[Hook]:
+        return iter(self.get_hooks())
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    # --- what HookContext shows
+
+    def by_layer(self) -> dict[str, dict[HookType, list[tuple[Hook, Registration]]]]:
+        """Return `{layer: {hook_type: [(hook, handle), ...]}}`, each list in the order it runs."""
+        found: dict[str, dict[HookType, list[tuple[Hook, Registration]]]] = {}
+        for held in self._in_order():
+            found.setdefault(held.layer, {}).setdefault(held.hook_type, []).append(
+                (held.hook, held)
+            )
+        return found
+
+    def by_id(self) -> dict[str, tuple[str, HookType, Hook]]:
+        """Return `{hook_id: (layer, hook_type, hook)}`, in the order of registration."""
+        return {h.hook.id: (h.layer, h.hook_type, h.hook) for h in list(self._held.values())}
+
+    def _in_order(self) -> list[Registration]:
+        """The registrations, layers in the order of their first hook, hooks as they run."""
+        with lock:
+            sites = dict.fromkeys(held.site for held in self._held.values())
+            return [
+                held for site in sites for held in site.held if self._held.get(held.hook.id) is held
+            ]
+
+    def __repr__(self) -> str:
+        return f"HookRegistry({len(self)} hooks on {len(self.by_layer())} layers)"
+
+
+def _ordered(held: tuple[Registration, ...], mix: Mix) -> tuple[Registration, ...]:
+    def rank(one: Registration) -> tuple[int, int]:
+        control = isinstance(one.hook, Controller)
+        late = {"detect_first": control, "detect_last": not control}.get(mix, False)
+        return (int(late), -one.priority)
+
+    return tuple(sorted(held, key=rank))
+
+
+def _one_of(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
+    if value not in valid:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, valid))}.")
+    return value
