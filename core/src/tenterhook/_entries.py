@@ -11,7 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
+from tenterhook.activations import (
+    activation_of,
+    first_input,
+    inputs_of,
+    replace,
+    replace_input,
+    with_item,
+)
 from tenterhook.errors import HookError, HookWarning
 from tenterhook.hooks._hook import Controller, Detector, Hook
 
@@ -204,6 +211,21 @@ class Control(Entry):
         )
 
 
+class ControlEvery(Control):
+    """A controller of every tensor of a tuple or list, see `Controller.every_tensor`."""
+
+    __slots__ = ()
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        if not isinstance(output, tuple | list):
+            return super().after(module, args, kwargs, output)
+        for at, item in enumerate(output):
+            if isinstance(item, Tensor):
+                new = super().after(module, args, kwargs, item)
+                output = output if new is None else with_item(output, at, new)
+        return output
+
+
 class Both(Entry):
     """A hook of both kinds: it detects on the unmodified activation, then controls."""
 
@@ -212,7 +234,8 @@ class Both(Entry):
     def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
         super().__init__(hook, layer, policy)
         self.detect: Entry = Detect(hook, layer, policy)
-        self.control: Entry = Control(hook, layer, policy)
+        every = getattr(hook, "every_tensor", False)
+        self.control: Entry = (ControlEvery if every else Control)(hook, layer, policy)
 
     def quiet(self) -> Entry:
         return self.detect
@@ -283,7 +306,8 @@ def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entr
         case (True, False):
             return Detect(hook, layer, policy)
         case (False, True):
-            return Control(hook, layer, policy)
+            every = isinstance(hook, Controller) and hook.every_tensor
+            return ControlEvery(hook, layer, policy) if every else Control(hook, layer, policy)
     raise TypeError(
         f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
     )

@@ -35,19 +35,36 @@ class Inputs(tuple[Any, ...]):
 
 def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Return the inputs of a call of `module` as one tuple; see `Inputs`."""
-    order = _parameters(type(module))
+    order = parameters_of(type(module))
     names = tuple(sorted(kwargs, key=lambda name: order.get(name, len(order))))
     inputs = Inputs((*args, *(kwargs[name] for name in names)))
     inputs.args, inputs.kwargs, inputs.names = args, kwargs, names
     return inputs
 
 
+def named_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the inputs of a call by the names of the parameters of the module's `forward`.
+
+    `inputs` is what a hook was given: a plain tuple of positional inputs, or `Inputs`. The entries
+    of a mapping that was passed whole, as tokenizers return it, are inputs of their own.
+    """
+    args = inputs.args if isinstance(inputs, Inputs) else inputs
+    given = inputs.kwargs if isinstance(inputs, Inputs) else {}
+    named = dict(zip(parameters_of(type(module)), args, strict=False))
+    for value in args:
+        if isinstance(value, Mapping):
+            named.update(value)
+    return {**named, **given}
+
+
 @lru_cache(maxsize=4096)
-def _parameters(cls: Any) -> dict[str, int]:
+def parameters_of(cls: Any) -> dict[str, int]:
+    """Return the place of each parameter of a module class's `forward`, `self` left out."""
     try:
-        return {name: at for at, name in enumerate(inspect.signature(cls.forward).parameters)}
+        names = list(inspect.signature(cls.forward).parameters)[1:]
     except (TypeError, ValueError):  # a forward with no Python signature
         return {}
+    return {name: at for at, name in enumerate(names)}
 
 
 def activation_of(output: Any) -> Tensor | None:
@@ -73,7 +90,7 @@ def replace(output: Any, tensor: Tensor) -> Any:
     place = _place(output)
     if place is None:
         raise TypeError(f"{type(output).__name__} holds no tensor that could be replaced.")
-    return _with(output, place[0], tensor)
+    return with_item(output, place[0], tensor)
 
 
 def first_input(inputs: tuple[Any, ...]) -> Tensor | None:
@@ -104,7 +121,7 @@ def replace_input(
             if isinstance(item, tuple | list | Mapping):
                 place = _place(item)
                 if place is not None:
-                    return _put(inputs, at, _with(item, place[0], new))
+                    return _put(inputs, at, with_item(item, place[0], new))
         raise TypeError("The inputs hold no tensor that could be replaced.")
     count = len(inputs.args)
     if inputs.kwargs and len(new) == len(inputs):
@@ -153,7 +170,8 @@ def _fields(output: Any) -> dict[str, Any]:
     return {a.name: getattr(output, a.name, None) for a in attributes}
 
 
-def _with(output: Any, place: Any, tensor: Tensor) -> Any:
+def with_item(output: Any, place: Any, tensor: Tensor) -> Any:
+    """Return `output` with `tensor` at an index, key or field; see `replace`."""
     if isinstance(output, tuple):
         return _tuple_like(output, (*output[:place], tensor, *output[place + 1 :]))
     changed = copy.copy(output)

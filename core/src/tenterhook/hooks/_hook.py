@@ -133,6 +133,10 @@ class Detector(Hook):
 class Controller(Hook):
     """Changes: returns a tensor that takes the activation's place."""
 
+    every_tensor: bool = False
+    """Whether it is called for every tensor of a tuple or list that a module returned, and not
+    for the activation alone."""
+
     def __init__(
         self,
         hook_type: HookType | str = HookType.FORWARD,

@@ -1,0 +1,131 @@
+"""What does a hooked call cost, against a plain torch hook that does the same?
+
+48 trivial modules, all hooked, so that only the machinery is measured; a tensor of 4 x 8 floats.
+Raw: a persistent `register_forward_hook` doing the same work. CPU time of one thread.
+"""
+
+import gc
+import sys
+
+import tenterhook
+import torch
+from tenterhook_function_controller import FunctionController
+from tenterhook_layer_activation import LayerActivationDetector
+from torch import Tensor, nn
+
+from _rounds import measure, print_machine, print_table
+
+MODULES = 48
+
+
+class Same(nn.Module):
+    """Returns its input: what is left is the cost of the call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Stack(nn.Module):
+    """`MODULES` trivial modules, one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Same() for _ in range(MODULES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def double(tensor: Tensor) -> Tensor:
+    return tensor * 2.0
+
+
+def raw_capture() -> Stack:
+    model = Stack()
+    for block in model.blocks:
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, tuple[int, ...]] = {}
+
+        def keep(module: nn.Module, args: object, output: Tensor, t=tensors, f=facts) -> None:
+            t["activations"] = output.detach().clone()
+            f["activations_shape"] = tuple(output.shape)
+
+        block.register_forward_hook(keep)
+    return model
+
+
+def raw_edit() -> Stack:
+    model = Stack()
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, args, output: double(output))
+    return model
+
+
+def detected() -> tuple[Stack, tenterhook.HookedModel]:
+    hooked = tenterhook.attach(Stack())
+    for name in hooked.layers.index.blocks():
+        hooked.layers.register_hook(name, LayerActivationDetector(name))
+    return hooked.module, hooked
+
+
+def main(rounds: int, calls: int) -> None:
+    torch.set_num_threads(1)
+    x = torch.randn(4, 8)
+    bare, captures, edits = Stack(), raw_capture(), raw_edit()
+    detecting, _ = detected()
+    disabled, hooked = detected()
+    hooked.layers.disable_all_hooks()
+    controlling = tenterhook.attach(Stack())
+    for name in controlling.layers.index.blocks():
+        controlling.layers.register_hook(name, FunctionController(name, double))
+    scoped = tenterhook.attach(Stack())
+    names = scoped.layers.index.blocks()
+    steered = tenterhook.attach(Stack())
+
+    def raw_each_time() -> None:
+        kept: dict[str, list[Tensor]] = {name: [] for name in names}
+        handles = [
+            block.register_forward_hook(
+                lambda module, args, output, into=into: into.append(output.detach().clone())
+            )
+            for block, into in zip(bare.blocks, kept.values(), strict=True)
+        ]
+        bare(x)
+        for handle in handles:
+            handle.remove()
+
+    def scope() -> None:
+        with scoped.capture(*names):
+            scoped.module(x)
+
+    def steer() -> None:
+        with steered.steer("blocks.*", double):
+            steered.module(x)
+
+    variants = {
+        "bare model": lambda: bare(x),
+        "bare model, attached": lambda: scoped.module(x),
+        "disabled detectors": lambda: disabled(x),
+        "raw hook, capture": lambda: captures(x),
+        "registered detector": lambda: detecting(x),
+        "scoped capture, set-up included": scope,
+        "raw capture, hooks put on each time": raw_each_time,
+        "raw hook, edit": lambda: edits(x),
+        "registered controller": lambda: controlling.module(x),
+        "scoped steer, set-up included": steer,
+    }
+    gc.collect()
+    gc.disable()
+    times = measure(variants, rounds=rounds, calls=calls)
+    print_machine()
+    rows = dict.fromkeys(list(variants)[:3], "bare model")
+    rows |= dict.fromkeys(list(variants)[3:7], "raw hook, capture")
+    rows |= dict.fromkeys(list(variants)[7:], "raw hook, edit")
+    print_table(f"Cost of a hooked call ({MODULES} trivial modules)", times, rows, per=MODULES)
+
+
+if __name__ == "__main__":
+    quick = "--quick" in sys.argv
+    main(rounds=1 if quick else 40, calls=2 if quick else 20)

@@ -1,0 +1,53 @@
+"""Applies a function to an activation."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tenterhook.hooks import Controller, HookType
+
+
+class FunctionController(Controller):
+    """Applies `function(tensor) -> tensor` to a layer's activation, input or gradient."""
+
+    def __init__(
+        self,
+        layer_signature: str | int,
+        function: Callable[[Tensor], Tensor] | None = None,
+        hook_type: HookType | str = HookType.FORWARD,
+        hook_id: str | None = None,
+        *,
+        every_tensor: bool = False,
+    ) -> None:
+        """`function` takes the activation and returns what takes its place, any shape and dtype.
+
+        Before the module (`PRE_FORWARD`) it takes the first tensor of the inputs. With
+        `every_tensor` it is applied to every tensor of a tuple or list that the module returns,
+        instead of the activation alone.
+
+        Raises `ValueError` where `function` is missing or cannot be called. What it raises, and
+        a result that is no tensor, surface as `HookError` when the model runs.
+        """
+        if not callable(function):
+            raise ValueError(
+                f"function={function!r} cannot be called. Give a function that takes a tensor and "
+                "returns one, for example lambda x: 2 * x."
+            )
+        super().__init__(hook_type, hook_id, layer_signature)
+        self.function = function
+        self.every_tensor = every_tensor
+
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> Tensor | None:
+        """Return `function` of the activation; before the module ran, of the first input."""
+        tensor = inputs if output is None else output
+        if tensor is None:
+            return None
+        new = self.function(tensor)
+        if not isinstance(new, Tensor):
+            raise TypeError(
+                f"the function {getattr(self.function, '__name__', 'given')!r} returned "
+                f"{type(new).__name__}, not a tensor"
+            )
+        return new

@@ -1,0 +1,58 @@
+"""Keeps what a layer returned, in memory of its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook.activations import activation_of
+from tenterhook.hooks import Detector, HookType
+
+
+class LayerActivationDetector(Detector):
+    """Keeps the latest call's activation, detached and on the CPU.
+
+    It is in `tensor_metadata["activations"]` and its shape in `metadata["activations_shape"]`.
+    What is kept is a finished copy that no later forward changes.
+    """
+
+    def __init__(
+        self,
+        layer_signature: str | int,
+        hook_id: str | None = None,
+        target_dtype: torch.dtype | None = None,
+    ) -> None:
+        """`target_dtype` is what the copy is cast to; the layer's own dtype by default.
+
+        Raises `ValueError` where `layer_signature` is `None`.
+        """
+        if layer_signature is None:
+            raise ValueError(
+                "layer_signature=None: a LayerActivationDetector needs a layer, for example "
+                "'transformer.h.0' or 'layer_0'."
+            )
+        super().__init__(HookType.FORWARD, hook_id, layer_signature=layer_signature)
+        self.target_dtype = target_dtype
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        """Keep the activation of `output`; of an output without a tensor, keep nothing."""
+        tensor = output if type(output) is Tensor else activation_of(output)
+        if tensor is None:
+            self.clear_captured()
+            return
+        dtype = self.target_dtype
+        if dtype is None and tensor.is_cpu:
+            kept = tensor.detach().clone()
+        else:
+            kept = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
+        self.tensor_metadata["activations"] = kept
+        self.metadata["activations_shape"] = tuple(kept.shape)
+
+    def get_captured(self) -> Tensor | None:
+        """Return the latest activation, on the CPU; `None` if there is none."""
+        return self.tensor_metadata.get("activations")
+
+    def clear_captured(self) -> None:
+        """Forget the latest activation."""
+        self.tensor_metadata.pop("activations", None)
+        self.metadata.pop("activations_shape", None)
