@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import warnings
 from typing import Any
 
@@ -83,7 +82,7 @@ def _describe(group: list[Registered]) -> dict[str, Any]:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        click.echo("No plugins are installed. Try `pip install tenterhook[all]`.", err=True)
+        click.echo("No plugins are installed. Try `pip install 'tenterhook[all]'`.", err=True)
     cells = [
         (
             row["name"],
@@ -101,5 +100,5 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _bold(text: str) -> str:
-    plain = os.environ.get("NO_COLOR") or not sys.stdout.isatty()
-    return text if plain else click.style(text, bold=True)
+    """Make it bold; where there is no terminal, `click.echo` takes that out."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, bold=True)

@@ -72,11 +72,17 @@ def _why_missing(manager: PluginManager, name: str, distribution: str) -> str:
     for problem in manager.problems:
         if normal_name(problem.distribution or "") == distribution:
             return f"{name} is missing. {problem}"
-    try:
-        metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
+    if not _is_installed(distribution):
         return f"{name} is in a plugin that is not installed: `pip install {distribution}`."
     return (
         f"{name} is in {distribution}, which is installed and was not loaded. "
         f"See the environment variables {ONLY_VARIABLE} and {BLOCK_VARIABLE}."
     )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

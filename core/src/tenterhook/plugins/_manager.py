@@ -136,21 +136,19 @@ class PluginManager:
 
     def _ask(self, plugin: object, name: str) -> Iterator[tuple[str, Extension]]:
         """Call the plugin's hooks, and no other plugin's."""
+        hooks = {f"tenterhook_{kind}": kind for kind in KINDS}
         callers = self._pluggy.get_hookcallers(plugin) or []
         if not callers:
             raise PluginError(name, "it implements no hook. Mark its functions with @hookimpl.")
-        hooks = {f"tenterhook_{kind}": kind for kind in KINDS}
         for caller in callers:
-            if not caller.has_spec():
-                close = closest(caller.name, hooks) or list(hooks)
-                raise PluginError(
-                    name, f"there is no hook {caller.name!r}. Did you mean {close[0]!r}?"
-                )
-        others = self._pluggy.get_plugins() - {plugin}
-        for hook in sorted(hooks.keys() & {caller.name for caller in callers}):
-            answers = self._pluggy.subset_hook_caller(hook, others)()
-            for extension in _checked(name, hook, answers[0] if answers else None):
-                yield hooks[hook], extension
+            own = [each for each in caller.get_hookimpls() if each.plugin is plugin]
+            if caller.has_spec():
+                for implementation in own:
+                    for extension in _checked(name, caller.name, implementation.function()):
+                        yield hooks[caller.name], extension
+            elif not all(each.optionalhook for each in own):
+                near = (closest(caller.name, hooks) or list(hooks))[0]
+                raise PluginError(name, f"there is no hook {caller.name!r}. Did you mean {near!r}?")
 
 
 def _check_clashes(fresh: Collection[Registered], registered: Collection[Registered]) -> None:

@@ -1,0 +1,78 @@
+"""What importing tenterhook, and listing plugins, costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "zarr", "datasets", "numpy", "pandas")
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has after running the code."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules}, sep='\\n')"
+    return set(run(f"{code}\n{report}").split())
+
+
+def run(code: str) -> str:
+    """Run the code in a fresh interpreter and return the last of what it prints."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("=====")[2]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tenterhook",
+        "import tenterhook.plugins; tenterhook.plugins.default_manager()",
+        "from tenterhook import Extension, hookimpl, PluginManager, TenterhookError",
+        "import tenterhook; dir(tenterhook)",
+    ],
+)
+def test_importing_imports_nothing_heavy(code: str) -> None:
+    """Neither a framework nor a plugin is loaded before somebody asks for what needs it."""
+    modules = imported_by(code)
+
+    assert "tenterhook" in modules
+    assert modules.isdisjoint(HEAVY)
+
+
+def test_importing_loads_no_plugin() -> None:
+    """Plugins are found at first use."""
+    assert not any(name.startswith("tenterhook_") for name in imported_by("import tenterhook"))
+
+
+def test_importing_prints_nothing() -> None:
+    """Neither on stdout nor on stderr."""
+    command = [sys.executable, "-c", "import tenterhook"]
+
+    assert subprocess.check_output(command, stderr=subprocess.STDOUT) == b""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins", "list"]])
+def test_the_command_line_imports_nothing_heavy(arguments: list[str]) -> None:
+    """Help and lists come at once, whatever is installed."""
+    code = f"""
+from tenterhook._cli import main
+try:
+    main({arguments!r})
+except SystemExit as error:
+    assert error.code == 0, error.code
+print("=====")"""
+
+    assert imported_by(code).isdisjoint(HEAVY)
+
+
+def test_importing_takes_less_than_60_ms() -> None:
+    """The fastest of several runs, because a busy machine only ever adds."""
+    code = """
+import time
+start = time.perf_counter()
+import tenterhook
+print(time.perf_counter() - start)"""
+
+    fastest = min(float(run(code)) for _ in range(10))
+
+    assert fastest < 0.060

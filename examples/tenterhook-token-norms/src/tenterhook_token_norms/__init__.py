@@ -1,0 +1,1 @@
+"""How long the activation of each token is."""

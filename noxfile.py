@@ -1,0 +1,133 @@
+"""The chores of this repository: `nox -l` lists them, `nox` alone runs what a change must pass."""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["wheels", "ci"]
+
+HERE = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
+PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
+EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/pyproject.toml"))
+CONSTRAINED = ("-c", str(HERE / "constraints.txt"))
+
+
+@nox.session
+def ci(session: nox.Session) -> None:
+    """Lint, check types and run every test, in one environment."""
+    install_for_work(session)
+    run_ruff(session)
+    run_mypy(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; what follows `--` goes to pytest."""
+    install_for_work(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    session.install(*CONSTRAINED, "ruff")
+    run_ruff(session)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly: core, every plugin, the examples, and their tests."""
+    install_for_work(session)
+    run_mypy(session)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the code of README and docs, and follow their links."""
+    install_for_work(session)
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Do the main job: run a small real model over real text and store what its layers return."""
+    install_members(session)
+    shutil.rmtree("demo-store", ignore_errors=True)  # of the last time; nothing else is there
+    session.run("tenterhook", "layers", "tiny:")
+    layers = ("--layer", "transformer.h.1", "--layer", "transformer.h.1.mlp")
+    session.run(
+        *("tenterhook", "capture", "tiny:", *layers, "--data", "tiny:sample"),
+        *("--out", "demo-store"),
+    )
+    session.run("tenterhook", "runs", "list", "demo-store")
+    session.run("tenterhook", "runs", "show", "demo-store")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time what we promise to be fast, and print the tables; `-- NAME` runs bench_NAME.py alone."""
+    install_for_work(session)
+    for script in sorted(HERE.glob("benchmarks/bench_*.py")):
+        if not session.posargs or script.stem.removeprefix("bench_") in session.posargs:
+            session.run("python", str(script))
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build an sdist and a wheel of core and of every plugin into dist/."""
+    build_into(session, HERE / "dist", [HERE, *PLUGINS])
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Install built wheels, and a stranger's plugin; see that they are found and work."""
+    made = Path(session.create_tmp())
+    build_into(session, made, [HERE, *PLUGINS, *EXAMPLES])
+    session.install(*CONSTRAINED, *map(str, made.glob("*.whl")), "pytest", "pytest-timeout")
+    checks = [*HERE.glob("tests/wheels/test_*.py"), *HERE.glob("examples/*/tests")]
+    session.chdir(made)  # away from the sources: what is imported is what was installed
+    session.run("pytest", "-c", str(HERE / "pyproject.toml"), *map(str, checks))
+
+
+def install_members(session: nox.Session) -> None:
+    """Install core and every plugin from their sources, as `pip install -e` does."""
+    session.install(*CONSTRAINED, "hatchling")
+    editable = [arg for member in (HERE, *PLUGINS) for arg in ("-e", str(member))]
+    session.install(*CONSTRAINED, "--no-build-isolation", *editable)
+
+
+def install_for_work(session: nox.Session) -> None:
+    """Install core, every plugin, and the tools."""
+    install_members(session)
+    session.install(*CONSTRAINED, *nox.project.dependency_groups(PYPROJECT, "dev"))
+
+
+def run_ruff(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+def run_mypy(session: nox.Session) -> None:
+    """Check one distribution at a time, because their test modules share names."""
+    for member in (HERE / "core", *PLUGINS, *EXAMPLES, HERE):
+        checked = [str(path) for path in (member / "src", member / "tests") if path.is_dir()]
+        session.run("mypy", *checked)
+
+
+def build_into(session: nox.Session, folder: Path, members: list[Path]) -> None:
+    """Build each member's sdist, and its wheel from that sdist."""
+    shutil.rmtree(folder, ignore_errors=True)
+    session.install(*CONSTRAINED, "build", "hatchling")
+    for member in members:
+        session.run(
+            *("python", "-m", "build", "--no-isolation", "--outdir", str(folder), str(member)),
+            silent=True,
+        )
