@@ -83,10 +83,32 @@ class Site:
                 else:
                     del self._hooks[self._key]
 
+    def enter(self) -> None:
+        """Count one more open scope that looks here; the lock is held."""
+        self.scopes += 1
+        if self.scopes == 1:
+            if self.held:
+                self.refresh()
+            else:  # as refresh does, where there is nothing to rebuild
+                self._flags[self._key] = True
+                self._hooks[self._key] = self._scoped()
+
+    def leave(self) -> None:
+        """Count one open scope less; the lock is held."""
+        self.scopes -= 1
+        if self.scopes == 0:
+            if self.held:
+                self.refresh()
+            else:
+                del self._hooks[self._key]
+
+    def _scoped(self) -> Callable[..., Any]:
+        return self.before_scoped if self._side == "before" else self.after_scoped
+
     def _dispatcher(self) -> Callable[..., Any] | None:
         before = self._side == "before"
         if self.scopes:
-            return self.before_scoped if before else self.after_scoped
+            return self._scoped()
         if self.backward:
             return self.after_several
         match self.forward:
@@ -207,10 +229,8 @@ def open_frame(own: dict[Site, Steps], also: Sequence[Site] = (), *, mute: bool 
     """
     frame = Frame(own, tuple(also), mute)
     with lock:
-        for site in (*own, *also):
-            site.scopes += 1
-            if site.scopes == 1:
-                site.refresh()
+        for site in (*own, *also) if also else own:
+            site.enter()
     current_frame.set(frame)
     return frame
 
@@ -221,10 +241,8 @@ def close_frame(frame: Frame) -> None:
         if frame.closed:
             return
         frame.close()
-        for site in (*frame.own, *frame.also):
-            site.scopes -= 1
-            if site.scopes == 0:
-                site.refresh()
+        for site in (*frame.own, *frame.also) if frame.also else frame.own:
+            site.leave()
 
 
 class Registration:

@@ -70,9 +70,6 @@ class Frame:
     def close(self) -> None:
         """Take this scope's steps out of every table that they are in, whoever calls."""
         self.closed = True
-        for steps in self.own.values():
-            for entry in steps.backward:  # a later backward() must not find them
-                entry.live = False
         parent, child = self.parent, self.child
         self.table = {} if parent is None else parent.table
         self.muted = parent is not None and parent.muted

@@ -6,6 +6,7 @@ before (`"input"`) or after (`"output"`) its forward.
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import attrs
 from torch import nn
@@ -34,6 +35,8 @@ class LayerIndex:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self.plans: dict[Any, Any] = {}
+        """What scopes found out about sets of layers, kept for the next scope."""
 
     def names(self) -> list[str]:
         """Return the dotted names of all layers, blocks and leaves, in `named_modules` order.
@@ -74,6 +77,18 @@ class LayerIndex:
             for layer in self._expand(choice):
                 found.setdefault(layer.name, layer)
         return list(found.values())
+
+    def path(self, name: str) -> list[tuple[dict[str, nn.Module | None], str, nn.Module]]:
+        """Return the steps from the root to a layer: where each child is looked up, and the child.
+
+        As long as each look-up gives that child, the name means the same module.
+        """
+        steps, module = [], self.module
+        for part in name.split(".") if name else []:
+            child = module.get_submodule(part)
+            steps.append((module._modules, part, child))
+            module = child
+        return steps
 
     def _expand(self, choice: LayerChoice | Iterable[LayerChoice]) -> Sequence[Layer]:
         if isinstance(choice, str) and any(mark in choice for mark in "*?["):

@@ -1,5 +1,6 @@
 """Hooks for the length of a `with` block, seen only by the thread or task that opened it."""
 
+import copy
 import functools
 import inspect
 import warnings
@@ -177,9 +178,7 @@ class _Stop(_Step):
     """Ends the forward."""
 
     __slots__ = ("scope",)
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
+    scope: Scope
 
     def after(self, *_: Any) -> None:
         raise StopForward(self.scope)
@@ -190,13 +189,11 @@ class _Keep(_Step):
 
     __slots__ = ("calls", "convert", "detach", "layer", "without")
 
-    def __init__(
-        self, layer: str, convert: Callable[[Tensor], Tensor] | None, detach: bool
-    ) -> None:
+    def __init__(self, layer: str) -> None:
         self.layer = layer
         self.calls: list[Tensor] = []
-        self.convert = convert
-        self.detach = detach
+        self.convert: Callable[[Tensor], Tensor] | None = None
+        self.detach = True
         self.without: str | None = None
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -223,13 +220,78 @@ class _Keep(_Step):
         return new.clone() if new.data_ptr() == tensor.data_ptr() else new
 
 
+class _Plan:
+    """Which layers a capture looks at, and where they are: found once for each set of names."""
+
+    def __init__(
+        self, index: LayerIndex, layers: Sequence[Layer], inputs: bool, stop: Layer | None
+    ) -> None:
+        self.index = index
+        self.layers = tuple(layers)
+        self.before = tuple(inputs or layer.name == "input" for layer in layers)
+        self.stop = stop
+        sides: list[Side] = ["before" if before else "after" for before in self.before]
+        self._sites = [site_of(la.module, side) for la, side in zip(layers, sides, strict=True)]
+        self._stop_site = None if stop is None else site_of(stop.module, "after")
+        named = [
+            la.name for la in (*layers, *([stop] if stop else [])) if la.module is not index.module
+        ]
+        path = {
+            (id(at), part): (at, part, child)
+            for name in named
+            for at, part, child in index.path(name)
+        }
+        self._path = tuple(path.values())
+        self._idle: list[_Kit] = []
+
+    def holds(self) -> bool:
+        """Whether the names still mean these modules."""
+        return all(at.get(part) is child for at, part, child in self._path)
+
+    def take(self) -> "_Kit":
+        """Return a kit that no open scope uses."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._make()
+
+    def give_back(self, kit: "_Kit") -> None:
+        """Let a later scope use the kit; what it kept is its scope's alone."""
+        for keep in kit.keeps:
+            keep.calls = []
+            keep.without = None
+        self._idle.append(kit)
+
+    def _make(self) -> "_Kit":
+        keeps = [_Keep(layer.name) for layer in self.layers]
+        steps: dict[Site, Steps] = {}
+        for keep, site in zip(keeps, self._sites, strict=True):
+            _add(steps, site, Steps((keep,)))
+        stop = None
+        if self._stop_site is not None:
+            stop = _Stop()
+            _add(steps, self._stop_site, Steps((stop,)))
+        return _Kit(keeps, steps, stop)
+
+
+class _Kit:
+    """The steps of one open capture."""
+
+    __slots__ = ("keeps", "steps", "stop")
+
+    def __init__(
+        self, keeps: "list[_Keep]", steps: dict[Site, Steps], stop: "_Stop | None"
+    ) -> None:
+        self.keeps, self.steps, self.stop = keeps, steps, stop
+
+
 class Capture(Scope):
     """`model.capture(...)`."""
 
     def __init__(
         self,
         index: LayerIndex,
-        choices: Sequence[LayerChoice],
+        choices: tuple[LayerChoice, ...],
         *,
         inputs: bool = False,
         device: torch.device | str | None = None,
@@ -239,54 +301,77 @@ class Capture(Scope):
         missing: Report = "warn",
     ) -> None:
         super().__init__(missing)
-        self._settings: dict[str, Any] = {
-            "inputs": inputs,
-            "device": device,
-            "dtype": dtype,
-            "detach": detach,
-            "stop_after": stop_after,
-            "missing": missing,
-        }
-        self._index = index
-        self._choices = tuple(choices)
-        self._layers = index.expand(choices)
-        self._stop = None if stop_after is None else index.resolve(stop_after)
-        self._keeps: list[_Keep] = []
+        self._plan = _plan_for(index, choices, inputs, stop_after)
+        self._convert = _conversion(device, dtype)
+        self._detach = detach
+        self._kit: _Kit | None = None
 
     def _again(self) -> "Capture":
-        return Capture(self._index, self._choices, **self._settings)
+        again = copy.copy(self)
+        again._frame = again._kit = None
+        return again
 
     def __enter__(self) -> Captured:
         captured: Captured = super().__enter__()
         return captured
 
     def _steps(self) -> dict[Site, Steps]:
-        settings = self._settings
-        convert = _conversion(settings["device"], settings["dtype"])
-        self._keeps = []
-        steps: dict[Site, Steps] = {}
-        for layer in self._layers:
-            keep = _Keep(layer.name, convert, settings["detach"])
-            self._keeps.append(keep)
-            before = settings["inputs"] or layer.name == "input"
-            _add(steps, site_of(layer.module, "before" if before else "after"), Steps((keep,)))
-        if self._stop is not None:
-            _add(steps, site_of(self._stop.module, "after"), Steps((_Stop(self),)))
-        return steps
+        self._kit = kit = self._plan.take()
+        if kit.stop is not None:
+            kit.stop.scope = self
+        for keep in kit.keeps:
+            keep.convert = self._convert
+            keep.detach = self._detach
+        return kit.steps
 
     def _result(self) -> Captured:
-        return Captured(self._index, {keep.layer: keep.calls for keep in self._keeps})
+        keeps = self._kit.keeps if self._kit else []
+        return Captured(self._plan.index, {keep.layer: keep.calls for keep in keeps})
+
+    def _report(self) -> None:
+        super()._report()
+        kit, self._kit = self._kit, None
+        if kit is not None:
+            self._plan.give_back(kit)
 
     def _unseen(self) -> list[str]:
-        never = [keep.layer for keep in self._keeps if not keep.calls and keep.without is None]
+        keeps = [] if self._kit is None else self._kit.keeps
+        silent = [keep for keep in keeps if not keep.calls]
         reports = [
             f"Layer {keep.layer!r} {keep.without}, which holds no tensor, so nothing was captured."
-            for keep in self._keeps
+            for keep in keeps
             if keep.without is not None
         ]
+        never = [keep.layer for keep in silent if keep.without is None]
         if never:
             reports.append(_never("Nothing was captured at", never))
         return reports
+
+
+def _plan_for(
+    index: LayerIndex, choices: tuple[LayerChoice, ...], inputs: bool, stop: LayerSpec | None
+) -> _Plan:
+    """Return the plan for these layers, the one of last time where it still holds.
+
+    Only dotted names are remembered: what patterns, numbers and predicates mean can change with
+    modules that no path leads over.
+    """
+    key = (choices, inputs, stop)
+    try:
+        plan = index.plans.get(key)
+    except TypeError:  # a list among the choices
+        key, plan = None, None
+    if plan is None or not plan.holds():
+        layers = index.expand(choices)
+        plan = _Plan(index, layers, inputs, None if stop is None else index.resolve(stop))
+        if key is not None and [layer.name for layer in layers] == list(choices):
+            if len(index.plans) >= _MOST_PLANS:
+                index.plans.clear()
+            index.plans[key] = plan
+    return plan
+
+
+_MOST_PLANS = 64
 
 
 class Hooks(Scope):
