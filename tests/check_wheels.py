@@ -5,7 +5,6 @@ Not named `test_...`, so that an ordinary run, where sources are installed, leav
 
 import json
 import subprocess
-import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
@@ -61,11 +60,6 @@ def test_the_main_job_works(tmp_path: Path) -> None:
     text.write_text("It was a dark and stormy night.\n")
     store = tmp_path / "store"
 
-    run("capture", "tiny:", "--layer", "0", "--data", text, "--out", store)
+    run("capture", "tiny:", "--layer", "transformer.h.0.mlp", "--data", text, "--out", store)
 
     assert run("runs", "list", store)
-
-
-def test_only_one_python_is_in_play() -> None:
-    """The command belongs to this interpreter."""
-    assert COMMAND.read_text().startswith(f"#!{sys.executable}")

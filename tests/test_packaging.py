@@ -51,10 +51,14 @@ def test_a_plugin_is_released_with_core(plugin: Path) -> None:
     """One version file for all, and a range of core that fits it."""
     pyproject = read(plugin)
     version_file = plugin / pyproject["tool"]["hatch"]["version"]["path"]
-    major, minor, _ = map(int, __version__.split("."))
+    major, minor = re.findall(r"\d+", __version__)[:2]
+    bounds = f"tenterhook>={__version__},<{major}.{int(minor) + 1}"
 
     assert version_file.resolve() == ROOT / "core/src/tenterhook/_version.py"
-    assert f"tenterhook>={__version__},<{major}.{minor + 1}" in pyproject["project"]["dependencies"]
+    assert (
+        f"tenterhook>={__version__},<{major}.{int(minor) + 1}"
+        in pyproject["project"]["dependencies"]
+    )
 
 
 @each_plugin

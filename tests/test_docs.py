@@ -1,0 +1,123 @@
+"""The code of README and of the pages under docs/ runs, and their links lead somewhere.
+
+The blocks of a page run in order, in one namespace and one empty folder:
+
+- `python` blocks are executed; a `text` block right after one is what it prints;
+- `console` blocks are commands after `$ `, each followed by what it prints on stdout, if shown.
+
+In what is printed, `...` stands for anything. A block under `<!-- not run: why -->` is not run.
+"""
+
+import contextlib
+import doctest
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("plugins/*/README.md")),
+]
+FENCE = re.compile(
+    r"^(?P<skip><!-- not run: .+ -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+LINK = re.compile(r"\]\((?!\w+:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]*))?\)")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@attrs.frozen
+class Block:
+    """A fenced block that is run, or compared with what the one before it printed."""
+
+    language: str
+    code: str
+    line: int
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """Find the blocks of a page that are not marked as not run."""
+    text = page.read_text()
+    for fence in FENCE.finditer(text):
+        line = text.count("\n", 0, fence.start("code"))
+        if fence["skip"]:
+            yield Block("", "", line)
+        else:
+            yield Block(fence["language"], fence["code"], line)
+
+
+@each_page
+def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block does what the page says."""
+    monkeypatch.chdir(tmp_path)
+    scripts = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    printed: str | None = None
+    for block in blocks_of(page):
+        place = f"{page.relative_to(ROOT)}:{block.line + 1}"
+        if block.language == "python":
+            printed = run_python(block, page, namespace)
+            continue
+        if block.language == "text" and printed is not None:
+            expect(block.code, printed, place)
+        if block.language == "console":
+            run_console(block.code, place)
+        printed = None
+
+
+def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> str:
+    """Execute the block, with the page's own line numbers, and return what it prints."""
+    code = compile("\n" * block.line + block.code, page, "exec")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, namespace)
+    return out.getvalue()
+
+
+def run_console(text: str, place: str) -> None:
+    """Run the commands of a block; each must succeed and print what is shown under it."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.replace("\\\n", "").partition("\n")
+        done = subprocess.run(command, shell=True, capture_output=True, text=True)
+        assert done.returncode == 0, f"{place}: {command}\n{done.stdout}{done.stderr}"
+        if shown.strip():
+            expect(shown, done.stdout, f"{place}: {command}")
+
+
+def expect(shown: str, printed: str, place: str) -> None:
+    """Compare what a page shows with what was printed; runs of blanks are alike."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.OutputChecker().check_output(shown, printed, flags), (
+        f"{place} shows\n{shown}\nand what was printed is\n{printed}"
+    )
+
+
+@each_page
+def test_links(page: Path) -> None:
+    """Links inside the repository point to files, and to headings, that exist."""
+    for link in LINK.finditer(re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)):
+        target = page.parent / link["path"] if link["path"] else page
+        assert target.exists(), f"{page.relative_to(ROOT)} links to {link['path']}"
+        if link["anchor"]:
+            assert link["anchor"] in anchors_of(target), (
+                f"{page.relative_to(ROOT)} links to #{link['anchor']}"
+            )
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
