@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.10.9"
+nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
@@ -82,17 +82,20 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build an sdist and a wheel of core and of every plugin into dist/."""
-    build_into(session, HERE / "dist", [HERE, *PLUGINS])
+    session.install(*CONSTRAINED, "build", "hatchling")
+    shutil.rmtree("dist", ignore_errors=True)
+    for member in (HERE, *PLUGINS):
+        build = ("python", "-m", "build", "--no-isolation", "--outdir", "dist", str(member))
+        session.run(*build, silent=True)
 
 
-@nox.session
+@nox.session(requires=["build"], reuse_venv=False)
 def wheels(session: nox.Session) -> None:
-    """Install built wheels, and a stranger's plugin; see that they are found and work."""
-    made = Path(session.create_tmp())
-    build_into(session, made, [HERE, *PLUGINS, *EXAMPLES])
-    session.install(*CONSTRAINED, *map(str, made.glob("*.whl")), "pytest", "pytest-timeout")
-    checks = [*HERE.glob("tests/wheels/test_*.py"), *HERE.glob("examples/*/tests")]
-    session.chdir(made)  # away from the sources: what is imported is what was installed
+    """Install the built wheels, and a stranger's plugin; see that they are found and work."""
+    built = [str(wheel) for wheel in HERE.glob("dist/*.whl")]
+    session.install(*CONSTRAINED, *built, *map(str, EXAMPLES), "pytest", "pytest-timeout")
+    checks = [HERE / "tests/check_wheels.py", *HERE.glob("examples/*/tests")]
+    session.chdir(session.create_tmp())  # away from the sources
     session.run("pytest", "-c", str(HERE / "pyproject.toml"), *map(str, checks))
 
 
@@ -120,14 +123,3 @@ def run_mypy(session: nox.Session) -> None:
     for member in (HERE / "core", *PLUGINS, *EXAMPLES, HERE):
         checked = [str(path) for path in (member / "src", member / "tests") if path.is_dir()]
         session.run("mypy", *checked)
-
-
-def build_into(session: nox.Session, folder: Path, members: list[Path]) -> None:
-    """Build each member's sdist, and its wheel from that sdist."""
-    shutil.rmtree(folder, ignore_errors=True)
-    session.install(*CONSTRAINED, "build", "hatchling")
-    for member in members:
-        session.run(
-            *("python", "-m", "build", "--no-isolation", "--outdir", str(folder), str(member)),
-            silent=True,
-        )
