@@ -1,0 +1,133 @@
+"""Documents as tokens, each token with its row, before anything is run."""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook.capture._errors import NothingToCapture
+from tenterhook.documents import Documents
+from tenterhook.store import Unit
+from tenterhook.text_model import TextModel
+
+LongDocuments = Literal["truncate", "split"]
+"""What becomes of a document longer than the model takes: its first tokens are kept, or it is run
+as windows that follow each other, none seeing the one before."""
+
+TEXTS_AT_ONCE = 512
+
+
+@attrs.frozen(kw_only=True)
+class TokenCounts:
+    """What became of the documents."""
+
+    documents: int
+    """All that there were, within the limit."""
+    documents_without_tokens: int
+    documents_too_long: int
+    """Longer than the model takes."""
+    tokens: int
+    """Kept: the rows of the run."""
+    tokens_cut: int
+    """Lost to truncation."""
+
+
+@attrs.frozen
+class Window:
+    """Tokens that one forward sees together: a document, or a part of a long one."""
+
+    start: int
+    """Row of its first token."""
+    document: int
+    position: int
+    """Of its first token, in the document."""
+    ids: list[int]
+
+    @property
+    def stop(self) -> int:
+        """Row after its last token."""
+        return self.start + len(self.ids)
+
+
+class TokenRows:
+    """All tokens that are kept, flat, in the order of the documents: a token is a row."""
+
+    def __init__(self, counts: TokenCounts, ids: "array[int]", windows: "array[int]") -> None:
+        self.counts = counts
+        self._ids = ids
+        self._starts, self._documents, self._positions = (windows[part::3] for part in range(3))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def windows(self, unit: Unit) -> Iterator[Window]:
+        """Yield the windows that have a row in the unit, whole, in order."""
+        first = bisect_right(self._starts, unit.start) - 1
+        for number in range(first, bisect_left(self._starts, unit.stop)):
+            yield self.window(number)
+
+    def window(self, number: int) -> Window:
+        """Return one window."""
+        start = self._starts[number]
+        last = number + 1 == len(self._starts)
+        stop = len(self._ids) if last else self._starts[number + 1]
+        return Window(
+            start, self._documents[number], self._positions[number], list(self._ids[start:stop])
+        )
+
+
+def tokenize(
+    model: TextModel, documents: Documents, *, long_documents: LongDocuments = "truncate"
+) -> TokenRows:
+    """Give every token of the documents its row.
+
+    A document without tokens has no rows; `NothingToCapture` where none has any.
+    """
+    if long_documents not in get_args(LongDocuments):
+        raise ValueError(f"long_documents={long_documents!r} is neither 'truncate' nor 'split'.")
+    longest = model.max_tokens
+    ids, windows = array("i"), array("q")
+    without = too_long = cut = 0
+    for document, found in enumerate(_token_ids(model, documents)):
+        without += not found
+        if longest is not None and len(found) > longest:
+            too_long += 1
+            if long_documents == "truncate":
+                cut += len(found) - longest
+                found = found[:longest]
+        for position in range(0, len(found), longest or len(found) or 1):
+            windows.extend((len(ids) + position, document, position))
+        ids.extend(found)
+    if not ids:
+        raise NothingToCapture(documents.source, len(documents))
+    counts = TokenCounts(
+        documents=len(documents),
+        documents_without_tokens=without,
+        documents_too_long=too_long,
+        tokens=len(ids),
+        tokens_cut=cut,
+    )
+    return TokenRows(counts, ids, windows)
+
+
+def _token_ids(model: TextModel, documents: Documents) -> Iterator[list[int]]:
+    for start in range(0, len(documents), TEXTS_AT_ONCE):
+        yield from model.token_ids(documents.texts[start : start + TEXTS_AT_ONCE])
+
+
+def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token id, document and position of every row of the windows: int32, int64, int32."""
+    ids = torch.tensor([each for window in windows for each in window.ids], dtype=torch.int32)
+    lengths = torch.tensor([len(window.ids) for window in windows])
+    documents = torch.tensor([window.document for window in windows]).repeat_interleave(lengths)
+    positions = torch.cat(
+        [
+            torch.arange(window.position, window.position + len(window.ids), dtype=torch.int32)
+            for window in windows
+        ]
+    )
+    return ids, documents, positions

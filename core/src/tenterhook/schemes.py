@@ -1,0 +1,68 @@
+"""Names with a scheme, as `tiny:sample`: which plugin serves them."""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from tenterhook.errors import TenterhookError, closest
+from tenterhook.plugins import default_manager
+from tenterhook.plugins._first_party import FIRST_PARTY
+
+DEFAULT = "hf"
+"""Serves names without a scheme: those of the Hugging Face hub, and folders."""
+
+# Two letters at least: `C:` is a drive.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL)
+
+
+class UnknownScheme(TenterhookError, LookupError):
+    """No plugin serves the scheme of a name."""
+
+    def __init__(self, kind: str, name: str, scheme: str, known: Collection[str]) -> None:
+        super().__init__(kind, name, scheme, known)
+        self.kind, self.name, self.scheme, self.known = kind, name, scheme, tuple(known)
+
+    def __str__(self) -> str:
+        close = closest(self.scheme, self.known)
+        hint = f"Did you mean '{close[0]}:'?" if close else "See `tenterhook plugins list`."
+        return (
+            f"No installed plugin has {self.kind} named '{self.scheme}:', as {self.name!r}. {hint}"
+        )
+
+
+class MissingPlugin(TenterhookError, ImportError, LookupError):
+    """A first-party plugin serves the name and is not there."""
+
+    def __init__(self, kind: str, name: str, distribution: str, problem: str = "") -> None:
+        super().__init__(kind, name, distribution, problem)
+        self.kind, self.shown, self.distribution = kind, name, distribution
+        self.problem = problem
+
+    def __str__(self) -> str:
+        why = self.problem or f"Install it: `pip install {self.distribution}`."
+        reads = f"{self.distribution}, which reads {self.kind} and is missing"
+        return f"{self.shown!r} needs {reads}. {why}"
+
+
+def split_scheme(name: str) -> tuple[str | None, str]:
+    """Return the scheme, `None` where there is none, and the rest of a name."""
+    found = _SCHEME.fullmatch(name)
+    return (found[1], found[2]) if found else (None, name)
+
+
+def load_served(kind: str, name: str) -> tuple[Any, str]:
+    """Return what serves a name of `"loaders"` or `"datasets"`, and what to hand it.
+
+    Raises `UnknownScheme`, or `MissingPlugin` where one of ours would serve it.
+    """
+    scheme, rest = split_scheme(name)
+    manager = default_manager()
+    known = manager.extensions(kind)
+    wanted = scheme or DEFAULT
+    said = {"loaders": "models", "datasets": "data"}[kind]
+    if wanted in known:
+        return known[wanted].extension.load(), rest
+    if distribution := FIRST_PARTY[kind].get(wanted):
+        broken = [str(each) for each in manager.problems if each.distribution == distribution]
+        raise MissingPlugin(said, name, distribution, " ".join(broken))
+    raise UnknownScheme(said, name, wanted, tuple(known))

@@ -1,0 +1,173 @@
+"""What can go wrong with a store; each error is a builtin kind too and keeps its facts."""
+
+import errno
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from tenterhook.errors import TenterhookError, closest
+
+
+class BadName(TenterhookError, ValueError):
+    """A name that a store would not keep safely."""
+
+    def __init__(self, kind: str, name: Any, reason: str) -> None:
+        super().__init__(kind, name, reason)
+        self.kind, self.name, self.reason = kind, name, reason
+
+    def __str__(self) -> str:
+        shown = repr(self.name)
+        if len(shown) > 60:
+            shown = f"{shown[:40]}...{shown[-10:]}"
+        return f"{shown} cannot name a {self.kind}: {self.reason}."
+
+
+class NameTaken(TenterhookError, ValueError):
+    """A name that differs from a standing one only in ways some file systems do not see."""
+
+    def __init__(self, kind: str, name: str, standing: str) -> None:
+        super().__init__(kind, name, standing)
+        self.kind, self.name, self.standing = kind, name, standing
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} cannot name a {self.kind}: there is {self.standing!r}, which some file "
+            "systems take for the same. Use that name, or another."
+        )
+
+
+class UnknownRun(TenterhookError, LookupError):
+    """No run of that id in the store."""
+
+    def __init__(self, run_id: str, known: Collection[str], location: str) -> None:
+        super().__init__(run_id, known, location)
+        self.run_id, self.known, self.location = run_id, tuple(known), location
+
+    def __str__(self) -> str:
+        hint = _nearest(self.run_id, self.known, "See `tenterhook runs list`.")
+        return f"No run {self.run_id!r} in the store {self.location}. {hint}"
+
+
+class UnknownTensor(TenterhookError, LookupError):
+    """No tensor of that name in the store."""
+
+    def __init__(self, name: str, known: Collection[str], location: str) -> None:
+        super().__init__(name, known, location)
+        self.name, self.known, self.location = name, tuple(known), location
+
+    def __str__(self) -> str:
+        hint = _nearest(self.name, self.known, "list_tensors() lists those there are.")
+        return f"No tensor {self.name!r} in the store {self.location}. {hint}"
+
+
+class NotCaptured(TenterhookError, LookupError):
+    """A run has no rows of that layer."""
+
+    def __init__(self, layer: Any, known: Sequence[str], run_id: str) -> None:
+        super().__init__(layer, known, run_id)
+        self.layer, self.known, self.run_id = layer, tuple(known), run_id
+
+    def __str__(self) -> str:
+        hint = _nearest(str(self.layer), self.known, f"It has {', '.join(self.known)}.")
+        return f"Run {self.run_id!r} has no layer {self.layer!r}. {hint}"
+
+
+class RowOutOfRange(TenterhookError, IndexError):
+    """A row that an array does not have."""
+
+    def __init__(self, row: int, rows: int, name: str) -> None:
+        super().__init__(row, rows, name)
+        self.row, self.rows, self.name = row, rows, name
+
+    def __str__(self) -> str:
+        return f"Row {self.row} is not among the {self.rows} rows of {self.name!r}."
+
+
+class _PathError(TenterhookError, OSError):
+    """An error about a place; `path` and `reason` say which and why."""
+
+    code = errno.EIO
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(self.code, reason, path)
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class NotAStore(_PathError, FileExistsError):
+    """The place holds something that is no store of ours."""
+
+    code = errno.EEXIST
+
+
+class NoStore(_PathError, FileNotFoundError):
+    """There is no store at that place."""
+
+    code = errno.ENOENT
+
+
+class NotWritable(_PathError, PermissionError):
+    """Nothing can be written at that place."""
+
+    code = errno.EACCES
+
+
+class OtherRun(TenterhookError, ValueError):
+    """A run of that id is there and was made from another plan."""
+
+    def __init__(self, run_id: str, differences: Sequence[str]) -> None:
+        super().__init__(run_id, differences)
+        self.run_id, self.differences = run_id, tuple(differences)
+
+    def __str__(self) -> str:
+        shown = "; ".join(self.differences[:3])
+        more = len(self.differences) - 3
+        return (
+            f"Run {self.run_id!r} is there already and is another one "
+            f"({shown}{f'; and {more} more' if more > 0 else ''}). Choose another run name."
+        )
+
+
+class IncompleteRun(TenterhookError, RuntimeError):
+    """A run that was to be finished lacks units."""
+
+    def __init__(self, run_id: str, missing: Sequence[int]) -> None:
+        super().__init__(run_id, missing)
+        self.run_id, self.missing = run_id, tuple(missing)
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} lacks {len(self.missing)} units, the first of them "
+            f"{self.missing[0]}. The command that began it, given again, goes on."
+        )
+
+
+class WrongRows(TenterhookError, ValueError):
+    """Rows that do not fit the plan of their run."""
+
+    def __init__(self, array: str, expected: str, found: str) -> None:
+        super().__init__(array, expected, found)
+        self.array, self.expected, self.found = array, expected, found
+
+    def __str__(self) -> str:
+        return f"{self.array!r} was planned as {self.expected} and given {self.found}."
+
+
+class DamagedStore(TenterhookError, RuntimeError):
+    """Files of a store are gone or are not what was written."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def _nearest(name: str, known: Collection[str], otherwise: str) -> str:
+    close = closest(name, known) if known else []
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else otherwise

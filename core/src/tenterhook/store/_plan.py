@@ -1,0 +1,146 @@
+"""What a run will hold, fixed before anything runs: its arrays, its rows, its units of work."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import cattrs
+from attrs import validators
+
+ROW_ARRAYS: Mapping[str, str] = {"token": "int32", "document": "int64", "position": "int32"}
+"""The arrays beside the layers, one number per row, and their dtypes."""
+
+_positive = validators.and_(validators.instance_of(int), validators.ge(1))
+
+
+@attrs.frozen
+class LayerArray:
+    """The rows of one layer."""
+
+    name: str = attrs.field(validator=validators.instance_of(str))
+    """The layer's dotted name, or `input` or `output` for the whole model."""
+
+    features: int = attrs.field(validator=_positive)
+
+    dtype: str = attrs.field(
+        validator=validators.and_(validators.instance_of(str), validators.min_len(1))
+    )
+    """As torch calls it: `float32`, `bfloat16`."""
+
+
+@attrs.frozen
+class Unit:
+    """A range of rows that is computed, written and committed as one."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
+
+
+@attrs.frozen(kw_only=True)
+class RunPlan:
+    """What a run holds when it is complete.
+
+    Unit `n` is the rows from `n * rows_per_unit`, so that each unit is whole shards of every
+    array and no two writers share a file.
+    """
+
+    rows: int = attrs.field(validator=_positive)
+    rows_per_unit: int = attrs.field(validator=_positive)
+    documents: int = attrs.field(validator=_positive)
+    """How many documents the rows come from; `document` of a row is below it."""
+
+    layers: tuple[LayerArray, ...] = attrs.field(validator=validators.min_len(1))
+    spec: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    """What the bytes follow from, in plain JSON values; two runs with equal plans are one run."""
+
+    about: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
+    """What people want to know of it beside, in plain JSON values; no part of its identity."""
+
+    @layers.validator
+    def _check_layers(self, attribute: object, layers: tuple[LayerArray, ...]) -> None:
+        names = [layer.name for layer in layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"layers={names} names one of them twice.")
+
+    @property
+    def unit_count(self) -> int:
+        """How many units there are."""
+        return -(-self.rows // self.rows_per_unit)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all layers together."""
+        from tenterhook.store._dtypes import torch_dtype
+
+        return sum(each.features * torch_dtype(each.dtype).itemsize for each in self.layers)
+
+    def unit(self, number: int) -> Unit:
+        """Return the unit of that number; `IndexError` where there is none."""
+        if not 0 <= number < self.unit_count:
+            raise IndexError(f"Unit {number} is not among the {self.unit_count} of the plan.")
+        start = number * self.rows_per_unit
+        return Unit(number, start, min(start + self.rows_per_unit, self.rows))
+
+    def units(self) -> tuple[Unit, ...]:
+        """Return all units, in order."""
+        return tuple(self.unit(number) for number in range(self.unit_count))
+
+    def layer(self, name: str) -> LayerArray:
+        """Return the array of that layer; `KeyError` where there is none."""
+        for each in self.layers:
+            if each.name == name:
+                return each
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """Return it as JSON, the same text for the same plan."""
+        return json.dumps(_converter().unstructure(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "RunPlan":
+        """Read what `to_json` wrote; a `ValueError` that says what is wrong with it."""
+        try:
+            return _converter().structure(json.loads(text), cls)
+        except cattrs.BaseValidationError as error:
+            raise ValueError("; ".join(cattrs.transform_error(error))) from error
+
+    def differences(self, other: "RunPlan") -> list[str]:
+        """Say where the other plan is not this one, a phrase each; empty where they are one."""
+        mine, theirs = (_flat(_converter().unstructure(plan)) for plan in (self, other))
+        return [
+            f"{key} is {_short(theirs.get(key))} there and {_short(mine.get(key))} here"
+            for key in sorted(mine.keys() | theirs.keys(), key=_spec_first)
+            if not key.startswith("about") and mine.get(key) != theirs.get(key)
+        ]
+
+
+def _spec_first(key: str) -> tuple[bool, str]:
+    return not key.startswith("spec."), key
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:50]}...{shown[-7:]}"
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            name: found
+            for key, each in value.items()
+            for name, found in _flat(each, f"{path}.{key}" if path else key).items()
+        }
+    # Tuples come back from JSON as lists.
+    return {path: json.loads(json.dumps(value))}
+
+
+def _converter() -> cattrs.Converter:
+    # JSON has lists where we have tuples.
+    return cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})

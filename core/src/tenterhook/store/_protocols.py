@@ -1,0 +1,144 @@
+"""What a store is: the protocols that the stores of plugins fill.
+
+A run is written by units. Each row has its place before anything is computed, a unit's rows are
+seen by nobody until its commit record is there, and writing a unit twice leaves the same bytes;
+so any number of processes write one run with no lock between them, and one that was killed is
+resumed by doing the units that have no record.
+"""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+import attrs
+
+from tenterhook.store._errors import WrongRows
+from tenterhook.store._plan import RunPlan, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tenterhook.store._run import Run
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RowBlock:
+    """Some rows that follow each other, of every array of a run."""
+
+    tokens: "Tensor"
+    """Token ids, `[rows]`."""
+    documents: "Tensor"
+    """Which document each row comes from, `[rows]`."""
+    positions: "Tensor"
+    """Which token of its document each row is, `[rows]`."""
+    layers: "Mapping[str, Tensor]"
+    """The rows of each layer by its name, `[rows, features]`, on the CPU."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def check(self, plan: RunPlan) -> None:
+        """Raise `WrongRows` unless the arrays are those of the plan and equally long."""
+        if self.layers.keys() != {layer.name for layer in plan.layers}:
+            names = [layer.name for layer in plan.layers]
+            raise WrongRows("layers", str(names), str(list(self.layers)))
+        for name, numbers in (("document", self.documents), ("position", self.positions)):
+            if numbers.shape != self.tokens.shape:
+                raise WrongRows(name, str(list(self.tokens.shape)), str(list(numbers.shape)))
+        for layer in plan.layers:
+            tensor = self.layers[layer.name]
+            expected = f"{layer.dtype} {[len(self), layer.features]}"
+            found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            if found != expected:
+                raise WrongRows(layer.name, expected, found)
+
+
+class UnitWriter(Protocol):
+    """Writes one unit. Leaving its `with` block uncommitted discards it."""
+
+    def append(self, block: RowBlock) -> None:
+        """Write the unit's next rows; `WrongRows` where they do not fit the plan."""
+
+    def commit(self, log: Mapping[str, Any]) -> None:
+        """Make the unit durable, then visible, at once and for good; atomic.
+
+        `log` says how it went (times, counts), in plain JSON values. Committing what another
+        writer has committed in the meantime does nothing. Raises `WrongRows` unless all rows of
+        the unit were appended.
+        """
+
+    def discard(self) -> None:
+        """Drop what was written; nothing where it is committed. May be called twice."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class RunWriter(Protocol):
+    """Writes a run, in one of possibly several processes."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def plan(self) -> RunPlan:
+        """The run's plan."""
+
+    def committed(self) -> frozenset[int]:
+        """Return the numbers of the units that are committed now, whoever wrote them."""
+
+    def open_unit(self, unit: Unit) -> UnitWriter:
+        """Begin a unit, from its first row, whatever was left of an earlier try."""
+
+    def note_session(self, session: str, facts: Mapping[str, Any]) -> None:
+        """Keep what is to be known of this process's part of the work, in plain JSON values.
+
+        Replaces what was noted under the same name before.
+        """
+
+    def finish(self) -> None:
+        """Tidy up once all units are committed; `IncompleteRun` where one is not."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps tensors by name, and runs."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as people say it."""
+
+    def save_tensor(self, name: str, tensor: "Tensor") -> None:
+        """Keep a copy of the tensor under the name, in place of what was there; atomic.
+
+        Names are slash-separated. Raises `BadName`, `NameTaken`, `NotWritable`.
+        """
+
+    def load_tensor(self, name: str) -> "Tensor":
+        """Return the tensor, bit for bit, on the CPU; `UnknownTensor` where there is none."""
+
+    def list_tensors(self) -> list[str]:
+        """Return the names of all tensors, sorted."""
+
+    def runs(self) -> list[str]:
+        """Return the ids of all runs, sorted."""
+
+    def run(self, run_id: str) -> "Run":
+        """Open a run for reading, which changes nothing; `UnknownRun` where there is none."""
+
+    def write_run(self, run_id: str, plan: RunPlan) -> RunWriter:
+        """Begin a run, or go on with one of the same plan.
+
+        Raises `BadName`, `NameTaken`, `NotWritable`, and `OtherRun` where a run of that id was
+        made from another plan; where it raises, the store is as it was before.
+        """
+
+    def check_writable(self) -> None:
+        """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""

@@ -1,0 +1,158 @@
+"""A run, opened for reading."""
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, final
+
+from torch import Tensor
+
+from tenterhook.store._dtypes import torch_dtype
+from tenterhook.store._errors import NotCaptured
+from tenterhook.store._plan import ROW_ARRAYS, RunPlan
+from tenterhook.store._rows import Rows
+
+ReadRows = Callable[[str, int, int], Tensor]
+"""Reads rows `start` to `stop` of a layer, or of `token`, `document` or `position`."""
+
+
+@final
+class Run:
+    """What a run held when it was opened: the rows that were committed by then.
+
+    While a run is being written these are its first rows, up to the first unit that is missing;
+    open it again to see more. Stores make these; `store.run(id)` opens one.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        plan: RunPlan,
+        committed: Iterable[int],
+        *,
+        read_layer: ReadRows,
+        read_number: ReadRows,
+        load_records: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.id = run_id
+        self.plan = plan
+        self.committed = frozenset(committed)
+        """Numbers of the units that are committed."""
+        self._read_layer = read_layer
+        self._read_number = read_number
+        self._load_records = load_records
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit of the plan is committed."""
+        return len(self.committed) == self.plan.unit_count
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers, in the model's order."""
+        return tuple(layer.name for layer in self.plan.layers)
+
+    def __len__(self) -> int:
+        """How many rows can be read."""
+        number = 0
+        while number in self.committed:
+            number += 1
+        return min(number * self.plan.rows_per_unit, self.plan.rows)
+
+    def __getitem__(self, layer: str) -> Rows:
+        """Return the rows of a layer, `[rows, features]`; `NotCaptured` where there is none."""
+        try:
+            array = self.plan.layer(layer)
+        except KeyError:
+            raise NotCaptured(layer, self.layers, self.id) from None
+        return Rows(
+            array.name,
+            (len(self), array.features),
+            torch_dtype(array.dtype),
+            lambda start, stop: self._read_layer(array.name, start, stop),
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.layers
+
+    @property
+    def tokens(self) -> Rows:
+        """The token id of every row, int32 `[rows]`."""
+        return self._numbers("token")
+
+    @property
+    def documents(self) -> "DocumentMap":
+        """Where every row comes from."""
+        return DocumentMap(
+            self._numbers("document"), self._numbers("position"), self.plan.documents
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What made it, in plain JSON values.
+
+        `run`, `rows`, `rows_committed`, `complete`, `layers`, `spec` and what `plan.about` has;
+        `start` and `end` (UTC, ISO 8601; `end` is `None` until it is complete), `sessions` (one
+        for each process that wrote: versions, platform, device, code revision, times) and
+        `units` (times and counts of each committed unit).
+        """
+        records = self._load_records()
+        sessions = sorted(records["sessions"], key=lambda session: str(session.get("start")))
+        ends = [session["end"] for session in sessions if session.get("end")]
+        return {
+            "run": self.id,
+            "rows": self.plan.rows,
+            "rows_committed": len(self),
+            "complete": self.is_complete,
+            "layers": {
+                layer.name: {"features": layer.features, "dtype": layer.dtype}
+                for layer in self.plan.layers
+            },
+            **self.plan.about,
+            "spec": dict(self.plan.spec),
+            "start": sessions[0].get("start") if sessions else None,
+            "end": max(ends) if ends and self.is_complete else None,
+            "sessions": sessions,
+            "units": records["units"],
+        }
+
+    def __repr__(self) -> str:
+        state = "complete" if self.is_complete else f"{len(self)} of {self.plan.rows} rows"
+        return f"Run({self.id!r}, layers={list(self.layers)}, {state})"
+
+    def _numbers(self, array: str) -> Rows:
+        return Rows(
+            array,
+            (len(self),),
+            torch_dtype(ROW_ARRAYS[array]),
+            lambda start, stop: self._read_number(array, start, stop),
+        )
+
+
+@final
+class DocumentMap:
+    """From rows to documents and back."""
+
+    def __init__(self, index: Rows, position: Rows, count: int) -> None:
+        self.index = index
+        """The document of every row, int64 `[rows]`: its place among the documents captured."""
+        self.position = position
+        """The token of its document that every row is, int32 `[rows]`, from 0."""
+        self._count = count
+
+    def __len__(self) -> int:
+        """How many documents there are, those without rows among them."""
+        return self._count
+
+    def rows(self, document: int) -> slice:
+        """Return where the rows of a document are; empty where it has none that can be read.
+
+        Raises `IndexError` where there is no such document.
+        """
+        at = document + len(self) if document < 0 else document
+        if not 0 <= at < len(self):
+            raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
+        start = bisect.bisect_left(self.index, at)
+        return slice(start, bisect.bisect_right(self.index, at, lo=start))

@@ -1,0 +1,94 @@
+"""Files that are whole or absent, and still there after the power fails."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def make_folders(path: Path) -> list[Path]:
+    """Make a folder and those above it; return those that were not there, outermost first."""
+    missing: list[Path] = []
+    at = path
+    while not at.exists() and at != at.parent:
+        missing.insert(0, at)
+        at = at.parent
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+    return missing
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in place of what is there; readers see the one or the other."""
+    temporary = _temporary(path, content)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Put a file where there is none; `False`, and nothing is changed, where there is one."""
+    temporary = _temporary(path, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if path.exists():
+            return False
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def nearest_standing(path: Path) -> Path:
+    """Return the path, or the innermost one above it that is there."""
+    return next(at for at in (path, *path.parents) if os.path.lexists(at))
+
+
+def try_writing(folder: Path) -> None:
+    """Raise `OSError` if no folder can be made in this one; leaves nothing behind."""
+    os.rmdir(tempfile.mkdtemp(prefix=".tenterhook-", dir=folder))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove a folder that has nothing in it."""
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
+def _temporary(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
