@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import tenterhook
-from tenterhook.plugins._first_party import FIRST_PARTY
+from tenterhook.plugins import FIRST_PARTY
 
 COMMAND = Path(sysconfig.get_path("scripts"), "tenterhook")
 

@@ -12,8 +12,7 @@ import pytest
 
 from tenterhook._version import __version__
 from tenterhook.hookspecs import KINDS
-from tenterhook.plugins import PluginManager
-from tenterhook.plugins._first_party import FIRST_PARTY
+from tenterhook.plugins import FIRST_PARTY, PluginManager
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))

@@ -7,6 +7,7 @@ others work.
 
 from tenterhook.plugins._default import default_manager, load_hook, load_store
 from tenterhook.plugins._entry_points import BLOCK_VARIABLE, ENTRY_POINT_GROUP, ONLY_VARIABLE
+from tenterhook.plugins._first_party import FIRST_PARTY
 from tenterhook.plugins._manager import PluginManager, Registered
 from tenterhook.plugins._problems import (
     PluginError,
@@ -18,6 +19,7 @@ from tenterhook.plugins._problems import (
 __all__ = [
     "BLOCK_VARIABLE",
     "ENTRY_POINT_GROUP",
+    "FIRST_PARTY",
     "ONLY_VARIABLE",
     "PluginError",
     "PluginManager",
