@@ -10,6 +10,8 @@ from tenterhook._version import __version__
 from tenterhook.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from tenterhook._capture_scope import Captured
+    from tenterhook._frames import carry
     from tenterhook.activations import Inputs
     from tenterhook.context import HookContext
     from tenterhook.errors import HookError, TenterhookError, UnknownLayer
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from tenterhook.model import HookedModel, assert_clean, attach
     from tenterhook.plugins import PluginManager
     from tenterhook.registry import HookRegistry
-    from tenterhook.scopes import Captured
+    from tenterhook.selections import Selection
 
 __all__ = [
     "Captured",
@@ -30,16 +32,18 @@ __all__ = [
     "Inputs",
     "LayerIndex",
     "PluginManager",
+    "Selection",
     "TenterhookError",
     "UnknownLayer",
     "__version__",
     "assert_clean",
     "attach",
+    "carry",
     "hookimpl",
 ]
 
 _HOMES = {
-    "Captured": "scopes",
+    "Captured": "_capture_scope",
     "Extension": "extensions",
     "HookContext": "context",
     "HookError": "errors",
@@ -48,10 +52,12 @@ _HOMES = {
     "Inputs": "activations",
     "LayerIndex": "layers",
     "PluginManager": "plugins",
+    "Selection": "selections",
     "TenterhookError": "errors",
     "UnknownLayer": "errors",
     "assert_clean": "model",
     "attach": "model",
+    "carry": "_frames",
 }
 
 

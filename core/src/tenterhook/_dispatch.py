@@ -7,7 +7,6 @@ touched.
 """
 
 import threading
-import weakref
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Sequence
 from threading import get_ident
@@ -204,13 +203,33 @@ def _placeholder(*_: Any) -> None:
     return None
 
 
-_sites: "weakref.WeakKeyDictionary[nn.Module, dict[Side, Site]]" = weakref.WeakKeyDictionary()
+class _Sites(dict[Side, Site]):
+    """The sites of one module, kept in the module, so that they go when it goes.
+
+    A copy or pickle of the module starts with none.
+    """
+
+    def __deepcopy__(self, memo: Any) -> dict[Any, Any]:
+        return {}
+
+    def __reduce__(self) -> Any:
+        return dict, ()
+
+
+_NO_SITES = _Sites()
+
+
+def _kept_in(module: nn.Module) -> _Sites:
+    found = vars(module).get("_tenterhook_sites")
+    return found if isinstance(found, _Sites) else _NO_SITES
 
 
 def site_of(module: nn.Module, side: Side) -> Site:
     """Return the one site at this side of this module, made at first need."""
     with lock:
-        sites = _sites.setdefault(module, {})
+        sites = _kept_in(module)
+        if sites is _NO_SITES:
+            sites = vars(module)["_tenterhook_sites"] = _Sites()
         if side not in sites:
             sites[side] = Site(module, side)
         return sites[side]
@@ -218,7 +237,7 @@ def site_of(module: nn.Module, side: Side) -> Site:
 
 def sites_of(module: nn.Module) -> list[Site]:
     """Return the sites there are on this module."""
-    return list(_sites.get(module, {}).values())
+    return list(_kept_in(module).values())
 
 
 def open_frame(own: dict[Site, Steps], also: Sequence[Site] = (), *, mute: bool = False) -> Frame:
@@ -248,7 +267,17 @@ def close_frame(frame: Frame) -> None:
 class Registration:
     """A hook, where it stands, and the way to take it off: the handle of `_hook_registry`."""
 
-    __slots__ = ("_remove", "entry", "hook", "hook_type", "layer", "permanent", "priority", "site")
+    __slots__ = (
+        "_remove",
+        "entry",
+        "hook",
+        "hook_type",
+        "layer",
+        "owner",
+        "permanent",
+        "priority",
+        "site",
+    )
 
     def __init__(
         self,
@@ -259,16 +288,18 @@ class Registration:
         *,
         priority: int,
         permanent: bool,
-        remove: Callable[[], Any],
+        remove: "Callable[[Registration], Any]",
     ) -> None:
         self.hook, self.layer, self.site, self.entry = hook, layer, site, entry
         self.hook_type = hook.hook_type
         self.priority, self.permanent = priority, permanent
         self._remove = remove
+        self.owner: Any = None
+        """The object that `attach` gave, so that it lives as long as its hooks."""
 
     def remove(self) -> None:
         """Unregister the hook; a second call does nothing."""
-        self._remove()
+        self._remove(self)
 
     def refresh(self) -> None:
         """Take note that the hook was switched on or off."""

@@ -72,10 +72,10 @@ class Entry:
     def fail(self, error: Exception) -> None:
         """Surface `error` as the model's policy says: raise it, or warn and go on."""
         hook = self.hook
-        if isinstance(error, HookError):  # a hook ran a model whose hook failed: raised once
-            raise error
-        wrapped = HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
         policy = "raise" if self.policy is None else self.policy.on_error
+        if policy == "raise" and isinstance(error, HookError):
+            raise error  # a hook ran a model whose hook failed: raised once
+        wrapped = HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
         if policy == "raise":
             raise wrapped from error
         if policy == "disable":
@@ -97,7 +97,10 @@ class Detect(Entry):
             except (AttributeError, RuntimeError):  # no tensor; inference tensors have no version
                 version = tensor = None
             self.observe(module, inputs_of(module, args, kwargs) if kwargs else args, output)
-            if tensor is not None and tensor._version != version:
+            if tensor is not None and (
+                tensor._version != version
+                or (tensor is not output and activation_of(output) is not tensor)
+            ):
                 raise wrote("The detector")
         except Exception as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
@@ -191,10 +194,10 @@ class Control(Entry):
                 return None
             if not isinstance(new, Tensor):
                 raise not_a_tensor(new, "a gradient, or None to leave it alone")
-            if new.shape != grad.shape:
+            if _kind(new) != _kind(grad):
                 raise ValueError(
-                    f"It returned a gradient of shape {tuple(new.shape)} where autograd needs "
-                    f"{tuple(grad.shape)}."
+                    "It returned a gradient of shape {}, {}, on {}, where autograd needs "
+                    "{}, {}, on {}.".format(*_kind(new), *_kind(grad))
                 )
             return new
         except Exception as error:  # noqa: BLE001 - a hook may raise anything
@@ -232,10 +235,18 @@ class Both(Entry):
     __slots__ = ("control", "detect")
 
     def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
-        super().__init__(hook, layer, policy)
         self.detect: Entry = Detect(hook, layer, policy)
         every = getattr(hook, "every_tensor", False)
         self.control: Entry = (ControlEvery if every else Control)(hook, layer, policy)
+        super().__init__(hook, layer, policy)
+
+    @property
+    def live(self) -> bool:
+        return self.detect.live
+
+    @live.setter
+    def live(self, live: bool) -> None:
+        self.detect.live = self.control.live = live
 
     def quiet(self) -> Entry:
         return self.detect
@@ -259,10 +270,10 @@ def without_hook(kind: type[Entry]) -> Entry:
     Hooks belong to the module that they were registered on, so a copy starts without any.
     """
     entry = kind.__new__(kind)
-    entry.policy, entry.layer, entry.live = None, None, False
-    entry.observe = entry.modify = _nothing
     if isinstance(entry, Both):
         entry.detect, entry.control = without_hook(Detect), without_hook(Control)
+    entry.policy, entry.layer, entry.live = None, None, False
+    entry.observe = entry.modify = _nothing
     return entry
 
 
@@ -272,13 +283,23 @@ class Scoped(Entry):
     __slots__ = ("entry", "fired")
 
     def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.hook, entry.layer, entry.policy)
         self.entry = entry
+        super().__init__(entry.hook, entry.layer, entry.policy)
         self.fired = False
+
+    @property
+    def live(self) -> bool:
+        return self.entry.live
+
+    @live.setter
+    def live(self, live: bool) -> None:
+        self.entry.live = live
 
     def quiet(self) -> "Scoped | None":
         entry = self.entry.quiet()
-        return None if entry is None else Scoped(entry)
+        if entry is None:
+            return None
+        return self if entry is self.entry else _Part(self, entry)
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         if not self.hook._enabled:
@@ -297,6 +318,24 @@ class Scoped(Entry):
         return self.entry.gradient(module, grad)
 
 
+class _Part(Scoped):
+    """What is left of a scoped hook while controllers are off; what it does, the whole has done."""
+
+    __slots__ = ("whole",)
+
+    def __init__(self, whole: Scoped, entry: Entry) -> None:
+        self.whole = whole
+        super().__init__(entry)
+
+    @property
+    def fired(self) -> bool:
+        return self.whole.fired
+
+    @fired.setter
+    def fired(self, fired: bool) -> None:
+        self.whole.fired = self.whole.fired or fired
+
+
 def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entry:
     """Return the entry that runs `hook`; `TypeError` for a hook of neither kind."""
     kinds = (isinstance(hook, Detector), isinstance(hook, Controller))
@@ -311,6 +350,10 @@ def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entr
     raise TypeError(
         f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
     )
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
 def wrote(who: str) -> RuntimeError:

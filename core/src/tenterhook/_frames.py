@@ -1,14 +1,21 @@
 """Whose scope it is: the open scopes of each thread and asyncio task, and what they run where."""
 
+import functools
+import inspect
 from asyncio import _get_running_loop, current_task
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenterhook._entries import Entry
 
 if TYPE_CHECKING:
     from tenterhook._dispatch import Site
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Steps:
@@ -36,7 +43,18 @@ class Frame:
     tasks that a task starts, so the context variable alone does not say whose a frame is.
     """
 
-    __slots__ = ("also", "child", "closed", "muted", "own", "parent", "table", "task", "thread")
+    __slots__ = (
+        "also",
+        "carried",
+        "child",
+        "closed",
+        "muted",
+        "own",
+        "parent",
+        "table",
+        "task",
+        "thread",
+    )
 
     def __init__(
         self, own: "dict[Site, Steps]", also: "tuple[Site, ...]" = (), mute: bool = False
@@ -51,6 +69,8 @@ class Frame:
         """The scope around this one."""
         self.child: Frame | None = None
         self.closed = False
+        self.carried: list[Frame] | None = None
+        """The frames through which other threads and tasks see this one; see `carry`."""
         self.muted = mute
         """Whether controllers are off."""
         self.table = own
@@ -81,6 +101,8 @@ class Frame:
             parent, child = child, child.child
         if current_frame.get() is self:
             current_frame.set(self.parent)
+        for carried in self.carried or ():
+            carried.close()
 
 
 current_frame: ContextVar[Frame | None] = ContextVar("tenterhook_frame", default=None)
@@ -106,3 +128,41 @@ def _merged(outer: "dict[Site, Steps]", inner: "dict[Site, Steps]") -> "dict[Sit
     for site in outer.keys() & inner.keys():
         table[site] = outer[site] + inner[site]
     return table
+
+
+def carry(function: F) -> F:
+    """Return `function` so that, called in another thread or task, it sees this one's open scopes.
+
+    `pool.submit(tenterhook.carry(run), batch)`. The scopes are those open where `carry` is called;
+    one that has been closed when the function runs is not seen. Captures of several threads join
+    one list, in the order in which they come.
+    """
+    origin = visible_frame()
+
+    @contextmanager
+    def seen() -> Iterator[None]:
+        if origin is None or origin.closed:
+            yield
+            return
+        frame = Frame(origin.table, mute=origin.muted)
+        if origin.carried is None:
+            origin.carried = []
+        origin.carried.append(frame)
+        current_frame.set(frame)
+        try:
+            yield
+        finally:
+            frame.close()
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with seen():
+            return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    async def run_async(*args: Any, **kwargs: Any) -> Any:
+        with seen():
+            return await function(*args, **kwargs)
+
+    chosen = run_async if inspect.iscoroutinefunction(function) else run
+    return chosen  # type: ignore[return-value]

@@ -51,7 +51,7 @@ def named_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
     args = inputs.args if isinstance(inputs, Inputs) else inputs
     given = inputs.kwargs if isinstance(inputs, Inputs) else {}
     named = dict(zip(parameters_of(type(module)), args, strict=False))
-    for value in args:
+    for value in (*args, *given.values()):
         if isinstance(value, Mapping):
             named.update(value)
     return {**named, **given}
@@ -110,9 +110,9 @@ def replace_input(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return positional and keyword inputs with `new` in their place.
 
-    A tensor takes the place of the first tensor, wherever it was passed. A tuple as long as all
-    inputs takes the place of all; any other takes the place of the positional ones, as a torch
-    pre-hook's does.
+    A tensor takes the place of the first tensor, wherever it was passed. A tuple takes the place of
+    the positional inputs, as a torch pre-hook's does; what it holds beyond them, of the keyword
+    inputs in the order of `inputs`.
     """
     if isinstance(new, Tensor):
         for at, item in enumerate(inputs):
@@ -124,8 +124,9 @@ def replace_input(
                     return _put(inputs, at, with_item(item, place[0], new))
         raise TypeError("The inputs hold no tensor that could be replaced.")
     count = len(inputs.args)
-    if inputs.kwargs and len(new) == len(inputs):
-        return tuple(new[:count]), dict(zip(inputs.names, new[count:], strict=True))
+    if count < len(new) <= len(inputs):
+        by_name = dict(zip(inputs.names, new[count:], strict=False))
+        return tuple(new[:count]), {**inputs.kwargs, **by_name}
     return tuple(new), inputs.kwargs
 
 
@@ -175,7 +176,13 @@ def with_item(output: Any, place: Any, tensor: Tensor) -> Any:
     if isinstance(output, tuple):
         return _tuple_like(output, (*output[:place], tensor, *output[place + 1 :]))
     changed = copy.copy(output)
-    if isinstance(changed, list | MutableMapping):
+    if isinstance(changed, MutableMapping) and not isinstance(changed, dict):
+        old = output[place]
+        changed[place] = tensor
+        if output[place] is not old:  # its copies share what they hold
+            output[place] = old
+            raise TypeError(f"{type(output).__name__} cannot be copied: give it a __copy__.")
+    elif isinstance(changed, list | MutableMapping):
         changed[place] = tensor
     elif isinstance(changed, Mapping):
         raise TypeError(f"{type(output).__name__} is a mapping that cannot be changed.")

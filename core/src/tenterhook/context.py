@@ -1,6 +1,6 @@
 """What the hooks of one model share: the model, its tokenizer, its store."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +29,8 @@ class HookContext:
         self.tokenizer = tokenizer
         self.store = store
         self._special_token_ids = special_token_ids
-        self._layers: HookRegistry | None = None
+        self._layers: Callable[[], HookRegistry | None] = _nothing
+        """A weak reference, so that a model is freed as soon as it is dropped."""
 
     @property
     def device(self) -> torch.device:
@@ -58,12 +59,12 @@ class HookContext:
     @property
     def _hook_registry(self) -> "Mapping[str, Mapping[HookType, list[tuple[Hook, Registration]]]]":
         """`{layer_signature: {hook_type: [(hook, handle), ...]}}`, a live read-only view."""
-        return _View(lambda: {} if self._layers is None else self._layers.by_layer())
+        return _View(lambda: {} if (layers := self._layers()) is None else layers.by_layer())
 
     @property
     def _hook_id_map(self) -> "Mapping[str, tuple[str, HookType, Hook]]":
         """`{hook_id: (layer_signature, hook_type, hook)}`, a live read-only view."""
-        return _View(lambda: {} if self._layers is None else self._layers.by_id())
+        return _View(lambda: {} if (layers := self._layers()) is None else layers.by_id())
 
     def __repr__(self) -> str:
         return f"HookContext(model_id={self.model_id!r}, device={self.device}, dtype={self.dtype})"
@@ -86,6 +87,10 @@ class _View(Mapping[Any, Any]):
 
     def __repr__(self) -> str:
         return repr(self._make())
+
+
+def _nothing() -> None:
+    return None
 
 
 def _first_tensor(model: nn.Module, floating: bool = False) -> torch.Tensor | None:

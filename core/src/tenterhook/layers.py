@@ -132,7 +132,7 @@ class LayerIndex:
             ]
             if outer:
                 name, stack = max(outer, key=lambda named: _size(named[1]))
-                return [f"{name}.{at}" if name else f"{at}" for at in dict(stack.named_children())]
+                return [f"{name}.{at}" if name else f"{at}" for at in stack._modules]
         return []
 
     def _by_index(self, index: int) -> Layer:
@@ -141,9 +141,8 @@ class LayerIndex:
             return Layer(*named[index])
         except IndexError:
             count = len(named)
-            raise UnknownLayer(
-                index, self.names(), f"It has {count} layers: indices {-count} to {count - 1}."
-            ) from None
+            range_ = f"{count} layers: indices {-count} to {count - 1}" if count else "no layers"
+            raise UnknownLayer(index, self.names(), f"It has {range_}.") from None
 
     def _by_alias(self, layer: str) -> Layer:
         if layer in ("input", "output"):

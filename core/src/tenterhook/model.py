@@ -2,18 +2,23 @@
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from tenterhook._capture_scope import Capture
 from tenterhook._dispatch import lock, sites_of
+from tenterhook._hook_scope import Change, Hooks, Steering
 from tenterhook.context import HookContext
 from tenterhook.errors import TenterhookError
 from tenterhook.hooks._hook import Hook, HookType
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.registry import HookRegistry, OnError
-from tenterhook.scopes import Capture, Change, Hooks, Muted, Report, Steering, StopForward
+from tenterhook.scopes import Muted, Report, StopForward
+from tenterhook.selections import Selection, Where
+
+Phase = Literal["prompt", "generated"]
 
 
 class NotClean(TenterhookError, RuntimeError):
@@ -54,6 +59,7 @@ class HookedModel:
             special_token_ids=special_token_ids,
         )
         self.layers = HookRegistry(module, self.context)
+        self.layers.owner = weakref.ref(self)
 
     @property
     def on_error(self) -> OnError:
@@ -79,6 +85,12 @@ class HookedModel:
         dtype: torch.dtype | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
+        tokens: Where | None = None,
+        phase: Phase | None = None,
+        rows: Where | None = None,
+        features: Where | None = None,
+        every: int = 1,
+        selection: Selection | None = None,
         missing: Report = "warn",
     ) -> Capture:
         """Keep what `layers` return, or with `inputs` are given, while the scope is open.
@@ -87,8 +99,12 @@ class HookedModel:
         names, indices, `layer_N`, glob patterns or predicates of name and module. The tensors
         are copies, on `device` and in `dtype`, by default the layer's own; with `detach=False`
         they are the model's tensors in the graph, for gradients. `stop_after` ends each forward
-        once that layer has run. `missing` says what happens when a layer never ran: `"warn"`,
-        `"raise"` or `"ignore"`.
+        once that layer has run. `missing` says what happens when a layer never ran, or nothing
+        was selected: `"warn"`, `"raise"` or `"ignore"`.
+
+        `tokens`, `phase`, `rows`, `features` and `every`, or a `selection` that has them, keep a
+        part: see `Selection`. Of selected tokens the tensors are `(n, features)`, in the order of
+        the rows and of the tokens in each, and `captured.where(layer)` says which they are.
 
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
@@ -100,6 +116,7 @@ class HookedModel:
             dtype=dtype,
             detach=detach,
             stop_after=stop_after,
+            selection=_chosen(selection, tokens, phase, rows, features, every),
             missing=missing,
         )
 
@@ -109,13 +126,20 @@ class HookedModel:
         change: Change | Hook,
         *,
         hook_type: HookType | str | None = None,
+        tokens: Where | None = None,
+        phase: Phase | None = None,
+        rows: Where | None = None,
+        features: Where | None = None,
+        every: int = 1,
+        selection: Selection | None = None,
         missing: Report = "warn",
     ) -> Hooks:
         """Apply `change` at `layer` while the scope is open.
 
         A function takes the activation and returns what takes its place, or `None` to leave it;
         `hook_type` says of what side (`"forward"` by default). Or a `Controller`, with a type of
-        its own.
+        its own. With a selection (see `Selection`) the change is made of the whole activation and
+        counts only where it says; it keeps the shape then.
         """
         if isinstance(change, Hook):
             if hook_type is not None and HookType(hook_type) is not change.hook_type:
@@ -125,7 +149,8 @@ class HookedModel:
             hook = Steering(change, hook_type or HookType.FORWARD)
         else:
             raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
-        return Hooks(self.layers, [(layer, hook)], missing=missing)
+        chosen = _chosen(selection, tokens, phase, rows, features, every)
+        return Hooks(self.layers, [(layer, hook)], selection=chosen, missing=missing)
 
     def hooks(self, *pairs: tuple[LayerChoice, Hook], missing: Report = "warn") -> Hooks:
         """Have the hooks run at their layers while the scope is open."""
@@ -137,6 +162,22 @@ class HookedModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
+
+
+def _chosen(
+    selection: Selection | None,
+    tokens: Where | None,
+    phase: Phase | None,
+    rows: Where | None,
+    features: Where | None,
+    every: int,
+) -> Selection:
+    made = Selection(tokens=tokens, phase=phase, rows=rows, features=features, every=every)
+    if selection is None:
+        return made
+    if not made.everything:
+        raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
+    return selection
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (

@@ -1,6 +1,7 @@
 """The hooks registered on a model: `model.layers`."""
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -33,7 +34,9 @@ class HookRegistry:
         self._held: dict[str, Registration] = {}
         self._mix: dict[str, Mix] = {}
         self._on_error: OnError = "raise"
-        context._layers = self
+        self.owner: Callable[[], Any] = lambda: None
+        """A weak reference to what carries this registry; hooks keep it while they stand."""
+        context._layers = weakref.ref(self)
 
     # --- layers
 
@@ -98,6 +101,8 @@ class HookRegistry:
         (layer,) = self.place(layer_signature, kind, several=False)
         if mix is not None:
             _one_of("mix", mix, get_args(Mix))
+        if not isinstance(priority, int):
+            raise TypeError(f"priority={priority!r} is not an int.")
         with lock:
             self._check_free(hook)
             chosen = mix or self._mix.get(layer.name, "error")
@@ -112,9 +117,10 @@ class HookRegistry:
                 entry,
                 priority=priority,
                 permanent=permanent,
-                remove=lambda: self._drop(held),
+                remove=self._drop,
             )
             order = (held, *site.held) if prepend else (*site.held, held)
+            held.owner = self.owner()
             self._held[hook.id] = held
             if mix is not None:
                 self._mix[layer.name] = mix
@@ -144,6 +150,7 @@ class HookRegistry:
                 return False
             del self._held[held.hook.id]
             held.entry.live = False
+            held.owner = None
             held.site.hold(tuple(other for other in held.site.held if other is not held))
             held.hook._registration = None
             held.hook.set_context(None)

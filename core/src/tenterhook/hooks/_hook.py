@@ -94,6 +94,10 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
 
         return torch_hook(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or pickle holds: no model, for a copy is registered nowhere."""
+        return {**vars(self), "_context": None, "_registration": None}
+
     def __repr__(self) -> str:
         state = "" if self._enabled else ", disabled"
         return (
@@ -113,7 +117,8 @@ class Detector(Hook):
         layer_signature: str | int | None = None,
     ) -> None:
         """`store` is a `tenterhook.store.Store` the detector may save to."""
-        super().__init__(layer_signature, hook_type, hook_id)
+        # By keyword: in a hook that is both, the next class is the other kind.
+        super().__init__(layer_signature=layer_signature, hook_type=hook_type, hook_id=hook_id)
         self.store = store
         self.metadata: dict[str, Any] = {}
         self.tensor_metadata: dict[str, Tensor] = {}
@@ -144,7 +149,7 @@ class Controller(Hook):
         layer_signature: str | int | None = None,
     ) -> None:
         """See `Hook`."""
-        super().__init__(layer_signature, hook_type, hook_id)
+        super().__init__(layer_signature=layer_signature, hook_type=hook_type, hook_id=hook_id)
 
     @abstractmethod
     def modify_activations(

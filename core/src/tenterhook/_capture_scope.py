@@ -1,0 +1,363 @@
+"""`model.capture(...)`: keeps what layers return, in memory that is the user's own."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook._dispatch import Side, Site, site_of
+from tenterhook._frames import Steps
+from tenterhook.activations import activation_of, first_input, inputs_of
+from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
+from tenterhook.scopes import (
+    Report,
+    Scope,
+    Step,
+    StopForward,
+    add_steps,
+    never_ran,
+    nothing_matched,
+)
+from tenterhook.selections import Selection, Watch
+
+
+class Captured(Mapping[str, list[Tensor]]):
+    """What a capture saw: for each layer, by every spelling of it, one tensor per call."""
+
+    def __init__(
+        self,
+        index: LayerIndex,
+        calls: dict[str, list[Tensor]],
+        places: dict[str, list[Tensor]] | None = None,
+    ) -> None:
+        self._index = index
+        self._calls = calls
+        self._places = places or {}
+
+    def __getitem__(self, layer: LayerSpec) -> list[Tensor]:
+        """Return the tensors seen at `layer`, one per call, in order.
+
+        Raises `KeyError` for a layer that is not captured, `UnknownLayer` for one that is not
+        there.
+        """
+        calls = self._calls.get(layer) if isinstance(layer, str) else None
+        if calls is None:
+            name = self._index.resolve(layer).name
+            calls = self._calls.get(name)
+            if calls is None:
+                raise KeyError(f"Layer {name!r} is not captured here; {list(self._calls)} are.")
+        return calls
+
+    def last(self, layer: LayerSpec) -> Tensor:
+        """Return what the last call gave; `LookupError` where there was none."""
+        calls = self[layer]
+        if not calls:
+            raise LookupError(f"Layer {layer!r} has not run in this scope.")
+        return calls[-1]
+
+    def cat(self, layer: LayerSpec, dim: int = 0) -> Tensor:
+        """Return all calls joined along `dim`; `LookupError` where there was none."""
+        self.last(layer)
+        return torch.cat(self[layer], dim)
+
+    def where(self, layer: LayerSpec) -> list[Tensor]:
+        """Return, for each call, where the captured rows stood: long `(n, 2)`, row and position.
+
+        Positions count the real tokens of a row from the first that the model has seen. Raises
+        `LookupError` for a capture without a selection of tokens.
+        """
+        self[layer]
+        name = layer if layer in self._places else self._index.resolve(layer).name
+        if name not in self._places:
+            raise LookupError("Only a capture of selected tokens says where they stood.")
+        return self._places[str(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __repr__(self) -> str:
+        return f"Captured({ {name: len(calls) for name, calls in self._calls.items()} })"
+
+
+class _Stop(Step):
+    """Ends the forward."""
+
+    __slots__ = ("scope",)
+    scope: Scope
+
+    def after(self, *_: Any) -> None:
+        raise StopForward(self.scope)
+
+
+class _Keep(Step):
+    """Keeps what one layer returned, or was given, in memory of its own."""
+
+    __slots__ = ("calls", "convert", "detach", "layer", "without")
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+        self.calls: list[Tensor] = []
+        self.convert: Callable[[Tensor], Tensor] | None = None
+        self.detach = True
+        self.without: str | None = None
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        tensor = output if type(output) is Tensor else activation_of(output)
+        if tensor is None:
+            self.without = f"returned {type(output).__name__}"
+        elif self.convert is None and self.detach:
+            self.calls.append(tensor.detach().clone())
+        else:
+            self.calls.append(self._kept(tensor))
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        tensor = first_input(inputs_of(module, args, kwargs))
+        if tensor is None:
+            self.without = "was called without a tensor"
+        else:
+            self.calls.append(self._kept(tensor))
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        if not self.detach:
+            return tensor if self.convert is None else self.convert(tensor)
+        tensor = tensor.detach()
+        new = tensor if self.convert is None else self.convert(tensor)
+        return new.clone() if new.data_ptr() == tensor.data_ptr() else new
+
+
+class _KeepSome(_Keep):
+    """Keeps the selected part of what one layer returned, or was given."""
+
+    __slots__ = ("matched", "seen_calls", "selection", "watch", "where")
+
+    def __init__(self, layer: str, selection: Selection, watch: Watch) -> None:
+        super().__init__(layer)
+        self.selection = selection
+        self.watch = watch
+        self.seen_calls = 0
+        self.matched = False
+        self.where: list[Tensor] = []
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._take(activation_of(output), f"returned {type(output).__name__}")
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._take(first_input(inputs_of(module, args, kwargs)), "was called without a tensor")
+
+    def _take(self, tensor: Tensor | None, otherwise: str) -> None:
+        call, self.seen_calls = self.seen_calls, self.seen_calls + 1
+        if tensor is None:
+            self.without = otherwise
+        elif call % self.selection.every == 0:
+            self.calls.append(self._kept(self._some(tensor)))
+
+    def _some(self, tensor: Tensor) -> Tensor:
+        selection, seen = self.selection, self.watch.seen
+        if selection.of_tokens or selection.rows is not None:
+            mask = selection.token_mask(tensor.shape, tensor.device, seen)
+            places = mask.nonzero()
+            self.matched = self.matched or len(places) > 0
+            if selection.of_tokens and seen is not None:
+                real = seen.position.to(mask.device)[mask]
+                places = torch.stack([places[:, 0], real], 1)
+            self.where.append(places.cpu())
+            tensor = tensor[mask]
+        else:
+            self.matched = True
+        features = selection.feature_index(tensor.shape[-1], tensor.device)
+        return tensor if features is None else tensor.index_select(-1, features)
+
+
+class _Plan:
+    """Which layers a capture looks at, and where they are: found once for each set of names."""
+
+    def __init__(
+        self, index: LayerIndex, layers: Sequence[Layer], inputs: bool, stop: Layer | None
+    ) -> None:
+        self.index = index
+        self.layers = tuple(layers)
+        self.before = tuple(inputs or layer.name == "input" for layer in layers)
+        self.stop = stop
+        sides: list[Side] = ["before" if before else "after" for before in self.before]
+        self._sites = [site_of(la.module, side) for la, side in zip(layers, sides, strict=True)]
+        self._stop_site = None if stop is None else site_of(stop.module, "after")
+        named = [
+            la.name for la in (*layers, *([stop] if stop else [])) if la.module is not index.module
+        ]
+        path = {
+            (id(at), part): (at, part, child)
+            for name in named
+            for at, part, child in index.path(name)
+        }
+        self._path = tuple(path.values())
+        self._idle: list[_Kit] = []
+
+    def holds(self) -> bool:
+        """Whether the names still mean these modules."""
+        return all(at.get(part) is child for at, part, child in self._path)
+
+    def take(self) -> "_Kit":
+        """Return a kit that no open scope uses."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._make()
+
+    def give_back(self, kit: "_Kit") -> None:
+        """Let a later scope use the kit; what it kept is its scope's alone."""
+        for keep in kit.keeps:
+            keep.calls = []
+            keep.without = None
+        self._idle.append(kit)
+
+    def _make(self) -> "_Kit":
+        return self._kit([_Keep(layer.name) for layer in self.layers], {})
+
+    def selecting(self, selection: Selection) -> "_Kit":
+        """Return a kit for one scope that keeps a part of the activations."""
+        watch = Watch()
+        keeps = [_KeepSome(layer.name, selection, watch) for layer in self.layers]
+        whole = self.index.module
+        steps = {site_of(whole, "before"): Steps((watch,))}
+        kit = self._kit(keeps, steps)
+        add_steps(steps, site_of(whole, "after"), Steps((watch,)))
+        return kit
+
+    def _kit(self, keeps: "Sequence[_Keep]", steps: dict[Site, Steps]) -> "_Kit":
+        for keep, site in zip(keeps, self._sites, strict=True):
+            add_steps(steps, site, Steps((keep,)))
+        stop = None
+        if self._stop_site is not None:
+            stop = _Stop()
+            add_steps(steps, self._stop_site, Steps((stop,)))
+        return _Kit(keeps, steps, stop)
+
+
+class _Kit:
+    """The steps of one open capture."""
+
+    __slots__ = ("keeps", "steps", "stop")
+
+    def __init__(
+        self, keeps: "Sequence[_Keep]", steps: dict[Site, Steps], stop: "_Stop | None"
+    ) -> None:
+        self.keeps, self.steps, self.stop = keeps, steps, stop
+
+
+class Capture(Scope):
+    """`model.capture(...)`."""
+
+    def __init__(
+        self,
+        index: LayerIndex,
+        choices: tuple[LayerChoice, ...],
+        *,
+        inputs: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        detach: bool = True,
+        stop_after: LayerSpec | None = None,
+        selection: Selection = Selection(),  # noqa: B008 - a frozen value
+        missing: Report = "warn",
+    ) -> None:
+        super().__init__(missing)
+        self._selection = None if selection.everything else selection
+        self._plan = _plan_for(index, choices, inputs, stop_after)
+        self._convert = _conversion(device, dtype)
+        self._detach = detach
+        self._kit: _Kit | None = None
+
+    def _again(self) -> "Capture":
+        again = copy.copy(self)
+        again._frame = again._kit = None
+        return again
+
+    def __enter__(self) -> Captured:
+        captured: Captured = super().__enter__()
+        return captured
+
+    def _steps(self) -> dict[Site, Steps]:
+        plan, selection = self._plan, self._selection
+        self._kit = kit = plan.take() if selection is None else plan.selecting(selection)
+        if kit.stop is not None:
+            kit.stop.scope = self
+        for keep in kit.keeps:
+            keep.convert = self._convert
+            keep.detach = self._detach
+        return kit.steps
+
+    def _result(self) -> Captured:
+        keeps = self._kit.keeps if self._kit else []
+        calls = {keep.layer: keep.calls for keep in keeps}
+        if self._selection is None or not self._selection.of_tokens:
+            return Captured(self._plan.index, calls)
+        places = {keep.layer: keep.where for keep in keeps if isinstance(keep, _KeepSome)}
+        return Captured(self._plan.index, calls, places)
+
+    def close(self) -> None:
+        """End the scope, from whichever thread; a second call does nothing."""
+        frame = self._frame
+        self._reusable = self._selection is None and frame is not None and not frame.carried
+        super().close()
+
+    def _report(self) -> None:
+        super()._report()
+        kit, self._kit = self._kit, None
+        if kit is not None and self._reusable:  # no other thread can still be in it
+            self._plan.give_back(kit)
+
+    def _unseen(self) -> list[str]:
+        keeps = [] if self._kit is None else self._kit.keeps
+        silent = [keep for keep in keeps if not keep.calls]
+        reports = [
+            f"Layer {keep.layer!r} {keep.without}, which holds no tensor, so nothing was captured."
+            for keep in keeps
+            if keep.without is not None
+        ]
+        never = [keep.layer for keep in silent if keep.without is None]
+        if never:
+            reports.append(never_ran("Nothing was captured at", never))
+        some = [keep for keep in keeps if isinstance(keep, _KeepSome) and keep.calls]
+        unmatched = [keep.layer for keep in some if not keep.matched]
+        if unmatched:
+            reports.append(nothing_matched(self._selection, unmatched))
+        return reports
+
+
+def _plan_for(
+    index: LayerIndex, choices: tuple[LayerChoice, ...], inputs: bool, stop: LayerSpec | None
+) -> _Plan:
+    """Return the plan for these layers, the one of last time where it still holds.
+
+    Only dotted names are remembered: what patterns, numbers and predicates mean can change with
+    modules that no path leads over.
+    """
+    key = (choices, inputs, stop)
+    try:
+        plan = index.plans.get(key)
+    except TypeError:  # a list among the choices
+        key, plan = None, None
+    if plan is None or not plan.holds():
+        layers = index.expand(choices)
+        plan = _Plan(index, layers, inputs, None if stop is None else index.resolve(stop))
+        if key is not None and [layer.name for layer in layers] == list(choices):
+            if len(index.plans) >= _MOST_PLANS:
+                index.plans.clear()
+            index.plans[key] = plan
+    return plan
+
+
+_MOST_PLANS = 64
+
+
+def _conversion(
+    device: torch.device | str | None, dtype: torch.dtype | None
+) -> Callable[[Tensor], Tensor] | None:
+    if device is None and dtype is None:
+        return None
+    return lambda tensor: tensor.to(device=device, dtype=dtype)

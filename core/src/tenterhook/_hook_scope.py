@@ -1,0 +1,190 @@
+"""`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook._dispatch import Side, Site, site_of
+from tenterhook._entries import Args, Entry, Kwargs, Scoped, entry_for
+from tenterhook._frames import Steps
+from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
+from tenterhook.hooks._hook import Controller, Hook, HookType
+from tenterhook.layers import Layer, LayerChoice
+from tenterhook.scopes import Report, Scope, add_steps, never_ran, nothing_matched
+from tenterhook.selections import Selection, Watch
+
+if TYPE_CHECKING:
+    from tenterhook.registry import HookRegistry
+
+Change = Callable[[Tensor], Tensor | None]
+
+
+class Hooks(Scope):
+    """`model.steer(...)` and `model.hooks(...)`: hooks on layers, while the scope is open."""
+
+    def __init__(
+        self,
+        registry: "HookRegistry",
+        pairs: Sequence[tuple[LayerChoice, Hook]],
+        *,
+        selection: Selection = Selection(),  # noqa: B008 - a frozen value
+        missing: Report = "warn",
+    ) -> None:
+        super().__init__(missing)
+        self._selection = selection
+        self._registry = registry
+        self._pairs = tuple(pairs)
+        self._placed: list[tuple[Layer, Hook]] = []
+        for choice, hook in self._pairs:
+            if not isinstance(hook, Hook):
+                raise TypeError(f"{hook!r} is not a Hook; pass (layer, hook) pairs.")
+            if hook._registration is not None:
+                raise ValueError(
+                    f"{hook!r} is registered already, so it runs anyway. Unregister it first."
+                )
+            if hook.hook_type is HookType.BACKWARD and not selection.everything:
+                raise ValueError("A selection does not apply to gradients; leave it out.")
+            layers = registry.place(choice, hook.hook_type)
+            self._placed += [(layer, hook) for layer in layers]
+        self._entries: list[Scoped] = []
+        self._parts: list[Part] = []
+
+    def _again(self) -> "Hooks":
+        return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
+
+    def _steps(self) -> dict[Site, Steps]:
+        steps: dict[Site, Steps] = {}
+        self._entries = []
+        self._parts = []
+        watch = None if self._selection.everything else Watch()
+        whole = self._registry.index.module
+        if watch is not None:
+            add_steps(steps, site_of(whole, "before"), Steps((watch,)))
+        for layer, hook in self._placed:
+            hook.set_context(self._registry.context)
+            hook.layer_signature = layer.name
+            inner = entry_for(hook, layer.name, self._registry)
+            if watch is not None:
+                inner = Part(inner, self._selection, watch)
+                self._parts.append(inner)
+            entry = Scoped(inner)
+            self._entries.append(entry)
+            kind = hook.hook_type
+            side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
+            backward = kind is HookType.BACKWARD
+            new = Steps(backward=(entry,)) if backward else Steps((entry,))
+            add_steps(steps, site_of(layer.module, side), new)
+        if watch is not None:
+            add_steps(steps, site_of(whole, "after"), Steps((watch,)))
+        return steps
+
+    def close(self) -> None:
+        """End the scope, from whichever thread; a second call does nothing."""
+        super().close()
+        for entry in self._entries:  # a later backward() must not find them
+            entry.live = False
+
+    def _unseen(self) -> list[str]:
+        never = [str(e.layer) for e in self._entries if not e.fired and e.hook.enabled]
+        reports = [never_ran("A hook never ran at", never)] if never else []
+        unmatched = [str(p.layer) for p in self._parts if p.called and not p.matched]
+        if unmatched:
+            reports.append(nothing_matched(self._selection, unmatched))
+        return reports
+
+
+class Steering(Controller):
+    """The controller of `model.steer(layer, function)`."""
+
+    def __init__(self, function: Change, hook_type: HookType | str) -> None:
+        super().__init__(hook_type)
+        self.function = function
+
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> Any:
+        """Return `function` of the activation; before the module ran, of the first input."""
+        tensor = inputs if output is None else output
+        return None if tensor is None else self.function(tensor)
+
+
+class Part(Entry):
+    """An entry whose change counts only where a selection says."""
+
+    __slots__ = ("called", "entry", "matched", "selection", "watch")
+
+    def __init__(self, entry: Entry, selection: Selection, watch: Watch) -> None:
+        super().__init__(entry.hook, entry.layer, entry.policy)
+        self.entry, self.selection, self.watch = entry, selection, watch
+        self.called = 0
+        self.matched = False
+
+    def quiet(self) -> "Part | None":
+        entry = self.entry.quiet()
+        return None if entry is None else Part(entry, self.selection, self.watch)
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        try:
+            old = activation_of(output)
+            mask = self._mask(old)
+        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
+            self.fail(error)
+            return None
+        if old is None or mask is None:
+            return None
+        changed = self.entry.after(module, args, kwargs, output)
+        if changed is None:
+            return None
+        return self._mixed(lambda: replace(output, _mix(mask, old, activation_of(changed))))
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        try:
+            inputs = inputs_of(module, args, kwargs)
+            old = first_input(inputs)
+            mask = self._mask(old)
+        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
+            self.fail(error)
+            return None
+        if old is None or mask is None:
+            return None
+        changed = self.entry.before(module, args, kwargs)
+        if changed is None:
+            return None
+        new = first_input(inputs_of(module, *changed))
+        return self._mixed(lambda: replace_input(inputs, _mix(mask, old, new)))
+
+    def _mixed(self, mix: Callable[[], Any]) -> Any:
+        try:
+            return mix()
+        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
+            self.fail(error)
+            return None
+
+    def _mask(self, tensor: Tensor | None) -> Tensor | None:
+        """Return where the change counts, of the activation's shape or broadcast to it."""
+        call, self.called = self.called, self.called + 1
+        if tensor is None or call % self.selection.every:
+            return None
+        shape, device = tensor.shape, tensor.device
+        mask = self.selection.token_mask(shape, device, self.watch.seen)
+        if not mask.any():
+            return None
+        self.matched = True
+        mask = mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim))
+        features = self.selection.feature_index(shape[-1], device)
+        if features is not None:
+            chosen = torch.zeros(shape[-1], dtype=torch.bool, device=device)
+            chosen[features] = True
+            mask = mask & chosen
+        return mask
+
+
+def _mix(mask: Tensor, old: Tensor, new: Tensor | None) -> Tensor:
+    if new is None or new.shape != old.shape:
+        raise ValueError(
+            f"A change of a selected part keeps the activation's shape {tuple(old.shape)}; this "
+            f"one returned {None if new is None else tuple(new.shape)}."
+        )
+    return torch.where(mask, new.to(old.dtype), old)

@@ -1,0 +1,287 @@
+"""Which part of an activation: tokens, rows of the batch, features, calls. Values that serialise.
+
+Token positions count the real tokens of each row, padding left out, from the first token that
+the model has seen: on the left or on the right, in one forward or step by step with a cache.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from tenterhook.activations import inputs_of, named_inputs
+
+Where = int | str | slice | Sequence[int]
+"""Positions: one, several, a slice (as `slice` or as text, `"2:5"`), or `"last"`."""
+
+Positions = tuple[int, ...] | str
+
+
+def _positions(where: Where | None) -> Positions | None:
+    """Return positions in the form that a `Selection` keeps: a tuple of ints, or `"2:5"`."""
+    if where is None:
+        return None
+    if isinstance(where, bool):
+        raise ValueError(f"{where!r} is not a position.")
+    if isinstance(where, int):
+        return (where,)
+    if isinstance(where, slice):
+        parts = [where.start, where.stop, *([] if where.step is None else [where.step])]
+        where = ":".join("" if part is None else str(part) for part in parts)
+    if where == "last":
+        return (-1,)
+    if isinstance(where, str):
+        _slice(where)
+        return where
+    if not all(isinstance(p, int) and not isinstance(p, bool) for p in where) or not len(where):
+        raise ValueError(f"{where!r} are not positions: give ints, a slice, '2:5' or 'last'.")
+    return tuple(int(p) for p in where)
+
+
+def _slice(text: str) -> slice:
+    parts = text.split(":")
+    try:
+        numbers = [int(part) if part.strip() else None for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (2, 3) or (len(numbers) == 3 and (numbers[2] or 1) < 1):
+        raise ValueError(
+            f"{text!r} is not a selection of positions. Give an int, several, 'last', or a slice "
+            "with a positive step such as '2:5', '-3:' or '::2'."
+        )
+    return slice(*numbers)
+
+
+def _at_least_one(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{attribute.name}={value!r} is not a whole number of at least 1.")
+
+
+@attrs.frozen
+class Selection:
+    """A part of the activations of a layer; what is `None` selects everything."""
+
+    tokens: Positions | None = attrs.field(default=None, converter=_positions)
+    """Positions among the real tokens of each row; negative ones count from the latest token."""
+
+    phase: Literal["prompt", "generated"] | None = attrs.field(
+        default=None, validator=attrs.validators.in_([None, "prompt", "generated"])
+    )
+    """Tokens that were given, or tokens that the model generated."""
+
+    rows: Positions | None = attrs.field(default=None, converter=_positions)
+    """Rows of the batch; with beams, all beams of a row."""
+
+    features: Positions | None = attrs.field(default=None, converter=_positions)
+    """Indices along the last axis."""
+
+    every: int = attrs.field(default=1, validator=_at_least_one)
+    """The first call of a layer and each `every`-th one after it."""
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether it selects among tokens."""
+        return self.tokens is not None or self.phase is not None
+
+    @property
+    def everything(self) -> bool:
+        """Whether it selects all there is."""
+        return self == Selection()
+
+    def token_mask(self, shape: torch.Size, device: torch.device, seen: "Seen | None") -> Tensor:
+        """Return which tokens are selected, bool `(batch, seq)` or, without tokens, `(batch,)`.
+
+        `shape` is the activation's, `(batch, seq, ...)`; `seen` is what the forward was given.
+        Raises `ValueError` where tokens are selected and the activation has no axis of them.
+        """
+        rows = self._row_mask(shape[0], seen, device)
+        if not self.of_tokens:
+            return rows
+        if seen is not None and (len(shape) < 3 or tuple(shape[:2]) != tuple(seen.real.shape)):
+            raise ValueError(
+                f"Tokens are selected, and the activation of shape {tuple(shape)} does not begin "
+                f"with the batch and tokens of this forward, {tuple(seen.real.shape)}."
+            )
+        if len(shape) < 3:
+            raise ValueError(
+                f"Tokens are selected, and the activation of shape {tuple(shape)} has no axis of "
+                "them: it takes (batch, seq, features)."
+            )
+        seen = seen or Seen.of_all(shape[0], shape[1])
+        mask = seen.real.clone()
+        if self.tokens is not None:
+            mask &= _among(self.tokens, seen.position, seen.count[:, None])
+        if self.phase is not None:
+            generated = seen.position >= seen.prompt[:, None]
+            mask &= generated if self.phase == "generated" else ~generated
+        return mask.to(device) & rows[:, None]
+
+    def feature_index(self, count: int, device: torch.device) -> Tensor | None:
+        """Return the selected features of `count`, long `(n,)`; `None` for all of them.
+
+        Raises `IndexError` for a feature that is not there.
+        """
+        if self.features is None:
+            return None
+        return _indices(self.features, count, "feature").to(device)
+
+    def _row_mask(self, batch: int, seen: "Seen | None", device: torch.device) -> Tensor:
+        if self.rows is None:
+            return torch.ones(batch, dtype=torch.bool, device=device)
+        copies = 1 if seen is None else seen.copies
+        mask = torch.zeros(batch // copies, dtype=torch.bool)
+        mask[_indices(self.rows, batch // copies, "row")] = True
+        return mask.repeat_interleave(copies).to(device)
+
+
+def _indices(where: Positions, count: int, what: str) -> Tensor:
+    everything = torch.arange(count)
+    if isinstance(where, str):
+        return everything[_slice(where)]
+    for index in where:
+        if not -count <= index < count:
+            raise IndexError(f"There is no {what} {index}; there are {count}.")
+    return everything[list(where)]
+
+
+def _among(where: Positions, position: Tensor, count: Tensor) -> Tensor:
+    """Return which positions `(batch, seq)` are among `where`, in rows of `count` `(batch, 1)`."""
+    if not isinstance(where, str):
+        found = torch.zeros_like(position, dtype=torch.bool)
+        for index in where:
+            found |= position == (index if index >= 0 else count + index)
+        return found
+    part = _slice(where)
+    start = torch.zeros_like(count) + (part.start or 0)
+    stop = count if part.stop is None else torch.zeros_like(count) + part.stop
+    start = torch.where(start < 0, (count + start).clamp(min=0), start)
+    stop = torch.where(stop < 0, count + stop, stop)
+    return (position >= start) & (position < stop) & ((position - start) % (part.step or 1) == 0)
+
+
+@attrs.frozen(eq=False)
+class Seen:
+    """The tokens of one forward: which are real, and where they stand in their rows."""
+
+    real: Tensor
+    """Bool `(batch, seq)`: no padding; on the CPU, as all of these."""
+
+    position: Tensor
+    """Long `(batch, seq)`: the place of a real token among its row's, past ones counted."""
+
+    count: Tensor
+    """Long `(batch,)`: the real tokens of each row so far, this forward's included."""
+
+    prompt: Tensor
+    """Long `(batch,)`: how many of a row's real tokens were given and not generated."""
+
+    copies: int = 1
+    """How many rows of this forward (beams, samples) stand for one row of the batch."""
+
+    @classmethod
+    def of_all(cls, batch: int, seq: int) -> "Seen":
+        """Return tokens that are all real and all given."""
+        return cls.read(torch.ones(batch, seq, dtype=torch.bool), seq)
+
+    @classmethod
+    def read(cls, mask: Tensor, seq: int) -> "Seen":
+        """Return what a mask `(batch, past + seq)` says of the last `seq` tokens."""
+        mask = mask.bool().cpu()
+        total = mask.sum(1)
+        place = mask.cumsum(1) - 1
+        past = mask.shape[1] - seq
+        running = _generation.get()
+        if running is not None and len(mask) % len(running.prompt) == 0:
+            copies = len(mask) // len(running.prompt)
+            prompt = running.prompt.repeat_interleave(copies)
+        else:
+            copies = 1
+            prompt = mask[:, :past].sum(1) if past else total
+        return cls(mask[:, past:], place[:, past:], total, prompt, copies)
+
+    @classmethod
+    def of_call(cls, module: nn.Module, args: Any, kwargs: Any) -> "Seen | None":
+        """Return the tokens of a call of the whole model; `None` where it was given none."""
+        named = named_inputs(module, inputs_of(module, args, kwargs))
+        shape = _token_shape(named)
+        if shape is None:
+            return None
+        batch, seq = shape
+        mask = named.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= seq:
+            return cls.read(mask, seq)
+        past = _past_length(named)
+        return cls.read(torch.ones(batch, past + seq, dtype=torch.bool), seq)
+
+
+def _token_shape(named: Mapping[str, Any]) -> tuple[int, int] | None:
+    ids = named.get("input_ids")
+    if isinstance(ids, Tensor) and ids.ndim == 2:
+        return ids.shape[0], ids.shape[1]
+    embedded = named.get("inputs_embeds")
+    if isinstance(embedded, Tensor) and embedded.ndim == 3:
+        return embedded.shape[0], embedded.shape[1]
+    return None
+
+
+def _past_length(named: Mapping[str, Any]) -> int:
+    length = getattr(named.get("past_key_values"), "get_seq_length", None)
+    return 0 if length is None else int(length())
+
+
+@attrs.frozen(eq=False)
+class Generation:
+    """A generation that runs in this thread or task."""
+
+    prompt: Tensor
+    """Long `(batch,)`: the real tokens of each prompt."""
+
+
+_generation: ContextVar[Generation | None] = ContextVar("tenterhook_generation", default=None)
+
+
+@contextmanager
+def generating(prompt_lengths: Sequence[int]) -> Iterator[None]:
+    """Say that the forwards in this block generate from prompts of so many real tokens each.
+
+    Without it, the tokens of a forward that has a past count as generated, all others as prompt.
+    """
+    token = _generation.set(Generation(torch.as_tensor(list(prompt_lengths))))
+    try:
+        yield
+    finally:
+        _generation.reset(token)
+
+
+class Watch:
+    """A step of a scope on the whole model: remembers what the forward that runs was given."""
+
+    def __init__(self) -> None:
+        self._here = threading.local()
+
+    @property
+    def seen(self) -> Seen | None:
+        """The tokens of the forward that runs in this thread; `None` outside one."""
+        call = getattr(self._here, "call", None)
+        if call is None:
+            return None
+        if not isinstance(call, Seen):
+            self._here.call = call = Seen.of_call(*call)
+        return call
+
+    def quiet(self) -> "Watch":
+        """Run while controllers are off, too."""
+        return self
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Take note of the inputs; they are looked at when a selection asks."""
+        self._here.call = (module, args, kwargs)
+
+    def after(self, *_: Any) -> None:
+        """Forget them."""
+        self._here.call = None
