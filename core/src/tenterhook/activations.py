@@ -35,7 +35,7 @@ class Inputs(tuple[Any, ...]):
 
 def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
     """Return the inputs of a call of `module` as one tuple; see `Inputs`."""
-    order = parameters_of(type(module))
+    order = parameters_of(_class_of(module))
     names = tuple(sorted(kwargs, key=lambda name: order.get(name, len(order))))
     inputs = Inputs((*args, *(kwargs[name] for name in names)))
     inputs.args, inputs.kwargs, inputs.names = args, kwargs, names
@@ -50,11 +50,15 @@ def named_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
     """
     args = inputs.args if isinstance(inputs, Inputs) else inputs
     given = inputs.kwargs if isinstance(inputs, Inputs) else {}
-    named = dict(zip(parameters_of(type(module)), args, strict=False))
+    named = dict(zip(parameters_of(_class_of(module)), args, strict=False))
     for value in (*args, *given.values()):
         if isinstance(value, Mapping):
             named.update(value)
     return {**named, **given}
+
+
+def _class_of(module: nn.Module) -> Any:
+    return type(module)  # hashable, whatever a type checker makes of it
 
 
 @lru_cache(maxsize=4096)
@@ -175,6 +179,8 @@ def with_item(output: Any, place: Any, tensor: Tensor) -> Any:
     """Return `output` with `tensor` at an index, key or field; see `replace`."""
     if isinstance(output, tuple):
         return _tuple_like(output, (*output[:place], tensor, *output[place + 1 :]))
+    if isinstance(output, Mapping) and not isinstance(output, MutableMapping):
+        raise TypeError(f"{type(output).__name__} is a mapping that cannot be changed.")
     changed = copy.copy(output)
     if isinstance(changed, MutableMapping) and not isinstance(changed, dict):
         old = output[place]
@@ -184,8 +190,6 @@ def with_item(output: Any, place: Any, tensor: Tensor) -> Any:
             raise TypeError(f"{type(output).__name__} cannot be copied: give it a __copy__.")
     elif isinstance(changed, list | MutableMapping):
         changed[place] = tensor
-    elif isinstance(changed, Mapping):
-        raise TypeError(f"{type(output).__name__} is a mapping that cannot be changed.")
     else:
         object.__setattr__(changed, place, tensor)  # frozen dataclasses too
     return changed
