@@ -1,0 +1,152 @@
+"""What made the activations: a model and its tokenizer, in plain JSON values."""
+
+import hashlib
+import json
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook_transformers.families import unwrapped
+
+_PACKAGES = ("tenterhook", "tenterhook-transformers", "torch", "transformers", "tokenizers")
+_NOT_THE_MODEL = ("_name_or_path", "transformers_version")
+
+_known: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def describe(
+    module: nn.Module, tokenizer: Any, *, name: str, revision: str | None
+) -> dict[str, Any]:
+    """Describe a model; see `TextModel.describe_model`.
+
+    The same weights, config and tokenizer give the same values on every machine, but for `device`
+    and `versions`.
+    """
+    inner = unwrapped(module)
+    weights = weights_fingerprint(inner)
+    dtypes = {t.dtype for t in inner.parameters() if t.is_floating_point()}
+    return {
+        "name": name,
+        "revision": getattr(getattr(inner, "config", None), "_commit_hash", None) or revision,
+        "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
+        "config": _config(inner),
+        "weights": weights,
+        "parameters": sum(parameter.numel() for parameter in inner.parameters()),
+        "tokenizer": {
+            "class": type(tokenizer).__qualname__,
+            "fingerprint": tokenizer_fingerprint(tokenizer),
+            "padding_side": getattr(tokenizer, "padding_side", None),
+        },
+        "dtype": ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
+        "device": ", ".join(sorted({str(t.device) for t in inner.parameters()})),
+        "versions": _versions(),
+    }
+
+
+def weights_fingerprint(module: nn.Module) -> str | None:
+    """Return the sha256 of all weights: names, dtypes, shapes and every byte.
+
+    Computed again once a weight has changed, as far as torch counts changes: those through
+    `.data` it does not. `None` where weights are not in memory (the meta device).
+    """
+    tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+    if any(tensor.is_meta for tensor in tensors.values()):
+        return None
+    state = _state(tensors)
+    with _guard:
+        known = _known.get(module)
+        if known is not None and state is not None and known[0] == state:
+            return known[1]
+    found = _hash(tensors)
+    if state is not None:
+        with _guard:
+            _known[module] = state, found
+    return found
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return the sha256 of what a tokenizer does to text: not of how it pads or truncates."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and hasattr(backend, "to_str"):
+        content = json.loads(backend.to_str())
+        content.pop("padding", None)
+        content.pop("truncation", None)
+    else:
+        content = {
+            "vocabulary": tokenizer.get_vocab(),
+            "settings": {k: repr(v) for k, v in getattr(tokenizer, "init_kwargs", {}).items()},
+        }
+    content = [type(tokenizer).__qualname__, content, sorted(_special(tokenizer).items())]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _special(tokenizer: Any) -> dict[str, str]:
+    return {k: str(v) for k, v in getattr(tokenizer, "special_tokens_map", {}).items()}
+
+
+def _state(tensors: Mapping[str, Tensor]) -> Any:
+    """Return what changes when a weight does; `None` where torch does not count changes."""
+    try:
+        return tuple((n, t.data_ptr(), t._version, t.dtype, t.shape) for n, t in tensors.items())
+    except RuntimeError:  # inference tensors have no version
+        return None
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors side by side (hashing lets go of the interpreter), tied ones once."""
+    places = {
+        name: (t.data_ptr(), t.shape, t.stride(), t.dtype) if t.numel() else name
+        for name, t in tensors.items()
+    }
+    once = {place: tensors[name] for name, place in places.items()}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        digests = dict(zip(once, pool.map(_digest, once.values()), strict=True))
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        total.update(digests[places[name]])
+    return total.hexdigest()
+
+
+def _digest(tensor: Tensor) -> bytes:
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return hashlib.sha256(repr(tensor).encode()).digest()
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(content.numpy().data).digest()
+
+
+def _config(module: nn.Module) -> dict[str, Any] | None:
+    config: Any = getattr(module, "config", None)
+    if not hasattr(config, "to_json_string"):
+        return None
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    found: dict[str, Any] = _without(values)
+    return found
+
+
+def _without(values: Any) -> Any:
+    """Return a config without where it was loaded from and by which version, parts included."""
+    if isinstance(values, dict):
+        return {k: _without(v) for k, v in values.items() if k not in _NOT_THE_MODEL}
+    return values
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

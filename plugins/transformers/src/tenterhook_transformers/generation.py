@@ -1,0 +1,171 @@
+"""Text that a model goes on with, hooks active on every step."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook.selections import generating
+from tenterhook_transformers.encoding import encode
+from tenterhook_transformers.evaluating import evaluating
+from tenterhook_transformers.families import pad_id, unwrapped
+
+if TYPE_CHECKING:
+    from tenterhook_transformers.language_model import LanguageModel
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Generation:
+    """What came of some prompts: a row for each, or for each sample where several were asked for.
+
+    Iterating gives the texts.
+    """
+
+    texts: list[str]
+    """Prompt and continuation, without special tokens."""
+
+    continuations: list[str]
+    """What was generated alone."""
+
+    token_ids: list[list[int]]
+    """Prompt and continuation, special tokens included, padding left out."""
+
+    prompt_lengths: list[int]
+    """How many tokens of each row were the prompt's."""
+
+    sequences: Tensor
+    """int64 `(rows, seq)`, padded, as the model gave it."""
+
+    mask: Tensor
+    """bool `(rows, seq)`: the tokens of `sequences` that are no padding."""
+
+    raw: Any
+    """What `generate` of transformers returned."""
+
+    @property
+    def text(self) -> str:
+        """The text, of one prompt; `ValueError` where there are several."""
+        if len(self.texts) != 1:
+            raise ValueError(f"There are {len(self.texts)} texts; take them from .texts.")
+        return self.texts[0]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Any:
+        return iter(self.texts)
+
+    def __getitem__(self, row: int) -> str:
+        return self.texts[row]
+
+    def __str__(self) -> str:
+        return "\n".join(self.texts)
+
+
+def generate(
+    model: "LanguageModel",
+    prompts: str | Iterable[str],
+    *,
+    tok_kwargs: Mapping[str, Any] | None = None,
+    with_controllers: bool = True,
+    **settings: Any,
+) -> Generation:
+    """See `LanguageModel.generate`."""
+    module: Any = model.module
+    _check_generates(module)
+    encodings = encode(
+        model, prompts, positions=False, **{"padding_side": "left", **(tok_kwargs or {})}
+    )
+    names = ("input_ids", "attention_mask")
+    inputs = {name: encodings[name] for name in names if name in encodings}
+    prompt_mask = encodings.get("attention_mask", torch.ones_like(encodings["input_ids"])).bool()
+    padding = _settle_padding(model, settings)
+    with ExitStack() as scopes:
+        scopes.enter_context(evaluating(module))
+        scopes.enter_context(torch.no_grad())
+        scopes.enter_context(generating(prompt_mask.sum(1).tolist()))
+        if not with_controllers:
+            scopes.enter_context(model.without_controllers())
+        raw = module.generate(**inputs, **settings)
+    sequences: Tensor = raw if isinstance(raw, Tensor) else raw.sequences
+    return _result(model, raw, sequences, prompt_mask, _eos_ids(module, settings), padding)
+
+
+def _check_generates(module: Any) -> None:
+    can = getattr(unwrapped(module), "can_generate", None)
+    if can is None or not can():
+        raise ValueError(
+            f"{type(unwrapped(module)).__name__} cannot generate text. Load a causal language "
+            "model, whose config names an architecture that ends in ForCausalLM or LMHeadModel."
+        )
+
+
+def _settle_padding(model: "LanguageModel", settings: dict[str, Any]) -> int:
+    """Return the id that finished rows are filled with; name one where nobody did."""
+    module: Any = unwrapped(model.module)
+    for config in (settings.get("generation_config"), getattr(module, "generation_config", None)):
+        found = settings.get("pad_token_id", getattr(config, "pad_token_id", None))
+        if found is not None:
+            return int(found)
+    settings["pad_token_id"] = pad_id(module, model.tokenizer)
+    return int(settings["pad_token_id"])
+
+
+def _eos_ids(module: Any, settings: Mapping[str, Any]) -> set[int]:
+    """Return the ids that end a row."""
+    configs = settings.get("generation_config"), getattr(unwrapped(module), "generation_config", {})
+    found = settings.get("eos_token_id")
+    for config in configs:
+        found = getattr(config, "eos_token_id", None) if found is None else found
+    if found is None:
+        return set()
+    return {int(id) for id in (found if isinstance(found, Sequence) else torch.as_tensor([found]))}
+
+
+def _result(
+    model: "LanguageModel",
+    raw: Any,
+    sequences: Tensor,
+    prompt_mask: Tensor,
+    eos: set[int],
+    padding: int,
+) -> Generation:
+    if getattr(getattr(unwrapped(model.module), "config", None), "is_encoder_decoder", False):
+        prompt_mask = prompt_mask[:, :0]  # the prompt is the encoder's
+    copies = sequences.shape[0] // prompt_mask.shape[0]
+    prompt_mask = prompt_mask.repeat_interleave(copies, 0).to(sequences.device)
+    width = prompt_mask.shape[1]
+    mask = torch.cat([prompt_mask, _real(sequences[:, width:], eos, padding)], 1)
+    token_ids = [row[real].tolist() for row, real in zip(sequences, mask, strict=True)]
+    lengths = prompt_mask.sum(1).tolist()
+    decode = model.tokenizer.decode
+    texts = [decode(ids, skip_special_tokens=True) for ids in token_ids]
+    continuations = []
+    for text, ids, length in zip(texts, token_ids, lengths, strict=True):
+        prompt = decode(ids[:length], skip_special_tokens=True)
+        found = text.startswith(prompt)  # not where a character is split between the two
+        own = text[len(prompt) :] if found else decode(ids[length:], skip_special_tokens=True)
+        continuations.append(own)
+    return Generation(
+        texts=texts,
+        continuations=continuations,
+        token_ids=token_ids,
+        prompt_lengths=lengths,
+        sequences=sequences,
+        mask=mask,
+        raw=raw,
+    )
+
+
+def _real(generated: Tensor, eos: set[int], padding: int) -> Tensor:
+    """Return which generated tokens are no filling: a row ends with its first `eos`, if any."""
+    real = torch.ones_like(generated, dtype=torch.bool)
+    if eos:
+        ends = torch.isin(generated, torch.tensor(sorted(eos), device=generated.device))
+        real = (ends.cumsum(1) - ends.int()) == 0
+    if padding not in eos:  # rows that ended otherwise, by a stop string
+        real &= (generated != padding).flip(1).cumsum(1).flip(1) > 0
+    return real

@@ -1,0 +1,113 @@
+"""Running a language model on texts, batch by batch, hooks included."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from warnings import warn
+
+import torch
+
+from tenterhook.hooks import HookWarning
+from tenterhook_transformers.encoding import encode
+from tenterhook_transformers.evaluating import evaluating
+from tenterhook_transformers.families import model_inputs
+from tenterhook_transformers.texts import iterate_texts
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
+
+    from tenterhook_transformers.language_model import LanguageModel
+
+
+class Inference:
+    """`lm.inference`: forward passes without gradients, in eval mode."""
+
+    def __init__(self, model: "LanguageModel") -> None:
+        self._model = model
+
+    def execute_inference(
+        self,
+        texts: str | Iterable[str],
+        tok_kwargs: Mapping[str, Any] | None = None,
+        autocast: bool = False,
+        autocast_dtype: torch.dtype | None = None,
+        with_controllers: bool = True,
+        stop_after_layer: str | int | None = None,
+    ) -> "tuple[Any, BatchEncoding]":
+        """Run the model once on the texts, as one batch; return its output and its inputs.
+
+        Runs in eval mode, put back as it was afterwards, and without gradients; registered hooks
+        and open scopes see it. `tok_kwargs` go to the tokenizer; `truncation=True` alone cuts to
+        what the model takes. With `autocast`, in `autocast_dtype`, else torch's choice for the
+        device. `with_controllers=False` has every controller off for this call, in this thread
+        alone. After `stop_after_layer` the forward ends, and the output is `None`.
+
+        The inputs are what the model was given, on its device: `lm.module(**encodings)` repeats
+        the forward. With padding on the left they hold `position_ids` where the model needs them.
+
+        Raises `UnknownLayer`; `EmptyText` for no texts or one without tokens, `TooLong` for one
+        with more than the model has positions, both a `ValueError`; `TypeError` for anything but
+        text; `HookError` where a hook fails.
+        """
+        model = self._model
+        if stop_after_layer is not None:
+            model.layers.index.resolve(stop_after_layer)
+        encodings = encode(model, texts, **(tok_kwargs or {}))
+        with ExitStack() as scopes:
+            scopes.enter_context(evaluating(model.module))
+            scopes.enter_context(torch.no_grad())
+            if autocast:
+                kind = model.context.device.type
+                scopes.enter_context(torch.autocast(kind, dtype=autocast_dtype))
+            if not with_controllers:
+                scopes.enter_context(model.without_controllers())
+            if stop_after_layer is not None:
+                stop = model.capture(stop_after=stop_after_layer, missing="ignore")
+                scopes.enter_context(stop)
+            outputs = model(**model_inputs(model.module, encodings))
+        if stop_after_layer is not None and outputs is not None:
+            warn(
+                f"The forward did not stop after layer {stop_after_layer!r}: it never ran.",
+                HookWarning,
+                stacklevel=2,
+            )
+        return outputs, encodings
+
+    def infer_dataset(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int = 32,
+        field: str | None = None,
+        sample_limit: int | None = None,
+        tok_kwargs: Mapping[str, Any] | None = None,
+        autocast: bool = False,
+        autocast_dtype: torch.dtype | None = None,
+        with_controllers: bool = True,
+        stop_after_layer: str | int | None = None,
+    ) -> "Iterator[tuple[Any, BatchEncoding]]":
+        """Run the model over a data set; yield the output and the inputs of each batch.
+
+        `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
+        name or path as on the command line. Texts are taken a batch at a time and nothing is kept,
+        so memory does not grow with the data. See `execute_inference` for the rest.
+        """
+        if stop_after_layer is not None:
+            self._model.layers.index.resolve(stop_after_layer)
+        for name, number in (("batch_size", batch_size), ("sample_limit", sample_limit)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}={number!r} must be a whole number, 1 or more.")
+        texts = islice(iterate_texts(dataset, field), sample_limit)
+        batches = iter(lambda: list(islice(texts, batch_size)), [])
+        return (
+            self.execute_inference(
+                batch,
+                tok_kwargs,
+                autocast,
+                autocast_dtype,
+                with_controllers,
+                stop_after_layer,
+            )
+            for batch in batches
+        )

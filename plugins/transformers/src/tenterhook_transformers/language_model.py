@@ -1,0 +1,277 @@
+"""A language model: a model, its tokenizer, its hooks."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook import HookedModel, attach
+from tenterhook.hooks import Controller, Detector, Hook
+from tenterhook_transformers import encoding, generation
+from tenterhook_transformers.description import describe
+from tenterhook_transformers.errors import EmptyText
+from tenterhook_transformers.evaluating import evaluating
+from tenterhook_transformers.families import max_tokens, pad_id, position_ids, takes
+from tenterhook_transformers.inference import Inference
+from tenterhook_transformers.padding import pad
+from tenterhook_transformers.saving import Activations
+from tenterhook_transformers.tokenizing import run_tokenizer, texts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import BatchEncoding
+
+    from tenterhook.store import Store
+
+
+class LanguageModel(HookedModel):
+    """A model of transformers with its tokenizer; layers, hooks and scopes as of `attach`.
+
+    All that is made for one module, by `attach` or here, shares one registry and one context.
+    Where several language models are made for one module, each keeps the tokenizer and store it
+    was given, and the context, which hooks see, holds those of the latest.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | HookedModel,
+        tokenizer: Any,
+        store: "Store | None" = None,
+        *,
+        model_id: str | None = None,
+        revision: str | None = None,
+        special_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        """`model_id` is the name it goes by, by default what its config was loaded from.
+
+        Raises `TypeError` unless `model` is a module and `tokenizer` a tokenizer.
+        """
+        module = model.module if isinstance(model, HookedModel) else model
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"LanguageModel takes an nn.Module and a tokenizer, not {type(module).__name__}. "
+                "For a name use LanguageModel.from_pretrained."
+            )
+        if not callable(tokenizer):
+            raise TypeError(
+                f"{type(tokenizer).__name__} is no tokenizer. For a model without one use "
+                "tenterhook.attach(model)."
+            )
+        name = model_id or getattr(getattr(module, "config", None), "_name_or_path", "") or None
+        super().__init__(
+            module,
+            model_id=name,
+            tokenizer=tokenizer,
+            store=store,
+            special_token_ids=special_token_ids,
+        )
+        self.tokenizer = tokenizer
+        self.revision = revision
+        self._store = store
+        self._saes: set[str] = set()
+        self._shared: HookedModel | None = None
+        first = attach(module, make=lambda _: self)
+        if first is not self:
+            self._join(first, name, special_token_ids)
+
+    def _join(
+        self, first: HookedModel, name: str | None, special_token_ids: Sequence[int] | None
+    ) -> None:
+        """Share registry and context with what is attached already."""
+        self._shared = first  # lives as long as this does
+        self.layers, self.context = first.layers, first.context
+        self.context.tokenizer = self.tokenizer
+        if isinstance(first, LanguageModel):
+            self._saes = first._saes
+        if name is not None:
+            self.context.model_id = name
+        if self._store is not None:
+            self.context.store = self._store
+        if special_token_ids is not None:
+            self.context.special_token_ids = special_token_ids
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        store: "Store | None" = None,
+        *,
+        model_id: str | None = None,
+        tokenizer: Any = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a model and its tokenizer from a folder or the Hugging Face hub, in eval mode.
+
+        `dtype` is the checkpoint's unless given; `device` moves the model. A causal language model
+        is made of a checkpoint, or what its config names: a masked one, or the bare model.
+        `tokenizer` is a tokenizer, or the name of another one. `kwargs` go to `from_pretrained` of
+        transformers: `revision`, `trust_remote_code`, `attn_implementation`, ...
+
+        Raises `UnknownModel` (an `OSError` and a `LookupError`) where there is none or it cannot
+        be loaded, `ValueError` for a dtype or device that is not there; warns `MissingWeights`
+        where the checkpoint lacks some.
+        """
+        from tenterhook_transformers.model_loader import load_parts
+
+        module, found = load_parts(
+            name_or_path, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
+        )
+        return cls(
+            module,
+            found,
+            store,
+            model_id=model_id or str(name_or_path),
+            revision=kwargs.get("revision"),
+        )
+
+    @property
+    def store(self) -> "Store | None":
+        """Where `activations.save` saves to."""
+        return self._store if self._store is not None else self.context.store
+
+    @store.setter
+    def store(self, store: "Store | None") -> None:
+        self._store = self.context.store = store
+
+    # --- running
+
+    @property
+    def inference(self) -> Inference:
+        """Forward passes over texts."""
+        return Inference(self)
+
+    @property
+    def activations(self) -> Activations:
+        """Captures into the store."""
+        return Activations(self)
+
+    def tokenize(self, texts: str | Iterable[str], **kwargs: Any) -> "BatchEncoding":
+        """Return the texts as tensors, padded to one length, on the model's device.
+
+        `kwargs` go to the tokenizer and replace ours (`padding=True`, `return_tensors="pt"`);
+        `truncation=True` without a length cuts to what the model takes. The tokenizer stays as it
+        is: where it has no pad token, a copy of it pads with the token that ends texts, and those
+        places are masked.
+
+        Raises `EmptyText` for no texts, `TypeError` for anything but text.
+        """
+        return encoding.tokenize(self, texts, **kwargs)
+
+    def generate(
+        self,
+        prompts: str | Iterable[str],
+        *,
+        tok_kwargs: "Mapping[str, Any] | None" = None,
+        with_controllers: bool = True,
+        **kwargs: Any,
+    ) -> generation.Generation:
+        """Go on with the prompts, hooks and open scopes active on every step.
+
+        `kwargs` are those of transformers' `generate`: `max_new_tokens`, `do_sample`, ... Prompts
+        are padded on the left, whatever the tokenizer's setting, which stays. Runs in eval mode,
+        put back afterwards, and without gradients. With `with_controllers=False` every controller
+        is off for this call, in this thread alone.
+
+        Raises `ValueError` for a model that cannot generate, `EmptyText`, `TooLong`, `HookError`.
+        """
+        return generation.generate(
+            self, prompts, tok_kwargs=tok_kwargs, with_controllers=with_controllers, **kwargs
+        )
+
+    # --- what a capture needs
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest document that one forward takes, in tokens; `None` where nothing limits it.
+
+        For rotary models it is the length they were made for, which a forward may exceed.
+        """
+        return max_tokens(self.module, self.tokenizer)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, special tokens included, unpadded, never truncated."""
+        found = texts_of(texts)
+        if not found:
+            return []
+        encodings = run_tokenizer(
+            self.tokenizer, found, padding=False, truncation=False, verbose=False
+        )
+        ids: list[list[int]] = encodings["input_ids"]
+        return ids
+
+    def run_token_ids(self, documents: Sequence[Sequence[int]]) -> Tensor:
+        """Pad the documents into one batch and run one forward, in eval mode, without gradients.
+
+        Pads on the tokenizer's side. Returns the mask of real tokens, bool `(batch, seq)`, on the
+        CPU. Raises `EmptyText` where there is no document, or one has no token.
+        """
+        if not documents:
+            raise EmptyText
+        for at, document in enumerate(documents):
+            if not len(document):
+                raise EmptyText(at)
+        batch = pad(
+            documents,
+            side=getattr(self.tokenizer, "padding_side", "right"),
+            pad_id=pad_id(self.module, self.tokenizer),
+        )
+        device = self.context.device
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids.to(device)}
+        inputs["attention_mask"] = batch.attention_mask.to(device)
+        positions = position_ids(self.module, batch.attention_mask)
+        if positions is not None:
+            inputs["position_ids"] = positions.to(device)
+        if takes(self.module, "use_cache"):
+            inputs["use_cache"] = False  # nothing comes after this forward
+        with evaluating(self.module), torch.no_grad():
+            self(**inputs)
+        return batch.attention_mask.bool()
+
+    def describe_model(self) -> dict[str, Any]:
+        """Say what made the activations, in plain JSON values.
+
+        `weights` is a sha256 over every byte of the weights, computed again only once they have
+        changed; for a model of 1 GB it takes about a second.
+        """
+        return describe(
+            self.module,
+            self.tokenizer,
+            name=self.context.model_id,
+            revision=self.revision,
+        )
+
+    # --- sparse autoencoders
+
+    def attach_sae(self, sae: Hook, layer_signature: str | int) -> str:
+        """Have a hook that detects and controls, as a sparse autoencoder does, run at a layer.
+
+        Returns its id. Raises `TypeError` unless it is both, and what `register_hook` raises.
+        """
+        if not (isinstance(sae, Detector) and isinstance(sae, Controller)):
+            raise TypeError(
+                f"attach_sae takes a hook that is both Detector and Controller, not "
+                f"{type(sae).__name__}. Others go through layers.register_hook."
+            )
+        id = self.layers.register_hook(layer_signature, sae)
+        self._saes.add(id)
+        return id
+
+    def detach_sae(self, sae_or_layer: Hook | str | int | None = None) -> list[Hook]:
+        """Take off what `attach_sae` put on: one, by itself or its id, those of a layer, or all.
+
+        Returns the hooks that were taken off. Raises `UnknownLayer` for what is neither an id nor
+        a layer.
+        """
+        attached = [hook for hook in self.layers if hook.id in self._saes]
+        going = [hook for hook in attached if sae_or_layer in (None, hook, hook.id)]
+        if not going and isinstance(sae_or_layer, str | int):
+            name = self.layers.index.resolve(sae_or_layer).name
+            going = [hook for hook in attached if hook.layer_signature == name]
+        for hook in going:
+            self.layers.unregister_hook(hook)
+            self._saes.discard(hook.id)
+        return going

@@ -1,0 +1,269 @@
+"""Models and tokenizers from a folder or the Hugging Face hub."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+from warnings import warn
+
+import torch
+from torch import nn
+
+from tenterhook.errors import closest
+from tenterhook_transformers.errors import MissingWeights, UnknownModel
+
+if TYPE_CHECKING:
+    from tenterhook_transformers.language_model import LanguageModel
+
+_SHARED = (
+    "revision",
+    "trust_remote_code",
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+    "proxies",
+    "subfolder",
+)
+"""What holds for the config, the weights and the tokenizer alike."""
+
+
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+) -> "LanguageModel":
+    """Load a model by its name on the hub or its folder; see `LanguageModel.from_pretrained`."""
+    from tenterhook_transformers.language_model import LanguageModel
+
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    return LanguageModel.from_pretrained(name, dtype=dtype, device=device, **options)
+
+
+def load_parts(
+    name_or_path: str | os.PathLike[str],
+    *,
+    tokenizer: Any = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """Return a model, in eval mode, and its tokenizer; see `LanguageModel.from_pretrained`."""
+    import transformers
+
+    wanted_dtype, place = _dtype(dtype), _device(device)
+    name = _checked_name(name_or_path)
+    if "local_files_only" not in options and not Path(name).is_dir() and hub_is_out_of_reach():
+        options["local_files_only"] = True
+    shared = {key: options[key] for key in _SHARED if options.get(key) is not None}
+    with _errors_of(name, "config"):
+        config = options.pop("config", None)
+        config = config or transformers.AutoConfig.from_pretrained(name, **shared)
+    if tokenizer is None or isinstance(tokenizer, str):
+        with _errors_of(tokenizer or name, "tokenizer"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer or name, **shared)
+    with _errors_of(name, "weights"):
+        module = _load_weights(name, config, dtype=wanted_dtype, **options)
+    if place is not None:
+        module = _moved(module, place)
+    return module.eval(), tokenizer
+
+
+def _load_weights(name: str, config: Any, **options: Any) -> nn.Module:
+    for auto in _auto_classes(config):
+        try:
+            module, info = auto.from_pretrained(
+                name, config=config, output_loading_info=True, **options
+            )
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            continue
+        _warn_of_missing(name, info)
+        found: nn.Module = module
+        return found
+    raise ValueError(f"transformers has no language model for {type(config).__name__}")
+
+
+def _auto_classes(config: Any) -> list[Any]:
+    """Return what may make the model, best first, going by the architecture the config names."""
+    import transformers
+
+    causal, masked, bare = (
+        transformers.AutoModelForCausalLM,
+        transformers.AutoModelForMaskedLM,
+        transformers.AutoModel,
+    )
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if "ForMaskedLM" in architecture or "ForPreTraining" in architecture:
+        return [masked, causal, bare]
+    if architecture.endswith("Model") and "LMHead" not in architecture:
+        return [bare]
+    if getattr(config, "is_encoder_decoder", False):
+        return [transformers.AutoModelForSeq2SeqLM, bare]
+    return [causal, masked, bare]
+
+
+def _warn_of_missing(name: str, info: Any) -> None:
+    missing = sorted(info.get("missing_keys") or ())
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        warn(
+            f"{name!r} lacks {len(missing)} weights of the model ({shown}), which are random now.",
+            MissingWeights,
+            stacklevel=5,
+        )
+
+
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={str(device)!r}: {_first_line(error)}") from None
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
+    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
+        return dtype or "auto"
+    found = getattr(torch, str(dtype).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype):
+        valid = "'auto', 'float32', 'bfloat16', 'float16', 'float64'"
+        raise ValueError(f"dtype={dtype!r} is not a dtype of torch. Usual ones: {valid}.")
+    return found
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    """Return the device after a look whether it is there: before the weights are read."""
+    if device is None:
+        return None
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r} is not there: {_first_line(error)} Leave it out, or use 'cpu'."
+        ) from None
+    return place
+
+
+# --- names
+
+
+def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
+    """Return the name, a folder's with `~` spelled out; `UnknownModel` where it cannot be right."""
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnknownModel(name, "the folder has no config.json", _inside(path))
+        return str(path)
+    if path.is_file():
+        raise UnknownModel(
+            name, "this is a file", "Name the folder that save_pretrained wrote, with config.json."
+        )
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
+        raise UnknownModel(name, "there is no such folder", folders_like(path))
+    return name
+
+
+def _inside(path: Path) -> str:
+    found = sorted(str(config.parent) for config in path.glob("*/config.json"))
+    if found:
+        return f"There is one in {', '.join(map(repr, found[:3]))}."
+    return "Name the folder that save_pretrained wrote."
+
+
+def folders_like(path: Path) -> str:
+    """Return a hint that names folders beside `path` with names like it; empty where there are
+    none."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.is_dir()]
+    except OSError:
+        return f"There is no folder {str(path.parent)!r} either."
+    near = closest(path.name, sorted(names)) if names else []
+    if not near:
+        return ""
+    return f"Closest folders: {', '.join(repr(str(path.parent / each)) for each in near)}."
+
+
+# --- what goes wrong
+
+
+def hub_is_out_of_reach() -> bool:
+    """Whether the hub's name cannot even be looked up, so that asking it would only take time.
+
+    transformers tries for half a minute. Behind a proxy names need not be known here.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return True
+    if getproxies():
+        return False
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def _errors_of(name: str, part: str) -> Iterator[None]:
+    """Turn what transformers and the hub raise into one error with the way out."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _unknown(name, part, error) from None
+
+
+def _unknown(name: str, part: str, error: BaseException) -> UnknownModel:
+    causes = {type(each).__name__ for each in _chain(error)}
+    if Path(name).is_dir():
+        return UnknownModel(name, f"its {part} cannot be loaded: {_first_line(error)}")
+    if causes & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}:
+        return UnknownModel(name, *_offline(name))
+    if "GatedRepoError" in causes:
+        return UnknownModel(
+            name,
+            "the hub gives it only to accounts that were let in",
+            f"Ask at https://huggingface.co/{name}, then log in: `hf auth login`.",
+        )
+    if "RevisionNotFoundError" in causes:
+        return UnknownModel(name, "it has no such revision", f"See https://huggingface.co/{name}.")
+    if causes & {"RepositoryNotFoundError", "HFValidationError"}:
+        near = folders_like(Path(name))
+        return UnknownModel(
+            name,
+            "there is no such folder, and no such model on the hub",
+            f"Private ones need `hf auth login`. {near}".rstrip(),
+        )
+    return UnknownModel(name, f"its {part} cannot be loaded: {_first_line(error)}")
+
+
+def _offline(name: str) -> tuple[str, str]:
+    offline = hub_is_out_of_reach()
+    why = "the hub is out of reach" if offline else "it is not wholly in the cache"
+    if os.environ.get("HF_HUB_OFFLINE"):
+        why = "HF_HUB_OFFLINE keeps from asking the hub"
+    near = folders_like(Path(name))
+    return (
+        f"there is no such folder, it is not in the cache, and {why}",
+        f"Give a folder, load it once with a network, or use 'tiny:', which needs none. {near}",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".") + "."

@@ -1,0 +1,33 @@
+"""Documents of unequal length as one batch."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+Side = Literal["left", "right"]
+
+
+@attrs.frozen(eq=False)
+class PaddedBatch:
+    """Token ids and where they are real, each int64 `(batch, seq)`, on the CPU."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    """1 at real tokens, 0 at padding."""
+
+
+def pad(documents: Sequence[Sequence[int]], *, side: str, pad_id: int) -> PaddedBatch:
+    """Pad the documents on one side to the length of the longest."""
+    longest = max(map(len, documents))
+    shape = (len(documents), longest)
+    ids = torch.full(shape, pad_id, dtype=torch.int64)
+    mask = torch.zeros(shape, dtype=torch.int64)
+    for row, document in enumerate(documents):
+        count = len(document)
+        place = slice(longest - count, longest) if side == "left" else slice(0, count)
+        ids[row, place] = torch.tensor(document, dtype=torch.int64)
+        mask[row, place] = 1
+    return PaddedBatch(ids, mask)

@@ -1,0 +1,75 @@
+"""Saving what layers return over a data set: `lm.activations`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tenterhook.capture import save_activations
+from tenterhook.errors import TenterhookError
+from tenterhook_transformers.texts import documents_of
+
+if TYPE_CHECKING:
+    from tenterhook.store import Store
+    from tenterhook_transformers.language_model import LanguageModel
+
+
+class NoStoreGiven(TenterhookError, ValueError):
+    """Activations were to be saved and there is nowhere to."""
+
+    def __str__(self) -> str:
+        return (
+            "There is no store to save to. Give one: save(..., store=LocalStore('folder')), or "
+            "LanguageModel(..., store=LocalStore('folder')), from tenterhook.store."
+        )
+
+
+class Activations:
+    """`lm.activations`: captures into a store."""
+
+    def __init__(self, model: "LanguageModel") -> None:
+        self._model = model
+
+    def save(
+        self,
+        layer_signature: str | int | Sequence[str | int],
+        dataset: Any,
+        run_name: str | None = None,
+        sample_limit: int | None = None,
+        batch_size: int = 32,
+        *,
+        field: str | None = None,
+        store: "Store | None" = None,
+        **settings: Any,
+    ) -> str:
+        """Run the model over a data set and keep what one layer, or several, return.
+
+        `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
+        name or path as on the command line. Goes to `store`, else to the model's. `settings` are
+        those of `tenterhook.capture.save_activations`: `dtype`, `long_documents`,
+        `rows_per_unit`, `engine`, `progress`.
+
+        Returns the run's id; `store.run(id)[layer][a:b]` reads rows, one per real token. The same
+        call again does what is missing. Raises `NoStoreGiven` (a `ValueError`), `UnknownLayer`,
+        and what `save_activations` and the data set raise.
+        """
+        store = self._model.store if store is None else store
+        if store is None:
+            raise NoStoreGiven
+        layers = [layer_signature] if isinstance(layer_signature, str | int) else layer_signature
+        self._model.layers.index.expand(layers)
+        _check_limit(sample_limit)
+        documents = documents_of(dataset, field, sample_limit)
+        return save_activations(
+            self._model,
+            layers,
+            documents,
+            store,
+            run_name=run_name,
+            batch_size=batch_size,
+            sample_limit=sample_limit,
+            **settings,
+        )
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"sample_limit={limit!r} must be a whole number, 1 or more.")

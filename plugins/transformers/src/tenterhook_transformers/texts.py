@@ -1,0 +1,103 @@
+"""The texts of whatever a user calls a data set."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike, fspath
+from typing import Any
+
+from tenterhook.documents import Documents, UnknownField, UnreadableData, read_documents
+
+
+def iterate_texts(dataset: Any, field: str | None = None) -> Iterator[str]:
+    """Yield the texts of a data set, one at a time.
+
+    It may be texts, `Documents`, a data set of Hugging Face, a name or path. Raises `UnknownField`
+    and `UnreadableData` at once where the field is wrong; `TypeError` for what is no data set.
+    """
+    if isinstance(dataset, str | PathLike):
+        return iter(read_documents(fspath(dataset), field=field))
+    if is_huggingface(dataset):
+        return _records(dataset, text_field(dataset, field, "the data set"))
+    if field is not None:
+        raise ValueError(f"field={field!r}: {type(dataset).__name__} has no fields. Leave it out.")
+    if not isinstance(dataset, Iterable):
+        raise TypeError(
+            f"{type(dataset).__name__} is no data set. Give texts, Documents, a data set of "
+            "Hugging Face, or a name."
+        )
+    return iter(dataset)
+
+
+def documents_of(dataset: Any, field: str | None = None, limit: int | None = None) -> Documents:
+    """Return a data set, of any kind that `iterate_texts` takes, as `Documents`."""
+    if isinstance(dataset, Documents) and field is None:
+        return dataset.first(limit)
+    if isinstance(dataset, str | PathLike):
+        return read_documents(fspath(dataset), field=field).first(limit)
+    if is_huggingface(dataset):
+        name = _name(dataset)
+        return read_records(dataset, text_field(dataset, field, name), name, limit=limit)
+    return Documents(tuple(iterate_texts(dataset, field))).first(limit)
+
+
+def is_huggingface(dataset: Any) -> bool:
+    """Whether it is a data set of the `datasets` library, without importing that."""
+    return hasattr(dataset, "column_names") and hasattr(dataset, "features")
+
+
+def read_records(dataset: Any, field: str, name: str, *, limit: int | None = None) -> Documents:
+    """Return the texts of a field, up to `limit` records; empty ones are left out and counted."""
+    taken = dataset if limit is None else dataset.take(limit)
+    found = list(_records(taken, field))
+    kept = [text for text in found if text.strip()]
+    return Documents(kept, source=name, field=field, skipped=len(found) - len(kept))
+
+
+def text_field(dataset: Any, field: str | None, name: str) -> str:
+    """Return the field that holds the text: the one asked for, `text`, or the only one of text.
+
+    Raises `UnknownField`, `UnreadableData`.
+    """
+    if isinstance(dataset.column_names, Mapping):
+        splits = list(dataset.column_names)
+        raise UnreadableData(name, f"this has splits; pass one of them, as dataset[{splits[0]!r}]")
+    columns: list[str] = list(dataset.column_names or _first(dataset))
+    texts = [column for column in columns if _holds_text(dataset, column)]
+    if field is not None:
+        if field not in columns:
+            raise UnknownField(field, columns, name)
+        if field not in texts:
+            raise UnreadableData(name, f"field {field!r} holds no text; {_shown(texts)} do")
+        return field
+    if "text" in texts:
+        return "text"
+    if len(texts) == 1:
+        return texts[0]
+    raise UnreadableData(name, f"say which field is the text (field, --field): {_shown(texts)}")
+
+
+def _records(dataset: Any, field: str) -> Iterator[str]:
+    """Yield the field of every record; a missing value is an empty text."""
+    for record in dataset.select_columns([field]):
+        text = record[field]
+        yield "" if text is None else text
+
+
+def _holds_text(dataset: Any, column: str) -> bool:
+    if dataset.features is None:  # a stream that does not say
+        return isinstance(_first(dataset).get(column), str)
+    return getattr(dataset.features[column], "dtype", None) in ("string", "large_string")
+
+
+def _first(dataset: Any) -> dict[str, Any]:
+    first: dict[str, Any] = next(iter(dataset), {})
+    return first
+
+
+def _shown(fields: list[str]) -> str:
+    return ", ".join(map(repr, fields)) or "no field of it is text"
+
+
+def _name(dataset: Any) -> str:
+    name = getattr(getattr(dataset, "info", None), "dataset_name", None) or "a data set"
+    split = getattr(dataset, "split", None)
+    return f"{name}:{split}" if split else str(name)

@@ -1,0 +1,71 @@
+"""Running a tokenizer: from several threads, and where it has no token to pad with.
+
+Fast tokenizers keep padding and truncation as state of their own, so one call at a time.
+"""
+
+import copy
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from tenterhook.errors import TenterhookError
+
+_guard = threading.Lock()
+_locks: "weakref.WeakKeyDictionary[Any, threading.Lock]" = weakref.WeakKeyDictionary()
+_padders: "weakref.WeakKeyDictionary[Any, tuple[int, Any]]" = weakref.WeakKeyDictionary()
+
+
+class NoPadding(TenterhookError, ValueError):
+    """A tokenizer without any token that could fill a batch."""
+
+    def __str__(self) -> str:
+        return (
+            "The tokenizer has no pad token and no other special token to use for one. Set "
+            "tokenizer.pad_token, or pass one text at a time with padding=False."
+        )
+
+
+def texts_of(texts: str | Iterable[str]) -> list[str]:
+    """Return a list of the texts; a `str` is one text. Raises `TypeError` for anything else."""
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for at, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(f"Text {at} is {type(text).__name__}, not str: {text!r:.60}")
+    return found
+
+
+def lock_of(tokenizer: Any) -> threading.Lock:
+    """Return the lock to hold while the tokenizer runs."""
+    with _guard:
+        return _locks.setdefault(tokenizer, threading.Lock())
+
+
+def run_tokenizer(tokenizer: Any, texts: list[str], **settings: Any) -> Any:
+    """Return what the tokenizer makes of the texts; it is as it was afterwards.
+
+    Where it has no pad token, a copy of it pads with the token that ends, begins or separates
+    texts; padded places are masked, so which token it is makes no difference.
+    """
+    with lock_of(tokenizer):
+        pads = bool(settings.get("padding"))
+        chosen = _with_pad_token(tokenizer) if pads else tokenizer
+        return chosen(texts, **settings)
+
+
+def _with_pad_token(tokenizer: Any) -> Any:
+    if getattr(tokenizer, "pad_token_id", None) is not None:
+        return tokenizer
+    size, padder = _padders.get(tokenizer, (-1, tokenizer))
+    if size != len(tokenizer):
+        padder = copy.deepcopy(tokenizer)
+        for name in ("eos_token", "bos_token", "sep_token", "unk_token"):
+            if getattr(tokenizer, name, None) is not None:
+                padder.pad_token = getattr(tokenizer, name)
+                break
+        else:
+            raise NoPadding
+        _padders[tokenizer] = len(tokenizer), padder
+    padder.padding_side = tokenizer.padding_side
+    padder.truncation_side = tokenizer.truncation_side
+    return padder
