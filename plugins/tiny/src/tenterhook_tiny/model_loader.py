@@ -1,0 +1,46 @@
+"""The loader of the model: what `tiny:` names.
+
+Running it, and hooks on it, are the transformers plugin's.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenterhook_tiny.errors import UnknownName
+
+if TYPE_CHECKING:
+    import torch
+
+    from tenterhook_transformers import LanguageModel
+
+
+def model_path() -> Path:
+    """Return the folder of weights, config and tokenizer, as `from_pretrained` takes it."""
+    return Path(__file__).parent / "model"
+
+
+def load(
+    name: str = "",
+    *,
+    dtype: "torch.dtype | str | None" = None,
+    device: "torch.device | str | None" = None,
+    revision: str | None = None,
+) -> "LanguageModel":
+    """Load the model; `name` is what follows `tiny:`, and `""` and `"kjv"` both mean the one model.
+
+    It is a GPT-2 of 4 blocks, `d_model` 128 and 256 positions, with weights kept in float32.
+    Raises `UnknownName`, a `ValueError`, for another name.  There are no revisions to choose from,
+    so any `revision` but `None` is a `ValueError`.
+    """
+    if name not in ("", "kjv"):
+        raise UnknownName("model", f"tiny:{name}", ["tiny:", "tiny:kjv"])
+    if revision is not None:
+        raise ValueError(
+            f"revision={revision!r}: the model in tenterhook-tiny has no revisions. Leave it out; "
+            "the version of the package says which weights these are."
+        )
+    from tenterhook_transformers import LanguageModel
+
+    return LanguageModel.from_pretrained(
+        str(model_path()), model_id="tiny:", dtype=dtype, device=device
+    )

@@ -1,0 +1,36 @@
+"""The text that ships: what `tiny:sample` names, passages that the model was not trained on."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenterhook_tiny.errors import UnknownName
+
+if TYPE_CHECKING:
+    from tenterhook.documents import Documents
+
+FIELDS = ("text", "source")
+
+
+def sample_path() -> Path:
+    """Return the file of the text: JSON lines, one document each, with `text` and `source`."""
+    return Path(__file__).parent / "sample.jsonl"
+
+
+def read(name: str = "sample", *, field: str | None = None) -> "Documents":
+    """Read the documents: `name` is what follows `tiny:`, and there is only `"sample"`.
+
+    A document is some verses of one chapter of the King James Bible, one verse a line.  `field` is
+    `"text"` unless given; `"source"` says where the text stands, as in "Genesis 10:1-6".
+    Raises `UnknownName`, a `ValueError`, for any other name or field.
+    """
+    if name != "sample":
+        raise UnknownName("data set", f"tiny:{name}", ["tiny:sample"])
+    field = "text" if field is None else field
+    if field not in FIELDS:
+        raise UnknownName("field", field, FIELDS)
+    from tenterhook.documents import Documents
+
+    lines = sample_path().read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)[field] for line in lines]
+    return Documents(texts, {"name": "tiny:sample", "field": field})
