@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Side, Site, site_of
+from tenterhook._dispatch import Place, Side, site_of
 from tenterhook._frames import Steps
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
@@ -84,13 +84,13 @@ class Captured(Mapping[str, list[Tensor]]):
         return f"Captured({ {name: len(calls) for name, calls in self._calls.items()} })"
 
 
-class _Stop(Step):
+class _Stop:
     """Ends the forward."""
 
     __slots__ = ("scope",)
     scope: Scope
 
-    def after(self, *_: Any) -> None:
+    def __call__(self) -> None:
         raise StopForward(self.scope)
 
 
@@ -179,7 +179,6 @@ class _Plan:
     def __init__(
         self, index: LayerIndex, layers: Sequence[Layer], inputs: bool, stop: Layer | None
     ) -> None:
-        self.index = index
         self.layers = tuple(layers)
         self.before = tuple(inputs or layer.name == "input" for layer in layers)
         self.stop = stop
@@ -218,23 +217,22 @@ class _Plan:
     def _make(self) -> "_Kit":
         return self._kit([_Keep(layer.name) for layer in self.layers], {})
 
-    def selecting(self, selection: Selection) -> "_Kit":
-        """Return a kit for one scope that keeps a part of the activations."""
+    def selecting(self, selection: Selection, whole: nn.Module) -> "_Kit":
+        """Return a kit for one scope that keeps a part of the activations of the model `whole`."""
         watch = Watch()
         keeps = [_KeepSome(layer.name, selection, watch) for layer in self.layers]
-        whole = self.index.module
         steps = {site_of(whole, "before"): Steps((watch,))}
         kit = self._kit(keeps, steps)
         add_steps(steps, site_of(whole, "after"), Steps((watch,)))
         return kit
 
-    def _kit(self, keeps: "Sequence[_Keep]", steps: dict[Site, Steps]) -> "_Kit":
+    def _kit(self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps]) -> "_Kit":
         for keep, site in zip(keeps, self._sites, strict=True):
             add_steps(steps, site, Steps((keep,)))
         stop = None
         if self._stop_site is not None:
             stop = _Stop()
-            add_steps(steps, self._stop_site, Steps((stop,)))
+            add_steps(steps, self._stop_site, Steps(stop=stop))
         return _Kit(keeps, steps, stop)
 
 
@@ -244,7 +242,7 @@ class _Kit:
     __slots__ = ("keeps", "steps", "stop")
 
     def __init__(
-        self, keeps: "Sequence[_Keep]", steps: dict[Site, Steps], stop: "_Stop | None"
+        self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps], stop: "_Stop | None"
     ) -> None:
         self.keeps, self.steps, self.stop = keeps, steps, stop
 
@@ -267,6 +265,7 @@ class Capture(Scope):
     ) -> None:
         super().__init__(missing)
         self._selection = None if selection.everything else selection
+        self._index = index
         self._plan = _plan_for(index, choices, inputs, stop_after)
         self._convert = _conversion(device, dtype)
         self._detach = detach
@@ -281,9 +280,11 @@ class Capture(Scope):
         captured: Captured = super().__enter__()
         return captured
 
-    def _steps(self) -> dict[Site, Steps]:
+    def _steps(self) -> dict[Place, Steps]:
         plan, selection = self._plan, self._selection
-        self._kit = kit = plan.take() if selection is None else plan.selecting(selection)
+        self._kit = kit = (
+            plan.take() if selection is None else plan.selecting(selection, self._index.module)
+        )
         if kit.stop is not None:
             kit.stop.scope = self
         for keep in kit.keeps:
@@ -295,9 +296,9 @@ class Capture(Scope):
         keeps = self._kit.keeps if self._kit else []
         calls = {keep.layer: keep.calls for keep in keeps}
         if self._selection is None or not self._selection.of_tokens:
-            return Captured(self._plan.index, calls)
+            return Captured(self._index, calls)
         places = {keep.layer: keep.where for keep in keeps if isinstance(keep, _KeepSome)}
-        return Captured(self._plan.index, calls, places)
+        return Captured(self._index, calls, places)
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""

@@ -7,6 +7,7 @@ touched.
 """
 
 import threading
+import weakref
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Sequence
 from threading import get_ident
@@ -24,17 +25,39 @@ lock = threading.RLock()
 """Held while anything is registered, removed, opened or closed; never during a forward."""
 
 
-class Site:
+class Place:
+    """One side of one module, where open scopes may have something to run."""
+
+    __slots__ = ("held", "scopes")
+
+    def __init__(self) -> None:
+        self.held: tuple[Registration, ...] = ()
+        self.scopes = 0
+
+    @property
+    def installed(self) -> bool:
+        """Whether something of ours is on the module now."""
+        raise AssertionError("abstract")
+
+    def enter(self) -> None:
+        """Count one more open scope that looks here; the lock is held."""
+        raise AssertionError("abstract")
+
+    def leave(self) -> None:
+        """Count one open scope less; the lock is held."""
+        raise AssertionError("abstract")
+
+
+class Site(Place):
     """One side of one module's forward, and the torch hook there while something is to run."""
 
-    __slots__ = ("_flags", "_hooks", "_key", "_side", "backward", "forward", "held", "scopes")
+    __slots__ = ("_flags", "_hooks", "_key", "_side", "backward", "forward")
 
     def __init__(self, module: nn.Module, side: Side) -> None:
+        super().__init__()
         self._side = side
-        self.held: tuple[Registration, ...] = ()
         self.forward: tuple[Entry, ...] = ()
         self.backward: tuple[Entry, ...] = ()
-        self.scopes = 0
         # torch's own dictionaries: the handle names a key that is ours for ever, so coming and
         # going is one dictionary operation. The flag stays: a thread in the middle of a call
         # looks it up after we have gone.
@@ -157,6 +180,8 @@ class Site:
             new = watch_gradient(backward, module, args, kwargs, output)
             if new is not None:
                 output = new
+        if steps.stop is not None:
+            steps.stop()
         return None if output is given else output
 
     def before_several(
@@ -192,6 +217,55 @@ class Site:
         return _empty_site, ()
 
 
+class InsteadSite(Place):
+    """A module whose forward open scopes may answer for; on it only while such a scope is open."""
+
+    __slots__ = ("_forward", "_module", "_own")
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = weakref.ref(module)
+        self._forward: Callable[..., Any] | None = None
+        self._own = False
+
+    @property
+    def installed(self) -> bool:
+        return self._forward is not None
+
+    def enter(self) -> None:
+        self.scopes += 1
+        module = self._module()
+        if self.scopes == 1 and module is not None:
+            self._own = "forward" in vars(module)
+            self._forward = module.forward
+            vars(module)["forward"] = self.forward
+
+    def leave(self) -> None:
+        self.scopes -= 1
+        module = self._module()
+        if self.scopes == 0 and module is not None:
+            if self._own:
+                vars(module)["forward"] = self._forward
+            else:
+                del vars(module)["forward"]
+            self._forward = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer as the innermost scope of this thread or task says, else run the module."""
+        module, forward = self._module(), self._forward
+        frame = visible_frame()
+        steps = NO_STEPS if frame is None else frame.table.get(self, NO_STEPS)
+        if steps.forward:
+            return steps.forward[-1].instead(*args, **kwargs)
+        if forward is None:  # the last scope of another thread closed as this call began
+            assert module is not None
+            forward = module.forward
+        return forward(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("A module cannot be copied while a scope answers for its forward.")
+
+
 def _empty_site() -> Site:
     """Return what a copy or pickle of a hooked module has in a site's place: nothing to run."""
     site = Site.__new__(Site)
@@ -203,7 +277,7 @@ def _placeholder(*_: Any) -> None:
     return None
 
 
-class _Sites(dict[Side, Site]):
+class _Sites(dict[str, Any]):
     """The sites of one module, kept in the module, so that they go when it goes.
 
     A copy or pickle of the module starts with none.
@@ -226,21 +300,32 @@ def _kept_in(module: nn.Module) -> _Sites:
 
 def site_of(module: nn.Module, side: Side) -> Site:
     """Return the one site at this side of this module, made at first need."""
+    site: Site = _made(module, side, lambda: Site(module, side))
+    return site
+
+
+def instead_of(module: nn.Module) -> InsteadSite:
+    """Return the place where scopes answer for this module's forward, made at first need."""
+    site: InsteadSite = _made(module, "instead", lambda: InsteadSite(module))
+    return site
+
+
+def _made(module: nn.Module, side: str, make: Callable[[], Any]) -> Any:
     with lock:
         sites = _kept_in(module)
         if sites is _NO_SITES:
             sites = vars(module)["_tenterhook_sites"] = _Sites()
         if side not in sites:
-            sites[side] = Site(module, side)
+            sites[side] = make()
         return sites[side]
 
 
-def sites_of(module: nn.Module) -> list[Site]:
+def sites_of(module: nn.Module) -> list[Place]:
     """Return the sites there are on this module."""
     return list(_kept_in(module).values())
 
 
-def open_frame(own: dict[Site, Steps], also: Sequence[Site] = (), *, mute: bool = False) -> Frame:
+def open_frame(own: dict[Place, Steps], also: Sequence[Place] = (), *, mute: bool = False) -> Frame:
     """Make the steps run at their sites, for this thread and task alone, until closed.
 
     `also` are sites that need to know of the scope though it has no step there. With `mute`,

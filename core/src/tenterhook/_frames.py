@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tenterhook._entries import Entry
 
 if TYPE_CHECKING:
-    from tenterhook._dispatch import Site
+    from tenterhook._dispatch import Place
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,16 +21,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Steps:
     """What one scope, with the scopes around it, runs at one site."""
 
-    __slots__ = ("backward", "forward")
+    __slots__ = ("backward", "forward", "stop")
 
-    def __init__(self, forward: tuple[Any, ...] = (), backward: tuple[Entry, ...] = ()) -> None:
+    def __init__(
+        self,
+        forward: tuple[Any, ...] = (),
+        backward: tuple[Entry, ...] = (),
+        stop: Callable[[], None] | None = None,
+    ) -> None:
         self.forward = forward
         """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
         self.backward = backward
         """Run on the gradient."""
+        self.stop = stop
+        """Ends the forward by raising, when all else here has run."""
 
     def __add__(self, other: "Steps") -> "Steps":
-        return Steps(self.forward + other.forward, self.backward + other.backward)
+        return Steps(
+            self.forward + other.forward, self.backward + other.backward, self.stop or other.stop
+        )
 
 
 NO_STEPS = Steps()
@@ -57,7 +66,7 @@ class Frame:
     )
 
     def __init__(
-        self, own: "dict[Site, Steps]", also: "tuple[Site, ...]" = (), mute: bool = False
+        self, own: "dict[Place, Steps]", also: "tuple[Place, ...]" = (), mute: bool = False
     ) -> None:
         self.thread = get_ident()
         self.task = running_task()
@@ -123,7 +132,7 @@ def visible_frame() -> Frame | None:
     return frame
 
 
-def _merged(outer: "dict[Site, Steps]", inner: "dict[Site, Steps]") -> "dict[Site, Steps]":
+def _merged(outer: "dict[Place, Steps]", inner: "dict[Place, Steps]") -> "dict[Place, Steps]":
     table = {**outer, **inner}
     for site in outer.keys() & inner.keys():
         table[site] = outer[site] + inner[site]

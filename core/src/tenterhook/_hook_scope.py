@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Side, Site, site_of
+from tenterhook._dispatch import Place, Side, instead_of, site_of
 from tenterhook._entries import Args, Entry, Kwargs, Scoped, entry_for
 from tenterhook._frames import Steps
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
 from tenterhook.hooks._hook import Controller, Hook, HookType
 from tenterhook.layers import Layer, LayerChoice
-from tenterhook.scopes import Report, Scope, add_steps, never_ran, nothing_matched
+from tenterhook.scopes import Report, Scope, Step, add_steps, never_ran, nothing_matched
 from tenterhook.selections import Selection, Watch
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Hooks(Scope):
     def _again(self) -> "Hooks":
         return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
 
-    def _steps(self) -> dict[Site, Steps]:
-        steps: dict[Site, Steps] = {}
+    def _steps(self) -> dict[Place, Steps]:
+        steps: dict[Place, Steps] = {}
         self._entries = []
         self._parts = []
         watch = None if self._selection.everything else Watch()
@@ -108,6 +108,54 @@ class Steering(Controller):
         """Return `function` of the activation; before the module ran, of the first input."""
         tensor = inputs if output is None else output
         return None if tensor is None else self.function(tensor)
+
+
+class Replaced(Scope):
+    """`model.replace(...)`: a layer's output is given, and the layer does not run."""
+
+    def __init__(
+        self,
+        registry: "HookRegistry",
+        choice: LayerChoice,
+        output: Any,
+        *,
+        missing: Report = "warn",
+    ) -> None:
+        super().__init__(missing)
+        self._registry = registry
+        self._choice = choice
+        self._layers = registry.index.expand([choice])
+        self._output = output
+        self._answers: list[_Answer] = []
+
+    def _again(self) -> "Replaced":
+        return Replaced(self._registry, self._choice, self._output, missing=self._missing)
+
+    def _steps(self) -> dict[Place, Steps]:
+        self._answers = [_Answer(layer.name, self._output) for layer in self._layers]
+        places = (instead_of(layer.module) for layer in self._layers)
+        return {
+            place: Steps((answer,)) for place, answer in zip(places, self._answers, strict=True)
+        }
+
+    def _unseen(self) -> list[str]:
+        never = [answer.layer for answer in self._answers if not answer.fired]
+        return [never_ran("An output was given for", never)] if never else []
+
+
+class _Answer(Step):
+    """Stands in for a layer's forward."""
+
+    __slots__ = ("fired", "layer", "output")
+
+    def __init__(self, layer: str, output: Any) -> None:
+        self.layer, self.output = layer, output
+        self.fired = False
+
+    def instead(self, *args: Any, **kwargs: Any) -> Any:
+        self.fired = True
+        given = self.output
+        return given(*args, **kwargs) if callable(given) else given
 
 
 class Part(Entry):

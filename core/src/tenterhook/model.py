@@ -9,7 +9,7 @@ from torch import nn
 
 from tenterhook._capture_scope import Capture
 from tenterhook._dispatch import lock, sites_of
-from tenterhook._hook_scope import Change, Hooks, Steering
+from tenterhook._hook_scope import Change, Hooks, Replaced, Steering
 from tenterhook.context import HookContext
 from tenterhook.errors import TenterhookError
 from tenterhook.hooks._hook import Hook, HookType
@@ -155,6 +155,14 @@ class HookedModel:
     def hooks(self, *pairs: tuple[LayerChoice, Hook], missing: Report = "warn") -> Hooks:
         """Have the hooks run at their layers while the scope is open."""
         return Hooks(self.layers, pairs, missing=missing)
+
+    def replace(self, layer: LayerChoice, output: Any, *, missing: Report = "warn") -> Replaced:
+        """Have `output` be what `layer` returns while the scope is open; the layer does not run.
+
+        `output` has the structure that the layer returns (a tuple where it returns a tuple), or is
+        a function of the layer's inputs that returns it. Hooks on the layer see it.
+        """
+        return Replaced(self.layers, layer, output, missing=missing)
 
     def without_controllers(self) -> Muted:
         """Have every controller off while the scope is open, for this thread or task alone."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from torch import nn
 
-from tenterhook._dispatch import Site, close_frame, open_frame, sites_of
+from tenterhook._dispatch import Place, close_frame, open_frame, sites_of
 from tenterhook._frames import Frame, Steps
 from tenterhook.errors import HookWarning, TenterhookError
 
@@ -49,7 +49,7 @@ class Scope(ABC):
         self._frame: Frame | None = None
 
     @abstractmethod
-    def _steps(self) -> dict[Site, Steps]:
+    def _steps(self) -> dict[Place, Steps]:
         """Return what runs where, made anew for each opening."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class Muted(Scope):
         super().__init__("ignore")
         self._module = module
 
-    def _steps(self) -> dict[Site, Steps]:
+    def _steps(self) -> dict[Place, Steps]:
         return {}
 
     def _again(self) -> "Muted":
@@ -141,7 +141,7 @@ class Muted(Scope):
         return self
 
 
-def add_steps(steps: dict[Site, Steps], site: Site, new: Steps) -> None:
+def add_steps(steps: dict[Place, Steps], site: Place, new: Steps) -> None:
     """Have `new` run at `site` after what `steps` holds for it."""
     steps[site] = steps[site] + new if site in steps else new
 
