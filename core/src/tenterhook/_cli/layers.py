@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def layers(model: str, as_json: bool) -> None:
-    """List the layers of MODEL with their types and the shapes of their weights.
+    """List the layers of MODEL, their types and weights.
 
     MODEL is a name on the Hugging Face hub, a folder, or `tiny:`.
     """
