@@ -11,7 +11,9 @@ from types import ModuleType
 
 import click
 import pytest
+from torch import nn
 
+import tenterhook
 from tenterhook import _cli
 from tenterhook._version import __version__
 from tenterhook.errors import TenterhookError
@@ -259,6 +261,29 @@ class TestPluginsInfo:
 
         assert (code, out) == (2, "")
         assert "'Nothing'" in err
+
+
+class TestLayers:
+    @pytest.fixture(autouse=True)
+    def a_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Load two layers, whatever the name."""
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+        monkeypatch.setattr("tenterhook.loading.load_model", lambda name: tenterhook.attach(model))
+
+    def test_they_are_listed_as_pytorch_names_them(self, th: Th) -> None:
+        """Name, type, and the shape of each weight."""
+        assert th("layers", "any") == (
+            0,
+            "0  Linear  weight 8x4  bias 8\n1  ReLU\n",
+            "",
+        )
+
+    def test_as_json(self, th: Th) -> None:
+        """For programs."""
+        assert json.loads(th("layers", "any", "--json")[1]) == [
+            {"name": "0", "type": "Linear", "weights": {"weight": [8, 4], "bias": [8]}},
+            {"name": "1", "type": "ReLU", "weights": {}},
+        ]
 
 
 class TestProcess:
