@@ -88,7 +88,7 @@ class _Stop:
     """Ends the forward."""
 
     __slots__ = ("scope",)
-    scope: Scope
+    scope: Scope | None
 
     def __call__(self) -> None:
         raise StopForward(self.scope)
@@ -212,6 +212,8 @@ class _Plan:
         for keep in kit.keeps:
             keep.calls = []
             keep.without = None
+        if kit.stop is not None:
+            kit.stop.scope = None
         self._idle.append(kit)
 
     def _make(self) -> "_Kit":

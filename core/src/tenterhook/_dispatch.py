@@ -6,6 +6,7 @@ no torch hook, so an idle model runs at its own speed. Other people's torch hook
 touched.
 """
 
+import sys
 import threading
 import weakref
 from asyncio import _get_running_loop, current_task
@@ -14,6 +15,7 @@ from threading import get_ident
 from typing import Any, Literal
 
 from torch import nn
+from torch.compiler import is_dynamo_compiling as tracing
 
 from tenterhook._entries import Args, Entry, Kwargs, entry_for, watch_gradient
 from tenterhook._frames import NO_STEPS, Frame, Steps, current_frame, visible_frame
@@ -87,6 +89,7 @@ class Site(Place):
     def refresh(self) -> None:
         """Rebuild what runs; put the torch hook on the module, change it, or take it off."""
         with lock:
+            tell_compiler()
             entries = [held.entry for held in self.held if held.hook._enabled]
             forward: list[Entry] = []
             backward: list[Entry] = []
@@ -158,6 +161,8 @@ class Site(Place):
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
+        if tracing():
+            graph_break()
         frame = current_frame.get()
         if (
             frame is None
@@ -199,6 +204,8 @@ class Site(Place):
         self, module: nn.Module, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
+        if tracing():
+            graph_break()
         frame = visible_frame()
         if frame is None:
             return self.before_several(module, args, kwargs)
@@ -264,6 +271,28 @@ class InsteadSite(Place):
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise TypeError("A module cannot be copied while a scope answers for its forward.")
+
+
+def tell_compiler() -> None:
+    """Make code that `torch.compile` made look at hooks again; the lock is held.
+
+    It skips that by default, so a hook that comes after the first compiled call would silently do
+    nothing. At the first change of a hook in a process that compiles, what was compiled so far is
+    dropped, and what is compiled from then on is guarded by the hooks of its modules.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    config = None if dynamo is None else getattr(dynamo, "config", None)
+    if dynamo is not None and config is not None and config.skip_nnmodule_hook_guards:
+        config.skip_nnmodule_hook_guards = False
+        dynamo.reset()
+
+
+def graph_break() -> None:
+    """Have the compiler leave what scopes run to Python: it depends on who calls."""
+    sys.modules["torch._dynamo"].graph_break(
+        "A scope of tenterhook (capture, steer, hooks) is open on a module that is being compiled. "
+        "With fullgraph=True, register the hook before compiling instead."
+    )
 
 
 def _empty_site() -> Site:
@@ -333,6 +362,7 @@ def open_frame(own: dict[Place, Steps], also: Sequence[Place] = (), *, mute: boo
     """
     frame = Frame(own, tuple(also), mute)
     with lock:
+        tell_compiler()
         for site in (*own, *also) if also else own:
             site.enter()
     current_frame.set(frame)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling as tracing
 
 from tenterhook.activations import (
     activation_of,
@@ -91,12 +92,16 @@ class Detect(Entry):
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
         try:
+            inputs = inputs_of(module, args, kwargs) if kwargs else args
+            if tracing():
+                self.observe(module, inputs, output)
+                return
             tensor = output if type(output) is Tensor else activation_of(output)
             try:
                 version = tensor._version  # type: ignore[union-attr]
             except (AttributeError, RuntimeError):  # no tensor; inference tensors have no version
                 version = tensor = None
-            self.observe(module, inputs_of(module, args, kwargs) if kwargs else args, output)
+            self.observe(module, inputs, output)
             if tensor is not None and (
                 tensor._version != version
                 or (tensor is not output and activation_of(output) is not tensor)
@@ -108,7 +113,7 @@ class Detect(Entry):
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         try:
             inputs = inputs_of(module, args, kwargs) if kwargs else args
-            tensor = first_input(inputs)
+            tensor = None if tracing() else first_input(inputs)
             try:
                 version = tensor._version  # type: ignore[union-attr]
             except (AttributeError, RuntimeError):
@@ -145,7 +150,7 @@ class Control(Entry):
                     self.no_tensor(output)
                 return None
             try:
-                version = tensor._version
+                version = None if tracing() else tensor._version
             except RuntimeError:  # inference tensors have no version
                 version = None
             if kwargs:
@@ -169,7 +174,7 @@ class Control(Entry):
             inputs = inputs_of(module, args, kwargs)
             tensor = first_input(inputs)
             try:
-                version = tensor._version  # type: ignore[union-attr]
+                version = None if tracing() else tensor._version  # type: ignore[union-attr]
             except (AttributeError, RuntimeError):
                 version = None
             new = self.modify(module, tensor, None)
