@@ -33,7 +33,8 @@ class _ModelDetector(Detector):
     """Keeps tensors under keys, each with its shape in `metadata` as `<key>_shape`."""
 
     def _keep(self, key: str, tensor: Tensor) -> None:
-        kept = tensor.detach().to("cpu", copy=True)
+        with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
+            kept = tensor.detach().to("cpu", copy=True)
         self.tensor_metadata[key] = kept
         self.metadata[f"{key}_shape"] = tuple(kept.shape)
 
