@@ -56,6 +56,18 @@ def raw_capture() -> Stack:
     return model
 
 
+def raw_lists() -> tuple[Stack, list[list[Tensor]]]:
+    """Hooks that add to lists, as a scope's capture does; the caller empties them."""
+    model, lists = Stack(), []
+    for block in model.blocks:
+        calls: list[Tensor] = []
+        lists.append(calls)
+        block.register_forward_hook(
+            lambda m, a, out, calls=calls: calls.append(out.detach().clone())
+        )
+    return model, lists
+
+
 def raw_edit() -> Stack:
     model = Stack()
     for block in model.blocks:
@@ -74,6 +86,7 @@ def main(rounds: int, calls: int) -> None:
     torch.set_num_threads(1)
     x = torch.randn(4, 8)
     bare, captures, edits = Stack(), raw_capture(), raw_edit()
+    listing, lists = raw_lists()
     detecting, _ = detected()
     disabled, hooked = detected()
     hooked.layers.disable_all_hooks()
@@ -96,6 +109,11 @@ def main(rounds: int, calls: int) -> None:
         for handle in handles:
             handle.remove()
 
+    def raw_scope() -> None:
+        listing(x)
+        for calls in lists:
+            calls.clear()
+
     def scope() -> None:
         with scoped.capture(*names):
             scoped.module(x)
@@ -110,6 +128,7 @@ def main(rounds: int, calls: int) -> None:
         "disabled detectors": lambda: disabled(x),
         "raw hook, capture": lambda: captures(x),
         "registered detector": lambda: detecting(x),
+        "raw hook, capture into lists": raw_scope,
         "scoped capture, set-up included": scope,
         "raw capture, hooks put on each time": raw_each_time,
         "raw hook, edit": lambda: edits(x),
@@ -121,8 +140,9 @@ def main(rounds: int, calls: int) -> None:
     times = measure(variants, rounds=rounds, calls=calls)
     print_machine()
     rows = dict.fromkeys(list(variants)[:3], "bare model")
-    rows |= dict.fromkeys(list(variants)[3:7], "raw hook, capture")
-    rows |= dict.fromkeys(list(variants)[7:], "raw hook, edit")
+    rows |= dict.fromkeys(list(variants)[3:5], "raw hook, capture")
+    rows |= dict.fromkeys(list(variants)[5:8], "raw hook, capture into lists")
+    rows |= dict.fromkeys(list(variants)[8:], "raw hook, edit")
     print_table(f"Cost of a hooked call ({MODULES} trivial modules)", times, rows, per=MODULES)
 
 

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any, Literal
 
-from torch import nn
-from torch.compiler import is_dynamo_compiling as tracing
+from torch import Tensor, nn
 
 from tenterhook._entries import Args, Entry, Kwargs, entry_for, watch_gradient
 from tenterhook._frames import NO_STEPS, Frame, Steps, current_frame, visible_frame
@@ -53,7 +52,7 @@ class Place:
 class Site(Place):
     """One side of one module's forward, and the torch hook there while something is to run."""
 
-    __slots__ = ("_flags", "_hooks", "_key", "_side", "backward", "forward")
+    __slots__ = ("_hooks", "_key", "_side", "backward", "forward")
 
     def __init__(self, module: nn.Module, side: Side) -> None:
         super().__init__()
@@ -65,15 +64,13 @@ class Site(Place):
         # looks it up after we have gone.
         if side == "before":
             handle = module.register_forward_pre_hook(_placeholder, with_kwargs=True)
-            self._hooks, self._flags = (
-                module._forward_pre_hooks,
-                module._forward_pre_hooks_with_kwargs,
-            )
+            self._hooks, flags = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
         else:
             handle = module.register_forward_hook(_placeholder, with_kwargs=True)
-            self._hooks, self._flags = module._forward_hooks, module._forward_hooks_with_kwargs
+            self._hooks, flags = module._forward_hooks, module._forward_hooks_with_kwargs
         self._key = handle.id
         handle.remove()
+        flags[self._key] = True
 
     @property
     def installed(self) -> bool:
@@ -99,7 +96,6 @@ class Site(Place):
             self.forward, self.backward = tuple(forward), tuple(backward)
             dispatcher = self._dispatcher()
             if dispatcher is not None:
-                self._flags[self._key] = True
                 self._hooks[self._key] = dispatcher
             elif self._key in self._hooks:
                 last = next(reversed(self._hooks)) == self._key
@@ -115,7 +111,6 @@ class Site(Place):
             if self.held:
                 self.refresh()
             else:  # as refresh does, where there is nothing to rebuild
-                self._flags[self._key] = True
                 self._hooks[self._key] = self._scoped()
 
     def leave(self) -> None:
@@ -160,9 +155,10 @@ class Site(Place):
         return None if output is given else output
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        """Run the registered hooks, then those of this thread's or task's open scopes."""
-        if tracing():
-            graph_break()
+        """Run the registered hooks, then those of this thread's or task's open scopes.
+
+        The compiler leaves this to Python at the look-up of whose scope it is.
+        """
         frame = current_frame.get()
         if (
             frame is None
@@ -170,18 +166,19 @@ class Site(Place):
             or frame.task is not (None if _get_running_loop() is None else current_task())
         ):
             return self.after_several(module, args, kwargs, output)
-        given = output
         steps = frame.table.get(self, NO_STEPS)
-        forward, backward = self.forward, self.backward
-        forward = forward + steps.forward if forward else steps.forward
-        if frame.muted:
-            forward = frame.heard(forward)
-        for entry in forward:
+        if not self.held:
+            keep = steps.keep
+            if keep is not None and type(output) is Tensor:  # nothing here but a plain capture
+                keep.calls.append(output.detach().clone())
+                return None
+        given = output
+        for entry in frame.heard(self.forward + steps.forward):
             new = entry.after(module, args, kwargs, output)
             if new is not None:
                 output = new
-        if backward or steps.backward:
-            backward = frame.heard(backward + steps.backward)
+        if self.backward or steps.backward:
+            backward = frame.heard(self.backward + steps.backward)
             new = watch_gradient(backward, module, args, kwargs, output)
             if new is not None:
                 output = new
@@ -204,8 +201,6 @@ class Site(Place):
         self, module: nn.Module, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
-        if tracing():
-            graph_break()
         frame = visible_frame()
         if frame is None:
             return self.before_several(module, args, kwargs)
@@ -287,14 +282,6 @@ def tell_compiler() -> None:
         dynamo.reset()
 
 
-def graph_break() -> None:
-    """Have the compiler leave what scopes run to Python: it depends on who calls."""
-    sys.modules["torch._dynamo"].graph_break(
-        "A scope of tenterhook (capture, steer, hooks) is open on a module that is being compiled. "
-        "With fullgraph=True, register the hook before compiling instead."
-    )
-
-
 def _empty_site() -> Site:
     """Return what a copy or pickle of a hooked module has in a site's place: nothing to run."""
     site = Site.__new__(Site)
@@ -362,7 +349,8 @@ def open_frame(own: dict[Place, Steps], also: Sequence[Place] = (), *, mute: boo
     """
     frame = Frame(own, tuple(also), mute)
     with lock:
-        tell_compiler()
+        if "torch._dynamo" in sys.modules:
+            tell_compiler()
         for site in (*own, *also) if also else own:
             site.enter()
     current_frame.set(frame)

@@ -134,6 +134,18 @@ class Detect(Entry):
             self.fail(error)
 
 
+class DetectOnly(Detect):
+    """A detector that promises to write to nothing; see `Detector.reads_only`."""
+
+    __slots__ = ()
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        try:
+            self.observe(module, inputs_of(module, args, kwargs) if kwargs else args, output)
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+
+
 class Control(Entry):
     """A controller. What it returns takes the activation's place."""
 
@@ -144,27 +156,33 @@ class Control(Entry):
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         try:
-            tensor = output if type(output) is Tensor else activation_of(output)
+            plain = type(output) is Tensor
+            tensor = output if plain else activation_of(output)
             if tensor is None:
                 if self.live:
                     self.no_tensor(output)
                 return None
-            try:
-                version = None if tracing() else tensor._version
-            except RuntimeError:  # inference tensors have no version
-                version = None
-            if kwargs:
-                given = first_input(inputs_of(module, args, kwargs))
+            if not kwargs and args and type(args[0]) is Tensor:
+                given = args[0]
             else:
-                given = args[0] if args and type(args[0]) is Tensor else first_input(args)
-            new = self.modify(module, given, tensor)
-            if version is not None and tensor._version != version:
-                raise wrote("The controller")
+                given = first_input(inputs_of(module, args, kwargs))
+            if tracing():
+                new = self.modify(module, given, tensor)
+            else:
+                try:
+                    version = tensor._version
+                except RuntimeError:  # inference tensors have no version
+                    version = None
+                new = self.modify(module, given, tensor)
+                if version is not None and tensor._version != version:
+                    raise wrote("The controller")
+            if type(new) is Tensor:
+                return new if plain else replace(output, new)
             if new is None:
                 return None
             if not isinstance(new, Tensor):
                 raise not_a_tensor(new, "a tensor, or None to leave the activation alone")
-            return new if tensor is output else replace(output, new)
+            return replace(output, new)
         except Exception as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
@@ -348,7 +366,8 @@ def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entr
         case (True, True):
             return Both(hook, layer, policy)
         case (True, False):
-            return Detect(hook, layer, policy)
+            reads_only = isinstance(hook, Detector) and hook.reads_only
+            return (DetectOnly if reads_only else Detect)(hook, layer, policy)
         case (False, True):
             every = isinstance(hook, Controller) and hook.every_tensor
             return ControlEvery(hook, layer, policy) if every else Control(hook, layer, policy)

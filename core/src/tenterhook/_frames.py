@@ -21,13 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Steps:
     """What one scope, with the scopes around it, runs at one site."""
 
-    __slots__ = ("backward", "forward", "stop")
+    __slots__ = ("backward", "forward", "keep", "stop")
 
     def __init__(
         self,
         forward: tuple[Any, ...] = (),
         backward: tuple[Entry, ...] = (),
         stop: Callable[[], None] | None = None,
+        keep: Any = None,
     ) -> None:
         self.forward = forward
         """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
@@ -35,6 +36,8 @@ class Steps:
         """Run on the gradient."""
         self.stop = stop
         """Ends the forward by raising, when all else here has run."""
+        self.keep = keep
+        """The only step, where that is one that adds a copy of each tensor to its `calls`."""
 
     def __add__(self, other: "Steps") -> "Steps":
         return Steps(

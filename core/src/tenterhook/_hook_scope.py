@@ -29,7 +29,7 @@ class Hooks(Scope):
         registry: "HookRegistry",
         pairs: Sequence[tuple[LayerChoice, Hook]],
         *,
-        selection: Selection = Selection(),  # noqa: B008 - a frozen value
+        selection: Selection | None = None,
         missing: Report = "warn",
     ) -> None:
         super().__init__(missing)
@@ -44,7 +44,7 @@ class Hooks(Scope):
                 raise ValueError(
                     f"{hook!r} is registered already, so it runs anyway. Unregister it first."
                 )
-            if hook.hook_type is HookType.BACKWARD and not selection.everything:
+            if hook.hook_type is HookType.BACKWARD and selection is not None:
                 raise ValueError("A selection does not apply to gradients; leave it out.")
             layers = registry.place(choice, hook.hook_type)
             self._placed += [(layer, hook) for layer in layers]
@@ -58,7 +58,7 @@ class Hooks(Scope):
         steps: dict[Place, Steps] = {}
         self._entries = []
         self._parts = []
-        watch = None if self._selection.everything else Watch()
+        watch = None if self._selection is None else Watch()
         whole = self._registry.index.module
         if watch is not None:
             add_steps(steps, site_of(whole, "before"), Steps((watch,)))
@@ -66,7 +66,7 @@ class Hooks(Scope):
             hook.set_context(self._registry.context)
             hook.layer_signature = layer.name
             inner = entry_for(hook, layer.name, self._registry)
-            if watch is not None:
+            if watch is not None and self._selection is not None:
                 inner = Part(inner, self._selection, watch)
                 self._parts.append(inner)
             entry = Scoped(inner)

@@ -179,13 +179,14 @@ def _chosen(
     rows: Where | None,
     features: Where | None,
     every: int,
-) -> Selection:
-    made = Selection(tokens=tokens, phase=phase, rows=rows, features=features, every=every)
+) -> Selection | None:
+    """Return the selection, given whole or in parts; `None` where everything is selected."""
+    parts = (tokens, phase, rows, features)
+    if every == 1 and all(part is None for part in parts):
+        return None if selection is None or selection.everything else selection
     if selection is None:
-        return made
-    if not made.everything:
-        raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
-    return selection
+        return Selection(tokens, phase, rows, features, every)
+    raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (

@@ -16,6 +16,8 @@ class LayerActivationDetector(Detector):
     What is kept is a finished copy that no later forward changes.
     """
 
+    reads_only = True
+
     def __init__(
         self,
         layer_signature: str | int,
