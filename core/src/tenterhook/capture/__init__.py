@@ -4,7 +4,7 @@ A capture is planned, cut into units, and done unit by unit; any that are missin
 same call again.
 """
 
-from tenterhook.capture._errors import NothingToCapture, NotPerToken, WrongMask
+from tenterhook.capture._errors import BadArgument, NothingToCapture, NotPerToken, WrongMask
 from tenterhook.capture._progress import Progress, ProgressCallback
 from tenterhook.capture._save import ROWS_PER_UNIT, save_activations
 from tenterhook.capture._spec import CaptureSpec
@@ -12,6 +12,7 @@ from tenterhook.capture._tokens import LongDocuments, TokenCounts
 
 __all__ = [
     "ROWS_PER_UNIT",
+    "BadArgument",
     "CaptureSpec",
     "LongDocuments",
     "NotPerToken",

@@ -1,6 +1,19 @@
 """What can go wrong with a capture before or while it runs."""
 
+from typing import Any
+
 from tenterhook.errors import TenterhookError
+
+
+class BadArgument(TenterhookError, ValueError):
+    """An argument that makes no sense."""
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        super().__init__(name, value, expected)
+        self.name, self.value, self.expected = name, value, expected
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r} must be {self.expected}."
 
 
 class NothingToCapture(TenterhookError, ValueError):

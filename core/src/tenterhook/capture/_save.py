@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import torch
 
+from tenterhook.capture._errors import BadArgument
 from tenterhook.capture._forward import rows_of_batch
 from tenterhook.capture._progress import Meter, ProgressCallback
 from tenterhook.capture._provenance import environment, now, session_name
@@ -59,7 +60,7 @@ def save_activations(
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),
-    `NotWritable`; `ValueError` for arguments that make no sense. What a unit raises is raised as
+    `NotWritable`, `BadArgument`. What a unit raises is raised as
     it is, with a note on how to resume.
     """
     _check_numbers(batch_size=batch_size, rows_per_unit=rows_per_unit, sample_limit=sample_limit)
@@ -173,7 +174,7 @@ def _layer_names(model: TextModel, layers: str | int | Sequence[str | int]) -> l
     """Return the layers' own names, each once, in the model's order."""
     choices = [layers] if isinstance(layers, str | int) else list(layers)
     if not choices:
-        raise ValueError("No layer is named; name at least one.")
+        raise BadArgument("layers", layers, "one layer at least")
     found = {layer.name for layer in model.layers.index.expand(choices)}
     known = [name for name in model.layers.list_layers() if name in found]
     return known + sorted(found.difference(known))
@@ -195,11 +196,11 @@ def _wanted_dtype(dtype: str | torch.dtype | None) -> str | None:
         return None
     name = dtype if isinstance(dtype, str) else dtype_name(dtype)
     if name not in FLOATS:
-        raise ValueError(f"dtype={name!r} is not one of {', '.join(FLOATS)}.")
+        raise BadArgument("dtype", name, f"one of {', '.join(FLOATS)}")
     return dtype_name(torch_dtype(name))
 
 
 def _check_numbers(**numbers: object) -> None:
     for name, number in numbers.items():
         if number is not None and (not isinstance(number, int) or number < 1):
-            raise ValueError(f"{name}={number!r} must be a whole number, 1 or more.")
+            raise BadArgument(name, number, "a whole number, 1 or more")

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook.capture._errors import NothingToCapture
+from tenterhook.capture._errors import BadArgument, NothingToCapture
 from tenterhook.documents import Documents
 from tenterhook.store import Unit
 from tenterhook.text_model import TextModel
@@ -88,7 +88,7 @@ def tokenize(
     A document without tokens has no rows; `NothingToCapture` where none has any.
     """
     if long_documents not in get_args(LongDocuments):
-        raise ValueError(f"long_documents={long_documents!r} is neither 'truncate' nor 'split'.")
+        raise BadArgument("long_documents", long_documents, "'truncate' or 'split'")
     longest = model.max_tokens
     ids, windows = array("i"), array("q")
     without = too_long = cut = 0

@@ -11,7 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenterhook.errors import TenterhookError
 from tenterhook.store import dtype_name, torch_dtype
+
+
+class CannotKeep(TenterhookError, TypeError):
+    """A tensor of a kind that the store has no place for."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what, self.remedy = what, remedy
+
+    def __str__(self) -> str:
+        return f"A zarr store keeps no {self.what}. {self.remedy}"
 
 
 @attrs.frozen
@@ -51,22 +63,21 @@ _STORED = {
 
 
 def stored_as(name: str) -> Stored:
-    """Return how a torch dtype is stored; `TypeError` for one that cannot be."""
+    """Return how a torch dtype is stored; `CannotKeep` for one that cannot be."""
     if name not in _STORED:
-        raise TypeError(f"A zarr store keeps no {name}. Cast it to one of: {', '.join(_STORED)}.")
+        raise CannotKeep(f"{name} tensors", f"Cast it to one of: {', '.join(_STORED)}.")
     return _STORED[name]
 
 
 def to_bytes(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Return the tensor's bytes as they go to disk, `[elements * itemsize]`; a view if it can be.
 
-    Raises `TypeError` for a tensor that is not dense, or has no values (meta).
+    Raises `CannotKeep` for a tensor that is not dense, or has no values (meta).
     """
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise TypeError(
-            f"A store keeps dense tensors; this one is {tensor.layout}, on {tensor.device}. "
-            "Convert it first, for example with to_dense()."
-        )
+        kind = str(tensor.layout).removeprefix("torch.").replace("strided", "quantized")
+        kind = "meta" if tensor.is_meta else kind
+        raise CannotKeep(f"{kind} tensors", "Make it dense first, for example with to_dense().")
     stored_as(dtype_name(tensor.dtype))
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     bits: np.ndarray[Any, np.dtype[np.uint8]] = plain.view(torch.uint8).numpy()

@@ -2,10 +2,14 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
+
+from tenterhook_zarr._writers import is_abandoned, unfinished_name
+
+PARTIAL = ".partial"
+"""The ending of files that are not whole yet; their names begin with a dot."""
 
 
 def make_folders(path: Path) -> list[Path]:
@@ -81,8 +85,26 @@ def remove_if_empty(path: Path) -> None:
         path.rmdir()
 
 
+def is_unfinished(name: str) -> bool:
+    """Say whether a file's name is one of a file that is not whole yet."""
+    return name.startswith(".") and name.endswith(PARTIAL)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed did not finish in this folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if is_unfinished(name):
+            path = folder / name
+            if is_abandoned(path, name[1 : -len(PARTIAL)]):
+                path.unlink(missing_ok=True)
+
+
 def _temporary(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    temporary = path.with_name(f".{unfinished_name()}{PARTIAL}")
     try:
         with temporary.open("xb") as file:
             file.write(content)

@@ -68,7 +68,12 @@ class RunFolder:
 
     def folders(self) -> list[Path]:
         """Return the folders that a run has beside those of its arrays."""
-        return [self.path / "layers", self.path / "rows", self.commits, self.log, self.sessions]
+        return [*self.groups(), self.commits, self.log, self.sessions]
+
+    def groups(self) -> list[Path]:
+        """Return the folders of the zarr groups."""
+        arrays = self.path / "arrays"
+        return [arrays, arrays / "layers", arrays / "rows"]
 
     def keys(self) -> list[Key]:
         """Return all arrays, those of one number per row first."""
@@ -78,8 +83,8 @@ class RunFolder:
         """Return the folder of an array."""
         kind, name = key
         if kind == "row":
-            return self.path / "rows" / name
-        return self.path / "layers" / self._layers[name]
+            return self.path / "arrays" / "rows" / name
+        return self.path / "arrays" / "layers" / self._layers[name]
 
     def planned_layout(self, key: Key) -> ArrayLayout:
         """Choose the layout of an array that is new."""

@@ -27,8 +27,10 @@ from tenterhook.store import (
 from tenterhook_zarr._arrays import open_array, read_file
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (
+    is_unfinished,
     make_folders,
     nearest_standing,
+    remove_abandoned,
     remove_if_empty,
     remove_tree,
     try_writing,
@@ -36,7 +38,7 @@ from tenterhook_zarr._files import (
     write_whole,
 )
 from tenterhook_zarr._folder import PLAN, RunFolder
-from tenterhook_zarr._layout import group_metadata, to_json
+from tenterhook_zarr._layout import to_json
 from tenterhook_zarr._names import folder_name
 from tenterhook_zarr._shards import crc32c
 from tenterhook_zarr._writer import ZarrRunWriter, begin_run
@@ -80,6 +82,7 @@ class ZarrStore:
         folder = self._tensors / folder_name(name)
         with self._made():
             make_folders(folder)
+            remove_abandoned(folder)
             array = _write_tensor(folder, tensor, content.tobytes(), name)
             write_whole(folder / CURRENT, to_json({"name": name, "array": array}))
         for old in folder.glob("array-*"):
@@ -167,11 +170,12 @@ class ZarrStore:
             if not standing.is_dir():
                 raise NotAStore(str(standing), "this is no folder, so no store can be in it")
             if standing != self.path:
+                _check_names(standing, self.path)
                 if not create:
                     raise NoStore(self.location, "there is no such folder")
             elif (self.path / MARK).is_file():
                 _check_format(self.path / MARK)
-            elif any(self.path.iterdir()):
+            elif not all(is_unfinished(name) for name in os.listdir(self.path)):
                 reason = "this folder holds something else and no store; choose another"
                 raise NotAStore(self.location, reason)
             elif not create:
@@ -191,10 +195,9 @@ class ZarrStore:
         try:
             new = make_folders(self.path)
             marked = write_once(self.path / MARK, to_json(FORMAT))
-            for group in (self.path, self._runs, self._tensors):
-                if not (group / "zarr.json").exists():
-                    make_folders(group)
-                    write_once(group / "zarr.json", to_json(group_metadata()))
+            for folder in (self.path, self._runs, self._tensors):
+                remove_abandoned(folder)
+                make_folders(folder)
             yield
         except BaseException as error:
             if marked:
@@ -212,11 +215,10 @@ class ZarrStore:
                 remove_tree(tensor)
         if self.runs() or self.list_tensors():
             return
-        for group in (self._runs, self._tensors, self.path):
-            (group / "zarr.json").unlink(missing_ok=True)
-            if group == self.path:
-                (group / MARK).unlink(missing_ok=True)
-            remove_if_empty(group)
+        remove_if_empty(self._runs)
+        remove_if_empty(self._tensors)
+        (self.path / MARK).unlink(missing_ok=True)
+        remove_if_empty(self.path)
 
 
 def _checked_path(path: str | os.PathLike[str]) -> str:
@@ -228,6 +230,13 @@ def _checked_path(path: str | os.PathLike[str]) -> str:
     if "://" in found:
         raise NotAStore(found, "this store keeps to local folders; give the path of one")
     return found
+
+
+def _check_names(standing: Path, path: Path) -> None:
+    """Raise `OSError` for a name, among the folders still to make, that the system never takes."""
+    for part in path.relative_to(standing).parts:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(standing / part)
 
 
 def _check_format(mark: Path) -> None:

@@ -1,10 +1,7 @@
 """Writing a run: units whose shards are whole and durable before their record is there."""
 
 import contextlib
-import os
-import re
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +23,7 @@ from tenterhook_zarr._arrays import check_size
 from tenterhook_zarr._dtypes import to_bytes
 from tenterhook_zarr._files import (
     make_folders,
+    remove_abandoned,
     remove_if_empty,
     remove_tree,
     sync_folder,
@@ -35,6 +33,7 @@ from tenterhook_zarr._files import (
 from tenterhook_zarr._folder import PLAN, Key, RunFolder, unit_file
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
 from tenterhook_zarr._shards import ShardWriter
+from tenterhook_zarr._writers import is_abandoned, unfinished_name
 
 FORMAT = 1
 
@@ -45,9 +44,7 @@ class ZarrRunWriter:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._layouts = {key: folder.layout(key) for key in folder.keys()}  # noqa: SIM118
-        host = re.sub(r"[^A-Za-z0-9]+", "_", socket.gethostname())
-        self._writing = folder.writing / f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
-        _remove_dead_writers(folder.writing, host)
+        self._writing = folder.writing / unfinished_name()
 
     @property
     def run_id(self) -> str:
@@ -119,7 +116,7 @@ class ZarrUnitWriter:
             "unit": self._unit.number,
             "rows": [self._unit.start, self._unit.stop],
             "arrays": {
-                self._folder.array(key).relative_to(self._folder.path).as_posix(): sizes
+                self._folder.array(key).relative_to(self._folder.groups()[0]).as_posix(): sizes
                 for key, sizes in shards.items()
             },
         }
@@ -239,6 +236,7 @@ def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
             folder = RunFolder.open(path)
             if differences := plan.differences(folder.plan):
                 raise OtherRun(path.name, differences)
+        _tidy(folder)
         _lay_out(folder)
         return ZarrRunWriter(folder)
 
@@ -246,7 +244,7 @@ def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
 def _lay_out(folder: RunFolder) -> None:
     for each in folder.folders():
         make_folders(each)
-    for group in (folder.path, folder.path / "layers", folder.path / "rows"):
+    for group in folder.groups():
         write_once(group / "zarr.json", to_json(group_metadata()))
     for key in folder.keys():  # noqa: SIM118
         array = folder.array(key)
@@ -268,24 +266,13 @@ def _cleaned_up(path: Path) -> Iterator[None]:
         raise
 
 
-def _remove_dead_writers(writing: Path, host: str) -> None:
-    """Remove what processes of this machine left that run no more."""
-    if not writing.is_dir():
-        return
-    for folder in writing.iterdir():
-        found = re.fullmatch(rf"{re.escape(host)}-(\d+)-[0-9a-f]+", folder.name)
-        if found and not _is_running(int(found[1])):
-            remove_tree(folder)
-    remove_if_empty(writing)
-
-
-def _is_running(process: int) -> bool:
-    if process == os.getpid():
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
+def _tidy(folder: RunFolder) -> None:
+    """Remove what killed processes left: files that are not whole, and shards set aside."""
+    arrays = [folder.array(key) for key in folder.keys()]  # noqa: SIM118
+    for each in (folder.path, *folder.folders(), *arrays):
+        remove_abandoned(each)
+    if folder.writing.is_dir():
+        for writing in folder.writing.iterdir():
+            if is_abandoned(writing, writing.name):
+                remove_tree(writing)
+        remove_if_empty(folder.writing)
