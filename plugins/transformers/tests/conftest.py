@@ -80,7 +80,8 @@ def make_tokenizer(trained: Tokenizer) -> Callable[..., Any]:
             inner.post_processor = processors.TemplateProcessing(
                 single="<s> $A", special_tokens=[("<s>", 0)]
             )
-        return transformers.PreTrainedTokenizerFast(
+        kind: Any = transformers.PreTrainedTokenizerFast
+        return kind(
             tokenizer_object=inner,
             bos_token="<s>",
             eos_token="</s>",

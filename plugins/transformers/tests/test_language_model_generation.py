@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tenterhook_transformers import EmptyText, Generation, LanguageModel
 from torch import Tensor
+
+from tenterhook_transformers import EmptyText, Generation, LanguageModel
 
 Make = Callable[..., Any]
 PROMPTS = ["The quick brown fox", "In", "Tokens are real or"]
-LENGTH = {"max_new_tokens": 6, "do_sample": False}
+LENGTH: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
 
 @pytest.fixture(params=["gpt2", "llama", "opt", "gemma3"])
@@ -72,11 +73,9 @@ def test_rows_that_end(gpt2: LanguageModel) -> None:
     width = plain.sequences.shape[1] - 6
     end = int(plain.sequences[0, width + 2])
     found = gpt2.generate(PROMPTS, **LENGTH, eos_token_id=end)
-    first = plain.token_ids[0][: found.prompt_lengths[0] + 3]
-    assert found.token_ids[0] == first[: found.prompt_lengths[0]] + [
-        *first[found.prompt_lengths[0] : first.index(end, found.prompt_lengths[0])],
-        end,
-    ]
+    start = found.prompt_lengths[0]
+    until = plain.token_ids[0].index(end, start) + 1
+    assert found.token_ids[0] == plain.token_ids[0][:until]
     for row, ids in enumerate(found.token_ids):
         new = ids[found.prompt_lengths[row] :]
         assert end not in new[:-1]
@@ -137,7 +136,7 @@ def test_steering_reaches_every_step(lm: LanguageModel) -> None:
 def test_generated_tokens_can_be_selected(gpt2: LanguageModel) -> None:
     """Scopes know which tokens were the prompt's and which were generated."""
     pytest.importorskip("tenterhook.selections")
-    with gpt2.capture("transformer.h.0", phase="generated", missing="ignore") as captured:  # type: ignore[call-arg]
+    with gpt2.capture("transformer.h.0", phase="generated", missing="ignore") as captured:
         found = gpt2.generate(PROMPTS, **LENGTH)
     rows = sum(len(call.reshape(-1, call.shape[-1])) for call in captured["transformer.h.0"])
     assert rows == 3 * 5
@@ -156,7 +155,7 @@ def test_mode_and_gradients(gpt2: LanguageModel) -> None:
 def test_model_that_cannot_generate(make_model: Make, tokenizer: Any) -> None:
     """A masked language model says that it cannot."""
     lm = LanguageModel(make_model("bert"), tokenizer)
-    with pytest.raises(ValueError, match="BertForMaskedLM cannot generate text.*ForCausalLM"):
+    with pytest.raises(ValueError, match=r"BertForMaskedLM cannot generate text.*ForCausalLM"):
         lm.generate("x")
 
 

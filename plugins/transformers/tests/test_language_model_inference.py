@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import tenterhook
 import torch
+from torch import Tensor, nn
+
+import tenterhook
 from tenterhook.documents import Documents
 from tenterhook.hooks import Controller, Detector, HookError, HookWarning
 from tenterhook_transformers import EmptyText, LanguageModel, TooLong
-from torch import Tensor, nn
 
 Make = Callable[..., Any]
 LAYER = "transformer.h.0"
@@ -137,7 +138,7 @@ def test_controllers_are_back_after_an_error(lm: LanguageModel, texts: list[str]
     lm.layers.register_hook(LAYER, Double())
     steered = lm.inference.execute_inference(texts)[0].logits
     lm.module.train()
-    lm.module.transformer.h[0].eval()
+    lm.module.get_submodule("transformer.h.0").eval()
     modes = [module.training for module in lm.module.modules()]
     fail = Fail()
     lm.layers.register_hook("transformer.h.1", fail)
@@ -153,7 +154,7 @@ def test_controllers_are_back_after_an_error(lm: LanguageModel, texts: list[str]
 def test_mode_is_put_back(lm: LanguageModel, texts: list[str]) -> None:
     """Dropout is off in the call, and each module's mode is put back."""
     lm.module.train()
-    lm.module.transformer.h[1].eval()
+    lm.module.get_submodule("transformer.h.1").eval()
     modes = [module.training for module in lm.module.modules()]
     first, second = (lm.inference.execute_inference(texts)[0].logits for _ in range(2))
     assert torch.equal(first, second)
@@ -311,7 +312,7 @@ def test_infer_dataset(lm: LanguageModel, texts: list[str]) -> None:
 
 def test_infer_dataset_takes_what_a_batch_needs(lm: LanguageModel) -> None:
     """Texts are taken a batch at a time, so endless ones do."""
-    taken = []
+    taken: list[int] = []
 
     def endless() -> Any:
         while True:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from tenterhook.capture import save_activations
 from tenterhook.store import MemoryStore
 from tenterhook_transformers import LanguageModel
-from torch import nn
 
 FAMILIES = (
     "gpt2",
@@ -110,7 +111,9 @@ def test_saved_rows_equal_the_unbatched_documents(lm: LanguageModel, texts: list
     documents = lm.token_ids(texts)
     store = MemoryStore()
     for batch_size, layers in ((1, [leaf, block]), (4, [block, leaf]), (32, [leaf, block])):
-        run_id = lm.activations.save(layers, texts, f"of-{batch_size}", None, batch_size, store=store)
+        run_id = lm.activations.save(
+            layers, texts, f"of-{batch_size}", None, batch_size, store=store
+        )
         run = store.run(run_id)
         assert run.tokens[:].tolist() == [id for ids in documents for id in ids]
         for layer in layers:

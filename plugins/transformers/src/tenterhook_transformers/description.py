@@ -39,6 +39,7 @@ def describe(
         "revision": getattr(getattr(inner, "config", None), "_commit_hash", None) or revision,
         "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
         "config": _config(inner),
+        "attention": getattr(getattr(inner, "config", None), "_attn_implementation", None),
         "weights": weights,
         "parameters": sum(parameter.numel() for parameter in inner.parameters()),
         "tokenizer": {

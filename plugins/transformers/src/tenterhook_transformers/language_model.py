@@ -1,6 +1,7 @@
 """A language model: a model, its tokenizer, its hooks."""
 
 from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -95,7 +96,7 @@ class LanguageModel(HookedModel):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | PathLike[str],
         store: "Store | None" = None,
         *,
         model_id: str | None = None,
@@ -124,7 +125,7 @@ class LanguageModel(HookedModel):
             module,
             found,
             store,
-            model_id=model_id or str(name_or_path),
+            model_id=model_id or fspath(name_or_path),
             revision=kwargs.get("revision"),
         )
 

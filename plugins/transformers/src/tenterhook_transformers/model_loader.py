@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,7 +14,6 @@ from warnings import warn
 import torch
 from torch import nn
 
-from tenterhook.errors import closest
 from tenterhook_transformers.errors import MissingWeights, UnknownModel
 
 if TYPE_CHECKING:
@@ -67,15 +67,28 @@ def load_parts(
         config = config or transformers.AutoConfig.from_pretrained(name, **shared)
     if tokenizer is None or isinstance(tokenizer, str):
         with _errors_of(tokenizer or name, "tokenizer"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer or name, **shared)
+            tokenizer = _load_tokenizer(tokenizer or name, **shared)
     with _errors_of(name, "weights"):
-        module = _load_weights(name, config, dtype=wanted_dtype, **options)
+        module, missing = _load_weights(name, config, dtype=wanted_dtype, **options)
+    if missing:
+        _warn_of_missing(name, missing)
     if place is not None:
         module = _moved(module, place)
     return module.eval(), tokenizer
 
 
-def _load_weights(name: str, config: Any, **options: Any) -> nn.Module:
+def _load_tokenizer(name: str, **options: Any) -> Any:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+    # Of some families one is made without any files, and knows no words.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ValueError("there are no files of one; pass tokenizer=")
+    return tokenizer
+
+
+def _load_weights(name: str, config: Any, **options: Any) -> tuple[nn.Module, list[str]]:
+    """Return the model, and which of its weights the checkpoint lacks."""
     for auto in _auto_classes(config):
         try:
             module, info = auto.from_pretrained(
@@ -85,9 +98,7 @@ def _load_weights(name: str, config: Any, **options: Any) -> nn.Module:
             if "Unrecognized configuration class" not in str(error):
                 raise
             continue
-        _warn_of_missing(name, info)
-        found: nn.Module = module
-        return found
+        return module, sorted(info.get("missing_keys") or ())
     raise ValueError(f"transformers has no language model for {type(config).__name__}")
 
 
@@ -110,15 +121,13 @@ def _auto_classes(config: Any) -> list[Any]:
     return [causal, masked, bare]
 
 
-def _warn_of_missing(name: str, info: Any) -> None:
-    missing = sorted(info.get("missing_keys") or ())
-    if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        warn(
-            f"{name!r} lacks {len(missing)} weights of the model ({shown}), which are random now.",
-            MissingWeights,
-            stacklevel=5,
-        )
+def _warn_of_missing(name: str, missing: list[str]) -> None:
+    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    warn(
+        f"{name!r} lacks {len(missing)} weights of the model ({shown}), which are random now.",
+        MissingWeights,
+        stacklevel=4,
+    )
 
 
 def _moved(module: nn.Module, device: torch.device) -> nn.Module:
@@ -186,7 +195,7 @@ def folders_like(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir() if each.is_dir()]
     except OSError:
         return f"There is no folder {str(path.parent)!r} either."
-    near = closest(path.name, sorted(names)) if names else []
+    near = get_close_matches(path.name, sorted(names))
     if not near:
         return ""
     return f"Closest folders: {', '.join(repr(str(path.parent / each)) for each in near)}."
@@ -217,7 +226,9 @@ def _errors_of(name: str, part: str) -> Iterator[None]:
     """Turn what transformers and the hub raise into one error with the way out."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (UnknownModel, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - of the hub, of safetensors, of remote code
         raise _unknown(name, part, error) from None
 
 

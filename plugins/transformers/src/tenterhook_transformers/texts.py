@@ -41,7 +41,7 @@ def documents_of(dataset: Any, field: str | None = None, limit: int | None = Non
 
 def is_huggingface(dataset: Any) -> bool:
     """Whether it is a data set of the `datasets` library, without importing that."""
-    return hasattr(dataset, "column_names") and hasattr(dataset, "features")
+    return hasattr(dataset, "column_names") and hasattr(dataset, "select_columns")
 
 
 def read_records(dataset: Any, field: str, name: str, *, limit: int | None = None) -> Documents:

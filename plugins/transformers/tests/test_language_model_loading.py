@@ -1,0 +1,273 @@
+"""Loading: from a folder, in which dtype, as which class, and what is said when it fails."""
+
+import json
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tenterhook.errors import TenterhookError
+from tenterhook.loading import load_model
+from tenterhook.plugins import PluginManager
+from tenterhook_transformers import LanguageModel, MissingWeights, UnknownModel, load, plugin
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def saved(tmp_path: Path, make_model: Make, tokenizer: Any) -> Callable[..., Path]:
+    """Return a function that saves a model of a family with its tokenizer and returns where."""
+
+    def save(family: str = "gpt2", dtype: torch.dtype = torch.float32, **settings: Any) -> Path:
+        folder = tmp_path / f"a-{family}"
+        make_model(family, **settings).to(dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("gpt2", "GPT2LMHeadModel"), ("bert", "BertForMaskedLM"), ("llama", "LlamaForCausalLM")],
+)
+def test_from_pretrained(
+    family: str, kind: str, saved: Make, make_model: Make, texts: list[str]
+) -> None:
+    """A saved model comes back as the class it was, in eval mode, with the same output."""
+    folder = saved(family)
+    lm = LanguageModel.from_pretrained(str(folder))
+    assert type(lm.module).__name__ == kind
+    assert not lm.module.training
+    assert lm.context.model_id == str(folder)
+    with torch.no_grad():
+        expected = make_model(family)(**lm.tokenize(texts)).logits
+    assert torch.equal(lm.inference.execute_inference(texts)[0].logits, expected)
+
+
+def test_bare_model(saved: Make, make_model: Make, texts: list[str]) -> None:
+    """A checkpoint without a head gives a model without one."""
+    folder = saved()
+    make_model().transformer.save_pretrained(folder)
+    lm = LanguageModel.from_pretrained(folder)
+    assert type(lm.module).__name__ == "GPT2Model"
+    assert lm.inference.execute_inference(texts)[0].last_hidden_state.shape[-1] == 32
+
+
+def test_dtype_is_the_checkpoints(saved: Make) -> None:
+    """The dtype is the checkpoint's, unless another is asked for, as a dtype or by name."""
+    folder = saved(dtype=torch.bfloat16)
+    for asked, dtype in (
+        (None, torch.bfloat16),
+        ("auto", torch.bfloat16),
+        ("float32", torch.float32),
+        (torch.float64, torch.float64),
+    ):
+        assert load(str(folder), dtype=asked).context.dtype is dtype
+
+
+def test_unknown_dtype(saved: Make) -> None:
+    """A dtype that torch lacks is an error that names some."""
+    with pytest.raises(ValueError, match=r"dtype='float33' is not a dtype of torch.*'bfloat16'"):
+        load(str(saved()), dtype="float33")
+
+
+@pytest.mark.parametrize("device", ["gpuu", "cuda:99"])
+def test_unknown_device(device: str, saved: Make) -> None:
+    """A device that is not there is an error with the way out."""
+    with pytest.raises(ValueError, match=rf"device='{device}' is not there.*'cpu'"):
+        load(str(saved()), device=device)
+
+
+def test_device(saved: Make) -> None:
+    """The model goes to the device asked for."""
+    assert load(str(saved()), device="cpu").context.device.type == "cpu"
+
+
+def test_settings(saved: Make) -> None:
+    """A store and a name can be given, and what transformers takes is handed on."""
+    marker: Any = object()
+    lm = LanguageModel.from_pretrained(
+        str(saved()), marker, model_id="mine", attn_implementation="eager"
+    )
+    assert lm.store is marker
+    assert lm.context.model_id == "mine"
+    assert lm.describe_model()["attention"] == "eager"
+
+
+def test_tokenizer_of_ones_own(saved: Make, make_tokenizer: Make) -> None:
+    """A tokenizer can be given in place of the folder's."""
+    tokenizer = make_tokenizer("left")
+    lm = LanguageModel.from_pretrained(str(saved()), tokenizer=tokenizer)
+    assert lm.tokenizer is tokenizer
+
+
+def test_description_is_the_same_wherever_it_lies(saved: Make, tmp_path: Path) -> None:
+    """Loaded from another folder under the same name, the description is the same."""
+    folder = saved()
+    first = LanguageModel.from_pretrained(folder, model_id="m").describe_model()
+    folder.rename(tmp_path / "elsewhere")
+    again = LanguageModel.from_pretrained(tmp_path / "elsewhere", model_id="m").describe_model()
+    assert again == first
+    assert str(tmp_path) not in json.dumps(first)
+
+
+def test_missing_weights(saved: Make, make_model: Make) -> None:
+    """Where the checkpoint lacks weights, a warning says that they are random."""
+    folder = saved("bert")
+    config = json.loads((folder / "config.json").read_text())
+    make_model("bert").bert.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.warns(MissingWeights, match=r"lacks \d+ weights of the model.*random"):
+        LanguageModel.from_pretrained(folder)
+
+
+def test_by_name(saved: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Core's `load_model` loads a folder, with and without the scheme."""
+    manager = PluginManager(autoload=False)
+    manager.register(plugin)
+    monkeypatch.setattr("tenterhook.plugins._default._default", manager)
+    folder = saved()
+    assert load_model(str(folder)).max_tokens == 64
+    assert load_model(f"hf:{folder}", dtype="bfloat16").context.dtype is torch.bfloat16
+
+
+# --- what goes wrong
+
+
+def message_of(name: Any, **options: Any) -> str:
+    """Return the one line that loading a name fails with."""
+    with pytest.raises(UnknownModel) as caught:
+        load(str(name), **options)
+    error = caught.value
+    assert isinstance(error, TenterhookError)
+    assert isinstance(error, OSError)
+    assert isinstance(error, LookupError)
+    assert error.__cause__ is None
+    assert error.__suppress_context__ or error.__context__ is None
+    message = str(error)
+    assert "\n" not in message
+    assert str(pickle.loads(pickle.dumps(error))) == message
+    return message
+
+
+def test_missing_folder(saved: Make) -> None:
+    """A path that is not there names the folders most like it."""
+    folder = saved()
+    message = message_of(folder.with_name("a-gtp2"))
+    assert "there is no such folder" in message
+    assert repr(str(folder)) in message
+
+
+def test_missing_folder_in_a_missing_folder(tmp_path: Path) -> None:
+    """Where the folder around it is missing too, it says so."""
+    assert "There is no folder" in message_of(tmp_path / "no" / "such")
+
+
+def test_folder_without_a_model(saved: Make) -> None:
+    """A folder without a config names the folder inside that has one."""
+    folder = saved()
+    message = message_of(folder.parent)
+    assert "has no config.json" in message
+    assert repr(str(folder)) in message
+
+
+def test_file(tmp_path: Path) -> None:
+    """A file in place of a folder is told apart."""
+    (tmp_path / "model.safetensors").touch()
+    assert "this is a file" in message_of(tmp_path / "model.safetensors")
+
+
+def test_folder_without_a_tokenizer(tmp_path: Path, make_model: Make) -> None:
+    """A folder with a model and no tokenizer says which is missing."""
+    make_model().save_pretrained(tmp_path / "m")
+    assert "its tokenizer cannot be loaded" in message_of(tmp_path / "m")
+
+
+def test_folder_without_weights(saved: Make) -> None:
+    """So does one without weights."""
+    folder = saved()
+    (folder / "model.safetensors").unlink()
+    assert "its weights cannot be loaded" in message_of(folder)
+
+
+def test_damaged_weights(saved: Make) -> None:
+    """Weights that are cut short are an error of ours too."""
+    weights = saved() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "its weights cannot be loaded" in message_of(weights.parent)
+
+
+def test_config_that_is_none(saved: Make) -> None:
+    """A config of no model is an error that says so."""
+    folder = saved()
+    (folder / "config.json").write_text('{"model_type": "no-such"}')
+    assert "its config cannot be loaded" in message_of(folder)
+
+
+def test_unknown_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Make) -> None:
+    """A name on the hub fails at once when the hub may not be asked, naming folders like it."""
+    saved("gpt2")
+    monkeypatch.chdir(tmp_path)
+    message = message_of("a-gpt3")
+    assert "not in the cache" in message
+    assert "HF_HUB_OFFLINE" in message
+    assert "'a-gpt2'" in message
+
+
+def test_unknown_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network the hub is not asked, which would take half a minute."""
+
+    def unknown(*_: Any) -> None:
+        raise socket.gaierror
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert "the hub is out of reach" in message_of("someone/some-model", revision="v1")
+
+
+def test_impossible_name() -> None:
+    """A name that the hub would not have is an error of ours."""
+    assert "No model 'a b'" in message_of("a b")
+
+
+# --- the plugin
+
+
+@pytest.mark.parametrize(("kind", "name"), [("loaders", "load"), ("datasets", "read")])
+def test_scheme_names_the_function(kind: str, name: str) -> None:
+    """The scheme `hf` stands for `load` among the loaders and for `read` among the data sets."""
+    import tenterhook_transformers
+
+    manager = PluginManager(autoload=False)
+    manager.register(plugin)
+    assert manager.extension(kind, "hf").load() is getattr(tenterhook_transformers, name)
+
+
+def test_public_names() -> None:
+    """The package gives out the names it lists, and no others."""
+    import tenterhook_transformers
+
+    assert tenterhook_transformers.__all__ == sorted(tenterhook_transformers.__all__)
+    assert all(hasattr(tenterhook_transformers, name) for name in tenterhook_transformers.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Langauge'"):
+        _ = tenterhook_transformers.Langauge
+
+
+def test_import_is_light() -> None:
+    """Importing the package and its plugin module imports neither torch nor transformers."""
+    code = (
+        "import sys, tenterhook_transformers, tenterhook_transformers.plugin as plugin;"
+        "plugin.tenterhook_loaders(), plugin.tenterhook_datasets();"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
