@@ -7,7 +7,7 @@ from tenterhook.errors import TenterhookError
 
 
 class UnknownName(TenterhookError, ValueError):
-    """This package has nothing of that name."""
+    """This package has no model or data set of that name."""
 
     def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
         super().__init__(kind, name, known)
@@ -18,3 +18,17 @@ class UnknownName(TenterhookError, ValueError):
         hint = f" Did you mean {close[0]!r}?" if close else ""
         names = " or ".join(map(repr, self.known))
         return f"tenterhook-tiny has no {self.kind} {self.name!r}, only {names}.{hint}"
+
+
+class NoRevisions(TenterhookError, ValueError):
+    """A revision was asked for, and the model has none to choose from."""
+
+    def __init__(self, revision: str) -> None:
+        super().__init__(revision)
+        self.revision = revision
+
+    def __str__(self) -> str:
+        return (
+            f"revision={self.revision!r}: the model in tenterhook-tiny has no revisions. "
+            "Leave it out; the version of the package says which weights these are."
+        )

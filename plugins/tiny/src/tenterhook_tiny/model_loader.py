@@ -6,7 +6,7 @@ Running it, and hooks on it, are the transformers plugin's.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenterhook_tiny.errors import UnknownName
+from tenterhook_tiny.errors import NoRevisions, UnknownName
 
 if TYPE_CHECKING:
     import torch
@@ -29,16 +29,12 @@ def load(
     """Load the model; `name` is what follows `tiny:`, and `""` and `"kjv"` both mean the one model.
 
     It is a GPT-2 of 4 blocks, `d_model` 128 and 256 positions, with weights kept in float32.
-    Raises `UnknownName`, a `ValueError`, for another name.  There are no revisions to choose from,
-    so any `revision` but `None` is a `ValueError`.
+    Raises `UnknownName` for another name, `NoRevisions` for a `revision`: each is a `ValueError`.
     """
     if name not in ("", "kjv"):
         raise UnknownName("model", f"tiny:{name}", ["tiny:", "tiny:kjv"])
     if revision is not None:
-        raise ValueError(
-            f"revision={revision!r}: the model in tenterhook-tiny has no revisions. Leave it out; "
-            "the version of the package says which weights these are."
-        )
+        raise NoRevisions(revision)
     from tenterhook_transformers import LanguageModel
 
     return LanguageModel.from_pretrained(

@@ -22,15 +22,16 @@ def read(name: str = "sample", *, field: str | None = None) -> "Documents":
 
     A document is some verses of one chapter of the King James Bible, one verse a line.  `field` is
     `"text"` unless given; `"source"` says where the text stands, as in "Genesis 10:1-6".
-    Raises `UnknownName`, a `ValueError`, for any other name or field.
+    Raises `UnknownName`, a `ValueError`, for another name, `tenterhook.documents.UnknownField` for
+    another field.
     """
+    from tenterhook.documents import Documents, UnknownField
+
     if name != "sample":
         raise UnknownName("data set", f"tiny:{name}", ["tiny:sample"])
     field = "text" if field is None else field
     if field not in FIELDS:
-        raise UnknownName("field", field, FIELDS)
-    from tenterhook.documents import Documents
-
+        raise UnknownField(field, FIELDS, "tiny:sample")
     lines = sample_path().read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)[field] for line in lines]
-    return Documents(texts, {"name": "tiny:sample", "field": field})
+    return Documents(texts, source="tiny:sample", field=field)
