@@ -228,3 +228,5 @@ def test_unknown_scheme(serving: None) -> None:
     """A scheme that nobody serves is an error with the nearest one that somebody does."""
     with pytest.raises(UnknownScheme, match="Did you mean 'here:'"):
         load_model("heer:x")
+    with pytest.raises(UnknownScheme, match="'hf:wikitext:train'"):
+        read_documents("wikitext:train")

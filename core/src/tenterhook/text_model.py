@@ -40,4 +40,8 @@ class TextModel(Protocol):
 
     def describe_model(self) -> dict[str, Any]:
         """Say what made the activations, in plain JSON values: name, revision, class, config, a
-        fingerprint of the weights, tokenizer, dtype, device, versions."""
+        fingerprint of the weights, tokenizer, dtype, device, versions.
+
+        A run belongs to one description. Under `device` and `versions` stands what may differ
+        between two processes that write one run; under other keys, what its bytes follow from.
+        """

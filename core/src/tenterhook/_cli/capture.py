@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 )
 @click.option("--out", required=True, help="The folder of the store; made if it is not there.")
 @click.option("--run-name", help="The run's id, instead of one that follows from what is captured.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Documents at once.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Documents at once.",
+)
 @click.option("--sample-limit", type=click.IntRange(min=1), help="Take so many documents.")
 @click.option(
     "--dtype",
@@ -199,15 +205,16 @@ def _report(store: "Store", run: "Run") -> str:
     lines = [f"Run {run.id} in {store.location}: {len(run):,} rows, one for each token, of"]
     lines += [f"  {each.name}  {each.features} x {each.dtype}" for each in run.plan.layers]
     lines += _remarks(counts, skipped)
-    layer = run.layers[0]
+    layer, some = run.layers[0], f"0:{min(len(run), 100)}"
     lines += [
         "",
         "Read it:",
         "",
         "  from tenterhook.store import LocalStore",
         f"  run = LocalStore({store.location!r}).run({run.id!r})",
-        f"  rows = run[{layer!r}][0:{min(len(run), 100)}]  # a torch tensor; .numpy() likewise",
-        f"  tokens = run.tokens[0:{min(len(run), 100)}]",
+        f"  rows = run[{layer!r}][{some}]  # a torch tensor, a row for each token",
+        f"  tokens = run.tokens[{some}]",
+        f"  array = run[{layer!r}].numpy(slice({some.replace(':', ', ')}))  # the rows as numpy",
     ]
     return "\n".join(lines)
 
@@ -216,10 +223,13 @@ def _remarks(counts: dict[str, int], skipped: int) -> list[str]:
     """Say what of the documents is not in the run."""
     remarks = []
     if empty := skipped + counts["documents_without_tokens"]:
-        remarks.append(f"Skipped {empty:,} empty documents.")
-    if counts["documents_too_long"]:
-        many = f"{counts['documents_too_long']:,} documents are longer than the model takes"
+        remarks.append(f"Skipped: {_many(empty, 'empty document')}.")
+    if long := counts["documents_too_long"]:
         cut = counts["tokens_cut"]
-        what = f"{cut:,} tokens were cut" if cut else "they were split"
-        remarks.append(f"{many}: {what}.")
+        what = f"Cut: {_many(cut, 'token')} of" if cut else "Split:"
+        remarks.append(f"{what} {_many(long, 'document')} longer than the model takes.")
     return remarks
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,54 @@
+"""What `tenterhook.store` and `tenterhook.capture` hand out."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tenterhook.capture
+import tenterhook.store
+from tenterhook.plugins import default_manager
+from tenterhook.store import LocalStore
+
+
+def test_names_of_store() -> None:
+    """All names that are listed are there."""
+    names = tenterhook.store.__all__
+    assert all(getattr(tenterhook.store, name) is not None for name in names)
+    assert {"LocalStore", "MemoryStore", "Run", "RunPlan", "Store", "Unit"} <= set(names)
+
+
+def test_names_of_capture() -> None:
+    """The list is this one."""
+    assert tenterhook.capture.__all__ == [
+        "ROWS_PER_UNIT",
+        "BadArgument",
+        "CaptureSpec",
+        "LongDocuments",
+        "NotPerToken",
+        "NothingToCapture",
+        "Progress",
+        "ProgressCallback",
+        "TokenCounts",
+        "WrongMask",
+        "save_activations",
+    ]
+    for name in tenterhook.capture.__all__:
+        assert getattr(tenterhook.capture, name) is not None
+
+
+def test_missing_plugin() -> None:
+    """Without the zarr plugin the default store is an `ImportError` that names what to install."""
+    assert "ZarrStore" not in default_manager().extensions("stores")
+    with pytest.raises(ImportError, match="tenterhook-zarr"):
+        LocalStore("anywhere")
+
+
+def test_imports_are_light() -> None:
+    """Importing the modules of names, errors and commands imports no torch."""
+    code = (
+        "import sys, tenterhook.store, tenterhook.documents, tenterhook.loading, tenterhook.engine,"
+        "tenterhook._cli.capture, tenterhook._cli.runs;"
+        "assert not {'torch', 'numpy', 'zarr', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
