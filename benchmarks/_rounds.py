@@ -54,7 +54,7 @@ def print_table(
     unit: str = "us a call",
     scale: float = 1e6,
 ) -> None:
-    """Print each variant against its baseline: `rows` maps a variant to what it is compared with."""
+    """Print each variant of `rows` against the baseline that `rows` maps it to."""
     print(f"\n{title}")
     print(f"{'variant':<44}{unit:>12}  {'ratio':>6}  {'quartiles':<14}baseline")
     for name, base in rows.items():

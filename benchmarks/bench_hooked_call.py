@@ -7,13 +7,13 @@ Raw: a persistent `register_forward_hook` doing the same work. CPU time of one t
 import gc
 import sys
 
-import tenterhook
 import torch
-from tenterhook_function_controller import FunctionController
-from tenterhook_layer_activation import LayerActivationDetector
+from _rounds import measure, print_machine, print_table
 from torch import Tensor, nn
 
-from _rounds import measure, print_machine, print_table
+import tenterhook
+from tenterhook_function_controller import FunctionController
+from tenterhook_layer_activation import LayerActivationDetector
 
 MODULES = 48
 

@@ -7,7 +7,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tenterhook._version import __version__
-from tenterhook.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from tenterhook._capture_scope import Captured
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from tenterhook.context import HookContext
     from tenterhook.errors import HookError, TenterhookError, UnknownLayer
     from tenterhook.extensions import Extension
+    from tenterhook.hookspecs import hookimpl
     from tenterhook.layers import LayerIndex
     from tenterhook.model import HookedModel, assert_clean, attach
     from tenterhook.plugins import PluginManager
@@ -58,6 +58,7 @@ _HOMES = {
     "assert_clean": "model",
     "attach": "model",
     "carry": "_frames",
+    "hookimpl": "hookspecs",
 }
 
 

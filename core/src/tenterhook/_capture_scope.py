@@ -75,6 +75,19 @@ class Captured(Mapping[str, list[Tensor]]):
             raise LookupError("Only a capture of selected tokens says where they stood.")
         return self._places[str(name)]
 
+    def by_row(self, layer: LayerSpec) -> list[Tensor]:
+        """Return what was seen of each row of the batch, `(tokens, features)`, in token order.
+
+        Of a position that several calls saw, as when a model generates without a cache, the last
+        counts. Takes a capture of selected tokens; `tokens=":"` selects them all.
+        """
+        seen: dict[int, dict[int, Tensor]] = {}
+        for values, places in zip(self[layer], self.where(layer), strict=True):
+            for value, (row, position) in zip(values, places.tolist(), strict=True):
+                seen.setdefault(row, {})[position] = value
+        rows = [sorted(seen[row].items()) for row in sorted(seen)]
+        return [torch.stack([value for _, value in row]) for row in rows]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._calls)
 
@@ -239,7 +252,7 @@ class _Plan:
         """Return a kit for one scope that keeps a part of the activations of the model `whole`."""
         watch = Watch()
         keeps = [_KeepSome(layer.name, self.form, selection, watch) for layer in self.layers]
-        steps = {site_of(whole, "before"): Steps((watch,))}
+        steps: dict[Place, Steps] = {site_of(whole, "before"): Steps((watch,))}
         kit = self._kit(keeps, steps)
         add_steps(steps, site_of(whole, "after"), Steps((watch,)))
         return kit
@@ -329,17 +342,21 @@ class Capture(Scope):
 
     def _unseen(self) -> list[str]:
         keeps = [] if self._kit is None else self._kit.keeps
-        silent = [keep for keep in keeps if not keep.calls]
+        if self._selection is None and all(keep.calls for keep in keeps):
+            return []
         reports = [
             f"Layer {keep.layer!r} {keep.without}, which holds no tensor, so nothing was captured."
             for keep in keeps
             if keep.without is not None
         ]
-        never = [keep.layer for keep in silent if keep.without is None]
+        never = [keep.layer for keep in keeps if not keep.calls and keep.without is None]
         if never:
             reports.append(never_ran("Nothing was captured at", never))
-        some = [keep for keep in keeps if isinstance(keep, _KeepSome) and keep.calls]
-        unmatched = [keep.layer for keep in some if not keep.matched]
+        unmatched = [
+            keep.layer
+            for keep in keeps
+            if isinstance(keep, _KeepSome) and keep.calls and not keep.matched
+        ]
         if unmatched:
             reports.append(nothing_matched(self._selection, unmatched))
         return reports
@@ -359,13 +376,13 @@ def _plan_for(
     """
     key = (choices, form, inputs, stop)
     try:
-        plan = index.plans.get(key)
-    except TypeError:  # a list among the choices
-        key, plan = None, None
+        plan: _Plan | None = index.plans.get(key)
+    except TypeError:  # a list among the choices, which no plan is kept for
+        plan = None
     if plan is None or not plan.holds():
         layers = index.expand(choices)
         plan = _Plan(index, layers, form, inputs, None if stop is None else index.resolve(stop))
-        if key is not None and [layer.name for layer in layers] == list(choices):
+        if [layer.name for layer in layers] == list(choices):
             if len(index.plans) >= _MOST_PLANS:
                 index.plans.clear()
             index.plans[key] = plan

@@ -163,7 +163,7 @@ class Control(Entry):
                     self.no_tensor(output)
                 return None
             if not kwargs and args and type(args[0]) is Tensor:
-                given = args[0]
+                given: Tensor | None = args[0]
             else:
                 given = first_input(inputs_of(module, args, kwargs))
             if tracing():

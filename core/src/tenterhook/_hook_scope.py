@@ -201,7 +201,10 @@ class Part(Entry):
         if changed is None:
             return None
         new = first_input(inputs_of(module, *changed))
-        return self._mixed(lambda: replace_input(inputs, _mix(mask, old, new)))
+        mixed: tuple[Args, Kwargs] | None = self._mixed(
+            lambda: replace_input(inputs, _mix(mask, old, new))
+        )
+        return mixed
 
     def _mixed(self, mix: Callable[[], Any]) -> Any:
         try:

@@ -38,7 +38,7 @@ def _positions(where: Where | None) -> Positions | None:
     if isinstance(where, str):
         _slice(where)
         return where
-    if not all(isinstance(p, int) and not isinstance(p, bool) for p in where) or not len(where):
+    if not len(where) or any(type(p) is bool or not isinstance(p, int) for p in list[Any](where)):
         raise ValueError(f"{where!r} are not positions: give ints, a slice, '2:5' or 'last'.")
     return tuple(int(p) for p in where)
 
@@ -57,7 +57,7 @@ def _slice(text: str) -> slice:
     return slice(*numbers)
 
 
-def _at_least_one(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+def _at_least_one(_: object, attribute: "attrs.Attribute[int]", value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{attribute.name}={value!r} is not a whole number of at least 1.")
 
