@@ -313,3 +313,12 @@ def test_save_leaves_controllers_as_they_are(lm: LanguageModel, texts: list[str]
     store = MemoryStore()
     run_id = lm.activations.save("transformer.h.0", texts, store=store)
     assert not store.run(run_id)["transformer.h.0"][:].any()
+
+
+@pytest.mark.xfail(strict=False, reason="core's registry knows its owner weakly until it has hooks")
+def test_hooks_of_a_model_that_nobody_holds(make_model: Make, tokenizer: Any) -> None:
+    """A hook registered in one line, on a model that is kept nowhere, is found by `attach`."""
+    module = make_model()
+    LanguageModel(module, tokenizer).layers.register_hook("layer_0", Watch())
+    gc.collect()
+    assert len(tenterhook.attach(module).layers) == 1

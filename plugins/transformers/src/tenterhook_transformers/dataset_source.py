@@ -72,7 +72,7 @@ def _load(datasets: Any, base: str, config: str | None) -> Any:
         if path.is_dir() and _was_saved(path):
             return datasets.load_from_disk(str(path))
         if not path.is_dir():
-            _check_name(base, path)
+            _check_name(datasets, base, path)
         return datasets.load_dataset(str(path) if path.is_dir() else base, config)
     except (UnknownDataset, UnreadableData):
         raise
@@ -84,11 +84,15 @@ def _was_saved(path: Path) -> bool:
     return any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json"))
 
 
-def _check_name(name: str, path: Path) -> None:
-    from tenterhook_transformers.model_loader import folders_like
+def _check_name(datasets: Any, name: str, path: Path) -> None:
+    """Raise `UnknownDataset` where it is plain, without asking the hub, that there is none."""
+    from tenterhook_transformers.model_loader import folders_like, hub_is_out_of_reach
 
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
         raise UnknownDataset(name, "there is no such folder", folders_like(path))
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+    if hub_is_out_of_reach() and not cached.exists():
+        raise _out_of_reach(name, path)
 
 
 def _unknown(name: str, path: Path, error: Exception) -> UnknownDataset:
@@ -101,13 +105,19 @@ def _unknown(name: str, path: Path, error: Exception) -> UnknownDataset:
         said = " ".join(line.strip() for line in lines[:2])
         return UnknownDataset(name, said, f"Name one, as '{name}:CONFIG:SPLIT'.")
     if hub_is_out_of_reach():
-        return UnknownDataset(
-            name,
-            "there is no such folder, it is not in the cache, and the hub is out of reach",
-            "Give a file or a folder, or use 'tiny:sample', which needs no network. "
-            f"{folders_like(path)}",
-        )
+        return _out_of_reach(name, path)
     return UnknownDataset(name, lines[0].rstrip("."), folders_like(path))
+
+
+def _out_of_reach(name: str, path: Path) -> UnknownDataset:
+    from tenterhook_transformers.model_loader import folders_like
+
+    return UnknownDataset(
+        name,
+        "there is no such folder, it is not in the cache, and the hub is out of reach",
+        "Give a file or a folder, or use 'tiny:sample', which needs no network. "
+        f"{folders_like(path)}",
+    )
 
 
 def _choose(found: Any, split: str | None, name: str) -> tuple[str, Any]:

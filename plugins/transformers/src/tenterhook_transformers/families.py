@@ -84,7 +84,9 @@ def positions_from_ids(module: nn.Module) -> bool:
     """Whether the model counts positions from the ids, skipping padding, as RoBERTa does."""
     root = unwrapped(module)
     source = sys.modules.get(type(root).__module__)
-    return hasattr(source, _FROM_IDS) or any(hasattr(m, _FROM_IDS) for m in root.modules())
+    return hasattr(source, _FROM_IDS) or any(
+        hasattr(type(inner), _FROM_IDS) for inner in root.modules()
+    )
 
 
 def position_ids(module: nn.Module, mask: Tensor) -> Tensor | None:

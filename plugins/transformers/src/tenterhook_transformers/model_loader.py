@@ -177,7 +177,9 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
             name, "this is a file", "Name the folder that save_pretrained wrote, with config.json."
         )
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
-        raise UnknownModel(name, "there is no such folder", folders_like(path))
+        around = path.parent.is_dir()
+        hint = folders_like(path) if around else f"There is no folder {str(path.parent)!r} either."
+        raise UnknownModel(name, "there is no such folder", hint)
     return name
 
 
@@ -189,12 +191,11 @@ def _inside(path: Path) -> str:
 
 
 def folders_like(path: Path) -> str:
-    """Return a hint that names folders beside `path` with names like it; empty where there are
-    none."""
+    """Return a hint that names folders beside `path` with names like it, if any."""
     try:
         names = [each.name for each in path.parent.iterdir() if each.is_dir()]
     except OSError:
-        return f"There is no folder {str(path.parent)!r} either."
+        return ""
     near = get_close_matches(path.name, sorted(names))
     if not near:
         return ""
