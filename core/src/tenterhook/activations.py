@@ -54,7 +54,8 @@ def named_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
     for value in (*args, *given.values()):
         if isinstance(value, Mapping):
             named.update(value)
-    return {**named, **given}
+    named.update((name, value) for name, value in given.items() if not isinstance(value, Mapping))
+    return named
 
 
 def _class_of(module: nn.Module) -> Any:

@@ -47,6 +47,9 @@ class LayerActivationDetector(Detector):
             kept = tensor.detach().clone()
         else:
             kept = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
+        if kept.is_inference():
+            with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
+                kept = kept.clone()
         self.tensor_metadata["activations"] = kept
         self.metadata["activations_shape"] = tuple(kept.shape)
 
