@@ -24,11 +24,8 @@ class UnknownScheme(TenterhookError, LookupError):
 
     def __str__(self) -> str:
         close = closest(self.scheme, self.known)
-        hint = (
-            f"Did you mean '{close[0]}:'?"
-            if close
-            else f"`tenterhook plugins list` shows the schemes; on the hub it is 'hf:{self.name}'."
-        )
+        hint = f"Did you mean '{close[0]}:'?" if close else "See `tenterhook plugins list`."
+        hint += f" For that name on the hub write 'hf:{self.name}'."
         return (
             f"No installed plugin has {self.kind} named '{self.scheme}:', as {self.name!r}. {hint}"
         )

@@ -23,7 +23,7 @@ class TextModel(Protocol):
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest document that one forward takes, in tokens; `None` for no limit."""
+        """The longest document one forward takes, in tokens; `None` for no limit."""
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, special tokens included, unpadded, never truncated."""

@@ -1,7 +1,7 @@
 """What a run will hold, fixed before anything runs: its arrays, its rows, its units of work."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -43,6 +43,10 @@ class Unit:
         return self.stop - self.start
 
 
+def _as_tuple(layers: Iterable[LayerArray]) -> tuple[LayerArray, ...]:
+    return tuple(layers)
+
+
 @attrs.frozen(kw_only=True)
 class RunPlan:
     """What a run holds when it is complete.
@@ -56,7 +60,9 @@ class RunPlan:
     documents: int = attrs.field(validator=_positive)
     """How many documents the rows come from; `document` of a row is below it."""
 
-    layers: tuple[LayerArray, ...] = attrs.field(validator=validators.min_len(1))
+    layers: tuple[LayerArray, ...] = attrs.field(
+        converter=_as_tuple, validator=validators.min_len(1)
+    )
     spec: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     """What the bytes follow from, in plain JSON values; two runs with equal plans are one run."""
 
