@@ -8,8 +8,8 @@ Chapters are numbered 1 to 1189 in the order of the canon.  Every tenth is the t
 becomes the sample; every twentieth starting at the fifth is for validation; the rest is for
 training, and neither the tokenizer nor the model nor the baselines ever see more than that rest.
 
-Takes 20 to 25 minutes on one CPU core.  On one machine and one version of torch, running it twice
-gives the same files; elsewhere the last digits differ.
+Takes 20 to 25 minutes on one CPU core.  It is seeded and runs on one thread; on another machine or
+with another version of torch the last digits may differ.
 """
 
 import argparse
