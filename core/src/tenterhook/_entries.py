@@ -246,7 +246,7 @@ class ControlEvery(Control):
         if not isinstance(output, tuple | list):
             return super().after(module, args, kwargs, output)
         for at, item in enumerate(output):
-            if isinstance(item, Tensor):
+            if isinstance(item, Tensor) and self.hook._enabled:  # a failure may have disabled it
                 new = super().after(module, args, kwargs, item)
                 output = output if new is None else with_item(output, at, new)
         return output

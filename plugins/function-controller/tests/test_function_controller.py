@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import tenterhook
 import tenterhook_function_controller
-from tenterhook.hooks import Controller, HookError, HookType
+from tenterhook.hooks import Controller, HookError, HookType, HookWarning
 from tenterhook.plugins import PluginManager
 from tenterhook_function_controller import FunctionController, plugin
 
@@ -252,3 +252,21 @@ class TestErrors:
                 FunctionController(0, lambda t: t.mul_(2)),
                 ONE.clone(),
             )
+
+
+def test_disabled_by_a_failure() -> None:
+    """Under the policy `"disable"` the first failure is the last call, of one output too."""
+    calls = []
+
+    def fails(tensor: Tensor) -> Tensor:
+        calls.append(tensor)
+        raise KeyError("gone")
+
+    model = tenterhook.attach(nn.Sequential(_Returns(lambda x: (x, x, x))))
+    model.on_error = "disable"
+    model.layers.register_hook(0, FunctionController(0, fails, every_tensor=True))
+    with pytest.warns(HookWarning, match="It is disabled now") as said:
+        out = model(ONE)
+
+    assert (len(calls), len(said)) == (1, 1)
+    assert all(item is ONE for item in out)
