@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import tenterhook
 from tenterhook.activations import first_input
-from tenterhook.hooks import Controller, Detector, HookError
+from tenterhook.hooks import Controller, Detector, HookError, HookWarning
 
 
 class _Takes(nn.Module):
@@ -186,11 +186,12 @@ class TestTuples:
 
 
 def test_called_with_nothing() -> None:
-    """Hooks run also where nothing is passed."""
+    """Hooks run also where nothing is passed; a controller says that it had nothing to change."""
     sees, control = _Sees(), _Applies(lambda x: None)
     inner, _ = hooked(sees, control)
 
-    inner()
+    with pytest.warns(HookWarning, match="was called without a tensor"):
+        inner()
 
     assert sees.inputs == [()]
     assert control.given == [(None, None)]
@@ -248,6 +249,7 @@ def test_gradient_of_a_replaced_input() -> None:
 VALUES = st.sampled_from(["none", "tensor", "list", "tuple", "dict"])
 
 
+@pytest.mark.filterwarnings("ignore:.*was called without a tensor")
 @given(
     st.lists(VALUES, max_size=2),
     st.lists(st.sampled_from(["mask", "scale"]), unique=True, max_size=2),

@@ -690,7 +690,6 @@ class TestLifetime:
         assert list(tenterhook.attach(module).layers) == [hook]
         assert tenterhook.attach(module).layers.unregister_hook(hook.id)
 
-    @pytest.mark.xfail(strict=True, reason="attach gives another registry", raises=AssertionError)
     def test_registered_in_one_expression(self) -> None:
         """It does not matter that nobody held the attached object while the hook was registered."""
         module, hook = nn.Sequential(nn.Linear(2, 2)), _Logs()

@@ -166,7 +166,6 @@ class TestCapture:
             model(ONE)
         assert torch.equal(captured.last("2"), expected)
 
-    @pytest.mark.xfail(strict=True, reason="a copy made in inference mode is an inference tensor")
     def test_made_in_inference_mode(self, model: HookedModel) -> None:
         """What was captured in inference mode serves to train a probe afterwards."""
         with torch.inference_mode(), model.capture("2") as captured:
@@ -346,7 +345,6 @@ class TestHooks:
             assert len(model.layers) == 0
             model(ONE)
 
-    @pytest.mark.xfail(strict=True, reason="a closed scope leaves the context on its hooks")
     def test_context_ends_with_the_scope(self, model: HookedModel) -> None:
         """A hook that stands nowhere has no context, so it keeps no model."""
         hook = _Sees()

@@ -88,6 +88,16 @@ class Captured(Mapping[str, list[Tensor]]):
         rows = [sorted(seen[row].items()) for row in sorted(seen)]
         return [torch.stack([value for _, value in row]) for row in rows]
 
+    def __contains__(self, layer: object) -> bool:
+        return self.get(layer) is not None
+
+    def get(self, layer: Any, default: Any = None) -> Any:
+        """Return the tensors seen at `layer`; `default` where it is not captured, or no layer."""
+        try:
+            return self[layer]
+        except LookupError:
+            return default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._calls)
 
@@ -183,7 +193,8 @@ class _KeepSome(_Keep):
             places = mask.nonzero()
             self.matched = self.matched or len(places) > 0
             if selection.of_tokens and seen is not None:
-                real = seen.position.to(mask.device)[mask]
+                places = mask.reshape(seen.position.shape).nonzero()
+                real = seen.position.to(mask.device)[places[:, 0], places[:, 1]]
                 places = torch.stack([places[:, 0], real], 1)
             self.where.append(places.cpu())
             tensor = tensor[mask]
@@ -333,6 +344,8 @@ class Capture(Scope):
         frame = self._frame
         self._reusable = self._selection is None and frame is not None and not frame.carried
         super().close()
+        if self._kit is not None:
+            _make_own(self._kit.keeps)
 
     def _report(self) -> None:
         super()._report()
@@ -360,6 +373,14 @@ class Capture(Scope):
         if unmatched:
             reports.append(nothing_matched(self._selection, unmatched))
         return reports
+
+
+def _make_own(keeps: "Sequence[_Keep]") -> None:
+    """Make tensors for autograd of copies that were made in inference mode."""
+    if any(keep.calls and keep.calls[0].is_inference() for keep in keeps[:1]):
+        with torch.inference_mode(False):
+            for keep in keeps:
+                keep.calls[:] = [t.clone() if t.is_inference() else t for t in keep.calls]
 
 
 def _plan_for(

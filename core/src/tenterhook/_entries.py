@@ -160,7 +160,7 @@ class Control(Entry):
             tensor = output if plain else activation_of(output)
             if tensor is None:
                 if self.live:
-                    self.no_tensor(output)
+                    self.no_tensor(f"returned {type(output).__name__}, which holds no tensor")
                 return None
             if not kwargs and args and type(args[0]) is Tensor:
                 given: Tensor | None = args[0]
@@ -199,6 +199,8 @@ class Control(Entry):
             if version is not None and tensor._version != version:  # type: ignore[union-attr]
                 raise wrote("The controller")
             if new is None:
+                if tensor is None and self.live and not tracing():
+                    self.no_tensor("was called without a tensor")
                 return None
             if not isinstance(new, Tensor | tuple):
                 raise not_a_tensor(new, "a tensor, a tuple of inputs, or None to leave them alone")
@@ -227,11 +229,11 @@ class Control(Entry):
             self.fail(error)
             return None
 
-    def no_tensor(self, output: Any) -> None:
+    def no_tensor(self, what: str) -> None:
         """Say, once per place in the code, that there was nothing to change."""
         warnings.warn(
             f"{type(self.hook).__name__} {self.hook.id!r} changed nothing: layer {self.layer!r} "
-            f"returned {type(output).__name__}, which holds no tensor.",
+            f"{what}.",
             HookWarning,
             stacklevel=3,
         )

@@ -40,10 +40,7 @@ class Hooks(Scope):
         for choice, hook in self._pairs:
             if not isinstance(hook, Hook):
                 raise TypeError(f"{hook!r} is not a Hook; pass (layer, hook) pairs.")
-            if hook._registration is not None:
-                raise ValueError(
-                    f"{hook!r} is registered already, so it runs anyway. Unregister it first."
-                )
+            _check_free(hook)
             if hook.hook_type is HookType.BACKWARD and selection is not None:
                 raise ValueError("A selection does not apply to gradients; leave it out.")
             layers = registry.place(choice, hook.hook_type)
@@ -63,6 +60,7 @@ class Hooks(Scope):
         if watch is not None:
             add_steps(steps, site_of(whole, "before"), Steps((watch,)))
         for layer, hook in self._placed:
+            _check_free(hook)
             hook.set_context(self._registry.context)
             hook.layer_signature = layer.name
             inner = entry_for(hook, layer.name, self._registry)
@@ -85,6 +83,8 @@ class Hooks(Scope):
         super().close()
         for entry in self._entries:  # a later backward() must not find them
             entry.live = False
+            if entry.hook._registration is None:
+                entry.hook.set_context(None)
 
     def _unseen(self) -> list[str]:
         never = [str(e.layer) for e in self._entries if not e.fired and e.hook.enabled]
@@ -93,6 +93,11 @@ class Hooks(Scope):
         if unmatched:
             reports.append(nothing_matched(self._selection, unmatched))
         return reports
+
+
+def _check_free(hook: Hook) -> None:
+    if hook._registration is not None:
+        raise ValueError(f"{hook!r} is registered already, so it runs anyway. Unregister it first.")
 
 
 class Steering(Controller):

@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Mapping, MutableMapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -62,14 +61,19 @@ def _class_of(module: nn.Module) -> Any:
     return type(module)  # hashable, whatever a type checker makes of it
 
 
-@lru_cache(maxsize=4096)
-def parameters_of(cls: Any) -> dict[str, int]:
+def parameters_of(cls: type[nn.Module]) -> dict[str, int]:
     """Return the place of each parameter of a module class's `forward`, `self` left out."""
-    try:
-        names = list(inspect.signature(cls.forward).parameters)[1:]
-    except (TypeError, ValueError):  # a forward with no Python signature
-        return {}
-    return {name: at for at, name in enumerate(names)}
+    found = _PARAMETERS.get(cls)
+    if found is None:
+        try:
+            names = list(inspect.signature(cls.forward).parameters)[1:]
+        except (TypeError, ValueError):  # a forward with no Python signature
+            names = []
+        found = _PARAMETERS[cls] = {name: at for at, name in enumerate(names)}
+    return found
+
+
+_PARAMETERS: dict[type[nn.Module], dict[str, int]] = {}  # a plain dict: the compiler traces it
 
 
 def activation_of(output: Any) -> Tensor | None:

@@ -32,6 +32,17 @@ class HookContext:
         self._layers: Callable[[], HookRegistry | None] = _nothing
         """A weak reference, so that a model is freed as soon as it is dropped."""
 
+    def take(self, other: "HookContext") -> None:
+        """Take over what `other` was told of the model."""
+        if other.tokenizer is not None:
+            self.tokenizer = other.tokenizer
+        if other.store is not None:
+            self.store = other.store
+        if other.model_id != type(other.model).__name__:
+            self.model_id = other.model_id
+        if other._special_token_ids is not None:
+            self._special_token_ids = other._special_token_ids
+
     @property
     def device(self) -> torch.device:
         """The device of the model's first parameter or buffer; the CPU where it has none."""

@@ -61,6 +61,15 @@ class HookedModel:
         self.layers = HookRegistry(module, self.context)
         self.layers.owner = weakref.ref(self)
 
+    def adopt(self, registry: HookRegistry) -> None:
+        """Take the hooks that stand already, with their context, for this object's own."""
+        given, self.context, self.layers = self.context, registry.context, registry
+        registry.owner = weakref.ref(self)
+        self.context.take(given)
+
+    def __reduce__(self) -> Any:
+        return attach, (self.module,)
+
     @property
     def on_error(self) -> OnError:
         """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
@@ -192,6 +201,9 @@ def _chosen(
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (
     weakref.WeakKeyDictionary()
 )
+_registries: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookRegistry]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def attach(
@@ -213,7 +225,11 @@ def attach(
         model = None if reference is None else reference()
         if model is None:
             model = make(module, **settings)
+            standing = _registries.get(module, lambda: None)()
+            if standing is not None:  # hooks stand that were registered on what nobody held
+                model.adopt(standing)
             _attached[module] = weakref.ref(model)
+            _registries[module] = weakref.ref(model.layers)
         elif settings:
             raise ValueError(
                 f"{type(module).__name__} is attached already; set {', '.join(settings)} on its "

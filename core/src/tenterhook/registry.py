@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Registration, lock, site_of
+from tenterhook._dispatch import Registration, lock, site_of, sites_of
 from tenterhook._entries import entry_for
 from tenterhook.context import HookContext
 from tenterhook.errors import LayerConflict
@@ -106,7 +106,7 @@ class HookRegistry:
         with lock:
             self._check_free(hook)
             chosen = mix or self._mix.get(layer.name, "error")
-            self._check_kinds(layer.name, hook, chosen)
+            self._check_kinds(layer, hook, chosen)
             entry = entry_for(hook, layer.name, self)
             site = site_of(layer.module, "before" if kind is HookType.PRE_FORWARD else "after")
             hook.hook_type = kind
@@ -191,15 +191,17 @@ class HookRegistry:
                 "another hook_id, or none to get a fresh one."
             )
 
-    def _check_kinds(self, layer: str, hook: Hook, mix: Mix) -> None:
+    def _check_kinds(self, layer: Layer, hook: Hook, mix: Mix) -> None:
         if mix != "error" or (isinstance(hook, Detector) and isinstance(hook, Controller)):
             return
-        for held in self._held.values():
+        whole = layer.module is self.index.module
+        for held in (held for site in sites_of(layer.module) for held in site.held):
+            if whole and held.layer != layer.name and held.hook.id in self._held:
+                continue  # the model's input and output are two layers of one module
             standing = held.hook
             both = isinstance(standing, Detector) and isinstance(standing, Controller)
-            other = isinstance(standing, Detector) != isinstance(hook, Detector)
-            if held.layer == layer and other and not both:
-                raise LayerConflict(layer, repr(hook), repr(standing))
+            if isinstance(standing, Detector) != isinstance(hook, Detector) and not both:
+                raise LayerConflict(layer.name, repr(hook), repr(standing))
 
     # --- asking
 

@@ -91,26 +91,29 @@ class Selection:
     @property
     def everything(self) -> bool:
         """Whether it selects all there is."""
-        return self == Selection()
+        parts = (self.tokens, self.phase, self.rows, self.features)
+        return self.every == 1 and all(part is None for part in parts)
 
     def token_mask(self, shape: torch.Size, device: torch.device, seen: "Seen | None") -> Tensor:
-        """Return which tokens are selected, bool `(batch, seq)` or, without tokens, `(batch,)`.
+        """Return which rows and tokens are selected, a bool mask of the first axis or two.
 
-        `shape` is the activation's, `(batch, seq, ...)`; `seen` is what the forward was given.
-        Raises `ValueError` where tokens are selected and the activation has no axis of them.
+        `shape` is the activation's, `(batch, seq, ...)` or, as some layers have it,
+        `(batch * seq, features)`; `seen` is what the forward was given. Raises `ValueError` where
+        tokens are selected and the activation has no axis of them.
         """
+        flat = seen is not None and len(shape) == 2 and shape[0] == seen.real.numel()
+        if seen is not None and flat and (self.of_tokens or shape[0] != len(seen.real)):
+            whole = torch.Size((*seen.real.shape, shape[1]))
+            mask = self.token_mask(whole, device, seen)
+            return (mask if mask.ndim == 2 else mask[:, None].expand(whole[:2])).reshape(-1)
         rows = self._row_mask(shape[0], seen, device)
         if not self.of_tokens:
             return rows
-        if seen is not None and (len(shape) < 3 or tuple(shape[:2]) != tuple(seen.real.shape)):
+        if len(shape) < 3 or (seen is not None and tuple(shape[:2]) != tuple(seen.real.shape)):
+            said = "" if seen is None else f", here {tuple(seen.real.shape)}"
             raise ValueError(
                 f"Tokens are selected, and the activation of shape {tuple(shape)} does not begin "
-                f"with the batch and tokens of this forward, {tuple(seen.real.shape)}."
-            )
-        if len(shape) < 3:
-            raise ValueError(
-                f"Tokens are selected, and the activation of shape {tuple(shape)} has no axis of "
-                "them: it takes (batch, seq, features)."
+                f"with the axes of batch and tokens{said}."
             )
         seen = seen or Seen.of_all(shape[0], shape[1])
         mask = seen.real.clone()

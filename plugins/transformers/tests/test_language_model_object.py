@@ -315,7 +315,6 @@ def test_save_leaves_controllers_as_they_are(lm: LanguageModel, texts: list[str]
     assert not store.run(run_id)["transformer.h.0"][:].any()
 
 
-@pytest.mark.xfail(strict=False, reason="core's registry knows its owner weakly until it has hooks")
 def test_hooks_of_a_model_that_nobody_holds(make_model: Make, tokenizer: Any) -> None:
     """A hook registered in one line, on a model that is kept nowhere, is found by `attach`."""
     module = make_model()

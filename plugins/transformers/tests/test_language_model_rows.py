@@ -156,7 +156,6 @@ def test_max_tokens(family: str, make_model: Make, tokenizer: Any) -> None:
     assert lm.run_token_ids([[5] * 64]).shape == (1, 64)
 
 
-@pytest.mark.xfail(strict=False, reason="core takes (batch, seq, features) alone")
 def test_leaf_that_sees_tokens_in_one_row(
     make_model: Make, make_tokenizer: Make, texts: list[str]
 ) -> None:

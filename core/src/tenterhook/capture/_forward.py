@@ -47,6 +47,8 @@ def _real_tokens(
     if not calls:
         raise NotPerToken(layer, "no tensor", batch)
     output = calls[-1]
+    if output.ndim == 2 and len(output) == mask.numel() and mask.shape[0] > 0:
+        output = output.reshape(*batch, -1)  # as OPT has its tokens inside a block
     if output.ndim != 3 or tuple(output.shape[:2]) != batch or not output.shape[2]:
         raise NotPerToken(layer, f"{dtype_name(output.dtype)} {list(output.shape)}", batch)
     rows = output[mask.to(output.device)]

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from tenterhook.activations import activation_of
 from tenterhook.hooks import Detector, HookType
@@ -47,7 +48,7 @@ class LayerActivationDetector(Detector):
             kept = tensor.detach().clone()
         else:
             kept = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
-        if kept.is_inference():
+        if not is_dynamo_compiling() and torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
                 kept = kept.clone()
         self.tensor_metadata["activations"] = kept

@@ -91,15 +91,32 @@ def _load_weights(name: str, config: Any, **options: Any) -> tuple[nn.Module, li
     """Return the model, and which of its weights the checkpoint lacks."""
     for auto in _auto_classes(config):
         try:
-            module, info = auto.from_pretrained(
-                name, config=config, output_loading_info=True, **options
-            )
+            with _no_bars():
+                module, info = auto.from_pretrained(
+                    name, config=config, output_loading_info=True, **options
+                )
         except ValueError as error:
             if "Unrecognized configuration class" not in str(error):
                 raise
             continue
         return module, sorted(info.get("missing_keys") or ())
     raise ValueError(f"transformers has no language model for {type(config).__name__}")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers from drawing on stderr, which is the caller's."""
+    from transformers.utils import logging as shown_logging
+
+    logging: Any = shown_logging  # its functions have no types
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _auto_classes(config: Any) -> list[Any]:
