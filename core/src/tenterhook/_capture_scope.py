@@ -138,6 +138,7 @@ class _Keep(Step):
     """Keeps what one layer returned, or was given, in memory of its own."""
 
     __slots__ = ("calls", "form", "layer", "without")
+    keeps = True
 
     def __init__(self, layer: str, form: "_Form") -> None:
         self.layer = layer

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 from torch import nn
 
 from tenterhook._dispatch import Place, close_frame, open_frame, sites_of
-from tenterhook._frames import Frame, Steps
+from tenterhook._frames import Frame, Steps, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -116,6 +116,8 @@ class Step:
     """A step of a scope that is no hook; `Entry` says what its methods are called with."""
 
     __slots__ = ()
+    keeps = False
+    """Whether it keeps what it sees for the user."""
 
     def quiet(self) -> "Self":
         """Return the step itself: it changes nothing, so it runs while controllers are off."""
@@ -139,6 +141,13 @@ class Muted(Scope):
         sites = [site for m in self._module.modules() for site in sites_of(m) if site.held]
         self._frame = open_frame({}, sites, mute=True)
         return self
+
+
+def capturing() -> bool:
+    """Whether a capture of this thread or task is open, of whichever model."""
+    frame = visible_frame()
+    steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
+    return any(getattr(step, "keeps", False) for step in steps)
 
 
 def add_steps(steps: dict[Place, Steps], site: Place, new: Steps) -> None:

@@ -98,12 +98,25 @@ def test_settings_of_transformers(gpt2: LanguageModel) -> None:
 
 
 def test_captures_line_up_with_tokens(lm: LanguageModel) -> None:
-    """A capture has a call a step: the prompt first, then each new token but the last."""
+    """A capture has a call a step: the prompt first, then each new token, the last one too."""
     layer = lm.layers.index.blocks()[1]
     with lm.capture(layer) as captured:
         found = lm.generate(PROMPTS, **LENGTH)
-    assert len(captured[layer]) == 6
-    assert captured.cat(layer, dim=1).shape[:2] == (3, found.sequences.shape[1] - 1)
+    assert len(captured[layer]) == 7
+    assert captured.cat(layer, dim=1).shape[:2] == (3, found.sequences.shape[1])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_row_for_every_token(lm: LanguageModel, cache: bool) -> None:
+    """With and without a cache, the rows are those of one forward over the final sequence."""
+    layer = lm.layers.index.blocks()[1]
+    with lm.capture(layer, tokens=":") as captured:
+        found = lm.generate(PROMPTS, **LENGTH, use_cache=cache)
+    for row, ids in zip(captured.by_row(layer), found.token_ids, strict=True):
+        with lm.capture(layer) as alone:
+            lm.run_token_ids([ids])
+        assert row.shape[0] >= len(ids)  # rows that ended early go on with padding
+        assert torch.allclose(row[: len(ids)], alone.last(layer)[0], atol=1e-4)
 
 
 def test_steering_reaches_every_step(lm: LanguageModel) -> None:
@@ -139,7 +152,7 @@ def test_generated_tokens_can_be_selected(gpt2: LanguageModel) -> None:
     with gpt2.capture("transformer.h.0", phase="generated", missing="ignore") as captured:
         found = gpt2.generate(PROMPTS, **LENGTH)
     rows = sum(len(call.reshape(-1, call.shape[-1])) for call in captured["transformer.h.0"])
-    assert rows == 3 * 5
+    assert rows == 3 * 6  # each generated token has its row, the last one too
     assert len(found) == 3
 
 

@@ -8,10 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook.scopes import capturing
 from tenterhook.selections import generating
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
-from tenterhook_transformers.families import pad_id, unwrapped
+from tenterhook_transformers.families import pad_id, position_ids, unwrapped
 
 if TYPE_CHECKING:
     from tenterhook_transformers.language_model import LanguageModel
@@ -89,9 +90,40 @@ def generate(
         scopes.enter_context(generating(prompt_mask.sum(1).tolist()))
         if not with_controllers:
             scopes.enter_context(model.without_controllers())
-        raw = module.generate(**inputs, **settings)
-    sequences: Tensor = raw if isinstance(raw, Tensor) else raw.sequences
+        as_asked = settings.pop("return_dict_in_generate", None)
+        found = module.generate(**inputs, **settings, return_dict_in_generate=True)
+        sequences: Tensor = found.sequences
+        if capturing():
+            _run_last_token(module, found, prompt_mask)
+    raw = found if as_asked else sequences
     return _result(model, raw, sequences, prompt_mask, _eos_ids(module, settings), padding)
+
+
+def _run_last_token(module: Any, found: Any, prompt_mask: Tensor) -> None:
+    """Run what no step ran, so that open captures have each token of the final sequences.
+
+    Not after a search with beams: what its steps saw is in the order of beams that came and went.
+    """
+    sequences, past = found.sequences, getattr(found, "past_key_values", None)
+    length = getattr(past, "get_seq_length", lambda: 0)()
+    copies, rest = divmod(len(sequences), len(prompt_mask))
+    beams = getattr(found, "beam_indices", None) is not None
+    if rest or beams or length not in (0, sequences.shape[1] - 1) or length == sequences.shape[1]:
+        return
+    if getattr(getattr(unwrapped(module), "config", None), "is_encoder_decoder", False):
+        return
+    new = sequences.shape[1] - prompt_mask.shape[1]
+    prompt = prompt_mask.repeat_interleave(copies, 0).to(sequences.device).long()
+    mask = torch.cat([prompt, prompt.new_ones(len(prompt), new)], 1)
+    inputs: dict[str, Any] = {"input_ids": sequences[:, length:], "attention_mask": mask}
+    positions = position_ids(module, mask)
+    if positions is not None:
+        inputs["position_ids"] = positions.to(sequences.device)[:, length:]
+    if length:
+        inputs |= {"past_key_values": past, "use_cache": True}
+    else:
+        inputs["use_cache"] = False
+    module(**inputs)
 
 
 def _check_generates(module: Any) -> None:

@@ -175,7 +175,9 @@ class LanguageModel(HookedModel):
         `kwargs` are those of transformers' `generate`: `max_new_tokens`, `do_sample`, ... Prompts
         are padded on the left, whatever the tokenizer's setting, which stays. Runs in eval mode,
         put back afterwards, and without gradients. With `with_controllers=False` every controller
-        is off for this call, in this thread alone.
+        is off for this call, in this thread alone. While a capture is open the last token is run
+        too, as no step of transformers does, so that it has a row for each token of the final
+        sequences; not after a search with beams, whose rows came and went.
 
         Raises `ValueError` for a model that cannot generate, `EmptyText`, `TooLong`, `HookError`.
         """
