@@ -361,7 +361,7 @@ class TestHooks:
 
     def test_no_hook(self, model: HookedModel) -> None:
         """A pair of a layer and something else is refused."""
-        with pytest.raises(TypeError, match="is not a Hook; pass"):
+        with pytest.raises(TypeError, match="is not a pair of a layer and a Hook"):
             model.hooks((0, print))  # type: ignore[arg-type]
 
     def test_two_scopes(self, model: HookedModel) -> None:

@@ -185,7 +185,11 @@ class _KeepSome(_Keep):
         if tensor is None:
             self.without = otherwise
         elif call % self.selection.every == 0:
-            self.calls.append(self.form.of(self._some(tensor)))
+            try:
+                some = self._some(tensor)
+            except (ValueError, IndexError) as error:
+                raise type(error)(f"Layer {self.layer!r}: {error}") from None
+            self.calls.append(self.form.of(some))
 
     def _some(self, tensor: Tensor) -> Tensor:
         selection, seen = self.selection, self.watch.seen
@@ -348,8 +352,7 @@ class Capture(Scope):
         if self._kit is not None:
             _make_own(self._kit.keeps)
 
-    def _report(self) -> None:
-        super()._report()
+    def _ended(self) -> None:
         kit, self._kit = self._kit, None
         if kit is not None and self._reusable:  # no other thread can still be in it
             self._plan.give_back(kit)

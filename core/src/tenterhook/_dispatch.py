@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from tenterhook._entries import Args, Entry, Kwargs, entry_for, watch_gradient
@@ -155,10 +156,7 @@ class Site(Place):
         return None if output is given else output
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        """Run the registered hooks, then those of this thread's or task's open scopes.
-
-        The compiler leaves this to Python at the look-up of whose scope it is.
-        """
+        """Run the registered hooks, then those of this thread's or task's open scopes."""
         frame = current_frame.get()
         if (
             frame is None
@@ -269,7 +267,7 @@ class InsteadSite(Place):
 
 
 def tell_compiler() -> None:
-    """Make code that `torch.compile` made look at hooks again; the lock is held.
+    """Make code that `torch.compile` made look at hooks, and leave scopes to Python.
 
     It skips that by default, so a hook that comes after the first compiled call would silently do
     nothing. At the first change of a hook in a process that compiles, what was compiled so far is
@@ -277,9 +275,25 @@ def tell_compiler() -> None:
     """
     dynamo = sys.modules.get("torch._dynamo")
     config = None if dynamo is None else getattr(dynamo, "config", None)
-    if dynamo is not None and config is not None and config.skip_nnmodule_hook_guards:
+    if dynamo is None or config is None:
+        return
+    if not _left_to_python:
+        _left_to_python.append(True)
+        for name in ("after_scoped", "before_scoped"):
+            compiler: Any = torch.compiler  # this function of it has no types
+            disabled = compiler.disable(getattr(Site, name), reason=_WHY_NOT_COMPILED)
+            setattr(Site, name, disabled)
+    if config.skip_nnmodule_hook_guards:
         config.skip_nnmodule_hook_guards = False
         dynamo.reset()
+
+
+_left_to_python: list[bool] = []
+_WHY_NOT_COMPILED = (
+    "A scope of tenterhook (capture, steer, hooks) is open, and what it runs depends on the thread "
+    "that calls. With fullgraph=True register a hook before compiling instead, or leave fullgraph "
+    "out."
+)
 
 
 def _empty_site() -> Site:

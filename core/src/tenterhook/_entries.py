@@ -97,11 +97,15 @@ class Detect(Entry):
                 self.observe(module, inputs, output)
                 return
             tensor = output if type(output) is Tensor else activation_of(output)
+            given = first_input(inputs)
             try:
                 version = tensor._version  # type: ignore[union-attr]
             except (AttributeError, RuntimeError):  # no tensor; inference tensors have no version
                 version = tensor = None
+            before = None if version is None or given is None else given._version
             self.observe(module, inputs, output)
+            if before is not None and given is not None and given._version != before:
+                raise wrote("The detector")
             if tensor is not None and (
                 tensor._version != version
                 or (tensor is not output and activation_of(output) is not tensor)
@@ -411,7 +415,7 @@ def watch_gradient(
     tensor = activation_of(output)
     if tensor is None or not tensor.requires_grad or not torch.is_grad_enabled():
         return None
-    shared = tensor.is_leaf or tensor._is_view()
+    shared = tensor.is_leaf or tracing() or tensor._is_view()  # a view cannot be told in a trace
     own = tensor.clone() if shared or _is_input(tensor, args, kwargs) else tensor
 
     def run(grad: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Place, Side, instead_of, site_of
+from tenterhook._dispatch import Place, Side, instead_of, lock, site_of
 from tenterhook._entries import Args, Entry, Kwargs, Scoped, entry_for
 from tenterhook._frames import Steps
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
@@ -27,7 +27,7 @@ class Hooks(Scope):
     def __init__(
         self,
         registry: "HookRegistry",
-        pairs: Sequence[tuple[LayerChoice, Hook]],
+        pairs: Sequence[Any],
         *,
         selection: Selection | None = None,
         missing: Report = "warn",
@@ -37,9 +37,10 @@ class Hooks(Scope):
         self._registry = registry
         self._pairs = tuple(pairs)
         self._placed: list[tuple[Layer, Hook]] = []
-        for choice, hook in self._pairs:
-            if not isinstance(hook, Hook):
-                raise TypeError(f"{hook!r} is not a Hook; pass (layer, hook) pairs.")
+        for pair in self._pairs:
+            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Hook):
+                raise TypeError(f"{pair!r} is not a pair of a layer and a Hook, as (layer, hook).")
+            choice, hook = pair
             _check_free(hook)
             if hook.hook_type is HookType.BACKWARD and selection is not None:
                 raise ValueError("A selection does not apply to gradients; leave it out.")
@@ -52,6 +53,11 @@ class Hooks(Scope):
         return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
 
     def _steps(self) -> dict[Place, Steps]:
+        for _, hook in self._placed:
+            _check_free(hook)
+        with lock:
+            for _, hook in self._placed:
+                hook._scopes += 1
         steps: dict[Place, Steps] = {}
         self._entries = []
         self._parts = []
@@ -60,7 +66,6 @@ class Hooks(Scope):
         if watch is not None:
             add_steps(steps, site_of(whole, "before"), Steps((watch,)))
         for layer, hook in self._placed:
-            _check_free(hook)
             hook.set_context(self._registry.context)
             hook.layer_signature = layer.name
             inner = entry_for(hook, layer.name, self._registry)
@@ -80,15 +85,26 @@ class Hooks(Scope):
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
+        if self._frame is not None:
+            with lock:
+                for _, hook in self._placed:
+                    hook._scopes -= 1
+                    if not hook._scopes:
+                        hook.set_context(None)
         super().close()
         for entry in self._entries:  # a later backward() must not find them
             entry.live = False
-            if entry.hook._registration is None:
-                entry.hook.set_context(None)
 
     def _unseen(self) -> list[str]:
-        never = [str(e.layer) for e in self._entries if not e.fired and e.hook.enabled]
+        silent = [entry for entry in self._entries if not entry.fired and entry.hook.enabled]
+        backward = [str(e.layer) for e in silent if e.hook.hook_type is HookType.BACKWARD]
+        never = [str(e.layer) for e in silent if e.hook.hook_type is not HookType.BACKWARD]
         reports = [never_ran("A hook never ran at", never)] if never else []
+        if backward:
+            reports.append(
+                f"A hook never saw a gradient at {', '.join(map(repr, backward))}: no backward() "
+                "of a forward in this scope came by there before the scope ended."
+            )
         unmatched = [str(p.layer) for p in self._parts if p.called and not p.matched]
         if unmatched:
             reports.append(nothing_matched(self._selection, unmatched))

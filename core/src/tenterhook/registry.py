@@ -46,6 +46,10 @@ class HookRegistry:
 
     get_layer_names = list_layers
 
+    def list_blocks(self) -> list[str]:
+        """Return the dotted names of the main stack's blocks, in order: what `layer_N` means."""
+        return self.index.blocks()
+
     def print_layer_names(self) -> None:
         """Print a table of the layers: name, type, shape of the weight."""
         rows = [("name", "type", "weight")]
@@ -183,6 +187,11 @@ class HookRegistry:
             raise ValueError(
                 f"{hook!r} is registered already, on layer {hook.layer_signature!r}. Unregister "
                 "it first, or make another hook."
+            )
+        if hook._scopes:
+            raise ValueError(
+                f"{hook!r} runs in an open scope already. Register it once the scope has ended, or "
+                "make another hook."
             )
         other = self._held.get(hook.id)
         if other is not None:

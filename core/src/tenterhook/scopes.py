@@ -59,6 +59,9 @@ class Scope(ABC):
     def _result(self) -> Any:
         return self
 
+    def _ended(self) -> None:  # noqa: B027 - nothing, for most
+        """Let go of what the scope worked with, when all is reported."""
+
     def _unseen(self) -> list[str]:
         """Return a sentence for each thing that was to happen and did not."""
         return []
@@ -76,8 +79,11 @@ class Scope(ABC):
         traceback: TracebackType | None,
     ) -> bool:
         self.close()
-        if kind is None or isinstance(error, StopForward):
-            self._report()
+        try:
+            if kind is None or isinstance(error, StopForward):
+                self._report()
+        finally:
+            self._ended()
         return isinstance(error, StopForward) and error.args == (self,)
 
     def close(self) -> None:
@@ -94,7 +100,15 @@ class Scope(ABC):
             warnings.warn(report, HookWarning, stacklevel=3)
 
     def __call__(self, function: F) -> F:
-        """Return `function` in a scope like this one, opened anew for each call."""
+        """Return `function` in a scope like this one, opened anew for each call.
+
+        Raises `TypeError` for a generator function, whose callers would run in its scope.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"{function.__qualname__} is a generator function, which hands over to its caller "
+                "at each yield. Open the scope inside it, around what runs the model."
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

@@ -75,7 +75,8 @@ class Selection:
     """Tokens that were given, or tokens that the model generated."""
 
     rows: Positions | None = attrs.field(default=None, converter=_positions)
-    """Rows of the batch; with beams, all beams of a row."""
+    """Rows of the batch; in `generating`, as `LanguageModel.generate` has it, all beams or samples
+    of a row."""
 
     features: Positions | None = attrs.field(default=None, converter=_positions)
     """Indices along the last axis."""
@@ -112,8 +113,8 @@ class Selection:
         if len(shape) < 3 or (seen is not None and tuple(shape[:2]) != tuple(seen.real.shape)):
             said = "" if seen is None else f", here {tuple(seen.real.shape)}"
             raise ValueError(
-                f"Tokens are selected, and the activation of shape {tuple(shape)} does not begin "
-                f"with the axes of batch and tokens{said}."
+                f"Tokens are selected, and the activation of shape {tuple(shape)} does not have "
+                f"the axes of batch and tokens{said}, and features after them."
             )
         seen = seen or Seen.of_all(shape[0], shape[1])
         mask = seen.real.clone()

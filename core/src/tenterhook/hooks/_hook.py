@@ -49,6 +49,8 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
         self._enabled = True
         self._context: HookContext | None = None
         self._registration: Registration | None = None
+        self._scopes = 0
+        """In how many open scopes it stands."""
 
     @property
     def enabled(self) -> bool:
@@ -96,7 +98,7 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or pickle holds: no model, for a copy is registered nowhere."""
-        return {**vars(self), "_context": None, "_registration": None}
+        return {**vars(self), "_context": None, "_registration": None, "_scopes": 0}
 
     def __repr__(self) -> str:
         state = "" if self._enabled else ", disabled"
