@@ -77,7 +77,7 @@ class Scope(ABC):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:  # not bool: type checkers would miss a return after each scope
         self.close()
         try:
             if kind is None or isinstance(error, StopForward):

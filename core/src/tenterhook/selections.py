@@ -49,7 +49,8 @@ def _slice(text: str) -> slice:
         numbers = [int(part) if part.strip() else None for part in parts]
     except ValueError:
         numbers = []
-    if len(numbers) not in (2, 3) or (len(numbers) == 3 and (numbers[2] or 1) < 1):
+    step = numbers[2] if len(numbers) == 3 else None
+    if len(numbers) not in (2, 3) or (step is not None and step < 1):
         raise ValueError(
             f"{text!r} is not a selection of positions. Give an int, several, 'last', or a slice "
             "with a positive step such as '2:5', '-3:' or '::2'."
