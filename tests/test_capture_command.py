@@ -235,7 +235,8 @@ def test_stopped(tmp_path: Path, number: int) -> None:
     script.write_text(
         textwrap.dedent(
             """
-            import sys, time
+            import signal, sys, time
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignored it
             sys.path.insert(0, sys.argv.pop(1))
             from tenterhook import Extension, hookimpl
             from tenterhook._cli import main

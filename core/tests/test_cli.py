@@ -341,8 +341,10 @@ class TestProcess:
         tmp_path.joinpath("slow.py").write_text(
             textwrap.dedent(
                 """
-                import sys, time, click
+                import signal, sys, time, click
                 from tenterhook import _cli
+
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignored it
 
                 @click.command()
                 def slow():

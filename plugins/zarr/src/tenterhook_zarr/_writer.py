@@ -71,11 +71,15 @@ class ZarrRunWriter:
         write_whole(self._folder.sessions / f"{session}.json", to_json(dict(facts)))
 
     def finish(self) -> None:
-        """Remove what writers left, once all units are committed; `IncompleteRun` otherwise."""
+        """Remove what writers left, once all units are committed; `IncompleteRun` otherwise.
+
+        What a process that lives is writing stays: it is doing a unit again, and removes its own.
+        """
         missing = sorted(set(range(self.plan.unit_count)) - self.committed())
         if missing:
             raise IncompleteRun(self.run_id, missing)
-        remove_tree(self._folder.writing)
+        remove_tree(self._writing)
+        _tidy(self._folder)
 
 
 class ZarrUnitWriter:
@@ -120,8 +124,8 @@ class ZarrUnitWriter:
                 for key, sizes in shards.items()
             },
         }
-        if not self._put_in_place():
-            return
+        for array in self._arrays:
+            array.put_in_place(self._folder.array(array.key))
         name = unit_file(self._unit.number)
         facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
         write_whole(self._folder.log / name, to_json(facts))
@@ -154,18 +158,6 @@ class ZarrUnitWriter:
     def _wrong(self, rows: int) -> None:
         unit = f"unit {self._unit.number}"
         raise WrongRows(unit, f"{self._unit.rows} rows", f"{rows} rows")
-
-    def _put_in_place(self) -> bool:
-        """Move the shards to their places; `False` if another writer finished the run meanwhile."""
-        try:
-            for array in self._arrays:
-                array.put_in_place(self._folder.array(array.key))
-        except FileNotFoundError:
-            # Finishing a run removes what writers left; then the same bytes are in place already.
-            if self._unit.number in self._folder.committed():
-                return False
-            raise
-        return True
 
 
 class _UnitArray:
