@@ -389,7 +389,7 @@ def test_lives_of_scopes(actions: list[tuple[str, int]]) -> None:
     net = made(["tensor", "tuple", "dict"], 0)
     foreign: list[int] = []
     for at, layer in enumerate(net.layers):
-        layer.register_forward_hook(lambda m, a, out, at=at: foreign.append(at))  # type: ignore[misc]
+        layer.register_forward_hook(lambda m, a, out, at=at: foreign.append(at))
     began = torch_hooks(net)
     kept = [list(layer._forward_hooks.values()) for layer in net.layers]
     model = tenterhook.attach(net)
@@ -430,8 +430,8 @@ def test_lives_of_scopes(actions: list[tuple[str, int]]) -> None:
             key = sorted(registered)[pick % len(registered)]
             model.layers.unregister_hook(registered.pop(key))
         elif action == "switch" and registered:
-            hook = registered[sorted(registered)[pick % len(registered)]]
-            (hook.disable if hook.enabled else hook.enable)()
+            switched = registered[sorted(registered)[pick % len(registered)]]
+            (switched.disable if switched.enabled else switched.enable)()
         elif action == "fail":
 
             def fail(t: Tensor) -> Tensor:

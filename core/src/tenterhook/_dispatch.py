@@ -144,16 +144,16 @@ class Site(Place):
 
     def after_several(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks in order on what the module returned."""
-        given = output
+        changed = None  # rather than a look at what was given: `is` of tuples does not trace
         for entry in self.forward:
             new = entry.after(module, args, kwargs, output)
             if new is not None:
-                output = new
+                output = changed = new
         if self.backward:
             new = watch_gradient(self.backward, module, args, kwargs, output)
             if new is not None:
-                output = new
-        return None if output is given else output
+                changed = new
+        return changed
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""

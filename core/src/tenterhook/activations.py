@@ -186,6 +186,10 @@ def with_item(output: Any, place: Any, tensor: Tensor) -> Any:
         return _tuple_like(output, (*output[:place], tensor, *output[place + 1 :]))
     if isinstance(output, Mapping) and not isinstance(output, MutableMapping):
         raise TypeError(f"{type(output).__name__} is a mapping that cannot be changed.")
+    if type(output) is dict:  # a copy of one, or of a list, does not trace
+        return {**output, place: tensor}
+    if type(output) is list:
+        return [*output[:place], tensor, *output[place + 1 :]]
     changed = copy.copy(output)
     if isinstance(changed, MutableMapping) and not isinstance(changed, dict):
         old = output[place]
