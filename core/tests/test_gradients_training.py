@@ -85,7 +85,7 @@ def metric(out: Tensor) -> Tensor:
 class TestTraining:
     @pytest.mark.parametrize("way", ["registered", "steer", "selected"])
     def test_steering_vector_learns(self, model: HookedModel, way: str) -> None:
-        """A vector in a controller does what the one that it learns from did, and it alone learns."""
+        """A vector in a controller learns what another did, and it alone learns."""
         before = [p.clone() for p in model.module.parameters()]
         wanted = torch.tensor([0.7, -0.4, 0.2, 0.5], dtype=torch.float64)
         x, hook = run_of(1, batch=8), _Steers()
@@ -101,7 +101,7 @@ class TestTraining:
             loss = ((model(x) - target) ** 2).mean()
             loss.backward()
             optimizer.step()
-            return float(loss)
+            return float(loss.detach())
 
         losses = []
         for _ in range(150):

@@ -338,6 +338,17 @@ class TestByRow:
         ]
         assert torch.allclose(torch.stack(rows), expected)
 
+    def test_cache_that_grows_on_the_way(self, model: HookedModel) -> None:
+        """The past is what the cache held as the forward began, not what layers add to it."""
+        past = _Past(3)
+
+        def grow(t: Tensor) -> None:
+            past.length += t.shape[1]
+
+        with model.steer("embed", grow), model.capture("line", tokens=":") as captured:
+            model(torch.arange(4).reshape(2, 2), past_key_values=past)
+        assert captured.where("line")[0].tolist() == [[0, 3], [0, 4], [1, 3], [1, 4]]
+
     def test_needs_tokens(self, model: HookedModel) -> None:
         """Where nothing says which token it was, there is no order to give."""
         with model.capture("line", rows=0) as captured:

@@ -210,9 +210,11 @@ class Seen:
         return cls(mask[:, past:], place[:, past:], total, prompt, copies)
 
     @classmethod
-    def of_call(cls, module: nn.Module, args: Any, kwargs: Any) -> "Seen | None":
-        """Return the tokens of a call of the whole model; `None` where it was given none."""
-        named = named_inputs(module, inputs_of(module, args, kwargs))
+    def of_call(cls, named: Mapping[str, Any], past: int) -> "Seen | None":
+        """Return the tokens of a call of the whole model; `None` where it was given none.
+
+        `named` are its inputs by name; `past` is how many tokens its cache held as it began.
+        """
         shape = _token_shape(named)
         if shape is None:
             return None
@@ -220,7 +222,6 @@ class Seen:
         mask = named.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= seq:
             return cls.read(mask, seq)
-        past = _past_length(named)
         return cls.read(torch.ones(batch, past + seq, dtype=torch.bool), seq)
 
 
@@ -284,8 +285,12 @@ class Watch:
         return self
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Take note of the inputs; they are looked at when a selection asks."""
-        self._here.call = (module, args, kwargs)
+        """Take note of the inputs; they are looked at when a selection asks.
+
+        All but the length of the cache, which grows as the layers run.
+        """
+        named = named_inputs(module, inputs_of(module, args, kwargs))
+        self._here.call = (named, _past_length(named))
 
     def after(self, *_: Any) -> None:
         """Forget them."""
