@@ -105,10 +105,11 @@ def test_json(th: Command, tmp_path: Path) -> None:
 
 
 def test_same_command_again(th: Command, tmp_path: Path) -> None:
-    """It finds the run complete, and says the same."""
+    """It finds the run complete, says so, and prints the same."""
     _, first, _ = capture(th, tmp_path / "store")
     code, again, err = capture(th, tmp_path / "store")
-    assert (code, again, err) == (0, first, "")
+    assert (code, again) == (0, first)
+    assert err == "This run was complete already; there was nothing to do.\n"
 
 
 def test_files_as_data(th: Command, tmp_path: Path) -> None:

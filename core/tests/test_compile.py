@@ -412,37 +412,22 @@ class TestScopes:
 
 
 class TestAttachedToCompiled:
-    """What `torch.compile` returned is a module like any other: its layers are `_orig_mod`'s."""
+    """What `torch.compile` returned stands for the module that it was made of."""
 
-    def test_shares_the_layers(self) -> None:
-        """Hooks by either object are on the same submodules, and run in both."""
+    def test_is_the_same(self) -> None:
+        """One object, one registry, the names that the module has; hooks run in both."""
         net = made()
         compiled = compiled_from(net)
-        model, outer = tenterhook.attach(net), tenterhook.attach(compiled)
+        model = tenterhook.attach(compiled)
+        assert model is tenterhook.attach(net)
         plain = net(X)
         model.layers.register_hook("down", _Applies(lambda t: t * 2))
-        assert close(outer(X), plain * 2)
-        outer.layers.register_hook("_orig_mod.down", _Applies(lambda t: t + 1))
-        assert close(outer(X), plain * 2 + 1)
-        assert close(model(X), plain * 2 + 1)
-        with pytest.raises(tenterhook.errors.LayerConflict, match=r"_orig_mod\.down"):
-            outer.layers.register_hook("_orig_mod.down", _Keeps())
-        with outer.capture("_orig_mod.up", "input", "output") as captured:
-            out = outer(X)
-        assert close(captured.last("_orig_mod.up"), net.up(X, plus=X))
-        assert close(captured.last("input"), X)
+        assert close(compiled(X), plain * 2)
+        assert close(model(X), plain * 2)
+        with model.capture("up", "output") as captured:
+            out = compiled(X)
+        assert close(captured.last("up"), net.up(X, plus=X))
         assert close(captured.last("output"), out)
-
-    def test_names(self) -> None:
-        """A layer is found by its own name too; the name that it is called by has the prefix."""
-        net = made()
-        outer = tenterhook.attach(compiled_from(net))
-        with outer.capture("down") as captured:
-            outer(X)
-        assert list(captured) == ["_orig_mod.down"]
-        assert captured["down"] is captured["_orig_mod.down"]
-        with pytest.raises(tenterhook.UnknownLayer, match=r"No layer 'dwn'.*_orig_mod\.down"):
-            outer.capture("dwn")
 
 
 class TestBackward:

@@ -588,3 +588,40 @@ def test_without_controllers(model: HookedModel) -> None:
     assert torch.equal(model(ONE), plain * 2)
     assert len(sees.calls) == 3
     assert all(hook.enabled for hook in model.layers)
+
+
+class TestMistakes:
+    """What is easily got wrong says what is meant."""
+
+    def test_before_it_is_opened(self, model: HookedModel) -> None:
+        """A capture that was not opened has no results, and says how to open it."""
+        capture = model.capture("0")
+        with pytest.raises(AttributeError, match="before it is opened"):
+            capture.last("0")
+        with pytest.raises(TypeError, match="Open the capture first"):
+            capture["0"]
+
+    @pytest.mark.parametrize("settings", [{"dtype": "float17"}, {"device": "gpu!"}], ids=str)
+    def test_no_such_dtype_or_device(self, model: HookedModel, settings: Any) -> None:
+        """A dtype or device that is not there is refused when the capture is made."""
+        with pytest.raises(ValueError, match="is not a d"):
+            model.capture("0", **settings)
+
+    def test_dtype_by_name(self, model: HookedModel) -> None:
+        """A dtype may be given by its name, as on the command line."""
+        with model.capture("0", dtype="float16", device="cpu") as captured:
+            model(ONE)
+        assert captured.last("0").dtype is torch.float16
+
+    def test_the_module_itself(self, model: HookedModel) -> None:
+        """A submodule is a layer; one of another model is none."""
+        with model.capture(model.module.get_submodule("0")) as captured:
+            model(ONE)
+        assert list(captured) == ["0"]
+        with pytest.raises(ValueError, match="This module is not in the model"):
+            model.capture(nn.Linear(2, 2))
+
+    def test_no_layer_at_all(self, model: HookedModel) -> None:
+        """What is no layer says what one is."""
+        with pytest.raises(ValueError, match="A layer is a name, an index or a pattern"):
+            model.capture(None)  # type: ignore[arg-type]

@@ -118,12 +118,26 @@ class _Stop:
         raise StopForward(self.scope)
 
 
+def _device(device: torch.device | str | None) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r} is not a device: 'cpu', 'cuda:0', ...") from None
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is not a dtype of torch: torch.float16, 'bfloat16', ...")
+    return found
+
+
 @attrs.frozen
 class _Form:
     """How tensors are kept."""
 
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
+    device: torch.device | None = attrs.field(default=None, converter=_device)
+    dtype: torch.dtype | None = attrs.field(default=None, converter=_dtype)
     detach: bool = True
 
     def of(self, tensor: Tensor) -> Tensor:
@@ -299,6 +313,18 @@ class _Kit:
 class Capture(Scope):
     """`model.capture(...)`."""
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"A capture has no {name!r} before it is opened: "
+            "`with model.capture(...) as captured:` gives what has."
+        )
+
+    def __getitem__(self, layer: object) -> Any:
+        """Raise `TypeError`: what is captured is had by opening the scope."""
+        raise TypeError("Open the capture first: `with model.capture(...) as captured:`.")
+
     def __init__(
         self,
         index: LayerIndex,
@@ -306,7 +332,7 @@ class Capture(Scope):
         *,
         inputs: bool = False,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
         selection: Selection | None = None,

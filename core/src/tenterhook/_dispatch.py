@@ -275,8 +275,8 @@ def tell_compiler() -> None:
     """
     dynamo = sys.modules.get("torch._dynamo")
     config = None if dynamo is None else getattr(dynamo, "config", None)
-    if dynamo is None or config is None:
-        return
+    if dynamo is None or config is None or not dynamo.eval_frame.cached_backends:
+        return  # nothing has been given to torch.compile yet
     if not _left_to_python:
         _left_to_python.append(True)
         for name in ("after_scoped", "before_scoped"):

@@ -17,7 +17,7 @@ LayerSpec = str | int
 """One layer: a dotted name, an index into `list_layers()`, `layer_N`, `input` or `output`."""
 
 LayerChoice = LayerSpec | Callable[[str, nn.Module], bool]
-"""Layers: one, a glob pattern over dotted names, or a predicate of name and module."""
+"""Layers: one, a submodule, a glob pattern over names, or a predicate of name and module."""
 
 
 @attrs.frozen(eq=False)
@@ -99,11 +99,15 @@ class LayerIndex:
             return layers
         if isinstance(choice, str | int):
             return [self.resolve(choice)]
+        if isinstance(choice, nn.Module):  # before what can be called: a module can
+            return [self._by_module(choice)]
         if callable(choice):
             layers = [Layer(n, m) for n, m in self.module.named_modules() if n and choice(n, m)]
             if not layers:
                 raise UnknownLayer(choice, self.names(), "The predicate holds for no layer.")
             return layers
+        if not isinstance(choice, Iterable):
+            raise UnknownLayer(choice, self.names(), "A layer is a name, an index or a pattern.")
         return self.expand(choice)
 
     def whole(self, side: str) -> Layer:
@@ -134,6 +138,14 @@ class LayerIndex:
                 name, stack = max(outer, key=lambda named: _size(named[1]))
                 return [f"{name}.{at}" if name else f"{at}" for at in stack._modules]
         return []
+
+    def _by_module(self, module: nn.Module) -> Layer:
+        if module is self.module:
+            return self.whole("output")
+        for name, found in self.module.named_modules():
+            if found is module:
+                return Layer(name, module)
+        raise UnknownLayer(type(module).__name__, self.names(), "This module is not in the model.")
 
     def _by_index(self, index: int) -> Layer:
         named = [(name, module) for name, module in self.module.named_modules() if name]

@@ -91,7 +91,7 @@ class HookedModel:
         *layers: LayerChoice,
         inputs: bool = False,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
         tokens: Where | None = None,
@@ -212,12 +212,16 @@ def attach(
     """Return the object that carries `module`'s layers, hooks and scopes.
 
     Attaching twice to one module gives the same object, for as long as somebody holds it or a
-    hook is registered. `settings` are those of `HookedModel`.
+    hook is registered. What `torch.compile` returned stands for the module it was made of; call it
+    yourself to run compiled. `settings` are those of `HookedModel`.
 
     Raises `TypeError` for anything but an `nn.Module`.
     """
     if isinstance(module, HookedModel):
         return module
+    compiled_of = getattr(module, "_orig_mod", None)
+    if isinstance(compiled_of, nn.Module):
+        return attach(compiled_of, make=make, **settings)
     if not isinstance(module, nn.Module):
         raise TypeError(f"attach takes an nn.Module, not {type(module).__name__}.")
     with lock:

@@ -26,8 +26,11 @@ def _positions(where: Where | None) -> Positions | None:
     """Return positions in the form that a `Selection` keeps: a tuple of ints, or `"2:5"`."""
     if where is None:
         return None
-    if isinstance(where, bool):
-        raise ValueError(f"{where!r} is not a position.")
+    if isinstance(where, bool) or not isinstance(where, int | str | slice | Sequence):
+        raise ValueError(
+            f"{where!r} is not a selection of positions: give an int, several, a slice, '2:5' or "
+            "'last'."
+        )
     if isinstance(where, int):
         return (where,)
     if isinstance(where, slice):
@@ -70,9 +73,7 @@ class Selection:
     tokens: Positions | None = attrs.field(default=None, converter=_positions)
     """Positions among the real tokens of each row; negative ones count from the latest token."""
 
-    phase: Literal["prompt", "generated"] | None = attrs.field(
-        default=None, validator=attrs.validators.in_([None, "prompt", "generated"])
-    )
+    phase: Literal["prompt", "generated"] | None = attrs.field(default=None)
     """Tokens that were given, or tokens that the model generated."""
 
     rows: Positions | None = attrs.field(default=None, converter=_positions)
@@ -84,6 +85,11 @@ class Selection:
 
     every: int = attrs.field(default=1, validator=_at_least_one)
     """The first call of a layer and each `every`-th one after it."""
+
+    @phase.validator
+    def _check_phase(self, _: object, phase: object) -> None:
+        if phase not in (None, "prompt", "generated"):
+            raise ValueError(f"phase={phase!r} is not 'prompt' or 'generated'.")
 
     @property
     def of_tokens(self) -> bool:

@@ -57,6 +57,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="What becomes of documents longer than the model takes.",
 )
+@click.option(
+    "--rows-per-unit",
+    type=click.IntRange(min=1),
+    help="Tokens of a unit of work: the most that is done again after a stop.  [default: 32768]",
+)
 @click.option("--device", help="Where the model runs, for example cuda; the loader chooses.")
 @click.option("--revision", help="The model's revision on the hub.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -73,6 +78,7 @@ def capture(
     sample_limit: int | None,
     dtype: str | None,
     long_documents: Any,
+    rows_per_unit: int | None,
     device: str | None,
     revision: str | None,
     as_json: bool,
@@ -91,11 +97,12 @@ def capture(
     store.check_writable()
     documents = read_documents(data, field=field, sample_by=sample_by)
 
-    from tenterhook.capture import save_activations  # imports torch
+    from tenterhook.capture import ROWS_PER_UNIT, save_activations  # imports torch
     from tenterhook.loading import load_model
 
     loaded = load_model(model, device=device, revision=revision)
     with _stoppable(), _progress_bar() as show:
+        seen = _Seen(show)
         run_id = save_activations(
             loaded,
             layers,
@@ -106,9 +113,12 @@ def capture(
             sample_limit=sample_limit,
             dtype=dtype,
             long_documents=long_documents,
-            progress=show,
+            rows_per_unit=rows_per_unit or ROWS_PER_UNIT,
+            progress=seen,
         )
     run = store.run(run_id)
+    if not seen.rows_new:
+        click.echo("This run was complete already; there was nothing to do.", err=True)
     click.echo(json.dumps(_summary(store, run), indent=2) if as_json else _report(store, run))
 
 
@@ -156,6 +166,18 @@ def _progress_bar() -> Iterator["Callable[[Progress], None]"]:
             bars.update(task, completed=progress.rows, total=progress.rows_total, description=text)
 
         yield show
+
+
+class _Seen:
+    """Remembers how much was done, and passes it on."""
+
+    def __init__(self, show: "Callable[[Progress], None]") -> None:
+        self._show = show
+        self.rows_new = 0
+
+    def __call__(self, progress: "Progress") -> None:
+        self.rows_new = progress.rows_new
+        self._show(progress)
 
 
 class _Lines:

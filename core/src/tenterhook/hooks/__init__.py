@@ -25,6 +25,13 @@ if TYPE_CHECKING:  # the static types of first-party names, where their plugins 
 __all__ = ["Controller", "Detector", "Hook", "HookError", "HookType", "HookWarning"]
 
 
+def __dir__() -> list[str]:
+    from tenterhook.plugins import default_manager
+
+    manager = default_manager()
+    return sorted({*__all__, *manager.extensions("detectors"), *manager.extensions("controllers")})
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

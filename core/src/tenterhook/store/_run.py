@@ -1,9 +1,9 @@
 """A run, opened for reading."""
 
-import bisect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from tenterhook.store._dtypes import torch_dtype
@@ -141,6 +141,7 @@ class DocumentMap:
         self.position = position
         """The token of its document that every row is, int32 `[rows]`, from 0."""
         self._count = count
+        self._of_rows: Tensor | None = None
 
     def __len__(self) -> int:
         """How many documents there are, those without rows among them."""
@@ -154,5 +155,7 @@ class DocumentMap:
         at = document + len(self) if document < 0 else document
         if not 0 <= at < len(self):
             raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
-        start = bisect.bisect_left(self.index, at)
-        return slice(start, bisect.bisect_right(self.index, at, lo=start))
+        if self._of_rows is None:  # 8 bytes a row, read at the first question
+            self._of_rows = self.index[:].contiguous()
+        ends = torch.searchsorted(self._of_rows, torch.tensor([at, at + 1]))
+        return slice(int(ends[0]), int(ends[1]))

@@ -26,11 +26,12 @@ def load(
     device: "torch.device | str | None" = None,
     revision: str | None = None,
 ) -> "LanguageModel":
-    """Load the model; `name` is what follows `tiny:`, and `""` and `"kjv"` both mean the one model.
+    """Load the model: `""`, `"kjv"`, and both with `tiny:` before them, mean the one there is.
 
     It is a GPT-2 of 4 blocks, `d_model` 128 and 256 positions, with weights kept in float32.
     Raises `UnknownName` for another name, `NoRevisions` for a `revision`: each is a `ValueError`.
     """
+    name = name.removeprefix("tiny:")
     if name not in ("", "kjv"):
         raise UnknownName("model", f"tiny:{name}", ["tiny:", "tiny:kjv"])
     if revision is not None:

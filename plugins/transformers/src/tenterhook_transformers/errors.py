@@ -31,6 +31,10 @@ class UnknownDataset(_NotFound):
     kind = "data set"
 
 
+class BadSetting(TenterhookError, ValueError):
+    """A dtype or device that is not there."""
+
+
 class EmptyText(TenterhookError, ValueError):
     """There is nothing to run a model on."""
 

@@ -14,7 +14,7 @@ from warnings import warn
 import torch
 from torch import nn
 
-from tenterhook_transformers.errors import MissingWeights, UnknownModel
+from tenterhook_transformers.errors import BadSetting, MissingWeights, UnknownModel
 
 if TYPE_CHECKING:
     from tenterhook_transformers.language_model import LanguageModel
@@ -151,7 +151,7 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={str(device)!r}: {_first_line(error)}") from None
+        raise BadSetting(f"device={str(device)!r}: {_first_line(error)}") from None
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
@@ -160,7 +160,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     found = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(found, torch.dtype):
         valid = "'auto', 'float32', 'bfloat16', 'float16', 'float64'"
-        raise ValueError(f"dtype={dtype!r} is not a dtype of torch. Usual ones: {valid}.")
+        raise BadSetting(f"dtype={dtype!r} is not a dtype of torch. Usual ones: {valid}.")
     return found
 
 
@@ -172,7 +172,7 @@ def _device(device: torch.device | str | None) -> torch.device | None:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise BadSetting(
             f"device={device!r} is not there: {_first_line(error)} Leave it out, or use 'cpu'."
         ) from None
     return place
@@ -189,6 +189,11 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
         if not (path / "config.json").is_file():
             raise UnknownModel(name, "the folder has no config.json", _inside(path))
         return str(path)
+    scheme, colon, _ = name.partition(":")
+    if colon and scheme.isidentifier():
+        raise UnknownModel(
+            name, f"{scheme!r} is a loader's scheme", "Use tenterhook.loading.load_model(name)."
+        )
     if path.is_file():
         raise UnknownModel(
             name, "this is a file", "Name the folder that save_pretrained wrote, with config.json."
