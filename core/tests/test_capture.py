@@ -361,7 +361,7 @@ def test_local_engine_goes_on_after_a_failure() -> None:
     [
         ({"layers": "blocks.0.mpl"}, UnknownLayer, r"blocks\.0\.mlp"),
         ({"layers": []}, BadArgument, "one layer at least"),
-        ({"layers": "pooled"}, NotPerToken, r"'pooled' gave float32 \[1, 3\]"),
+        ({"layers": "pooled"}, NotPerToken, r"'pooled' gave float32 \[2, 3\]"),
         ({"layers": "input"}, NotPerToken, r"'input' gave int64"),
         ({"texts": ["", " "]}, NothingToCapture, "None of the 2 documents"),
         ({"texts": []}, NoDocuments, "holds no document"),

@@ -74,6 +74,8 @@ class Entry:
         """Surface `error` as the model's policy says: raise it, or warn and go on."""
         hook = self.hook
         policy = "raise" if self.policy is None else self.policy.on_error
+        if isinstance(error, WroteInPlace):  # the numbers are wrong already: nothing to skip
+            policy = "raise"
         if policy == "raise" and isinstance(error, HookError):
             raise error  # a hook ran a model whose hook failed: raised once
         wrapped = HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
@@ -386,9 +388,13 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
-def wrote(who: str) -> RuntimeError:
+class WroteInPlace(RuntimeError):
+    """A hook wrote to a tensor of the model's; raised whatever the policy for errors."""
+
+
+def wrote(who: str) -> WroteInPlace:
     """Return the error for a hook that wrote to a tensor of the model's."""
-    return RuntimeError(
+    return WroteInPlace(
         f"{who} wrote to the activation in place, which other parts of the model may share. "
         "Return a new tensor from a Controller instead, or work on activation.clone()."
     )

@@ -1,5 +1,6 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -167,10 +168,11 @@ class Replaced(Scope):
 class _Answer(Step):
     """Stands in for a layer's forward."""
 
-    __slots__ = ("fired", "layer", "output")
+    __slots__ = ("change", "fired", "layer", "output")
 
     def __init__(self, layer: str, output: Any) -> None:
         self.layer, self.output = layer, output
+        self.change = f"output {uuid.uuid4()} given for {layer}"
         self.fired = False
 
     def instead(self, *args: Any, **kwargs: Any) -> Any:

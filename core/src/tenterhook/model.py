@@ -49,6 +49,7 @@ class HookedModel:
         tokenizer: Any = None,
         store: Any = None,
         special_token_ids: Sequence[int] | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         self.module = module
         self.context = HookContext(
@@ -60,6 +61,7 @@ class HookedModel:
         )
         self.layers = HookRegistry(module, self.context)
         self.layers.owner = weakref.ref(self)
+        self.layers.on_error = on_error
 
     def adopt(self, registry: HookRegistry) -> None:
         """Take the hooks that stand already, with their context, for this object's own."""

@@ -6,13 +6,17 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from torch import nn
 
 from tenterhook._dispatch import Place, close_frame, open_frame, sites_of
 from tenterhook._frames import Frame, Steps, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
+from tenterhook.hooks._hook import Controller, HookType
+
+if TYPE_CHECKING:
+    from tenterhook.registry import HookRegistry
 
 F = TypeVar("F", bound=Callable[..., Any])
 Report = Literal["warn", "raise", "ignore"]
@@ -162,6 +166,28 @@ def capturing() -> bool:
     frame = visible_frame()
     steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
     return any(getattr(step, "keeps", False) for step in steps)
+
+
+def changes_active(registry: "HookRegistry") -> list[str]:
+    """Say, sorted, what changes the model's numbers here and now: controllers and replacements.
+
+    Of hooks registered on the model, of enabled ones alone, and of scopes that are open for this
+    thread or task; none while controllers are off.
+    """
+    frame = visible_frame()
+    steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
+    found = [step.change for step in steps if getattr(step, "change", None) is not None]
+    if frame is None or not frame.muted:
+        hooks = [hook for hook in registry.get_controllers() if hook.enabled]
+        scoped = [
+            step.hook for step in steps if isinstance(getattr(step, "hook", None), Controller)
+        ]
+        found += [
+            f"{type(hook).__name__} {hook.id} at {hook.layer_signature}"
+            for hook in (*hooks, *scoped)
+            if hook.hook_type is not HookType.BACKWARD and hook.enabled
+        ]
+    return sorted(found)
 
 
 def add_steps(steps: dict[Place, Steps], site: Place, new: Steps) -> None:

@@ -15,6 +15,7 @@ from tenterhook.capture._tokens import LongDocuments, TokenRows, tokenize
 from tenterhook.capture._worker import CaptureWorker
 from tenterhook.documents import Documents
 from tenterhook.engine import Engine, LocalEngine, UnitFailed
+from tenterhook.scopes import changes_active
 from tenterhook.store import (
     LayerArray,
     RunPlan,
@@ -53,6 +54,9 @@ def save_activations(
     layer `[rows, features]` in the dtype the layer gives (or `dtype`), bit for bit.
     `store.run(id)` reads it. The id is `run_name`, or follows from what is captured.
 
+    What controllers and replacements are at work, registered or in open scopes, is part of what
+    the run is, each by its hook's id: changed rows never join those of the model alone.
+
     The same call again does what is missing, and nothing where nothing is; that is how a capture
     that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. Documents longer
     than `model.max_tokens` are cut, and counted in the run's metadata, or with
@@ -82,6 +86,7 @@ def save_activations(
         long_documents=long_documents,
         batch_size=batch_size,
         rows_per_unit=rows_per_unit,
+        changes=tuple(changes_active(model.layers)),
     )
     plan = RunPlan(
         rows=len(tokens),
@@ -93,6 +98,7 @@ def save_activations(
             "model": model_identity(description),
             "documents": documents.describe(),
             "counts": attrs.asdict(tokens.counts),
+            "spellings": _spellings(model, names),
         },
     )
     writer = store.write_run(run_name or spec.run_id(), plan)
@@ -175,6 +181,8 @@ def _layer_names(model: TextModel, layers: str | int | Sequence[str | int]) -> l
     choices = [layers] if isinstance(layers, str | int) else list(layers)
     if not choices:
         raise BadArgument("layers", layers, "one layer at least")
+    if "" in choices:
+        raise BadArgument("layer", "", "the name of a layer; 'output' is what the model returns")
     found = {layer.name for layer in model.layers.index.expand(choices)}
     known = [name for name in model.layers.list_layers() if name in found]
     return known + sorted(found.difference(known))
@@ -183,12 +191,27 @@ def _layer_names(model: TextModel, layers: str | int | Sequence[str | int]) -> l
 def _arrays(
     model: TextModel, names: Sequence[str], tokens: TokenRows, dtype: str | None
 ) -> tuple[LayerArray, ...]:
-    """Run the first document and return what each layer gives."""
-    rows = rows_of_batch(model, [tokens.window(0).ids], names)
+    """Run the first documents and return what each layer gives.
+
+    Two, so that a layer that has nothing of the batch in it is found out before anything is made.
+    """
+    probe = [tokens.window(at).ids for at in range(min(2, tokens.window_count))]
+    rows = rows_of_batch(model, probe, names)
     return tuple(
         LayerArray(name, rows[name].shape[1], dtype or dtype_name(rows[name].dtype))
         for name in names
     )
+
+
+def _spellings(model: TextModel, names: Sequence[str]) -> dict[str, str]:
+    """Return the other names of the layers: `layer_N`, and indices as text."""
+    known, blocks = model.layers.list_layers(), model.layers.list_blocks()
+    found = {f"layer_{at}": name for at, name in enumerate(blocks) if name in names}
+    for name in names:
+        if name in known:
+            at = known.index(name)
+            found |= {str(at): name, str(at - len(known)): name}
+    return found
 
 
 def _wanted_dtype(dtype: str | torch.dtype | None) -> str | None:

@@ -41,6 +41,8 @@ class CaptureSpec:
     batch_size: int = attrs.field(validator=_count)
     """Documents in one forward; which documents share a batch changes the last bits of floats."""
     rows_per_unit: int = attrs.field(validator=_count)
+    changes: tuple[str, ...] = ()
+    """The controllers and replacements at work, by their ids: what ran was not the model alone."""
     algorithm: int = ALGORITHM
 
     def values(self) -> dict[str, Any]:

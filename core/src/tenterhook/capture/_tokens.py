@@ -70,6 +70,11 @@ class TokenRows:
         for number in range(first, bisect_left(self._starts, unit.stop)):
             yield self.window(number)
 
+    @property
+    def window_count(self) -> int:
+        """How many windows there are."""
+        return len(self._starts)
+
     def window(self, number: int) -> Window:
         """Return one window."""
         start = self._starts[number]

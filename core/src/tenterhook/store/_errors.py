@@ -59,7 +59,7 @@ class UnknownTensor(TenterhookError, LookupError):
         return f"No tensor {self.name!r} in the store {self.location}. {hint}"
 
 
-class NotCaptured(TenterhookError, LookupError):
+class NotCaptured(TenterhookError, KeyError):
     """A run has no rows of that layer."""
 
     def __init__(self, layer: Any, known: Sequence[str], run_id: str) -> None:

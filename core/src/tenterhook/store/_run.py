@@ -58,10 +58,14 @@ class Run:
             number += 1
         return min(number * self.plan.rows_per_unit, self.plan.rows)
 
-    def __getitem__(self, layer: str) -> Rows:
-        """Return the rows of a layer, `[rows, features]`; `NotCaptured` where there is none."""
+    def __getitem__(self, layer: str | int) -> Rows:
+        """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
+
+        Raises `NotCaptured` (a `KeyError`) where there is none.
+        """
+        other: Any = self.plan.about.get("spellings", {})
         try:
-            array = self.plan.layer(layer)
+            array = self.plan.layer(other.get(str(layer), layer))
         except KeyError:
             raise NotCaptured(layer, self.layers, self.id) from None
         return Rows(

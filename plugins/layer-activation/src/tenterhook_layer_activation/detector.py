@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, is_inference_mode_enabled, nn
 from torch.compiler import is_dynamo_compiling
 
-from tenterhook.activations import activation_of
+from tenterhook.activations import activation_of, first_input
 from tenterhook.hooks import Detector, HookType
 
 
@@ -39,7 +39,10 @@ class LayerActivationDetector(Detector):
 
     def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
         """Keep the activation of `output`; of an output without a tensor, keep nothing."""
-        tensor = output if type(output) is Tensor else activation_of(output)
+        if output is None:  # registered to run before the module, it keeps what that is given
+            tensor = first_input(input) if self.hook_type is HookType.PRE_FORWARD else None
+        else:
+            tensor = output if type(output) is Tensor else activation_of(output)
         if tensor is None:
             self.clear_captured()
             return
@@ -48,7 +51,7 @@ class LayerActivationDetector(Detector):
             kept = tensor.detach().clone()
         else:
             kept = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
-        if not is_dynamo_compiling() and torch.is_inference_mode_enabled():
+        if not is_grad_enabled() and not is_dynamo_compiling() and is_inference_mode_enabled():
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
                 kept = kept.clone()
         self.tensor_metadata["activations"] = kept

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import threading
-import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -18,9 +16,6 @@ from tenterhook_transformers.families import unwrapped
 
 _PACKAGES = ("tenterhook", "tenterhook-transformers", "torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
-
-_known: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]]" = weakref.WeakKeyDictionary()
-_guard = threading.Lock()
 
 
 def describe(
@@ -56,22 +51,13 @@ def describe(
 def weights_fingerprint(module: nn.Module) -> str | None:
     """Return the sha256 of all weights: names, dtypes, shapes and every byte.
 
-    Computed again once a weight has changed, as far as torch counts changes: those through
-    `.data` it does not. `None` where weights are not in memory (the meta device).
+    Computed at each call, for a weight can change without torch's knowing (`.data`); a model of
+    1 GB takes about a second. `None` where weights are not in memory (the meta device).
     """
     tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     if any(tensor.is_meta for tensor in tensors.values()):
         return None
-    state = _state(tensors)
-    with _guard:
-        known = _known.get(module)
-        if known is not None and state is not None and known[0] == state:
-            return known[1]
-    found = _hash(tensors)
-    if state is not None:
-        with _guard:
-            _known[module] = state, found
-    return found
+    return _hash(tensors)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -93,14 +79,6 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 def _special(tokenizer: Any) -> dict[str, str]:
     return {k: str(v) for k, v in getattr(tokenizer, "special_tokens_map", {}).items()}
-
-
-def _state(tensors: Mapping[str, Tensor]) -> Any:
-    """Return what changes when a weight does; `None` where torch does not count changes."""
-    try:
-        return tuple((n, t.data_ptr(), t._version, t.dtype, t.shape) for n, t in tensors.items())
-    except RuntimeError:  # inference tensors have no version
-        return None
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
+from tenterhook.registry import OnError
 from tenterhook_transformers import encoding, generation
 from tenterhook_transformers.description import describe
 from tenterhook_transformers.errors import EmptyText
@@ -44,6 +45,7 @@ class LanguageModel(HookedModel):
         model_id: str | None = None,
         revision: str | None = None,
         special_token_ids: Sequence[int] | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         """`model_id` is the name it goes by, by default what its config was loaded from.
 
@@ -67,6 +69,7 @@ class LanguageModel(HookedModel):
             tokenizer=tokenizer,
             store=store,
             special_token_ids=special_token_ids,
+            on_error=on_error,
         )
         self.tokenizer = tokenizer
         self.revision = revision
@@ -118,6 +121,7 @@ class LanguageModel(HookedModel):
         """
         from tenterhook_transformers.model_loader import load_parts
 
+        dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its older name
         module, found = load_parts(
             name_or_path, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
         )
@@ -237,8 +241,8 @@ class LanguageModel(HookedModel):
     def describe_model(self) -> dict[str, Any]:
         """Say what made the activations, in plain JSON values.
 
-        `weights` is a sha256 over every byte of the weights, computed again only once they have
-        changed; for a model of 1 GB it takes about a second.
+        `weights` is a sha256 over every byte of the weights; for a model of 1 GB it takes about a
+        second.
         """
         return describe(
             self.module,

@@ -17,6 +17,9 @@ def iterate_texts(dataset: Any, field: str | None = None) -> Iterator[str]:
         return iter(read_documents(fspath(dataset), field=field))
     if is_huggingface(dataset):
         return _records(dataset, text_field(dataset, field, "the data set"))
+    if isinstance(dataset, Mapping):
+        columns = ", ".join(map(repr, dataset))
+        raise TypeError(f"A mapping is no data set; pass one of its columns: {columns}.")
     if field is not None:
         raise ValueError(f"field={field!r}: {type(dataset).__name__} has no fields. Leave it out.")
     if not isinstance(dataset, Iterable):

@@ -6,7 +6,7 @@ Fast tokenizers keep padding and truncation as state of their own, so one call a
 import copy
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tenterhook.errors import TenterhookError
@@ -28,6 +28,8 @@ class NoPadding(TenterhookError, ValueError):
 
 def texts_of(texts: str | Iterable[str]) -> list[str]:
     """Return a list of the texts; a `str` is one text. Raises `TypeError` for anything else."""
+    if isinstance(texts, Mapping):
+        raise TypeError(f"Texts are a str or a list of them, not a mapping of {list(texts)}.")
     found = [texts] if isinstance(texts, str) else list(texts)
     for at, text in enumerate(found):
         if not isinstance(text, str):
