@@ -69,18 +69,24 @@ def stored_as(name: str) -> Stored:
     return _STORED[name]
 
 
-def to_bytes(tensor: Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+def to_bytes(tensor: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """Return the tensor's bytes as they go to disk, `[elements * itemsize]`; a view if it can be.
 
-    Raises `CannotKeep` for a tensor that is not dense, or has no values (meta).
+    Raises `CannotKeep` for a tensor that is not dense, or has no values (meta), and for what is
+    no tensor.
     """
+    if not isinstance(tensor, Tensor):
+        what = f"{type(tensor).__name__} objects, only tensors"
+        raise CannotKeep(what, "Make it one first, for example with torch.as_tensor().")
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         kind = str(tensor.layout).removeprefix("torch.").replace("strided", "quantized")
         kind = "meta" if tensor.is_meta else kind
         raise CannotKeep(f"{kind} tensors", "Make it dense first, for example with to_dense().")
     stored_as(dtype_name(tensor.dtype))
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    bits: np.ndarray[Any, np.dtype[np.uint8]] = plain.view(torch.uint8).numpy()
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    # A contiguous tensor of one element may have any strides, which views as bytes do not take.
+    flat = plain.as_strided((plain.numel(),), (1,))
+    bits: np.ndarray[Any, np.dtype[np.uint8]] = flat.view(torch.uint8).numpy()
     return bits
 
 

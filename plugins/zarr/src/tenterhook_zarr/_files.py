@@ -4,16 +4,44 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tenterhook_zarr._writers import is_abandoned, unfinished_name
 
+T = TypeVar("T")
+TRIES = 100
 PARTIAL = ".partial"
 """The ending of files that are not whole yet; their names begin with a dot."""
 
 
 def make_folders(path: Path) -> list[Path]:
     """Make a folder and those above it; return those that were not there, outermost first."""
+    return _insist(lambda: _make_folders(path))
+
+
+def in_folder(path: Path, act: Callable[[], T]) -> T:
+    """Do something in a folder that is made for it, and again if it is gone.
+
+    Others remove folders that are empty, as this one is until something is put into it.
+    """
+
+    def attempt() -> T:
+        _make_folders(path)
+        return act()
+
+    return _insist(attempt)
+
+
+def _insist(act: Callable[[], T]) -> T:
+    for _ in range(TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return act()
+    return act()
+
+
+def _make_folders(path: Path) -> list[Path]:
     missing: list[Path] = []
     at = path
     while not at.exists() and at != at.parent:
@@ -27,18 +55,23 @@ def make_folders(path: Path) -> list[Path]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put a file in place of what is there; readers see the one or the other."""
-    temporary = _temporary(path, content)
+    temporary = write_aside(path, content)
     try:
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file that was written aside its name, durably."""
+    temporary.replace(path)
     sync_folder(path.parent)
 
 
 def write_once(path: Path, content: bytes) -> bool:
     """Put a file where there is none; `False`, and nothing is changed, where there is one."""
-    temporary = _temporary(path, content)
+    temporary = write_aside(path, content)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -74,6 +107,15 @@ def try_writing(folder: Path) -> None:
     os.rmdir(tempfile.mkdtemp(prefix=".tenterhook-", dir=folder))
 
 
+def is_there(path: Path) -> bool:
+    """Say whether something is there; `OSError` where that cannot be known."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it, if it is there."""
     shutil.rmtree(path, ignore_errors=True)
@@ -103,7 +145,8 @@ def remove_abandoned(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _temporary(path: Path, content: bytes) -> Path:
+def write_aside(path: Path, content: bytes) -> Path:
+    """Write a file beside the place it is for, under the name of an unfinished one; return it."""
     temporary = path.with_name(f".{unfinished_name()}{PARTIAL}")
     try:
         with temporary.open("xb") as file:

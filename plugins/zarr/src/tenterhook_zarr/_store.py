@@ -1,13 +1,14 @@
 """The store: a folder with a mark, tensors by name, and runs."""
 
 import contextlib
-import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from tenterhook.store import (
@@ -24,21 +25,26 @@ from tenterhook.store import (
     check_tensor_name,
     dtype_name,
 )
-from tenterhook_zarr._arrays import open_array, read_file
+from tenterhook_zarr._arrays import read_file
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (
+    TRIES,
+    in_folder,
+    is_there,
     is_unfinished,
     make_folders,
     nearest_standing,
+    put_in_place,
     remove_abandoned,
     remove_if_empty,
     remove_tree,
     try_writing,
+    write_aside,
     write_once,
     write_whole,
 )
 from tenterhook_zarr._folder import PLAN, RunFolder
-from tenterhook_zarr._layout import to_json
+from tenterhook_zarr._layout import CRC_BYTES, to_json
 from tenterhook_zarr._names import folder_name
 from tenterhook_zarr._shards import crc32c
 from tenterhook_zarr._writer import ZarrRunWriter, begin_run
@@ -79,47 +85,50 @@ class ZarrStore:
         check_tensor_name(name)
         content = to_bytes(tensor)
         check_free("tensor", name, self.list_tensors())
-        folder = self._tensors / folder_name(name)
+        current = self._tensors / folder_name(name) / CURRENT
+        folder = current.parent
+        array = f"array-{secrets.token_hex(8)}"
+        names = to_json({"name": name, "array": array})
         with self._made():
-            make_folders(folder)
-            remove_abandoned(folder)
-            array = _write_tensor(folder, tensor, content.tobytes(), name)
-            write_whole(folder / CURRENT, to_json({"name": name, "array": array}))
-        for old in folder.glob("array-*"):
-            if old.name != array:
-                remove_tree(old)
+            claim: Path | None = None
+            try:
+                # There before the array is, and then what names it: see `_remove_old`.
+                claim = in_folder(folder, lambda: write_aside(current, names))
+                _write_tensor(folder / array, tensor, content.tobytes(), name)
+                put_in_place(claim, current)
+            finally:
+                if claim is not None:
+                    claim.unlink(missing_ok=True)
+                _remove_old(folder)
+                remove_if_empty(folder)
 
     def load_tensor(self, name: str) -> Tensor:
         """Return the tensor, bit for bit, on the CPU; `UnknownTensor` where there is none."""
         check_tensor_name(name)
-        folder = self._tensors / folder_name(name)
-        try:
-            return self._load_tensor(name, folder)
-        except DamagedStore:
-            # Another process may have put a new one in its place meanwhile; once more, then.
-            return self._load_tensor(name, folder)
+        current = self._tensors / folder_name(name) / CURRENT
+        for _ in range(TRIES):
+            array = _named_by(current)
+            if array is None:
+                raise UnknownTensor(name, self.list_tensors(), self.location)
+            try:
+                return _read_tensor(current.parent / array)
+            except DamagedStore as error:
+                # What is current stays; what another process has replaced meanwhile is removed.
+                if _named_by(current) == array:
+                    raise
+                failed = error
+        raise failed
 
     def list_tensors(self) -> list[str]:
         """Return the names of all tensors, sorted."""
-        return sorted(json.loads(read_file(p))["name"] for p in self._tensors.glob(f"*/{CURRENT}"))
-
-    def _load_tensor(self, name: str, folder: Path) -> Tensor:
-        if not (folder / CURRENT).exists():
-            raise UnknownTensor(name, self.list_tensors(), self.location)
-        array = folder / str(json.loads(read_file(folder / CURRENT))["array"])
-        metadata = json.loads(read_file(array / "zarr.json"))
-        if 0 not in metadata["shape"]:
-            read_file(array / _only_chunk(len(metadata["shape"])))
-        try:
-            return from_numpy(open_array(array)[...], metadata["attributes"]["torch_dtype"])
-        except ValueError as error:
-            raise DamagedStore(str(array), f"this tensor cannot be read ({error})") from error
+        found = self._folders_with(self._tensors, CURRENT)
+        return sorted(json.loads(read_file(folder / CURRENT))["name"] for folder in found)
 
     # --- runs
 
     def runs(self) -> list[str]:
         """Return the ids of all runs, sorted."""
-        return sorted(path.parent.name for path in self._runs.glob(f"*/{PLAN}"))
+        return sorted(folder.name for folder in self._folders_with(self._runs, PLAN))
 
     def run(self, run_id: str) -> Run:
         """Open a run for reading, which changes nothing; `UnknownRun` where there is none."""
@@ -164,6 +173,16 @@ class ZarrStore:
     def _tensors(self) -> Path:
         return self.path / "tensors"
 
+    def _folders_with(self, parent: Path, file: str) -> list[Path]:
+        """Return the folders that have the file; `NotWritable` where they cannot be looked at."""
+        try:
+            folders = [parent / name for name in os.listdir(parent)]
+            return [folder for folder in folders if is_there(folder / file)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise NotWritable(str(parent), f"it cannot be opened: {error.strerror}") from error
+
     def _check_place(self, create: bool) -> None:
         try:
             standing = nearest_standing(self.path)
@@ -187,6 +206,10 @@ class ZarrStore:
         except OSError as error:  # a name that is too long, a loop of links
             raise NotAStore(self.location, f"no store can be there: {error.strerror}") from error
 
+    def _mark(self) -> bool:
+        """Say in the folder that it is a store; `False` where that was said."""
+        return in_folder(self.path, lambda: write_once(self.path / MARK, to_json(FORMAT)))
+
     @contextlib.contextmanager
     def _made(self) -> Iterator[None]:
         """Have the folder be a store; if that, or what is done with it, fails, unmake it."""
@@ -194,11 +217,13 @@ class ZarrStore:
         marked = False
         try:
             new = make_folders(self.path)
-            marked = write_once(self.path / MARK, to_json(FORMAT))
+            marked = self._mark()
             for folder in (self.path, self._runs, self._tensors):
                 remove_abandoned(folder)
                 make_folders(folder)
             yield
+            if not is_there(self.path / MARK):  # another process failed, and took it back
+                self._mark()
         except BaseException as error:
             if marked:
                 self._unmake()
@@ -209,16 +234,14 @@ class ZarrStore:
             raise
 
     def _unmake(self) -> None:
-        """Take back a new store in which nothing came to be."""
-        for tensor in self._tensors.glob("*/"):
-            if not (tensor / CURRENT).exists():
-                remove_tree(tensor)
-        if self.runs() or self.list_tensors():
-            return
-        remove_if_empty(self._runs)
-        remove_if_empty(self._tensors)
+        """Take back a new store in which nothing came to be, and that nobody else uses."""
+        for folder in (self._runs, self._tensors):
+            remove_if_empty(folder)
+            if os.path.lexists(folder):
+                return
         (self.path / MARK).unlink(missing_ok=True)
-        remove_if_empty(self.path)
+        if os.listdir(self.path):
+            self._mark()
 
 
 def _checked_path(path: str | os.PathLike[str]) -> str:
@@ -264,8 +287,56 @@ def _only_chunk(axes: int) -> str:
     return "/".join(["c", *["0"] * axes])
 
 
-def _write_tensor(folder: Path, tensor: Tensor, content: bytes, name: str) -> str:
-    """Write a zarr array of one chunk under a name that follows from its content; return that."""
+def _named_by(path: Path) -> str | None:
+    """Return the array that a file names; `None` where there is no such file."""
+    try:
+        return str(json.loads(path.read_bytes())["array"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedStore(str(path), f"this names no array ({error})") from error
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the arrays of a tensor that nothing names, now or later.
+
+    Before a writer makes its array, its claim on it is there, whole: a file that names the array,
+    and that is put in the place of `CURRENT` at the end. So an array that was seen before the
+    claims were looked at, and `CURRENT` after them, is old if none of these name it.
+    """
+    with contextlib.suppress(OSError, DamagedStore):
+        arrays = {name for name in os.listdir(folder) if name.startswith("array-")}
+        remove_abandoned(folder)
+        for name in filter(is_unfinished, os.listdir(folder)):
+            with contextlib.suppress(DamagedStore):  # not whole yet, so its array is not there
+                arrays.discard(_named_by(folder / name) or "")
+        arrays.discard(_named_by(folder / CURRENT) or "")
+        for array in arrays:
+            remove_tree(folder / array)
+
+
+def _read_tensor(array: Path) -> Tensor:
+    """Read what `_write_tensor` wrote, each file at once.
+
+    Not through zarr, to which a chunk that is removed meanwhile is one of fill values.
+    """
+    try:
+        metadata = json.loads(read_file(array / "zarr.json"))
+        shape, dtype = metadata["shape"], metadata["attributes"]["torch_dtype"]
+        stored = stored_as(dtype).numpy
+        if 0 in shape:
+            return from_numpy(np.empty(shape, dtype=stored), dtype)
+        chunk = read_file(array / _only_chunk(len(shape)))
+        content, checksum = chunk[:-CRC_BYTES], chunk[-CRC_BYTES:]
+        if crc32c(content) != checksum:
+            raise ValueError("its checksum is another")
+        return from_numpy(np.frombuffer(content, dtype=stored).reshape(shape), dtype)
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedStore(str(array), f"this tensor cannot be read ({error})") from error
+
+
+def _write_tensor(array: Path, tensor: Tensor, content: bytes, name: str) -> None:
+    """Write a zarr array of one chunk."""
     dtype = dtype_name(tensor.dtype)
     shape = list(tensor.shape)
     stored = stored_as(dtype)
@@ -288,11 +359,9 @@ def _write_tensor(folder: Path, tensor: Tensor, content: bytes, name: str) -> st
             "attributes": {"torch_dtype": dtype, "tensor": name},
         }
     )
-    array = f"array-{hashlib.sha256(metadata + content).hexdigest()[:16]}"
     if content:
-        chunk = folder / array / _only_chunk(len(shape))
+        chunk = array / _only_chunk(len(shape))
         make_folders(chunk.parent)
         write_whole(chunk, content + crc32c(content))
-    make_folders(folder / array)
-    write_whole(folder / array / "zarr.json", metadata)
-    return array
+    make_folders(array)
+    write_whole(array / "zarr.json", metadata)

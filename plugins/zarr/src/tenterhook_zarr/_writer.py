@@ -1,8 +1,7 @@
 """Writing a run: units whose shards are whole and durable before their record is there."""
 
-import contextlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +21,7 @@ from tenterhook.store import (
 from tenterhook_zarr._arrays import check_size
 from tenterhook_zarr._dtypes import to_bytes
 from tenterhook_zarr._files import (
+    in_folder,
     make_folders,
     remove_abandoned,
     remove_if_empty,
@@ -92,7 +92,7 @@ class ZarrUnitWriter:
         self._unit = unit
         self._rows = 0
         self._aside = writing / f"unit-{unit.number:06d}-{secrets.token_hex(4)}"
-        self._aside.mkdir(parents=True)
+        make_folders(self._aside)
         self._arrays = [
             _UnitArray(key, layout, unit, self._aside / str(number))
             for number, (key, layout) in enumerate(layouts.items())
@@ -219,18 +219,21 @@ def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
     """Make a run, or open one of the same plan; `OtherRun` where it is another's.
 
     The plan is published first, by put-if-absent, and all else follows from it: whoever is killed
-    on the way, or comes second, leaves what the next one needs.
+    on the way, or comes second, leaves what the next one needs. Once it is there, others may be
+    writing rows: nothing is ever taken back after that.
     """
-    folder = RunFolder(path, plan)
-    with _cleaned_up(path):
-        make_folders(path)
-        if not write_once(path / PLAN, plan.to_json().encode()):
-            folder = RunFolder.open(path)
-            if differences := plan.differences(folder.plan):
-                raise OtherRun(path.name, differences)
-        _tidy(folder)
-        _lay_out(folder)
-        return ZarrRunWriter(folder)
+    content = plan.to_json().encode()
+    try:
+        is_new = in_folder(path, lambda: write_once(path / PLAN, content))
+    except BaseException:
+        remove_if_empty(path)
+        raise
+    folder = RunFolder(path, plan) if is_new else RunFolder.open(path)
+    if differences := plan.differences(folder.plan):
+        raise OtherRun(path.name, differences)
+    _tidy(folder)
+    _lay_out(folder)
+    return ZarrRunWriter(folder)
 
 
 def _lay_out(folder: RunFolder) -> None:
@@ -244,18 +247,6 @@ def _lay_out(folder: RunFolder) -> None:
             make_folders(array)
             metadata = folder.planned_layout(key).metadata({key[0]: key[1]})
             write_once(array / "zarr.json", to_json(metadata))
-
-
-@contextlib.contextmanager
-def _cleaned_up(path: Path) -> Iterator[None]:
-    """Remove a run that was not there before, if beginning it fails."""
-    existed = (path / PLAN).exists()
-    try:
-        yield
-    except BaseException:
-        if not existed:
-            remove_tree(path)
-        raise
 
 
 def _tidy(folder: RunFolder) -> None:
