@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Place, Side, site_of
+from tenterhook._dispatch import Place, Put, Side, puts_of, site_of
 from tenterhook._frames import Steps
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
@@ -236,6 +236,7 @@ class _Plan:
     ) -> None:
         self.form = form
         self.layers = tuple(layers)
+        self.names = [layer.name for layer in layers]
         self.before = tuple(inputs or layer.name == "input" for layer in layers)
         self.stop = stop
         sides: list[Side] = ["before" if before else "after" for before in self.before]
@@ -270,13 +271,17 @@ class _Plan:
         """Let a later scope use the kit; what it kept is its scope's alone."""
         for keep in kit.keeps:
             keep.calls = []
-            keep.without = None
+            if keep.without is not None:
+                keep.without = None
         if kit.stop is not None:
             kit.stop.scope = None
         self._idle.append(kit)
 
     def _make(self) -> "_Kit":
-        return self._kit([_Keep(layer.name, self.form) for layer in self.layers], {})
+        kit = self._kit([_Keep(layer.name, self.form) for layer in self.layers], {})
+        if not any(self.before):
+            kit.puts = puts_of(kit.steps)
+        return kit
 
     def selecting(self, selection: Selection, whole: nn.Module) -> "_Kit":
         """Return a kit for one scope that keeps a part of the activations of the model `whole`."""
@@ -302,12 +307,13 @@ class _Plan:
 class _Kit:
     """The steps of one open capture."""
 
-    __slots__ = ("keeps", "steps", "stop")
+    __slots__ = ("keeps", "puts", "steps", "stop")
 
     def __init__(
         self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps], stop: "_Stop | None"
     ) -> None:
         self.keeps, self.steps, self.stop = keeps, steps, stop
+        self.puts: Sequence[Put] | None = None
 
 
 class Capture(Scope):
@@ -362,9 +368,12 @@ class Capture(Scope):
             kit.stop.scope = self
         return kit.steps
 
+    def _puts(self) -> Sequence[Put] | None:
+        return None if self._kit is None else self._kit.puts
+
     def _result(self) -> Captured:
         keeps = self._kit.keeps if self._kit else []
-        calls = {keep.layer: keep.calls for keep in keeps}
+        calls = dict(zip(self._plan.names, [keep.calls for keep in keeps], strict=True))
         if self._selection is None or not self._selection.of_tokens:
             return Captured(self._index, calls)
         places = {keep.layer: keep.where for keep in keeps if isinstance(keep, _KeepSome)}
@@ -385,7 +394,7 @@ class Capture(Scope):
 
     def _unseen(self) -> list[str]:
         keeps = [] if self._kit is None else self._kit.keeps
-        if self._selection is None and all(keep.calls for keep in keeps):
+        if self._selection is None and [] not in [keep.calls for keep in keeps]:
             return []
         reports = [
             f"Layer {keep.layer!r} {keep.without}, which holds no tensor, so nothing was captured."

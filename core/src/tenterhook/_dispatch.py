@@ -9,16 +9,23 @@ touched.
 import sys
 import threading
 import weakref
-from asyncio import _get_running_loop, current_task
-from collections.abc import Callable, Sequence
-from threading import get_ident
+from asyncio import _get_running_loop
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tenterhook._entries import Args, Entry, Kwargs, entry_for, watch_gradient
-from tenterhook._frames import NO_STEPS, Frame, Steps, current_frame, visible_frame
+from tenterhook._frames import (
+    NO_STEPS,
+    Frame,
+    Steps,
+    frame_of_task,
+    of_thread,
+    show_frame,
+    visible_frame,
+)
 from tenterhook.hooks._hook import Hook, HookType
 
 Side = Literal["before", "after"]
@@ -53,11 +60,11 @@ class Place:
 class Site(Place):
     """One side of one module's forward, and the torch hook there while something is to run."""
 
-    __slots__ = ("_hooks", "_key", "_side", "backward", "forward")
+    __slots__ = ("backward", "forward", "hooks", "is_after", "key")
 
     def __init__(self, module: nn.Module, side: Side) -> None:
         super().__init__()
-        self._side = side
+        self.is_after = side == "after"
         self.forward: tuple[Entry, ...] = ()
         self.backward: tuple[Entry, ...] = ()
         # torch's own dictionaries: the handle names a key that is ours for ever, so coming and
@@ -65,18 +72,18 @@ class Site(Place):
         # looks it up after we have gone.
         if side == "before":
             handle = module.register_forward_pre_hook(_placeholder, with_kwargs=True)
-            self._hooks, flags = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
+            self.hooks, flags = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
         else:
             handle = module.register_forward_hook(_placeholder, with_kwargs=True)
-            self._hooks, flags = module._forward_hooks, module._forward_hooks_with_kwargs
-        self._key = handle.id
+            self.hooks, flags = module._forward_hooks, module._forward_hooks_with_kwargs
+        self.key = handle.id
         handle.remove()
-        flags[self._key] = True
+        flags[self.key] = True
 
     @property
     def installed(self) -> bool:
         """Whether our torch hook is on the module now."""
-        return self._key in self._hooks
+        return self.key in self.hooks
 
     def hold(self, registrations: "tuple[Registration, ...]") -> None:
         """Have these, in this order, and no others, registered here."""
@@ -97,37 +104,31 @@ class Site(Place):
             self.forward, self.backward = tuple(forward), tuple(backward)
             dispatcher = self._dispatcher()
             if dispatcher is not None:
-                self._hooks[self._key] = dispatcher
-            elif self._key in self._hooks:
-                last = next(reversed(self._hooks)) == self._key
+                self.hooks[self.key] = dispatcher
+            elif self.key in self.hooks:
+                last = next(reversed(self.hooks)) == self.key
                 if self.held and not last:  # disabled: keep the place before other people's hooks
-                    self._hooks[self._key] = self._several()
+                    self.hooks[self.key] = self._several()
                 else:
-                    del self._hooks[self._key]
+                    del self.hooks[self.key]
 
     def enter(self) -> None:
         """Count one more open scope that looks here; the lock is held."""
         self.scopes += 1
         if self.scopes == 1:
-            if self.held:
-                self.refresh()
-            else:  # as refresh does, where there is nothing to rebuild
-                self._hooks[self._key] = self._scoped()
+            self.refresh()
 
     def leave(self) -> None:
         """Count one open scope less; the lock is held."""
         self.scopes -= 1
         if self.scopes == 0:
-            if self.held:
-                self.refresh()
-            else:
-                del self._hooks[self._key]
+            self.refresh()
 
     def _scoped(self) -> Callable[..., Any]:
-        return self.before_scoped if self._side == "before" else self.after_scoped
+        return self.after_scoped if self.is_after else self.before_scoped
 
     def _dispatcher(self) -> Callable[..., Any] | None:
-        before = self._side == "before"
+        before = not self.is_after
         if self.scopes:
             return self._scoped()
         if self.backward:
@@ -140,7 +141,7 @@ class Site(Place):
         return self._several()
 
     def _several(self) -> Callable[..., Any]:
-        return self.before_several if self._side == "before" else self.after_several
+        return self.after_several if self.is_after else self.before_several
 
     def after_several(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks in order on what the module returned."""
@@ -157,12 +158,8 @@ class Site(Place):
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
-        frame = current_frame.get()
-        if (
-            frame is None
-            or frame.thread != get_ident()
-            or frame.task is not (None if _get_running_loop() is None else current_task())
-        ):
+        frame = of_thread.frame if _get_running_loop() is None else frame_of_task()
+        if frame is None:
             return self.after_several(module, args, kwargs, output)
         steps = frame.table.get(self, NO_STEPS)
         if not self.held:
@@ -355,30 +352,70 @@ def sites_of(module: nn.Module) -> list[Place]:
     return list(_kept_in(module).values())
 
 
-def open_frame(own: dict[Place, Steps], also: Sequence[Place] = (), *, mute: bool = False) -> Frame:
+Put = tuple[Site, dict[int, Callable[..., Any]], int]
+"""A site, torch's dictionary of hooks there, and our key in it: how a scope comes and goes."""
+
+
+def puts_of(places: Iterable[Place]) -> list[Put]:
+    """Return how to come and go at sites after a module, worked out once for many scopes.
+
+    Raises `TypeError` for places of another kind, whose own `enter` and `leave` are to be called.
+    """
+    puts = []
+    for site in places:
+        if not isinstance(site, Site) or not site.is_after:
+            raise TypeError("Only sites after a module can be put in line.")
+        puts.append((site, site.hooks, site.key))
+    return puts
+
+
+def open_frame(
+    own: dict[Place, Steps],
+    also: Sequence[Place] = (),
+    *,
+    mute: bool = False,
+    puts: Sequence[Put] | None = None,
+) -> Frame:
     """Make the steps run at their sites, for this thread and task alone, until closed.
 
     `also` are sites that need to know of the scope though it has no step there. With `mute`,
-    controllers of every kind are off.
+    controllers of every kind are off. `puts` are those of all sites of `own`, where the caller
+    has them; the same then go to `close_frame`.
     """
     frame = Frame(own, tuple(also), mute)
     with lock:
         if "torch._dynamo" in sys.modules:
             tell_compiler()
-        for site in (*own, *also) if also else own:
-            site.enter()
-    current_frame.set(frame)
+        if puts is None:
+            for place in (*own, *also):
+                place.enter()
+        else:  # what enter does, in line: it is most of what opening a scope costs
+            for site, hooks, key in puts:
+                if site.scopes or site.held:
+                    site.enter()
+                else:
+                    site.scopes = 1
+                    hooks[key] = site.after_scoped
+    show_frame(frame)
     return frame
 
 
-def close_frame(frame: Frame) -> None:
+def close_frame(frame: Frame, puts: Sequence[Put] | None = None) -> None:
     """Undo `open_frame`, from whichever thread; a second call does nothing."""
     with lock:
         if frame.closed:
             return
         frame.close()
-        for site in (*frame.own, *frame.also) if frame.also else frame.own:
-            site.leave()
+        if puts is None:
+            for place in (*frame.own, *frame.also):
+                place.leave()
+        else:
+            for site, hooks, key in puts:
+                if site.scopes != 1 or site.held:
+                    site.leave()
+                else:
+                    site.scopes = 0
+                    del hooks[key]
 
 
 class Registration:

@@ -2,11 +2,11 @@
 
 import functools
 import inspect
+import threading
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tenterhook._entries import Entry
@@ -51,8 +51,8 @@ NO_STEPS = Steps()
 class Frame:
     """One open scope of one thread or task, on top of the scopes around it.
 
-    A frame belongs to the thread and asyncio task that opened it. Contexts are copied into the
-    tasks that a task starts, so the context variable alone does not say whose a frame is.
+    A frame belongs to the thread that opened it, or to the asyncio task. Contexts are copied into
+    the tasks that a task starts, so the context variable alone does not say whose a frame is.
     """
 
     __slots__ = (
@@ -65,14 +65,13 @@ class Frame:
         "parent",
         "table",
         "task",
-        "thread",
     )
 
     def __init__(
         self, own: "dict[Place, Steps]", also: "tuple[Place, ...]" = (), mute: bool = False
     ) -> None:
-        self.thread = get_ident()
         self.task = running_task()
+        """The asyncio task it belongs to; `None` where it belongs to a thread without one."""
         self.own = own
         """What this scope runs where."""
         self.also = also
@@ -111,13 +110,19 @@ class Frame:
             child.parent = parent
             child.table = child.own if parent is None else _merged(parent.table, child.own)
             parent, child = child, child.child
-        if current_frame.get() is self:
-            current_frame.set(self.parent)
+        show_frame(self.parent, instead_of=self)
         for carried in self.carried or ():
             carried.close()
 
 
-current_frame: ContextVar[Frame | None] = ContextVar("tenterhook_frame", default=None)
+class _OfThread(threading.local):
+    frame: Frame | None = None
+
+
+of_thread = _OfThread()
+"""The innermost scope of each thread, where no event loop runs in it."""
+
+_of_task: ContextVar[Frame | None] = ContextVar("tenterhook_frame", default=None)
 
 
 def running_task() -> Any:
@@ -125,14 +130,30 @@ def running_task() -> Any:
     return None if _get_running_loop() is None else current_task()
 
 
+def frame_of_task() -> Frame | None:
+    """Return the innermost scope of the task that runs in this thread's event loop."""
+    frame = _of_task.get()
+    return None if frame is None or frame.task is not current_task() else frame
+
+
 def visible_frame() -> Frame | None:
-    """Return the innermost open scope of this thread and task."""
-    frame = current_frame.get()
+    """Return the innermost open scope of this thread or task."""
+    frame = of_thread.frame if _get_running_loop() is None else frame_of_task()
     while frame is not None and frame.closed:
         frame = frame.parent
-    if frame is None or frame.thread != get_ident() or frame.task is not running_task():
-        return None
     return frame
+
+
+def show_frame(frame: Frame | None, *, instead_of: Frame | None = None) -> None:
+    """Have `frame` be the innermost scope here; with `instead_of`, only where that one is now."""
+    loop = _get_running_loop()
+    now = of_thread.frame if loop is None else _of_task.get()
+    if instead_of is not None and now is not instead_of:
+        return
+    if loop is None:
+        of_thread.frame = frame
+    else:
+        _of_task.set(frame)
 
 
 def _merged(outer: "dict[Place, Steps]", inner: "dict[Place, Steps]") -> "dict[Place, Steps]":
@@ -160,7 +181,7 @@ def carry(function: F) -> F:
         if origin.carried is None:
             origin.carried = []
         origin.carried.append(frame)
-        current_frame.set(frame)
+        show_frame(frame)
         try:
             yield
         finally:

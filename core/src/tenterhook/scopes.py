@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from torch import nn
 
-from tenterhook._dispatch import Place, close_frame, open_frame, sites_of
+from tenterhook._dispatch import Place, Put, close_frame, open_frame, sites_of
 from tenterhook._frames import Frame, Steps, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
 from tenterhook.hooks._hook import Controller, HookType
@@ -60,6 +60,10 @@ class Scope(ABC):
     def _again(self) -> "Scope":
         """Return a scope like this one that has not been opened."""
 
+    def _puts(self) -> Sequence[Put] | None:
+        """Return the short way to all sites of the steps, where it is known; see `open_frame`."""
+        return None
+
     def _result(self) -> Any:
         return self
 
@@ -73,7 +77,7 @@ class Scope(ABC):
     def __enter__(self) -> Any:
         if self._frame is not None:
             raise RuntimeError("This scope is open already; make another one.")
-        self._frame = open_frame(self._steps())
+        self._frame = open_frame(self._steps(), puts=self._puts())
         return self._result()
 
     def __exit__(
@@ -94,7 +98,7 @@ class Scope(ABC):
         """End the scope, from whichever thread; a second call does nothing."""
         frame, self._frame = self._frame, None
         if frame is not None:
-            close_frame(frame)
+            close_frame(frame, self._puts())
 
     def _report(self) -> None:
         reports = self._unseen() if self._missing != "ignore" else []
