@@ -276,10 +276,14 @@ def tell_compiler() -> None:
         return  # nothing has been given to torch.compile yet
     if not _left_to_python:
         _left_to_python.append(True)
-        for name in ("after_scoped", "before_scoped"):
-            compiler: Any = torch.compiler  # this function of it has no types
-            disabled = compiler.disable(getattr(Site, name), reason=_WHY_NOT_COMPILED)
-            setattr(Site, name, disabled)
+        compiler: Any = torch.compiler  # this function of it has no types
+        for kind, name in (
+            (Site, "after_scoped"),
+            (Site, "before_scoped"),
+            (InsteadSite, "forward"),
+        ):
+            disabled = compiler.disable(getattr(kind, name), reason=_WHY_NOT_COMPILED)
+            setattr(kind, name, disabled)
     if config.skip_nnmodule_hook_guards:
         config.skip_nnmodule_hook_guards = False
         dynamo.reset()
