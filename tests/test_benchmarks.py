@@ -1,0 +1,19 @@
+"""Every benchmark runs; what it measures is for `nox -s bench`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("bench_*.py"))
+
+
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
+def test_runs(script: Path, tmp_path: Path) -> None:
+    """One short round ends well and prints a table."""
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ratio" in done.stdout
