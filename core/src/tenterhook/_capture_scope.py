@@ -132,7 +132,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class _Form:
     """How tensors are kept."""
 
@@ -146,6 +146,9 @@ class _Form:
             return tensor.to(device=self.device, dtype=self.dtype)
         device, dtype = self.device or tensor.device, self.dtype or tensor.dtype
         return tensor.detach().to(device, dtype, copy=True)
+
+
+_PLAIN = _Form()
 
 
 class _Keep(Step):
@@ -293,7 +296,7 @@ class _Plan:
         return kit
 
     def _kit(self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps]) -> "_Kit":
-        plain = self.form == _Form()
+        plain = self.form == _PLAIN
         for keep, site in zip(keeps, self._sites, strict=True):
             only = keep if plain and type(keep) is _Keep else None
             add_steps(steps, site, Steps((keep,), keep=only))
@@ -347,7 +350,9 @@ class Capture(Scope):
         super().__init__(missing)
         self._selection = selection
         self._index = index
-        self._plan = _plan_for(index, choices, _Form(device, dtype, detach), inputs, stop_after)
+        plain = device is None and dtype is None and detach
+        form = _PLAIN if plain else _Form(device, dtype, detach)
+        self._plan = _plan_for(index, choices, form, inputs, stop_after)
         self._kit: _Kit | None = None
 
     def _again(self) -> "Capture":
@@ -416,7 +421,8 @@ class Capture(Scope):
 
 def _make_own(keeps: "Sequence[_Keep]") -> None:
     """Make tensors for autograd of copies that were made in inference mode."""
-    if any(keep.calls and keep.calls[0].is_inference() for keep in keeps[:1]):
+    first = keeps[0].calls if keeps else None
+    if first and first[0].is_inference():
         with torch.inference_mode(False):
             for keep in keeps:
                 keep.calls[:] = [t.clone() if t.is_inference() else t for t in keep.calls]
