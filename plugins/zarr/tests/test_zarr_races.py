@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,11 @@ def together(code: str, folder: Path, processes: int) -> list[list[str]]:
         )
         for number in range(processes)
     ]
+    while any(each.poll() is None for each in running):  # one that fails is waited for by others
+        if any(each.poll() for each in running):
+            for each in running:
+                each.kill()
+        time.sleep(0.01)
     ended = [each.communicate() for each in running]
     assert [each.returncode for each in running] == [0] * processes, ended
     return [out.split() for out, _ in ended]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from tenterhook_zarr._writer import ZarrRunWriter, begin_run
 MARK = "tenterhook.json"
 FORMAT = {"format": "tenterhook store", "version": 1}
 CURRENT = "current.json"
+_LOOKS = 50
 
 
 class ZarrStore:
@@ -192,11 +194,9 @@ class ZarrStore:
                 _check_names(standing, self.path)
                 if not create:
                     raise NoStore(self.location, "there is no such folder")
-            elif (self.path / MARK).is_file():
-                _check_format(self.path / MARK)
-            elif not all(is_unfinished(name) for name in os.listdir(self.path)):
-                reason = "this folder holds something else and no store; choose another"
-                raise NotAStore(self.location, reason)
+            elif self._holds_store():
+                with contextlib.suppress(FileNotFoundError):  # taken back with the empty store
+                    _check_format(self.path / MARK)
             elif not create:
                 raise NoStore(self.location, "this folder is empty")
         except (NotAStore, NoStore):
@@ -205,6 +205,22 @@ class ZarrStore:
             raise NotWritable(self.location, f"it cannot be opened: {error.strerror}") from error
         except OSError as error:  # a name that is too long, a loop of links
             raise NotAStore(self.location, f"no store can be there: {error.strerror}") from error
+
+    def _holds_store(self) -> bool:
+        """Whether the folder is marked; `False` where it is empty, `NotAStore` where it is not.
+
+        A process that begins a store, or takes a new one back, has its folders there without the
+        mark for a moment; that is waited for.
+        """
+        for _ in range(_LOOKS):
+            names = {name for name in os.listdir(self.path) if not is_unfinished(name)}
+            if MARK in names or not names:
+                return MARK in names
+            if names - {"runs", "tensors"}:
+                break
+            time.sleep(0.01)
+        reason = "this folder holds something else and no store; choose another"
+        raise NotAStore(self.location, reason)
 
     def _mark(self) -> bool:
         """Say in the folder that it is a store; `False` where that was said."""
