@@ -114,7 +114,7 @@ class Detector(Hook):
     reads_only: bool = False
     """Promise that it writes to nothing it is given, so that no call looks whether it did.
 
-    That saves 2 % of a call that does next to nothing else; the contract tests check it instead.
+    That saves a few hundredths of a call that does next to nothing else.
     """
 
     def __init__(
