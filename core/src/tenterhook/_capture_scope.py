@@ -1,15 +1,16 @@
 """`model.capture(...)`: keeps what layers return, in memory that is the user's own."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from asyncio import _get_running_loop
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Place, Put, Side, puts_of, site_of
-from tenterhook._frames import Steps
+from tenterhook._dispatch import Place, Put, Side, Site, puts_of, site_of
+from tenterhook._frames import Steps, of_thread
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
 from tenterhook.scopes import (
@@ -154,8 +155,9 @@ _PLAIN = _Form()
 class _Keep(Step):
     """Keeps what one layer returned, or was given, in memory of its own."""
 
-    __slots__ = ("calls", "form", "layer", "without")
+    __slots__ = ("calls", "form", "kit", "layer", "without")
     keeps = True
+    kit: "_Kit"
 
     def __init__(self, layer: str, form: "_Form") -> None:
         self.layer = layer
@@ -176,6 +178,29 @@ class _Keep(Step):
             self.without = "was called without a tensor"
         else:
             self.calls.append(self.form.of(tensor))
+
+
+class _KeepPlain(_Keep):
+    """Keeps a copy as it is of each tensor: the capture that is nearly always asked for."""
+
+    __slots__ = ("site",)
+    site: Site
+
+    def after_alone(self, site: Site) -> Callable[..., None]:
+        """Return what stands at `site` as the torch hook while no other scope is open there."""
+        self.site = site
+        return self.alone
+
+    def alone(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Add a copy where its scope is the innermost here; else ask the site what runs."""
+        if (
+            _get_running_loop() is None
+            and of_thread.frame is self.kit.frame
+            and type(output) is Tensor
+        ):
+            self.calls.append(output.detach().clone())
+            return None
+        return self.site.after_scoped(module, args, kwargs, output)
 
 
 class _KeepSome(_Keep):
@@ -281,7 +306,8 @@ class _Plan:
         self._idle.append(kit)
 
     def _make(self) -> "_Kit":
-        kit = self._kit([_Keep(layer.name, self.form) for layer in self.layers], {})
+        kind = _KeepPlain if self.form == _PLAIN and not any(self.before) else _Keep
+        kit = self._kit([kind(layer.name, self.form) for layer in self.layers], {})
         if not any(self.before):
             kit.puts = puts_of(kit.steps)
         return kit
@@ -296,27 +322,34 @@ class _Plan:
         return kit
 
     def _kit(self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps]) -> "_Kit":
-        plain = self.form == _PLAIN
         for keep, site in zip(keeps, self._sites, strict=True):
-            only = keep if plain and type(keep) is _Keep else None
+            only = keep if isinstance(keep, _KeepPlain) else None
             add_steps(steps, site, Steps((keep,), keep=only))
         stop = None
         if self._stop_site is not None:
             stop = _Stop()
             add_steps(steps, self._stop_site, Steps(stop=stop))
-        return _Kit(keeps, steps, stop)
+        kit = _Kit(keeps, steps, stop)
+        for keep in keeps:
+            keep.kit = kit
+        return kit
 
 
 class _Kit:
     """The steps of one open capture."""
 
-    __slots__ = ("keeps", "puts", "steps", "stop")
+    __slots__ = ("frame", "keeps", "puts", "steps", "stop")
 
     def __init__(
         self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps], stop: "_Stop | None"
     ) -> None:
         self.keeps, self.steps, self.stop = keeps, steps, stop
         self.puts: Sequence[Put] | None = None
+        self.frame: Any = _CLOSED
+        """The frame of the capture that uses it."""
+
+
+_CLOSED = object()
 
 
 class Capture(Scope):
@@ -362,6 +395,8 @@ class Capture(Scope):
 
     def __enter__(self) -> Captured:
         captured: Captured = super().__enter__()
+        if self._kit is not None:
+            self._kit.frame = self._frame
         return captured
 
     def _steps(self) -> dict[Place, Steps]:
@@ -390,6 +425,7 @@ class Capture(Scope):
         self._reusable = self._selection is None and frame is not None and not frame.carried
         super().close()
         if self._kit is not None:
+            self._kit.frame = _CLOSED
             _make_own(self._kit.keeps)
 
     def _ended(self) -> None:

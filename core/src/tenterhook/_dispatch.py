@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from asyncio import _get_running_loop
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -356,20 +356,22 @@ def sites_of(module: nn.Module) -> list[Place]:
     return list(_kept_in(module).values())
 
 
-Put = tuple[Site, dict[int, Callable[..., Any]], int]
-"""A site, torch's dictionary of hooks there, and our key in it: how a scope comes and goes."""
+Put = tuple[Site, dict[int, Callable[..., Any]], int, Callable[..., Any]]
+"""A site, torch's dictionary of hooks there, our key in it, and what to put there: how a scope
+comes and goes."""
 
 
-def puts_of(places: Iterable[Place]) -> list[Put]:
+def puts_of(steps: Mapping[Place, Steps]) -> list[Put]:
     """Return how to come and go at sites after a module, worked out once for many scopes.
 
     Raises `TypeError` for places of another kind, whose own `enter` and `leave` are to be called.
     """
     puts = []
-    for site in places:
+    for site, step in steps.items():
         if not isinstance(site, Site) or not site.is_after:
             raise TypeError("Only sites after a module can be put in line.")
-        puts.append((site, site.hooks, site.key))
+        direct = site.after_scoped if step.keep is None else step.keep.after_alone(site)
+        puts.append((site, site.hooks, site.key, direct))
     return puts
 
 
@@ -394,12 +396,13 @@ def open_frame(
             for place in (*own, *also):
                 place.enter()
         else:  # what enter does, in line: it is most of what opening a scope costs
-            for site, hooks, key in puts:
+            compiling = bool(_left_to_python)
+            for site, hooks, key, alone in puts:
                 if site.scopes or site.held:
                     site.enter()
                 else:
                     site.scopes = 1
-                    hooks[key] = site.after_scoped
+                    hooks[key] = site.after_scoped if compiling else alone
     show_frame(frame)
     return frame
 
@@ -414,7 +417,7 @@ def close_frame(frame: Frame, puts: Sequence[Put] | None = None) -> None:
             for place in (*frame.own, *frame.also):
                 place.leave()
         else:
-            for site, hooks, key in puts:
+            for site, hooks, key, _ in puts:
                 if site.scopes != 1 or site.held:
                     site.leave()
                 else:

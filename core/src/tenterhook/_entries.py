@@ -161,33 +161,51 @@ class Control(Entry):
         return None
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        # The call that nearly every call is, spelled out: what it costs is what a hook costs.
+        if (
+            type(output) is not Tensor
+            or kwargs
+            or not args
+            or type(args[0]) is not Tensor
+            or tracing()
+        ):
+            return self._after(module, args, kwargs, output)
         try:
-            plain = type(output) is Tensor
-            tensor = output if plain else activation_of(output)
+            version = output._version
+        except RuntimeError:  # inference tensors have no version
+            return self._after(module, args, kwargs, output)
+        try:
+            new = self.modify(module, args[0], output)
+            if output._version != version:
+                raise wrote("The controller")
+            if type(new) is Tensor or new is None:
+                return new
+            if not isinstance(new, Tensor):
+                raise not_a_tensor(new, _WANTED)
+            return replace(output, new)
+        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+            return None
+
+    def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        try:
+            tensor = activation_of(output)
             if tensor is None:
                 if self.live:
                     self.no_tensor(f"returned {type(output).__name__}, which holds no tensor")
                 return None
-            if not kwargs and args and type(args[0]) is Tensor:
-                given: Tensor | None = args[0]
-            else:
-                given = first_input(inputs_of(module, args, kwargs))
-            if tracing():
-                new = self.modify(module, given, tensor)
-            else:
-                try:
-                    version = tensor._version
-                except RuntimeError:  # inference tensors have no version
-                    version = None
-                new = self.modify(module, given, tensor)
-                if version is not None and tensor._version != version:
-                    raise wrote("The controller")
-            if type(new) is Tensor:
-                return new if plain else replace(output, new)
+            given = first_input(inputs_of(module, args, kwargs))
+            try:
+                version = None if tracing() else tensor._version
+            except RuntimeError:
+                version = None
+            new = self.modify(module, given, tensor)
+            if version is not None and tensor._version != version:
+                raise wrote("The controller")
             if new is None:
                 return None
             if not isinstance(new, Tensor):
-                raise not_a_tensor(new, "a tensor, or None to leave the activation alone")
+                raise not_a_tensor(new, _WANTED)
             return replace(output, new)
         except Exception as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
@@ -243,6 +261,9 @@ class Control(Entry):
             HookWarning,
             stacklevel=3,
         )
+
+
+_WANTED = "a tensor, or None to leave the activation alone"
 
 
 class ControlEvery(Control):

@@ -41,10 +41,11 @@ class FunctionController(Controller):
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
     ) -> Tensor | None:
         """Return `function` of the activation; before the module ran, of the first input."""
-        tensor = inputs if output is None else output
-        if tensor is None:
-            return None
-        new = self.function(tensor)
+        if output is None:
+            if inputs is None:
+                return None
+            output = inputs
+        new = self.function(output)
         if not isinstance(new, Tensor):
             raise TypeError(
                 f"the function {getattr(self.function, '__name__', 'given')!r} returned "
