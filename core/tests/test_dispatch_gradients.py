@@ -324,6 +324,36 @@ class TestPlaces:
         assert sees.seen == [[3, 3]]
         assert gradient(x) == [6, 0]
 
+    @pytest.mark.parametrize("inner", [nn.Identity(), nn.Flatten(0), _View()], ids=repr)
+    def test_written_to_later(self, inner: nn.Module) -> None:
+        """What a later module writes in place is seen by all that it would be seen by."""
+
+        class Residual(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner, self.relu = inner, nn.ReLU(inplace=True)
+
+            def forward(self, x: Tensor) -> Tensor:
+                h = x * 1
+                self.relu(self.inner(h))
+                return h * 2
+
+        plain = Residual()(leaf(1.0, -2.0))
+        out = hooked(Residual(), _Sees(), layer="inner")(leaf(1.0, -2.0))
+        assert torch.equal(out, plain)
+
+    def test_twice_and_transformed(self) -> None:
+        """Second gradients, and those of `torch.func`, go through a returned input."""
+        module = hooked(nn.Sequential(nn.Identity()), _Applies(lambda g: g * 2))
+        x = leaf(1.0, 2.0)
+
+        (once,) = torch.autograd.grad(module(x**3).sum(), x, create_graph=True)
+        torch.autograd.backward(once.sum())
+        batched = torch.func.vmap(torch.func.grad(lambda t: module(t**2).sum()))(torch.ones(3, 2))
+
+        assert gradient(x) == [12, 24]
+        assert batched.tolist() == [[4, 4]] * 3
+
     def test_structure(self) -> None:
         """In a tuple the activation is the first tensor, the others keep their gradients."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import tenterhook
 from tenterhook import HookedModel
 from tenterhook.errors import UnknownLayer
-from tenterhook.hooks import Controller, Detector, HookWarning
+from tenterhook.hooks import Controller, Detector, Hook, HookWarning
 from tenterhook.scopes import NeverFired
 
 
@@ -363,6 +363,21 @@ class TestHooks:
         """A pair of a layer and something else is refused."""
         with pytest.raises(TypeError, match="is not a pair of a layer and a Hook"):
             model.hooks((0, print))  # type: ignore[arg-type]
+
+    def test_of_neither_kind(self, model: HookedModel) -> None:
+        """A hook that neither detects nor controls is refused, and the others stay free."""
+
+        class Neither(Hook):
+            pass
+
+        hook = _Sees()
+        with (
+            pytest.raises(TypeError, match="neither a Detector nor a Controller"),
+            model.hooks(("0", hook), ("2", Neither())),
+        ):
+            pass
+        assert hook.context is None
+        model.layers.register_hook("0", hook)
 
     def test_two_scopes(self, model: HookedModel) -> None:
         """One hook in two scopes runs in both."""

@@ -194,6 +194,21 @@ class TestReplace:
         assert vars(first)["forward"] is own
         assert model(ONE).tolist() == [[201, 201]]
 
+    def test_forward_wrapped_meanwhile(self) -> None:
+        """Who wraps the forward while a scope answers for it keeps the wrapper, and the module."""
+        net = nn.Sequential(nn.Identity())
+        model = tenterhook.attach(net)
+        with model.replace("0", lambda t: t * 10):
+            answer = net[0].forward
+            net[0].forward = lambda t: answer(t) + 5
+            inside = model(ONE)
+        after = model(ONE)
+        with model.replace("0", lambda t: t * 10):
+            again = model(ONE)
+        assert torch.equal(inside, ONE * 10 + 5)
+        assert torch.equal(after, ONE + 5)
+        assert torch.equal(again, ONE * 10 + 5)
+
     def test_open_while_saved(self, model: HookedModel) -> None:
         """The state dict of the model is that of the model while a layer is replaced."""
         net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

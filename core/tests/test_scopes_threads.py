@@ -327,6 +327,63 @@ class TestCarry:
         assert torch.equal(out, (model(ONE) + 1) * 10)
         assert torch.equal(mine, model(ONE) + 1)
 
+    def test_outer_scope_closed_meanwhile(self, model: HookedModel) -> None:
+        """Of what is carried, only scopes that are still open apply."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            outer = model.steer("second", lambda t: t + 1, missing="ignore")
+            outer.__enter__()
+            muted = model.without_controllers()
+            muted.__enter__()
+            with model.steer("second", lambda t: t * 10) as _, model.capture("second"):
+                inside, closed = threading.Event(), threading.Event()
+
+                def run() -> list[Tensor]:
+                    with model.steer("second", lambda t: t - 3):
+                        first = model(ONE)
+                        inside.set()
+                        closed.wait(10)
+                        return [first, model(ONE)]
+
+                running = pool.submit(carry(run))
+                assert inside.wait(10)
+                outer.close()
+                muted.close()
+                closed.set()
+                before, after = running.result()
+        assert torch.equal(before, model(ONE))
+        assert torch.equal(after, model(ONE) * 10 - 3)
+        tenterhook.assert_clean(model)
+
+    def test_capture_closed_meanwhile(self, model: HookedModel) -> None:
+        """What runs in a carried scope never ends up in a later capture of the same layers."""
+        inside, closed = threading.Event(), threading.Event()
+
+        def run() -> None:
+            inside.set()
+            closed.wait(10)
+            model(ONE)
+
+        outer = model.capture("second", missing="ignore")
+        first = outer.__enter__()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, model.capture("first"):
+            running = pool.submit(carry(run))
+            assert inside.wait(10)
+            outer.__exit__(None, None, None)
+            with model.capture("second", missing="ignore") as second:
+                closed.set()
+                running.result()
+        assert (first["second"], second["second"]) == ([], [])
+
+    def test_carried_often(self, model: HookedModel) -> None:
+        """A scope that is carried into many calls holds none of them when they have ended."""
+        scope = model.capture("second", missing="ignore")
+        with scope:
+            run = carry(model)
+            for _ in range(20):
+                run(ONE)
+            assert scope._frame is not None
+            assert scope._frame.carried == set()
+
     def test_without_a_scope(self, model: HookedModel) -> None:
         """Where no scope is open the function runs as it is, and keeps its name."""
 
@@ -458,6 +515,74 @@ class TestClosing:
         two.close()
         assert torch.equal(model(ONE), plain - 3)
         three.close()
+        tenterhook.assert_clean(model)
+
+    def test_capture_under_one_that_stays(self, model: HookedModel) -> None:
+        """A capture that closes before the one inside it leaves the layer to that one."""
+        outer, inner = model.capture("second", missing="ignore"), model.capture("second")
+        outer.__enter__()
+        captured = inner.__enter__()
+        outer.__exit__(None, None, None)
+        with model.capture("second") as later:
+            model(ONE)
+        inner.__exit__(None, None, None)
+        assert [len(c["second"]) for c in (captured, later)] == [1, 1]
+        tenterhook.assert_clean(model)
+
+    def test_capture_of_another_thread_first(self, model: HookedModel) -> None:
+        """A capture sees the changes around it, whoever captured the same layer before."""
+        opened, close = threading.Event(), threading.Event()
+
+        def other() -> None:
+            with model.capture("second", missing="ignore"):
+                opened.set()
+                close.wait(10)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert opened.wait(10)
+        with model.steer("second", lambda t: t + 1):
+            close.set()
+            thread.join()
+            with model.capture("second") as captured:
+                out = model(ONE)
+        assert torch.equal(out, model(ONE) + 1)
+        assert torch.equal(captured.last("second"), out)
+
+    def test_mute_below(self, model: HookedModel) -> None:
+        """Controllers of a scope go on when the mute around it has closed."""
+        mute = model.without_controllers()
+        mute.__enter__()
+        with model.steer("second", lambda t: t + 1):
+            muted = model(ONE)
+            mute.close()
+            out = model(ONE)
+        assert torch.equal(muted, model(ONE))
+        assert torch.equal(out, model(ONE) + 1)
+
+    def test_all_from_another_thread(self, model: HookedModel) -> None:
+        """Scopes that another thread closed are over, though others hold their layers."""
+        outer = model.steer("second", lambda t: t + 1, missing="ignore")
+        inner = model.capture("second", missing="ignore")
+        opened, closed = threading.Event(), threading.Event()
+        outs: list[Tensor] = []
+
+        def owner() -> None:
+            outer.__enter__()
+            inner.__enter__()
+            opened.set()
+            closed.wait(10)
+            outs.append(model(ONE))
+
+        thread = threading.Thread(target=owner)
+        thread.start()
+        assert opened.wait(10)
+        with model.capture("second", missing="ignore"):
+            inner.close()
+            outer.close()
+            closed.set()
+            thread.join()
+        assert torch.equal(outs[0], model(ONE))
         tenterhook.assert_clean(model)
 
     def test_from_another_thread(self, model: HookedModel) -> None:

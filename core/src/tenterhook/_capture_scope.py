@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook._dispatch import Place, Put, Side, Site, puts_of, site_of
-from tenterhook._frames import Steps, of_thread
+from tenterhook._frames import Steps, of_thread, visible_frame
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
 from tenterhook.scopes import (
@@ -422,7 +422,12 @@ class Capture(Scope):
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
         frame = self._frame
-        self._reusable = self._selection is None and frame is not None and not frame.carried
+        self._reusable = (  # else another thread may be in it still
+            self._selection is None
+            and frame is not None
+            and frame.carried is None
+            and visible_frame() is frame
+        )
         super().close()
         if self._kit is not None:
             self._kit.frame = _CLOSED
@@ -430,7 +435,7 @@ class Capture(Scope):
 
     def _ended(self) -> None:
         kit, self._kit = self._kit, None
-        if kit is not None and self._reusable:  # no other thread can still be in it
+        if kit is not None and self._reusable:
             self._plan.give_back(kit)
 
     def _unseen(self) -> list[str]:

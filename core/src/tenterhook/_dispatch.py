@@ -7,7 +7,6 @@ touched.
 """
 
 import sys
-import threading
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from tenterhook._frames import (
     Frame,
     Steps,
     frame_of_task,
+    lock,
     of_thread,
     show_frame,
     visible_frame,
@@ -29,9 +29,6 @@ from tenterhook._frames import (
 from tenterhook.hooks._hook import Hook, HookType
 
 Side = Literal["before", "after"]
-
-lock = threading.RLock()
-"""Held while anything is registered, removed, opened or closed; never during a forward."""
 
 
 class Place:
@@ -117,6 +114,8 @@ class Site(Place):
         self.scopes += 1
         if self.scopes == 1:
             self.refresh()
+        else:  # a capture that stood here alone no longer does
+            self.hooks[self.key] = self._scoped()
 
     def leave(self) -> None:
         """Count one open scope less; the lock is held."""
@@ -159,6 +158,8 @@ class Site(Place):
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
         frame = of_thread.frame if _get_running_loop() is None else frame_of_task()
+        if frame is not None and frame.closed:  # by another thread
+            frame = visible_frame()
         if frame is None:
             return self.after_several(module, args, kwargs, output)
         steps = frame.table.get(self, NO_STEPS)
@@ -232,7 +233,7 @@ class InsteadSite(Place):
     def enter(self) -> None:
         self.scopes += 1
         module = self._module()
-        if self.scopes == 1 and module is not None:
+        if self.scopes == 1 and module is not None and self._forward is None:
             self._own = "forward" in vars(module)
             self._forward = module.forward
             vars(module)["forward"] = self.forward
@@ -241,6 +242,8 @@ class InsteadSite(Place):
         self.scopes -= 1
         module = self._module()
         if self.scopes == 0 and module is not None:
+            if vars(module).get("forward") != self.forward:
+                return  # somebody wrapped it meanwhile: they go on calling it
             if self._own:
                 vars(module)["forward"] = self._forward
             else:
@@ -388,8 +391,8 @@ def open_frame(
     controllers of every kind are off. `puts` are those of all sites of `own`, where the caller
     has them; the same then go to `close_frame`.
     """
-    frame = Frame(own, tuple(also), mute)
     with lock:
+        frame = Frame(own, tuple(also), mute)
         if "torch._dynamo" in sys.modules:
             tell_compiler()
         if puts is None:

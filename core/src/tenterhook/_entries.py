@@ -84,7 +84,7 @@ class Entry:
         if policy == "disable":
             hook.disable()
         then = "It is disabled now." if policy == "disable" else "Its result is skipped."
-        warnings.warn(f"{wrapped}. {then}", HookWarning, stacklevel=3)
+        warnings.warn(f"{str(wrapped).rstrip('.')}. {then}", HookWarning, stacklevel=3)
 
 
 class Detect(Entry):
@@ -437,13 +437,17 @@ def watch_gradient(
 
     Returns a new output where the activation had to be given a node of its own in the graph, else
     `None`. An output that is an input, a leaf or a view shares its node, or loses it to a later
-    in-place module, so its hook would see the gradient of more, or of nothing.
+    in-place module, so its hook would see the gradient of more, or of nothing. The new output is
+    the same memory, but for a leaf, which nobody may write to.
     """
     tensor = activation_of(output)
     if tensor is None or not tensor.requires_grad or not torch.is_grad_enabled():
         return None
-    shared = tensor.is_leaf or tracing() or tensor._is_view()  # a view cannot be told in a trace
-    own = tensor.clone() if shared or _is_input(tensor, args, kwargs) else tensor
+    own = tensor
+    if tensor.is_leaf or tracing():  # what shares its node cannot be told in a trace
+        own = tensor.clone()
+    elif tensor._is_view() or _is_input(tensor, args, kwargs):
+        own = _OwnNode.apply(tensor)  # type: ignore[no-untyped-call]
 
     def run(grad: Tensor) -> Tensor | None:
         new = grad
@@ -455,6 +459,28 @@ def watch_gradient(
 
     own.register_hook(run)  # type: ignore[no-untyped-call]
     return None if own is tensor else replace(output, own)
+
+
+class _OwnNode(torch.autograd.Function):
+    """The same tensor with a node of its own, no view of it: in-place modules leave hooks alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
 
 
 def _is_input(tensor: Tensor, args: Args, kwargs: Kwargs) -> bool:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+lock = threading.RLock()
+"""Held while anything is registered, removed, opened or closed; never during a forward."""
+
 
 class Steps:
     """What one scope, with the scopes around it, runs at one site."""
@@ -60,6 +63,7 @@ class Frame:
         "carried",
         "child",
         "closed",
+        "mute",
         "muted",
         "own",
         "parent",
@@ -80,10 +84,15 @@ class Frame:
         """The scope around this one."""
         self.child: Frame | None = None
         self.closed = False
-        self.carried: list[Frame] | None = None
-        """The frames through which other threads and tasks see this one; see `carry`."""
+        self.carried: set[Frame] | None = None
+        """The frames through which other threads and tasks see this one now; see `carry`.
+
+        `None` as long as none ever did.
+        """
+        self.mute = mute
+        """Whether this scope has controllers off."""
         self.muted = mute
-        """Whether controllers are off."""
+        """Whether controllers are off, by this scope or one around it."""
         self.table = own
         """What runs where, the scopes around this one included."""
         parent = self.parent
@@ -101,18 +110,28 @@ class Frame:
     def close(self) -> None:
         """Take this scope's steps out of every table that they are in, whoever calls."""
         self.closed = True
+        self.table, self.muted = {}, False
         parent, child = self.parent, self.child
-        self.table = {} if parent is None else parent.table
-        self.muted = parent is not None and parent.muted
         if parent is not None:
             parent.child = child
-        while child is not None:  # closed out of order: the scopes inside go on without this one
+        if child is not None:  # closed out of order: the scopes inside go on without this one
             child.parent = parent
-            child.table = child.own if parent is None else _merged(parent.table, child.own)
-            parent, child = child, child.child
-        show_frame(self.parent, instead_of=self)
-        for carried in self.carried or ():
+            child._renew()
+        show_frame(parent, instead_of=self)
+        for carried in list(self.carried or ()):
             carried.close()
+
+    def _renew(self) -> None:
+        """Work out anew what runs in this scope and those inside it, in whichever thread."""
+        frame: Frame | None = self
+        while frame is not None:
+            parent = frame.parent
+            frame.muted = frame.mute or (parent is not None and parent.muted)
+            frame.table = frame.own if parent is None else _merged(parent.table, frame.own)
+            for carried in frame.carried or ():
+                carried.own, carried.mute = frame.table, frame.muted
+                carried._renew()
+            frame = frame.child
 
 
 class _OfThread(threading.local):
@@ -174,18 +193,15 @@ def carry(function: F) -> F:
 
     @contextmanager
     def seen() -> Iterator[None]:
-        if origin is None or origin.closed:
-            yield
-            return
-        frame = Frame(origin.table, mute=origin.muted)
-        if origin.carried is None:
-            origin.carried = []
-        origin.carried.append(frame)
-        show_frame(frame)
+        with lock:
+            frame = None if origin is None or origin.closed else _carried(origin)
         try:
             yield
         finally:
-            frame.close()
+            if frame is not None and origin is not None and origin.carried is not None:
+                with lock:
+                    origin.carried.discard(frame)
+                    frame.close()
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -199,3 +215,17 @@ def carry(function: F) -> F:
 
     chosen = run_async if inspect.iscoroutinefunction(function) else run
     return chosen  # type: ignore[return-value]
+
+
+def _carried(origin: Frame) -> Frame:
+    """Open a frame here through which `origin` and the scopes around it are seen."""
+    frame = Frame(origin.table, mute=origin.muted)
+    seen: Frame | None = origin
+    while seen is not None:
+        if seen.carried is None:
+            seen.carried = set()
+        seen = seen.parent
+    assert origin.carried is not None
+    origin.carried.add(frame)
+    show_frame(frame)
+    return frame

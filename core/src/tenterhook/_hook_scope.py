@@ -2,15 +2,16 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Place, Side, instead_of, lock, site_of
+from tenterhook._dispatch import Place, Side, instead_of, site_of
 from tenterhook._entries import Args, Entry, Kwargs, Scoped, entry_for
-from tenterhook._frames import Steps
+from tenterhook._frames import Steps, lock
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
+from tenterhook.errors import HookError
 from tenterhook.hooks._hook import Controller, Hook, HookType
 from tenterhook.layers import Layer, LayerChoice
 from tenterhook.scopes import Report, Scope, Step, add_steps, never_ran, nothing_matched
@@ -19,6 +20,7 @@ from tenterhook.selections import Selection, Watch
 if TYPE_CHECKING:
     from tenterhook.registry import HookRegistry
 
+T = TypeVar("T")
 Change = Callable[[Tensor], Tensor | None]
 
 
@@ -56,6 +58,7 @@ class Hooks(Scope):
     def _steps(self) -> dict[Place, Steps]:
         for _, hook in self._placed:
             _check_free(hook)
+        found = [entry_for(hook, layer.name, self._registry) for layer, hook in self._placed]
         with lock:
             for _, hook in self._placed:
                 hook._scopes += 1
@@ -66,10 +69,9 @@ class Hooks(Scope):
         whole = self._registry.index.module
         if watch is not None:
             add_steps(steps, site_of(whole, "before"), Steps((watch,)))
-        for layer, hook in self._placed:
+        for (layer, hook), inner in zip(self._placed, found, strict=True):
             hook.set_context(self._registry.context)
             hook.layer_signature = layer.name
-            inner = entry_for(hook, layer.name, self._registry)
             if watch is not None and self._selection is not None:
                 inner = Part(inner, self._selection, watch)
                 self._parts.append(inner)
@@ -197,41 +199,34 @@ class Part(Entry):
         return None if entry is None else Part(entry, self.selection, self.watch)
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        try:
+        def change() -> Any:
             old = activation_of(output)
             mask = self._mask(old)
-        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
-            self.fail(error)
-            return None
-        if old is None or mask is None:
-            return None
-        changed = self.entry.after(module, args, kwargs, output)
-        if changed is None:
-            return None
-        return self._mixed(lambda: replace(output, _mix(mask, old, activation_of(changed))))
+            changed = None if mask is None else self.entry.after(module, args, kwargs, output)
+            if old is None or mask is None or changed is None:
+                return None
+            return replace(output, _mix(mask, old, activation_of(changed)))
+
+        return self._surfacing(change)
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-        try:
+        def change() -> tuple[Args, Kwargs] | None:
             inputs = inputs_of(module, args, kwargs)
             old = first_input(inputs)
             mask = self._mask(old)
-        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
-            self.fail(error)
-            return None
-        if old is None or mask is None:
-            return None
-        changed = self.entry.before(module, args, kwargs)
-        if changed is None:
-            return None
-        new = first_input(inputs_of(module, *changed))
-        mixed: tuple[Args, Kwargs] | None = self._mixed(
-            lambda: replace_input(inputs, _mix(mask, old, new))
-        )
-        return mixed
+            changed = None if mask is None else self.entry.before(module, args, kwargs)
+            if old is None or mask is None or changed is None:
+                return None
+            new = first_input(inputs_of(module, *changed))
+            return replace_input(inputs, _mix(mask, old, new))
 
-    def _mixed(self, mix: Callable[[], Any]) -> Any:
+        return self._surfacing(change)
+
+    def _surfacing(self, change: Callable[[], T]) -> T | None:
         try:
-            return mix()
+            return change()
+        except HookError:  # of the hook itself, which has surfaced
+            raise
         except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
             self.fail(error)
             return None

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tenterhook._capture_scope import Capture
-from tenterhook._dispatch import lock, sites_of
+from tenterhook._dispatch import sites_of
+from tenterhook._frames import lock
 from tenterhook._hook_scope import Change, Hooks, Replaced, Steering
 from tenterhook.context import HookContext
 from tenterhook.errors import TenterhookError

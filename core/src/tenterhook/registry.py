@@ -6,8 +6,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Registration, lock, site_of, sites_of
+from tenterhook._dispatch import Registration, site_of, sites_of
 from tenterhook._entries import entry_for
+from tenterhook._frames import lock
 from tenterhook.context import HookContext
 from tenterhook.errors import LayerConflict
 from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
