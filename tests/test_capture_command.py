@@ -217,7 +217,7 @@ def test_other_run_of_that_name(th: Command, tmp_path: Path) -> None:
     capture(th, tmp_path / "store", "--run-name", "one")
     code, _, err = capture(th, tmp_path / "store", "--run-name", "one", "--batch-size", "2")
     assert code == 2
-    assert "spec.batch_size is 32 there and 2 here" in err
+    assert "batch_size is 32 there and 2 here" in err
 
 
 def test_no_store(th: Command, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any, Literal, get_args
 import attrs
 
 from tenterhook.errors import TenterhookError, closest
-from tenterhook.schemes import DEFAULT, load_served, split_scheme
+from tenterhook.schemes import DEFAULT, absolute_name, load_served, split_scheme
 
 SampleBy = Literal["line", "paragraph", "document"]
 """What is one document in a text file: a line, what stands between empty lines, or all of it."""
+
+RANGES = 100
+"""How many stretches of records that were left out a run's metadata names; all are counted."""
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT = (".txt", ".text", ".md")
@@ -73,7 +77,22 @@ class UnreadableData(TenterhookError, ValueError):
         return f"{self.where}: {self.reason}"
 
 
-def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
+@attrs.frozen
+class DataName:
+    """How documents were named, so that another process can read the same."""
+
+    name: str
+    field: str | None = None
+    sample_by: SampleBy = attrs.field(
+        default="line", validator=attrs.validators.in_(get_args(SampleBy))
+    )
+
+    def read(self) -> "Documents":
+        """Read them; see `read_documents`."""
+        return read_documents(self.name, field=self.field, sample_by=self.sample_by)
+
+
+def _as_tuple(texts: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(texts)
 
 
@@ -86,8 +105,10 @@ class Documents:
     """What they were read from, for people."""
     field: str | None = attrs.field(default=None, kw_only=True)
     """The field of the records that they were, where they were records."""
-    skipped: int = attrs.field(default=0, kw_only=True)
-    """Empty ones that were left out."""
+    empty: Sequence[int] = attrs.field(default=(), converter=_as_tuple, kw_only=True)
+    """The numbers, from 0 and rising, of the records that were empty and left out."""
+    origin: DataName | None = attrs.field(default=None, kw_only=True)
+    """The name that `read_documents` read them by; `None` for texts that were given."""
 
     @texts.validator
     def _check_texts(self, attribute: object, texts: tuple[str, ...]) -> None:
@@ -100,6 +121,11 @@ class Documents:
     def __attrs_post_init__(self) -> None:
         if not self.texts:
             raise NoDocuments(self.source, self.skipped)
+
+    @property
+    def skipped(self) -> int:
+        """How many empty ones were left out."""
+        return len(self.empty)
 
     @classmethod
     def of(cls, texts: "Documents | Iterable[str]") -> "Documents":
@@ -130,10 +156,14 @@ class Documents:
         return digest.hexdigest()
 
     def first(self, count: int | None) -> "Documents":
-        """Return the first so many; all where `count` is `None` or more than there are."""
+        """Return the first so many; all where `count` is `None` or more than there are.
+
+        Empty records count as left out where they stand before the last one that is kept.
+        """
         if count is None or count >= len(self):
             return self
-        return attrs.evolve(self, texts=self.texts[:count])
+        before = bisect_left(range(len(self.empty)), count, key=lambda at: self.empty[at] - at)
+        return attrs.evolve(self, texts=self.texts[:count], empty=self.empty[:before])
 
     def describe(self) -> dict[str, Any]:
         """Say what they are, in plain JSON values."""
@@ -142,8 +172,22 @@ class Documents:
             "field": self.field,
             "count": len(self),
             "skipped_empty": self.skipped,
+            "skipped_records": ranges(self.empty),
             "fingerprint": self.fingerprint,
         }
+
+
+def ranges(numbers: Iterable[int]) -> list[list[int]]:
+    """Return rising numbers as `[first, last]` of each stretch: the first `RANGES` stretches."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        elif len(found) == RANGES:
+            break
+        else:
+            found.append([number, number])
+    return found
 
 
 def read_documents(
@@ -162,6 +206,11 @@ def read_documents(
     """
     if sample_by not in get_args(SampleBy):
         raise ValueError(f"sample_by={sample_by!r} is not one of {list(get_args(SampleBy))}.")
+    found = _read(name, field, sample_by)
+    return attrs.evolve(found, origin=DataName(absolute_name(name), field, sample_by))
+
+
+def _read(name: str, field: str | None, sample_by: SampleBy) -> Documents:
     if not name.strip() or "\0" in name:
         raise UnreadableData(repr(name), "this cannot name data")
     scheme, _ = split_scheme(name)
@@ -197,12 +246,27 @@ def read_file(path: Path, *, field: str | None = None, sample_by: SampleBy = "li
 
 
 def _kept(texts: Iterable[str | None], source: str, field: str | None) -> Documents:
-    found = list(texts)
-    kept = [text for text in found if text is not None and text.strip()]
-    skipped = len(found) - len(kept)
-    if not kept:
-        raise NoDocuments(source, skipped)
-    return Documents(kept, source=source, field=field, skipped=skipped)
+    kept, empty = kept_texts(texts)
+    return Documents(kept, source=source, field=field, empty=empty)
+
+
+def kept_texts(
+    texts: Iterable[str | None], limit: int | None = None
+) -> tuple[list[str], list[int]]:
+    """Return the texts that hold something, up to `limit` of them, and the numbers of the others.
+
+    Reads no further than the last text that is kept.
+    """
+    kept: list[str] = []
+    empty: list[int] = []
+    for number, text in enumerate(texts):
+        if text is None or not text.strip():
+            empty.append(number)
+            continue
+        kept.append(text)
+        if len(kept) == limit:
+            break
+    return kept, empty
 
 
 def _lines(text: str) -> list[str]:

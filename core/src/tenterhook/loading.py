@@ -1,9 +1,13 @@
 """Models by name: `load_model` hands the name to the plugin that serves it."""
 
+import contextlib
+import weakref
 from typing import TYPE_CHECKING
 
+import attrs
+
 from tenterhook.errors import TenterhookError
-from tenterhook.schemes import load_served
+from tenterhook.schemes import absolute_name, load_served
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +29,38 @@ class BadModelName(TenterhookError, ValueError):
         )
 
 
+@attrs.frozen
+class ModelName:
+    """How a model was named, so that another process can load the same."""
+
+    name: str
+    dtype: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    """Where it ran; another process may have it elsewhere."""
+
+    def load(self) -> "TextModel":
+        """Load it; see `load_model`."""
+        return load_model(self.name, dtype=self.dtype, device=self.device, revision=self.revision)
+
+
+_NAMES: "weakref.WeakKeyDictionary[object, ModelName]" = weakref.WeakKeyDictionary()
+
+
+def note_name(model: object, name: ModelName) -> None:
+    """Remember how a model was named, for as long as it lives; loaders of one's own call this."""
+    with contextlib.suppress(TypeError):  # nothing can be noted of it; then it has no name
+        _NAMES[model] = attrs.evolve(name, name=absolute_name(name.name))
+
+
+def name_of(model: object) -> ModelName | None:
+    """Return how a model was named; `None` for one that was not loaded by a name."""
+    try:
+        return _NAMES.get(model)
+    except TypeError:
+        return None
+
+
 def load_model(
     name: str,
     *,
@@ -41,4 +77,9 @@ def load_model(
         raise BadModelName(name)
     load, rest = load_served("loaders", name)
     model: TextModel = load(rest, dtype=dtype, device=device, revision=revision)
+    note_name(model, ModelName(name, _plain(dtype), revision, _plain(device)))
     return model
+
+
+def _plain(setting: object) -> str | None:
+    return None if setting is None else str(setting).removeprefix("torch.")

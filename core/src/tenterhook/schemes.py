@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from tenterhook.errors import TenterhookError, closest
@@ -49,6 +50,18 @@ def split_scheme(name: str) -> tuple[str | None, str]:
     """Return the scheme, `None` where there is none, and the rest of a name."""
     found = _SCHEME.fullmatch(name)
     return (found[1], found[2]) if found else (None, name)
+
+
+def absolute_name(name: str) -> str:
+    """Return a name that means the same in any working folder: paths that are there, absolute."""
+    scheme, rest = split_scheme(name)
+    if scheme is not None and not Path(name).exists():
+        path = Path(rest).expanduser()
+        return (
+            f"{scheme}:{path.absolute()}" if rest and scheme == DEFAULT and path.is_dir() else name
+        )
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
 
 
 def load_served(kind: str, name: str) -> tuple[Any, str]:

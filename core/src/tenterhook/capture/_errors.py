@@ -1,8 +1,10 @@
 """What can go wrong with a capture before or while it runs."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tenterhook.errors import TenterhookError
+from tenterhook.store import OtherRun
 
 
 class BadArgument(TenterhookError, ValueError):
@@ -56,4 +58,65 @@ class WrongMask(TenterhookError, ValueError):
         return (
             f"The model was given documents of {self.expected} tokens and its mask marks "
             f"{self.found}. `run_token_ids` must return a bool mask with one True per token."
+        )
+
+
+class NotRebuildable(TenterhookError, ValueError):
+    """A run was made from what has no name, so that only the call that made it goes on with it."""
+
+    def __init__(self, run_id: str, unnamed: Sequence[str]) -> None:
+        super().__init__(run_id, unnamed)
+        self.run_id, self.unnamed = run_id, tuple(unnamed)
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} was made from {' and '.join(self.unnamed)}, which another "
+            "process cannot make again. The same call that began it goes on with it. For runs that "
+            "any process can go on with, give the model and the data by name: "
+            "load_model('tiny:'), save(..., 'texts.jsonl')."
+        )
+
+
+class ChangedSince(OtherRun):
+    """The names that a run was made from give something else now."""
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} cannot go on: its model or its data are not what they were when "
+            f"it was begun ({self.shown}). Put them back, or say where they are with --model and "
+            "--data."
+        )
+
+
+class UnitsFailed(TenterhookError, RuntimeError):
+    """Some units of a run failed at every try; the others are done."""
+
+    def __init__(self, run_id: str, causes: Mapping[int, str], tries: int) -> None:
+        super().__init__(run_id, causes, tries)
+        self.run_id, self.causes, self.tries = run_id, dict(causes), tries
+
+    def __str__(self) -> str:
+        count = len(self.causes)
+        shown = "; ".join(f"unit {number}: {cause}" for number, cause in [*self.causes.items()][:5])
+        more = f"; and {count - 5} more" if count > 5 else ""
+        tried = "once" if self.tries == 1 else f"{self.tries} times"
+        return (
+            f"Run {self.run_id!r} is incomplete: {count} unit{'s' if count > 1 else ''} failed, "
+            f"tried {tried} each, and the others are done ({shown}{more})."
+        )
+
+
+class BadSlice(TenterhookError, ValueError):
+    """A part of a run's units that makes no sense."""
+
+    def __init__(self, said: str, why: str = "") -> None:
+        super().__init__(said, why)
+        self.said, self.why = said, why
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"{self.said}: {self.why}. Say which part to do: --slice 0/4, up to 3/4."
+        return (
+            f"slice {self.said!r} must be i/n, part i of n parts counted from 0: "
+            "of 4 parts 0/4, 1/4, 2/4 and 3/4."
         )

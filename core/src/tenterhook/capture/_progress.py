@@ -54,20 +54,42 @@ class Meter:
         self._before = rows
         self._total = rows_total
         self._row_bytes = row_bytes
-        self._new = 0
+        self._settled = 0
+        self._open = 0
         self._began = time.perf_counter()
+        self.raised: BaseException | None = None
+        """What the callback raised, which is no unit's fault."""
 
     def add(self, rows: int) -> None:
-        """Count rows that are written."""
-        self._new += rows
-        if self._callback is not None:
-            self._callback(
-                Progress(
-                    run_id=self._run_id,
-                    rows=self._before + self._new,
-                    rows_total=self._total,
-                    rows_new=self._new,
-                    bytes_new=self._new * self._row_bytes,
-                    seconds=time.perf_counter() - self._began,
-                )
-            )
+        """Count rows of a unit that is being done."""
+        self._open += rows
+        self._tell()
+
+    def settle(self, rows: int) -> None:
+        """Count the rows of a unit that is done, wherever that was."""
+        self._settled += rows
+        seen, self._open = self._open, max(self._open - rows, 0)
+        if seen < rows:  # it was done in another process, of which nothing is heard meanwhile
+            self._tell()
+
+    def drop(self) -> None:
+        """Count no rows of a unit that failed."""
+        self._open = 0
+
+    def _tell(self) -> None:
+        if self._callback is None:
+            return
+        new = min(self._settled + self._open, self._total - self._before)
+        found = Progress(
+            run_id=self._run_id,
+            rows=self._before + new,
+            rows_total=self._total,
+            rows_new=new,
+            bytes_new=new * self._row_bytes,
+            seconds=time.perf_counter() - self._began,
+        )
+        try:
+            self._callback(found)
+        except BaseException as error:
+            self.raised = error
+            raise

@@ -3,13 +3,15 @@
 import platform
 import secrets
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from tenterhook._version import __version__
+from tenterhook.store import RunWriter
 
 PACKAGES = ("transformers", "tokenizers", "zarr", "numpy", "datasets")
 
@@ -65,3 +67,55 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+class Session:
+    """Notes when a process's part of a run began and ended, and how; tells how to resume."""
+
+    def __init__(self, writer: RunWriter, facts: Mapping[str, Any], **more: Any) -> None:
+        self._writer = writer
+        self._name = session_name()
+        self._facts = {
+            **environment(),
+            **facts,
+            **{key: value for key, value in more.items() if value is not None},
+            "start": now(),
+            "end": None,
+            "outcome": None,
+        }
+
+    def begin(self) -> None:
+        """Note that it began."""
+        self._writer.note_session(self._name, self._facts)
+
+    def note_failed(self, errors: Mapping[int, BaseException], tries: int) -> None:
+        """Keep which units failed, and why, for the note of its end."""
+        self._facts["failed"] = {
+            str(number): {"error": f"{type(error).__name__}: {error}"[:2000], "tries": tries}
+            for number, error in errors.items()
+        }
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: Any
+    ) -> None:
+        outcome = "done" if kind is None else f"stopped by {kind.__name__}"
+        if error is not None:
+            error.add_note(self._how_to_resume())
+        try:
+            self._writer.note_session(self._name, {**self._facts, "end": now(), "outcome": outcome})
+        except OSError:
+            # A disk that is full or gone has stopped the run; its own error is the one to show.
+            if error is None:
+                raise
+
+    def _how_to_resume(self) -> str:
+        plan = self._writer.plan
+        rows = sum(plan.unit(number).rows for number in self._writer.committed())
+        return (
+            f"Run {self._writer.run_id!r} has {rows} of {plan.rows} rows; "
+            "the same command again does the rest."
+        )

@@ -58,8 +58,9 @@ class CaptureSpec:
 
 
 def model_fingerprint(description: Mapping[str, Any]) -> str:
-    """Return the hash of what a model is, wherever it runs."""
-    return fingerprint(model_identity(description))
+    """Return the hash of what a model is, wherever it runs and by whatever name it is found."""
+    found = model_identity(description)
+    return fingerprint({key: value for key, value in found.items() if key != "name"})
 
 
 def model_identity(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,8 +56,16 @@ class Window:
 class TokenRows:
     """All tokens that are kept, flat, in the order of the documents: a token is a row."""
 
-    def __init__(self, counts: TokenCounts, ids: "array[int]", windows: "array[int]") -> None:
+    def __init__(
+        self,
+        counts: TokenCounts,
+        ids: "array[int]",
+        windows: "array[int]",
+        without: "array[int]",
+    ) -> None:
         self.counts = counts
+        self.without = without
+        """The documents that have no token, in order."""
         self._ids = ids
         self._starts, self._documents, self._positions = (windows[part::3] for part in range(3))
 
@@ -95,10 +103,11 @@ def tokenize(
     if long_documents not in get_args(LongDocuments):
         raise BadArgument("long_documents", long_documents, "'truncate' or 'split'")
     longest = model.max_tokens
-    ids, windows = array("i"), array("q")
-    without = too_long = cut = 0
+    ids, windows, without = array("i"), array("q"), array("q")
+    too_long = cut = 0
     for document, found in enumerate(_token_ids(model, documents)):
-        without += not found
+        if not found:
+            without.append(document)
         if longest is not None and len(found) > longest:
             too_long += 1
             if long_documents == "truncate":
@@ -111,12 +120,12 @@ def tokenize(
         raise NothingToCapture(documents.source, len(documents))
     counts = TokenCounts(
         documents=len(documents),
-        documents_without_tokens=without,
+        documents_without_tokens=len(without),
         documents_too_long=too_long,
         tokens=len(ids),
         tokens_cut=cut,
     )
-    return TokenRows(counts, ids, windows)
+    return TokenRows(counts, ids, windows, without)
 
 
 def _token_ids(model: TextModel, documents: Documents) -> Iterator[list[int]]:

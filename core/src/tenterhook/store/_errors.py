@@ -123,12 +123,16 @@ class OtherRun(TenterhookError, ValueError):
         super().__init__(run_id, differences)
         self.run_id, self.differences = run_id, tuple(differences)
 
-    def __str__(self) -> str:
-        shown = "; ".join(self.differences[:3])
+    @property
+    def shown(self) -> str:
+        """The first differences, for people."""
         more = len(self.differences) - 3
+        return "; ".join(self.differences[:3]) + (f"; and {more} more" if more > 0 else "")
+
+    def __str__(self) -> str:
         return (
-            f"Run {self.run_id!r} is there already and is another one "
-            f"({shown}{f'; and {more} more' if more > 0 else ''}). Choose another run name."
+            f"Run {self.run_id!r} is there already and is another one ({self.shown}). "
+            "Choose another run name."
         )
 
 

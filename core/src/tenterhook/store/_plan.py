@@ -118,33 +118,51 @@ class RunPlan:
             raise ValueError("; ".join(cattrs.transform_error(error))) from error
 
     def differences(self, other: "RunPlan") -> list[str]:
-        """Say where the other plan is not this one, a phrase each; empty where they are one."""
+        """Say where the other plan is not this one, a phrase each; empty where they are one.
+
+        Where the specs differ those differences are all that is said: the rest follows from them.
+        """
         mine, theirs = (_flat(_converter().unstructure(plan)) for plan in (self, other))
-        return [
-            f"{key} is {_short(theirs.get(key))} there and {_short(mine.get(key))} here"
-            for key in sorted(mine.keys() | theirs.keys(), key=_spec_first)
-            if not key.startswith("about") and mine.get(key) != theirs.get(key)
+        keys = [
+            key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)
         ]
+        keys = [key for key in keys if not key.startswith("about.")]
+        keys = [key for key in keys if key.startswith("spec.")] or keys
+        return [_said(key.removeprefix("spec."), theirs, mine, key) for key in keys]
 
 
-def _spec_first(key: str) -> tuple[bool, str]:
-    return not key.startswith("spec."), key
+def _said(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any], key: str) -> str:
+    if name.endswith("fingerprint"):
+        return f"the {name.removesuffix('_fingerprint')} is not the same"
+    return f"{name} is {_short(theirs, key)} there and {_short(mine, key)} here"
 
 
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:50]}...{shown[-7:]}"
+def _short(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "nothing"
+    shown = repr(values[key])
+    return shown if len(shown) <= 40 else f"{shown[:30]}...{shown[-7:]}"
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves by their path; of a list of things with names, by those."""
+    parts: Any = None
     if isinstance(value, Mapping):
-        return {
-            name: found
-            for key, each in value.items()
-            for name, found in _flat(each, f"{path}.{key}" if path else key).items()
-        }
-    # Tuples come back from JSON as lists.
-    return {path: json.loads(json.dumps(value))}
+        parts = value.items()
+    elif isinstance(value, list | tuple) and value and all(_name(each) for each in value):
+        parts = [(_name(each), {k: v for k, v in each.items() if k != "name"}) for each in value]
+    if parts is None:
+        # Tuples come back from JSON as lists.
+        return {path: json.loads(json.dumps(value))}
+    return {
+        name: found
+        for key, each in parts
+        for name, found in _flat(each, f"{path}.{key}" if path else key).items()
+    }
+
+
+def _name(value: Any) -> Any:
+    return isinstance(value, Mapping) and value.get("name")
 
 
 def _converter() -> cattrs.Converter:

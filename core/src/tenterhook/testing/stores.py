@@ -374,7 +374,7 @@ class StoreContract:
         """A run id belongs to one plan; what `about` says does not matter."""
         store.write_run("one", a_plan())
         store.write_run("one", a_plan(about={"other": 1}))
-        with pytest.raises(OtherRun, match=r"spec.batch_size is 2 there and 3 here"):
+        with pytest.raises(OtherRun, match=r"batch_size is 2 there and 3 here"):
             store.write_run("one", a_plan(spec={"batch_size": 3}))
         with pytest.raises(OtherRun, match=r"rows is 20 there and 21 here"):
             store.write_run("one", a_plan(rows=21))

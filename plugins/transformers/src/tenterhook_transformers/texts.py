@@ -4,7 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any
 
-from tenterhook.documents import Documents, UnknownField, UnreadableData, read_documents
+from tenterhook.documents import (
+    Documents,
+    UnknownField,
+    UnreadableData,
+    kept_texts,
+    read_documents,
+)
 
 
 def iterate_texts(dataset: Any, field: str | None = None) -> Iterator[str]:
@@ -48,11 +54,9 @@ def is_huggingface(dataset: Any) -> bool:
 
 
 def read_records(dataset: Any, field: str, name: str, *, limit: int | None = None) -> Documents:
-    """Return the texts of a field, up to `limit` records; empty ones are left out and counted."""
-    taken = dataset if limit is None else dataset.take(limit)
-    found = list(_records(taken, field))
-    kept = [text for text in found if text.strip()]
-    return Documents(kept, source=name, field=field, skipped=len(found) - len(kept))
+    """Return the texts of a field, up to `limit`; empty ones are left out and counted apart."""
+    kept, empty = kept_texts(_records(dataset, field), limit)
+    return Documents(kept, source=name, field=field, empty=empty)
 
 
 def text_field(dataset: Any, field: str | None, name: str) -> str:

@@ -1,0 +1,72 @@
+"""The workers of a capture, made where the engine has them: in this process, or in another."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from tenterhook.capture._errors import NotRebuildable
+from tenterhook.capture._prepare import Capture
+from tenterhook.capture._provenance import Session
+from tenterhook.capture._rebuild import rebuild_capture
+from tenterhook.capture._recipe import CaptureRecipe
+from tenterhook.capture._worker import CaptureWorker
+from tenterhook.store import RunWriter, Store
+
+
+@attrs.frozen
+class WorkerFactory:
+    """Makes a worker of a run from names alone: what other processes are sent.
+
+    It pickles where the store does. Called, it loads the model, reads and tokenizes the documents,
+    and checks that they give the run's own plan; `OtherRun` where they do not.
+    """
+
+    store: Store
+    run_id: str
+    recipe: CaptureRecipe
+
+    def __call__(self) -> CaptureWorker:
+        """Make the worker; once in each process."""
+        capture = rebuild_capture(self.store, self.run_id, self.recipe)
+        writer = self.store.write_run(self.run_id, self.store.run(self.run_id).plan)
+        Session(writer, capture.session, process=os.getpid()).begin()
+        return make_worker(capture, writer)
+
+
+@attrs.frozen(eq=False)
+class WorkersHere:
+    """Makes workers of what this process has; pickled, it becomes a `WorkerFactory`.
+
+    Pickling raises `NotRebuildable` where the capture was made of what has no name.
+    """
+
+    store: Store
+    capture: Capture
+    writer: RunWriter
+    on_rows: Callable[[int], None]
+
+    def __call__(self) -> CaptureWorker:
+        """Make a worker, which shares the model with the others."""
+        return make_worker(self.capture, self.writer, self.on_rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the model, the tokens and the writer behind."""
+        recipe = self.capture.recipe
+        if recipe.unnamed:
+            raise NotRebuildable(self.writer.run_id, recipe.unnamed)
+        return WorkerFactory, (self.store, self.writer.run_id, recipe)
+
+
+def make_worker(
+    capture: Capture, writer: RunWriter, on_rows: Callable[[int], None] = lambda _: None
+) -> CaptureWorker:
+    """Return what does units of the run."""
+    return CaptureWorker(
+        capture.model,
+        capture.tokens,
+        writer,
+        batch_size=capture.options.batch_size,
+        on_rows=on_rows,
+    )
