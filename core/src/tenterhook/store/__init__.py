@@ -21,6 +21,7 @@ from tenterhook.store._errors import (
     RowOutOfRange,
     UnknownRun,
     UnknownTensor,
+    WrongIndex,
     WrongRows,
 )
 from tenterhook.store._local import LocalStore
@@ -61,6 +62,7 @@ __all__ = [
     "UnitWriter",
     "UnknownRun",
     "UnknownTensor",
+    "WrongIndex",
     "WrongRows",
     "check_free",
     "check_run_id",

@@ -82,6 +82,17 @@ class RowOutOfRange(TenterhookError, IndexError):
         return f"Row {self.row} is not among the {self.rows} rows of {self.name!r}."
 
 
+class WrongIndex(TenterhookError, IndexError):
+    """An index that does not fit the array of rows it is for."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"This does not index {self.name!r}: {self.reason}."
+
+
 class _PathError(TenterhookError, OSError):
     """An error about a place; `path` and `reason` say which and why."""
 

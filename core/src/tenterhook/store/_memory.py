@@ -68,6 +68,7 @@ class MemoryStore:
                 "sessions": list(copy.deepcopy(run.sessions).values()),
                 "units": [copy.deepcopy(run.logs[number]) for number in sorted(run.logs)],
             },
+            store=self,
         )
 
     def write_run(self, run_id: str, plan: RunPlan) -> "_MemoryRunWriter":
@@ -84,6 +85,12 @@ class MemoryStore:
 
     def check_writable(self) -> None:
         """Do nothing: memory can be written."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "A MemoryStore is in the memory of its process and cannot be pickled for another. "
+            "Use a LocalStore, or workers that are forked."
+        )
 
     def __repr__(self) -> str:
         return "MemoryStore()"

@@ -1,14 +1,13 @@
 """An array of rows that is read as it is indexed."""
 
-import operator
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, SupportsIndex, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
 from tenterhook.store._dtypes import dtype_name
-from tenterhook.store._errors import RowOutOfRange
+from tenterhook.store._index import any_rows, row_index
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,13 +15,17 @@ if TYPE_CHECKING:
 BLOCK = 8192
 """Rows read at once where more is asked for than is kept."""
 
+PIECE = 256
+"""Rows read at once to find some of them in, in a store that cannot do better."""
+
 
 @final
 class Rows:
     """The rows of a layer, `[rows, features]`, or a number per row, `[rows]`.
 
-    `rows[3]`, `rows[-1]`, `rows[10:20]` and `rows[::2]` read from the store and give a tensor on
-    the CPU, in the dtype that was stored, bit for bit, which is the caller's own.
+    They are indexed as a numpy array is: `rows[3]`, `rows[10:20]`, `rows[::2]`, `rows[mask]`,
+    `rows[[5, 2, 2]]`, `rows[10:20, :64]`. Each reads from the store and gives a tensor on the
+    CPU, in the dtype that was stored, bit for bit, which is the caller's own.
     """
 
     def __init__(
@@ -31,11 +34,18 @@ class Rows:
         shape: tuple[int, ...],
         dtype: torch.dtype,
         read: Callable[[int, int], Tensor],
+        take: Callable[[Tensor, bool], Tensor] | None = None,
     ) -> None:
+        """Read rows `start` to `stop` by `read(start, stop)`.
+
+        `take(rows, check)` returns any rows, int64 `[n]`, in their order; without it they are
+        found with `read`.
+        """
         self.name = name
         self.shape = shape
         self.dtype = dtype
         self._read = read
+        self._take = take
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -53,30 +63,43 @@ class Rows:
             size *= axis
         return size
 
-    def __getitem__(self, rows: SupportsIndex | slice) -> Tensor:
-        """Read one row (an axis less) or a slice of rows.
+    def __getitem__(self, key: Any) -> Tensor:
+        """Read rows: one (an axis less), a slice of them, or those of a mask, list or array.
 
-        Raises `RowOutOfRange` (an `IndexError`); a slice is cut to what is there, as in a list.
+        A second index, an int or a slice, picks features. A slice is cut to what is there, as in
+        a list. Raises `RowOutOfRange` and `WrongIndex` (each an `IndexError`), `TypeError` for
+        what is no index, and `DamagedStore` where what is read is not what was written.
         """
-        if isinstance(rows, slice):
-            return self._slice(range(*rows.indices(len(self))))
-        try:
-            row = operator.index(rows)
-        except TypeError:
-            raise TypeError(
-                f"Rows are read by an int or a slice, not by a {type(rows).__name__}."
-            ) from None
-        at = row + len(self) if row < 0 else row
-        if not 0 <= at < len(self):
-            raise RowOutOfRange(row, len(self), self.name)
-        return self._read(at, at + 1)[0]
+        index = row_index(key, self.shape, self.name)
+        if isinstance(index.rows, range):
+            return self._slice(index.rows, index.features)
+        if isinstance(index.rows, int):
+            return _some(self._read(index.rows, index.rows + 1), index.features)[0]
+        return _some(self.take(index.rows), index.features)
+
+    def take(self, rows: Any, *, check: bool = True) -> Tensor:
+        """Read any rows, in any order: a mask, a list or an array of ints, of any shape.
+
+        Returns `[*shape, features]`, or `[*shape]` of numbers. A store in files checks what it
+        reads the first time that this process touches it; with `check=False` not at all, which
+        spares reading what stands around a row.
+        """
+        found = any_rows(rows, len(self), self.name)
+        flat = found.flatten()
+        if not len(flat):
+            taken = torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+        elif self._take is None:
+            taken = self._pick(flat)
+        else:
+            taken = self._take(flat, check)
+        return taken.reshape(*found.shape, *self.shape[1:])
 
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self), BLOCK):
             yield from self[start : start + BLOCK]
 
-    def numpy(self, rows: slice = slice(None), *, dtype: Any = None) -> "np.ndarray[Any, Any]":
-        """Read rows as a numpy array, in the dtype that was stored, or in `dtype`.
+    def numpy(self, rows: Any = slice(None), *, dtype: Any = None) -> "np.ndarray[Any, Any]":
+        """Read rows, by any index, as a numpy array, in the dtype that was stored, or in `dtype`.
 
         bfloat16 becomes `ml_dtypes.bfloat16`, bit for bit; `ImportError` without `ml_dtypes`.
         """
@@ -91,19 +114,48 @@ class Rows:
     def __repr__(self) -> str:
         return f"Rows({self.name!r}, shape={self.shape}, dtype={dtype_name(self.dtype)})"
 
-    def _slice(self, rows: range) -> Tensor:
+    def _slice(self, rows: range, features: int | slice | None) -> Tensor:
         if not rows:
-            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+            return _some(torch.empty((0, *self.shape[1:]), dtype=self.dtype), features)
         if rows.step < 0:
-            return self._slice(rows[::-1]).flip(0)
-        if rows.step == 1:
+            forward = self._slice(rows[::-1], features)
+            return as_bytes(forward).flip(0).view(self.dtype).reshape(forward.shape)
+        if rows.step == 1 and features is None:
             return self._read(rows.start, rows.stop)
         parts = []
         per_block = max(1, BLOCK // rows.step)
         for at in range(0, len(rows), per_block):
             some = rows[at : at + per_block]
-            parts.append(self._read(some[0], some[-1] + 1)[:: rows.step].clone())
+            parts.append(_some(self._read(some[0], some[-1] + 1)[:: rows.step], features))
         return torch.cat(parts)
+
+    def _pick(self, rows: Tensor) -> Tensor:
+        """Read the pieces that the rows are in, each once."""
+        found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        to = as_bytes(found)
+        pieces = rows // PIECE
+        order = pieces.argsort(stable=True)
+        numbers, counts = torch.unique(pieces, return_counts=True)
+        for number, some in zip(numbers.tolist(), torch.split(order, counts.tolist()), strict=True):
+            start = number * PIECE
+            piece = as_bytes(self._read(start, min(start + PIECE, len(self))))
+            to[some] = piece[rows[some] - start]
+        return found
+
+
+def as_bytes(rows: Tensor) -> Tensor:
+    """Return rows as their bytes, uint8 `[rows, bytes]`, a view: torch moves these of any dtype."""
+    return rows.contiguous().reshape(len(rows), -1).view(torch.uint8)
+
+
+def _some(rows: Tensor, features: int | slice | None) -> Tensor:
+    """Return some features, in memory of their own."""
+    if features is None:
+        return rows
+    if isinstance(features, slice) and (features.step or 1) < 0:  # which torch does not take
+        width = rows.shape[-1]
+        return rows[..., list(range(*features.indices(width)))]
+    return rows[..., features].clone()
 
 
 def _to_numpy(tensor: Tensor) -> "np.ndarray[Any, Any]":

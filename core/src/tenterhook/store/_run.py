@@ -1,7 +1,7 @@
 """A run, opened for reading."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -11,8 +11,14 @@ from tenterhook.store._errors import NotCaptured
 from tenterhook.store._plan import ROW_ARRAYS, RunPlan
 from tenterhook.store._rows import Rows
 
+if TYPE_CHECKING:
+    from tenterhook.store._protocols import Store
+
 ReadRows = Callable[[str, int, int], Tensor]
 """Reads rows `start` to `stop` of a layer, or of `token`, `document` or `position`."""
+
+TakeRows = Callable[[str, Tensor, bool], Tensor]
+"""Reads any rows of one, int64 `[n]`, in their order; and whether to check what is read."""
 
 
 @final
@@ -32,7 +38,15 @@ class Run:
         read_layer: ReadRows,
         read_number: ReadRows,
         load_records: Callable[[], dict[str, Any]],
+        take_layer: TakeRows | None = None,
+        take_number: TakeRows | None = None,
+        store: "Store | None" = None,
     ) -> None:
+        """Read by these functions, which any thread may call.
+
+        Without `take_layer` and `take_number`, any rows are found by reading what is around them.
+        `store` is where other processes open the run again.
+        """
         self.id = run_id
         self.plan = plan
         self.committed = frozenset(committed)
@@ -40,6 +54,9 @@ class Run:
         self._read_layer = read_layer
         self._read_number = read_number
         self._load_records = load_records
+        self._take_layer = take_layer
+        self._take_number = take_number
+        self._store = store
 
     @property
     def is_complete(self) -> bool:
@@ -68,11 +85,13 @@ class Run:
             array = self.plan.layer(other.get(str(layer), layer))
         except KeyError:
             raise NotCaptured(layer, self.layers, self.id) from None
+        take = self._take_layer
         return Rows(
             array.name,
             (len(self), array.features),
             torch_dtype(array.dtype),
             lambda start, stop: self._read_layer(array.name, start, stop),
+            take and (lambda rows, check: take(array.name, rows, check)),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -126,13 +145,27 @@ class Run:
         state = "complete" if self.is_complete else f"{len(self)} of {self.plan.rows} rows"
         return f"Run({self.id!r}, layers={list(self.layers)}, {state})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as the store and the id, and be the same rows there."""
+        if self._store is None:
+            raise TypeError(f"Run {self.id!r} cannot be pickled: its store does not say where.")
+        return _reopen, (self._store, self.id, self.committed)
+
     def _numbers(self, array: str) -> Rows:
+        take = self._take_number
         return Rows(
             array,
             (len(self),),
             torch_dtype(ROW_ARRAYS[array]),
             lambda start, stop: self._read_number(array, start, stop),
+            take and (lambda rows, check: take(array, rows, check)),
         )
+
+
+def _reopen(store: "Store", run_id: str, committed: frozenset[int]) -> Run:
+    run = store.run(run_id)
+    run.committed = committed  # and not what was committed since
+    return run
 
 
 @final

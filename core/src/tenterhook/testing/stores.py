@@ -30,6 +30,7 @@ from tenterhook.store import (
     Unit,
     UnknownRun,
     UnknownTensor,
+    WrongIndex,
     WrongRows,
 )
 
@@ -284,7 +285,27 @@ class StoreContract:
             with pytest.raises(RowOutOfRange, match=f"Row {row} is not among the 20"):
                 rows[row]
         with pytest.raises(TypeError, match="int or a slice"):
-            rows["a"]  # type: ignore[index]
+            rows["a"]
+
+    def test_any_rows(self, store: Store) -> None:
+        """Masks, lists and arrays give rows in their order, with repeats, checked or not."""
+        plan = a_plan()
+        write(store.write_run("one", plan), plan.units())
+        run = store.run("one")
+        some = [19, 0, 7, 7, -1, 8]
+        expected = rows_of(plan, 0, plan.rows).layers["h.1"]
+        for key in (some, torch.tensor(some)):
+            assert same_bits(run["h.1"][key], expected[some])
+            assert run.tokens[key].tolist() == [7 * (row % 20) for row in some]
+            assert same_bits(run["h.1"].take(key, check=False), expected[some])
+        mask = torch.arange(20) % 3 == 1
+        assert same_bits(run["h.1"][mask], expected[mask])
+        assert same_bits(run["h.1"][mask.tolist(), 1:3], expected[mask][:, 1:3].clone())
+        assert run["h.1"][[]].shape == (0, 5)
+        with pytest.raises(RowOutOfRange):
+            run["h.1"][[3, 20]]
+        with pytest.raises(WrongIndex, match="one value for each of its 20 rows"):
+            run["h.1"][mask[:5]]
 
     def test_numpy(self, store: Store) -> None:
         """Rows are numpy arrays on demand, bfloat16 in the type that `ml_dtypes` has for it."""

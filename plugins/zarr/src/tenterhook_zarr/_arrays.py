@@ -1,38 +1,59 @@
-"""Reading arrays through zarr, with what zarr would not notice checked."""
+"""Reading arrays, with what zarr would not notice checked."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from torch import Tensor
 from zarr.storage import LocalStore
 
 from tenterhook.store import DamagedStore
+from tenterhook_zarr._direct import DirectReader, is_plain
 from tenterhook_zarr._dtypes import from_numpy
 from tenterhook_zarr._layout import ArrayLayout
 
 
 class ArrayReader:
-    """Reads rows of one array, whose file sizes are known."""
+    """Reads rows of one array, whose file sizes are known: itself where it can, or by zarr."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         path = folder / "zarr.json"
-        self.layout = ArrayLayout.read(read_file(path), str(path))
-        self._array = open_array(folder)
+        metadata = read_file(path)
+        self.layout = ArrayLayout.read(metadata, str(path))
+        self._direct: DirectReader | None = None
+        if is_plain(json.loads(metadata)):
+            self._direct = DirectReader(folder, self.layout)
+        else:
+            self._array = open_array(folder)
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return rows that are committed; `DamagedStore` where their shards are not what they
-        were."""
-        size = self.layout.shard_rows
-        for shard in range(start // size, -(-stop // size)):
+        """Return rows that are committed and follow each other.
+
+        Raises `DamagedStore` where their shards are not what they were.
+        """
+        if self._direct is not None:
+            return self._direct.read(start, stop)
+        return self._by_zarr(np.arange(start, stop), slice(start, stop))
+
+    def take(self, rows: Tensor, *, check: bool = True) -> Tensor:
+        """Return any rows that are committed, in their order; checked once, or not at all."""
+        numbers = rows.numpy()
+        if self._direct is not None:
+            return self._direct.take(numbers, check=check)
+        return self._by_zarr(numbers, numbers)
+
+    def _by_zarr(self, rows: "np.ndarray[Any, Any]", key: Any) -> Tensor:
+        for shard in np.unique(rows // self.layout.shard_rows).tolist():
             # zarr would read a file that is missing as the fill value.
             path = self._folder / self.layout.shard_key(shard)
             check_size(path, self.layout.shard_bytes(shard))
         try:
-            return from_numpy(self._array[start:stop], self.layout.dtype)
+            return from_numpy(self._array.oindex[key], self.layout.dtype)
         except ValueError as error:
-            reason = f"rows {start} to {stop} cannot be read ({error})"
+            reason = f"rows {rows.min()} to {rows.max() + 1} cannot be read ({error})"
             raise DamagedStore(str(self._folder), reason) from error
 
 

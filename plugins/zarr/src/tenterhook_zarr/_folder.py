@@ -107,10 +107,12 @@ class RunFolder:
         return frozenset(_numbered(self.commits))
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
-        """Return rows of an array."""
-        if key not in self._readers:
-            self._readers[key] = ArrayReader(self.array(key))
-        return self._readers[key].read(start, stop)
+        """Return rows of an array that follow each other."""
+        return self._reader(key).read(start, stop)
+
+    def take(self, key: Key, rows: Tensor, check: bool) -> Tensor:
+        """Return any rows of an array, in their order."""
+        return self._reader(key).take(rows, check=check)
 
     def records(self) -> dict[str, Any]:
         """Return what is known of the sessions and of the committed units."""
@@ -125,6 +127,11 @@ class RunFolder:
                 if number in committed
             ],
         }
+
+    def _reader(self, key: Key) -> ArrayReader:
+        if key not in self._readers:
+            self._readers[key] = ArrayReader(self.array(key))
+        return self._readers[key]
 
 
 def unit_file(number: int) -> str:

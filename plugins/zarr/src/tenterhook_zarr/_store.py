@@ -146,6 +146,9 @@ class ZarrStore:
             read_layer=lambda name, start, stop: folder.read(("layer", name), start, stop),
             read_number=lambda name, start, stop: folder.read(("row", name), start, stop),
             load_records=folder.records,
+            take_layer=lambda name, rows, check: folder.take(("layer", name), rows, check),
+            take_number=lambda name, rows, check: folder.take(("row", name), rows, check),
+            store=self,
         )
 
     def write_run(self, run_id: str, plan: RunPlan) -> ZarrRunWriter:
