@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -156,11 +157,13 @@ def test_nothing_is_left_but_what_counts(tmp_path: Path) -> None:
     """A finished run has no temporary files, and every file is one the format has."""
     run = written(tmp_path / "store")
     names = {path.relative_to(run).parts[0] for path in run.rglob("*")}
-    assert names == {"plan.json", "arrays", "commits", "log", "sessions"}
+    assert names == {"plan.json", "arrays", "attributes", "commits", "kept", "log", "sessions"}
     record = json.loads((run / "commits/000002.json").read_bytes())
     assert record["rows"] == [16, 20]
     path = run / "arrays/layers/h.0/c/2/0"
-    assert record["arrays"]["layers/h.0"] == [{"shard": 2, "bytes": path.stat().st_size}]
+    assert record["arrays"]["layers/h.0"]["shards"] == [
+        {"shard": 2, "bytes": path.stat().st_size, "crc32c": ANY}
+    ]
 
 
 def test_tensor_is_plain_zarr(tmp_path: Path) -> None:
@@ -170,7 +173,11 @@ def test_tensor_is_plain_zarr(tmp_path: Path) -> None:
     store.save_tensor("a/b", torch.arange(6.0).reshape(2, 3))
     (current,) = (tmp_path / "store/tensors").glob("*/current.json")
     (array,) = current.parent.glob("array-*")
-    assert json.loads(current.read_bytes()) == {"name": "a/b", "array": array.name}
+    assert json.loads(current.read_bytes()) == {
+        "name": "a/b",
+        "array": array.name,
+        "crc32c": ANY,
+    }
     found: Any = zarr.open_array(array, mode="r")
     assert found[...].tolist() == [[0, 1, 2], [3, 4, 5]]
 

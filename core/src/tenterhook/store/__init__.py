@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from tenterhook.plugins import load_store
 from tenterhook.store._errors import (
     BadName,
+    CannotKeep,
     DamagedStore,
+    DeletedRun,
     IncompleteRun,
     NameTaken,
     NoStore,
     NotAStore,
     NotCaptured,
+    NotKept,
     NotWritable,
     OtherRun,
     RowOutOfRange,
@@ -25,8 +28,16 @@ from tenterhook.store._errors import (
     WrongRows,
 )
 from tenterhook.store._local import LocalStore
-from tenterhook.store._names import check_free, check_run_id, check_tensor_name, fold, is_reserved
+from tenterhook.store._names import (
+    check_attribute,
+    check_free,
+    check_run_id,
+    check_tensor_name,
+    fold,
+    is_reserved,
+)
 from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan, Unit
+from tenterhook.store._problems import Problem
 from tenterhook.store._protocols import RowBlock, RunWriter, Store, UnitWriter
 
 if TYPE_CHECKING:
@@ -34,12 +45,15 @@ if TYPE_CHECKING:
     from tenterhook.store._memory import MemoryStore
     from tenterhook.store._rows import Rows
     from tenterhook.store._run import DocumentMap, Run
+    from tenterhook.store._tensors import flat_bytes, plain_tensor
     from tenterhook_zarr import ZarrStore as ZarrStore
 
 __all__ = [
     "ROW_ARRAYS",
     "BadName",
+    "CannotKeep",
     "DamagedStore",
+    "DeletedRun",
     "DocumentMap",
     "IncompleteRun",
     "LayerArray",
@@ -49,8 +63,10 @@ __all__ = [
     "NoStore",
     "NotAStore",
     "NotCaptured",
+    "NotKept",
     "NotWritable",
     "OtherRun",
+    "Problem",
     "RowBlock",
     "RowOutOfRange",
     "Rows",
@@ -64,12 +80,15 @@ __all__ = [
     "UnknownTensor",
     "WrongIndex",
     "WrongRows",
+    "check_attribute",
     "check_free",
     "check_run_id",
     "check_tensor_name",
     "dtype_name",
+    "flat_bytes",
     "fold",
     "is_reserved",
+    "plain_tensor",
     "torch_dtype",
 ]
 
@@ -79,6 +98,8 @@ _IMPORT_TORCH = {
     "Rows": "_rows",
     "Run": "_run",
     "dtype_name": "_dtypes",
+    "flat_bytes": "_tensors",
+    "plain_tensor": "_tensors",
     "torch_dtype": "_dtypes",
 }
 

@@ -18,7 +18,8 @@ class BadName(TenterhookError, ValueError):
         shown = repr(self.name)
         if len(shown) > 60:
             shown = f"{shown[:40]}...{shown[-10:]}"
-        return f"{shown} cannot name a {self.kind}: {self.reason}."
+        article = "an" if self.kind[0] in "aeiou" else "a"
+        return f"{shown} cannot name {article} {self.kind}: {self.reason}."
 
 
 class NameTaken(TenterhookError, ValueError):
@@ -33,6 +34,17 @@ class NameTaken(TenterhookError, ValueError):
             f"{self.name!r} cannot name a {self.kind}: there is {self.standing!r}, which some file "
             "systems take for the same. Use that name, or another."
         )
+
+
+class CannotKeep(TenterhookError, TypeError):
+    """Something of a kind that a store has no place for."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what, self.remedy = what, remedy
+
+    def __str__(self) -> str:
+        return f"A store keeps no {self.what}. {self.remedy}"
 
 
 class UnknownRun(TenterhookError, LookupError):
@@ -57,6 +69,19 @@ class UnknownTensor(TenterhookError, LookupError):
     def __str__(self) -> str:
         hint = _nearest(self.name, self.known, "list_tensors() lists those there are.")
         return f"No tensor {self.name!r} in the store {self.location}. {hint}"
+
+
+class NotKept(TenterhookError, LookupError):
+    """A unit of a run has no tensor of that name, or is not committed."""
+
+    def __init__(self, name: str, unit: int, known: Collection[str], run_id: str) -> None:
+        super().__init__(name, unit, known, run_id)
+        self.name, self.unit, self.known, self.run_id = name, unit, tuple(known), run_id
+
+    def __str__(self) -> str:
+        otherwise = f"It has {', '.join(self.known)}." if self.known else "It has none."
+        hint = _nearest(self.name, self.known, otherwise)
+        return f"Unit {self.unit} of run {self.run_id!r} has no tensor {self.name!r}. {hint}"
 
 
 class NotCaptured(TenterhookError, KeyError):
@@ -158,6 +183,20 @@ class IncompleteRun(TenterhookError, RuntimeError):
         return (
             f"Run {self.run_id!r} lacks {len(self.missing)} units, the first of them "
             f"{self.missing[0]}. The command that began it, given again, goes on."
+        )
+
+
+class DeletedRun(TenterhookError, RuntimeError):
+    """A run was deleted while it was being written."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} is gone: it, or its store, was deleted or moved while it was "
+            "being written. The command that began it, given again, begins it anew."
         )
 
 

@@ -9,11 +9,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tenterhook.store._errors import IncompleteRun, OtherRun, UnknownRun, UnknownTensor, WrongRows
-from tenterhook.store._names import check_free, check_run_id, check_tensor_name
+from tenterhook.store._errors import (
+    DeletedRun,
+    IncompleteRun,
+    OtherRun,
+    UnknownRun,
+    UnknownTensor,
+    WrongRows,
+)
+from tenterhook.store._names import check_attribute, check_free, check_run_id, check_tensor_name
 from tenterhook.store._plan import ROW_ARRAYS, RunPlan, Unit
+from tenterhook.store._problems import Problem
 from tenterhook.store._protocols import RowBlock
 from tenterhook.store._run import Run
+from tenterhook.store._tensors import plain_tensor
 
 
 class MemoryStore:
@@ -32,7 +41,7 @@ class MemoryStore:
     def save_tensor(self, name: str, tensor: Tensor) -> None:
         """Keep a copy of the tensor under the name, in place of what was there."""
         check_tensor_name(name)
-        kept = tensor.detach().cpu().clone()
+        kept = plain_tensor(tensor).clone()
         with self._lock:
             check_free("tensor", name, self._tensors)
             self._tensors[name] = kept
@@ -48,16 +57,20 @@ class MemoryStore:
         """Return the names of all tensors, sorted."""
         return sorted(self._tensors)
 
+    def delete_tensor(self, name: str) -> None:
+        """Remove a tensor; `UnknownTensor` where there is none."""
+        check_tensor_name(name)
+        with self._lock:
+            if self._tensors.pop(name, None) is None:
+                raise UnknownTensor(name, self.list_tensors(), self.location)
+
     def runs(self) -> list[str]:
         """Return the ids of all runs, sorted."""
         return sorted(self._runs)
 
     def run(self, run_id: str) -> Run:
         """Open a run for reading; `UnknownRun` where there is none."""
-        check_run_id(run_id)
-        if run_id not in self._runs:
-            raise UnknownRun(run_id, self.runs(), self.location)
-        run = self._runs[run_id]
+        run = self._known(run_id)
         return Run(
             run_id,
             run.plan,
@@ -69,6 +82,8 @@ class MemoryStore:
                 "units": [copy.deepcopy(run.logs[number]) for number in sorted(run.logs)],
             },
             store=self,
+            load_attributes=lambda: copy.deepcopy(run.attributes),
+            kept=run,
         )
 
     def write_run(self, run_id: str, plan: RunPlan) -> "_MemoryRunWriter":
@@ -83,6 +98,28 @@ class MemoryStore:
                 raise OtherRun(run_id, differences)
         return _MemoryRunWriter(run_id, run)
 
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run; `UnknownRun` where there is none."""
+        with self._lock:
+            self._known(run_id).is_deleted = True
+            del self._runs[run_id]
+
+    def verify_run(self, run_id: str) -> list[Problem]:
+        """Return nothing: memory is not damaged by half. `UnknownRun` where there is no such."""
+        self._known(run_id)
+        return []
+
+    def set_attribute(self, run_id: str, name: str, value: Any) -> None:
+        """Note something on a run; see `Store.set_attribute`."""
+        check_attribute(name, value)
+        with self._lock:
+            attributes = self._known(run_id).attributes
+            check_free("attribute", name, attributes)
+            if value is None:
+                attributes.pop(name, None)
+            else:
+                attributes[name] = copy.deepcopy(value)
+
     def check_writable(self) -> None:
         """Do nothing: memory can be written."""
 
@@ -94,6 +131,12 @@ class MemoryStore:
 
     def __repr__(self) -> str:
         return "MemoryStore()"
+
+    def _known(self, run_id: str) -> "_MemoryRun":
+        check_run_id(run_id)
+        if run_id not in self._runs:
+            raise UnknownRun(run_id, self.runs(), self.location)
+        return self._runs[run_id]
 
 
 Key = tuple[str, str]
@@ -107,6 +150,14 @@ class _MemoryRun:
         self.units: dict[int, dict[Key, Tensor]] = {}
         self.logs: dict[int, dict[str, Any]] = {}
         self.sessions: dict[str, dict[str, Any]] = {}
+        self.attributes: dict[str, Any] = {}
+        self.is_deleted = False
+
+    def names(self, number: int) -> list[str]:
+        return sorted(name for kind, name in self.units[number] if kind == "kept")
+
+    def load(self, number: int, name: str) -> Tensor:
+        return self.units[number]["kept", name].clone()
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
         size = self.plan.rows_per_unit
@@ -130,7 +181,7 @@ class _MemoryRunWriter:
         return frozenset(self._run.units)
 
     def open_unit(self, unit: Unit) -> "_MemoryUnitWriter":
-        return _MemoryUnitWriter(self._run, unit)
+        return _MemoryUnitWriter(self.run_id, self._run, unit)
 
     def note_session(self, session: str, facts: Mapping[str, Any]) -> None:
         self._run.sessions[session] = copy.deepcopy(dict(facts))
@@ -142,10 +193,12 @@ class _MemoryRunWriter:
 
 
 class _MemoryUnitWriter:
-    def __init__(self, run: _MemoryRun, unit: Unit) -> None:
+    def __init__(self, run_id: str, run: _MemoryRun, unit: Unit) -> None:
+        self._run_id = run_id
         self._run = run
         self._unit = unit
         self._blocks: dict[Key, list[Tensor]] = {}
+        self._kept: dict[Key, Tensor] = {}
         self._rows = 0
 
     def append(self, block: RowBlock) -> None:
@@ -158,17 +211,22 @@ class _MemoryUnitWriter:
             self._blocks.setdefault(("layer", name), []).append(rows.detach().cpu().clone())
         self._rows += len(block)
 
+    def keep(self, name: str, tensor: Tensor) -> None:
+        self._kept["kept", name] = plain_tensor(tensor).clone()
+
     def commit(self, log: Mapping[str, Any]) -> None:
+        if self._run.is_deleted:
+            raise DeletedRun(self._run_id)
         if self._rows != self._unit.rows:
             unit = f"unit {self._unit.number}"
             raise WrongRows(unit, f"{self._unit.rows} rows", f"{self._rows} rows")
-        joined = {key: torch.cat(blocks) for key, blocks in self._blocks.items()}
+        joined = {key: torch.cat(blocks) for key, blocks in self._blocks.items()} | self._kept
         number = self._unit.number
         self._run.logs.setdefault(number, {"unit": number, **copy.deepcopy(dict(log))})
         self._run.units.setdefault(number, joined)
 
     def discard(self) -> None:
-        self._blocks = {}
+        self._blocks, self._kept = {}, {}
 
     def __enter__(self) -> Self:
         return self

@@ -1,11 +1,12 @@
 """Which names a store takes: those that are one file name on every system and stay inside it."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Collection
 from typing import Any
 
-from tenterhook.store._errors import BadName, NameTaken
+from tenterhook.store._errors import BadName, CannotKeep, NameTaken
 
 MAX_BYTES = 200
 """The longest name, in bytes of UTF-8: fits a file name with room for an ending."""
@@ -29,6 +30,28 @@ def check_run_id(run_id: Any) -> str:
         raise BadName("run", run_id, "it has a slash")
     _check_part("run", run_id, run_id)
     return str(run_id)
+
+
+def check_attribute(name: Any, value: Any) -> str:
+    """Return the name, one safe part, or raise `BadName`; `CannotKeep` for what is not plain JSON.
+
+    Plain JSON is what comes back from it as it was: no tuples, no NaN, no keys but strings.
+    """
+    _check_text("attribute", name)
+    if "/" in name:
+        raise BadName("attribute", name, "it has a slash")
+    _check_part("attribute", name, name)
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        is_plain = json.loads(text) == value
+    except (TypeError, ValueError):
+        is_plain = False
+    if not is_plain:
+        raise CannotKeep(
+            f"{type(value).__name__} objects like this one as attributes, only plain JSON values",
+            "Make it numbers, strings, booleans, lists and dicts with string keys.",
+        )
+    return str(name)
 
 
 def check_free(kind: str, name: str, standing: Collection[str]) -> None:

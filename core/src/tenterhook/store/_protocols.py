@@ -14,6 +14,7 @@ import attrs
 
 from tenterhook.store._errors import WrongRows
 from tenterhook.store._plan import RunPlan, Unit
+from tenterhook.store._problems import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,14 @@ class UnitWriter(Protocol):
 
     def append(self, block: RowBlock) -> None:
         """Write the unit's next rows; `WrongRows` where they do not fit the plan."""
+
+    def keep(self, name: str, tensor: "Tensor") -> None:
+        """Keep a small tensor with the unit: a mean, a covariance, the scales of its rows.
+
+        It is durable and seen with the unit's commit, and not before; `Run.unit_tensor` reads it.
+        Any name will do; the same name again replaces. Held in memory until the commit. Raises
+        `CannotKeep` for what is no dense tensor.
+        """
 
     def commit(self, log: Mapping[str, Any]) -> None:
         """Make the unit durable, then visible, at once and for good; atomic.
@@ -127,6 +136,9 @@ class Store(Protocol):
     def list_tensors(self) -> list[str]:
         """Return the names of all tensors, sorted."""
 
+    def delete_tensor(self, name: str) -> None:
+        """Remove a tensor, for good; `UnknownTensor` where there is none."""
+
     def runs(self) -> list[str]:
         """Return the ids of all runs, sorted."""
 
@@ -138,6 +150,28 @@ class Store(Protocol):
 
         Raises `BadName`, `NameTaken`, `NotWritable`, and `OtherRun` where a run of that id was
         made from another plan; where it raises, the store is as it was before.
+        """
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run, for good; `UnknownRun` where there is none.
+
+        It is gone from `runs()` at once and as a whole, then its files go. A process that is
+        writing it is told so when it next commits a unit.
+        """
+
+    def verify_run(self, run_id: str) -> list[Problem]:
+        """Read everything that a run has, and return what is not as it was written.
+
+        Every checksum is read, and what is there is compared with the plan and with the commit
+        records. Units that are not committed yet are no problem. Changes nothing; `UnknownRun`
+        where there is no such run.
+        """
+
+    def set_attribute(self, run_id: str, name: str, value: Any) -> None:
+        """Note something on a run, in plain JSON values, in place of what was there; atomic.
+
+        `Run.attributes` has it; `None` removes it. Raises `BadName`, `NameTaken`, `CannotKeep`,
+        `UnknownRun`, `NotWritable`.
         """
 
     def check_writable(self) -> None:

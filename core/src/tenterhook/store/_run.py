@@ -1,13 +1,13 @@
 """A run, opened for reading."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import torch
 from torch import Tensor
 
 from tenterhook.store._dtypes import torch_dtype
-from tenterhook.store._errors import NotCaptured
+from tenterhook.store._errors import NotCaptured, NotKept
 from tenterhook.store._plan import ROW_ARRAYS, RunPlan
 from tenterhook.store._rows import Rows
 
@@ -19,6 +19,16 @@ ReadRows = Callable[[str, int, int], Tensor]
 
 TakeRows = Callable[[str, Tensor, bool], Tensor]
 """Reads any rows of one, int64 `[n]`, in their order; and whether to check what is read."""
+
+
+class KeptTensors(Protocol):
+    """Reads the small tensors that committed units keep."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of those of a committed unit, sorted."""
+
+    def load(self, number: int, name: str) -> Tensor:
+        """Return one that is there."""
 
 
 @final
@@ -38,6 +48,8 @@ class Run:
         read_layer: ReadRows,
         read_number: ReadRows,
         load_records: Callable[[], dict[str, Any]],
+        load_attributes: Callable[[], dict[str, Any]],
+        kept: KeptTensors,
         take_layer: TakeRows | None = None,
         take_number: TakeRows | None = None,
         store: "Store | None" = None,
@@ -57,6 +69,8 @@ class Run:
         self._take_layer = take_layer
         self._take_number = take_number
         self._store = store
+        self._load_attributes = load_attributes
+        self._kept = kept
 
     @property
     def is_complete(self) -> bool:
@@ -112,14 +126,39 @@ class Run:
             self._numbers("document"), self._numbers("position"), self.plan.documents
         )
 
+    def unit_tensors(self, number: int) -> list[str]:
+        """Return the names of the small tensors that a unit keeps, sorted.
+
+        Empty for a unit that was not committed when the run was opened; `IndexError` where the
+        plan has no such unit.
+        """
+        self.plan.unit(number)
+        return self._kept.names(number) if number in self.committed else []
+
+    def unit_tensor(self, number: int, name: str) -> Tensor:
+        """Return a small tensor that a unit keeps, bit for bit, the caller's own.
+
+        Raises `NotKept` (a `LookupError`) where the unit keeps none of that name or is not
+        committed, `IndexError` where the plan has no such unit.
+        """
+        known = self.unit_tensors(number)
+        if name not in known:
+            raise NotKept(name, number, known, self.id)
+        return self._kept.load(number, name)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What was noted on the run with `Store.set_attribute`, as it is now."""
+        return self._load_attributes()
+
     @property
     def metadata(self) -> dict[str, Any]:
         """What made it, in plain JSON values.
 
         `run`, `rows`, `rows_committed`, `complete`, `layers`, `spec` and what `plan.about` has;
         `start` and `end` (UTC, ISO 8601; `end` is `None` until it is complete), `sessions` (one
-        for each process that wrote: versions, platform, device, code revision, times) and
-        `units` (times and counts of each committed unit).
+        for each process that wrote: versions, platform, device, code revision, times),
+        `units` (times and counts of each committed unit) and `attributes`.
         """
         records = self._load_records()
         sessions = sorted(records["sessions"], key=lambda session: str(session.get("start")))
@@ -139,6 +178,7 @@ class Run:
             "end": max(ends) if ends and self.is_complete else None,
             "sessions": sessions,
             "units": records["units"],
+            "attributes": self.attributes,
         }
 
     def __repr__(self) -> str:

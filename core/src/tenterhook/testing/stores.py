@@ -17,10 +17,13 @@ from torch import Tensor
 
 from tenterhook.store import (
     BadName,
+    CannotKeep,
+    DeletedRun,
     IncompleteRun,
     LayerArray,
     NameTaken,
     NotCaptured,
+    NotKept,
     OtherRun,
     RowBlock,
     RowOutOfRange,
@@ -32,6 +35,8 @@ from tenterhook.store import (
     UnknownTensor,
     WrongIndex,
     WrongRows,
+    flat_bytes,
+    plain_tensor,
 )
 
 BAD_NAMES = [
@@ -66,8 +71,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """Say whether two tensors have one shape and dtype, and the same bits, NaNs included."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    flat = [each.contiguous().reshape(-1).view(torch.uint8) for each in (one, other)]
-    return torch.equal(*flat)
+    return torch.equal(*(flat_bytes(plain_tensor(each)) for each in (one, other)))
 
 
 def a_plan(
@@ -223,6 +227,27 @@ class StoreContract:
         with pytest.raises(UnknownTensor, match="Did you mean 'direction'") as caught:
             store.load_tensor("directoin")
         assert isinstance(caught.value, LookupError)
+
+    @pytest.mark.parametrize("value", [[1.0], 3, None], ids=str)
+    def test_what_is_no_tensor(self, store: Store, value: Any) -> None:
+        """It is refused, by its type."""
+        with pytest.raises(CannotKeep, match=f"{type(value).__name__} objects, only tensors"):
+            store.save_tensor("x", value)
+        with pytest.raises(TypeError, match=r"sparse_coo tensors\. Make it dense"):
+            store.save_tensor("x", torch.ones(1).to_sparse())
+        assert store.list_tensors() == []
+
+    def test_deleting_a_tensor(self, store: Store) -> None:
+        """It is gone, the others stay, and its name can be used again."""
+        store.save_tensor("a", torch.ones(1))
+        store.save_tensor("a/b", torch.zeros(1))
+        store.delete_tensor("a")
+        assert store.list_tensors() == ["a/b"]
+        for look in (store.load_tensor, store.delete_tensor):
+            with pytest.raises(UnknownTensor):
+                look("a")
+        store.save_tensor("A", torch.ones(2))
+        assert store.load_tensor("A").tolist() == [1, 1]
 
     # --- runs
 
@@ -464,6 +489,134 @@ class StoreContract:
         with pytest.raises(WrongRows):
             write_nine()
         assert writer.committed() == frozenset()
+
+    def test_kept_tensors(self, store: Store) -> None:
+        """A unit's small tensors come back bit for bit, by any name, once it is committed."""
+        plan = a_plan()
+        writer = store.write_run("one", plan)
+        kept = {
+            "h.0/mean": torch.arange(3.0),
+            "../odd name ü": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
+            "count": torch.tensor(8),
+            "none": torch.empty(0, 2),
+            "covariance": torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T,
+        }
+        with writer.open_unit(plan.unit(0)) as writing:
+            writing.append(rows_of(plan, 0, 8))
+            writing.keep("count", torch.tensor(0))
+            for name, tensor in kept.items():
+                writing.keep(name, tensor)
+            kept["h.0/mean"].add_(0)  # the store has a copy
+            assert store.run("one").unit_tensors(0) == []
+            writing.commit({})
+        run = store.run("one")
+        assert run.unit_tensors(0) == sorted(kept)
+        for name, tensor in kept.items():
+            assert same_bits(run.unit_tensor(0, name), tensor)
+        run.unit_tensor(0, "count").fill_(3)
+        assert run.unit_tensor(0, "count") == 8
+        with pytest.raises(NotKept, match=r"Unit 0 of run 'one' has no tensor .*Did you mean"):
+            run.unit_tensor(0, "h.0/maen")
+        with pytest.raises(NotKept, match="It has none"):
+            run.unit_tensor(1, "count")
+        with pytest.raises(IndexError, match="Unit 3 is not among the 3"):
+            run.unit_tensors(3)
+
+    def test_kept_tensors_of_an_abandoned_unit(self, store: Store) -> None:
+        """They are gone with it."""
+        plan = a_plan()
+        writer = store.write_run("one", plan)
+        with writer.open_unit(plan.unit(0)) as writing:
+            writing.keep("x", torch.ones(1))
+        write(writer, plan.units())
+        assert store.run("one").unit_tensors(0) == []
+
+    def test_keeping_what_is_no_tensor(self, store: Store) -> None:
+        """It is refused, by its type."""
+        plan = a_plan()
+        with (
+            store.write_run("one", plan).open_unit(plan.unit(0)) as writing,
+            pytest.raises(CannotKeep, match="list objects, only tensors"),
+        ):
+            writing.keep("x", [1.0])  # type: ignore[arg-type]
+
+    def test_deleting_a_run(self, store: Store) -> None:
+        """It is gone as a whole, the others stay, and its id can be used for another."""
+        for run_id in ("one", "two"):
+            writer = store.write_run(run_id, a_plan())
+            write(writer, a_plan().units())
+        store.set_attribute("one", "note", "x")
+        store.delete_run("one")
+        assert store.runs() == ["two"]
+        for look in (store.run, store.delete_run, store.verify_run):
+            with pytest.raises(UnknownRun):
+                look("one")
+        with pytest.raises(BadName):
+            store.delete_run("..")
+        other = a_plan(rows=21)
+        assert store.write_run("One", other).committed() == frozenset()
+        assert store.run("One").attributes == {}
+        assert len(store.run("two")) == 20
+
+    def test_deleting_a_run_under_its_writer(self, store: Store) -> None:
+        """The writer is told, and nothing of it comes back, not into a new run of that id."""
+        plan = a_plan()
+        writer = store.write_run("one", plan)
+        writing = writer.open_unit(plan.unit(0))
+        writing.append(rows_of(plan, 0, 8))
+        store.delete_run("one")
+        with pytest.raises(DeletedRun, match="'one' is gone"), writing:
+            writing.commit({})
+        assert store.runs() == []
+        store.write_run("one", plan)
+        assert store.run("one").committed == frozenset()
+
+    def test_verifying(self, store: Store) -> None:
+        """Nothing is wrong with a run that is whole, nor with one that is not finished."""
+        plan = a_plan()
+        writer = store.write_run("one", plan)
+        assert store.verify_run("one") == []
+        with writer.open_unit(plan.unit(1)) as writing:
+            writing.append(rows_of(plan, 8, 16))
+            writing.keep("x", torch.ones(2))
+            writing.commit({})
+        store.set_attribute("one", "tags", ["a"])
+        assert store.verify_run("one") == []
+        write(writer, plan.units())
+        assert store.verify_run("one") == []
+
+    def test_attributes(self, store: Store) -> None:
+        """Plain JSON values are noted on a run, replaced, and removed; they are no part of it."""
+        store.write_run("one", a_plan())
+        assert store.run("one").attributes == {}
+        values = {"note": "good, ü", "tags": ["a", {"b": [1, 2.5, True, None]}], "A b": 0}
+        for name, value in values.items():
+            store.set_attribute("one", name, "before")
+            store.set_attribute("one", name, value)
+        run = store.run("one")
+        assert run.attributes == values
+        assert run.metadata["attributes"] == values
+        run.attributes["tags"].append("c")
+        store.set_attribute("one", "note", None)
+        store.set_attribute("one", "note", None)
+        assert run.attributes == {"tags": values["tags"], "A b": 0}
+        store.write_run("one", a_plan())
+
+    def test_attributes_that_cannot_be(self, store: Store) -> None:
+        """What would not come back as it was is refused, and so are names that are not safe."""
+        store.write_run("one", a_plan())
+        for value in (float("nan"), (1, 2), {1: 2}, {"x": torch.ones(1)}, {1, 2}, "\ud800"):
+            with pytest.raises(CannotKeep, match="only plain JSON"):
+                store.set_attribute("one", "x", value)
+        for name in ("", "../x", "a/b", "con", 3):
+            with pytest.raises(BadName, match="cannot name an attribute"):
+                store.set_attribute("one", name, 1)  # type: ignore[arg-type]
+        with pytest.raises(UnknownRun):
+            store.set_attribute("two", "x", 1)
+        store.set_attribute("one", "x", 1)
+        with pytest.raises(NameTaken):
+            store.set_attribute("one", "X", 1)
+        assert store.run("one").attributes == {"x": 1}
 
     def test_metadata(self, store: Store) -> None:
         """What is known of a run: the plan, sessions in order, and units that are committed."""

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from tenterhook.store import DamagedStore, torch_dtype
-from tenterhook_zarr._layout import CRC_BYTES, INDEX_ENTRY_BYTES, ArrayLayout
+from tenterhook_zarr._checksums import CRC_BYTES
+from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 
 BUFFERS = 1024
 """How many pieces of memory the system fills in one call at most."""

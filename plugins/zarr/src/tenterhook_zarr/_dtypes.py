@@ -11,19 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenterhook.errors import TenterhookError
-from tenterhook.store import dtype_name, torch_dtype
-
-
-class CannotKeep(TenterhookError, TypeError):
-    """A tensor of a kind that the store has no place for."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
-        self.what, self.remedy = what, remedy
-
-    def __str__(self) -> str:
-        return f"A zarr store keeps no {self.what}. {self.remedy}"
+from tenterhook.store import CannotKeep, dtype_name, flat_bytes, plain_tensor, torch_dtype
 
 
 @attrs.frozen
@@ -75,18 +63,9 @@ def to_bytes(tensor: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     Raises `CannotKeep` for a tensor that is not dense, or has no values (meta), and for what is
     no tensor.
     """
-    if not isinstance(tensor, Tensor):
-        what = f"{type(tensor).__name__} objects, only tensors"
-        raise CannotKeep(what, "Make it one first, for example with torch.as_tensor().")
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        kind = str(tensor.layout).removeprefix("torch.").replace("strided", "quantized")
-        kind = "meta" if tensor.is_meta else kind
-        raise CannotKeep(f"{kind} tensors", "Make it dense first, for example with to_dense().")
-    stored_as(dtype_name(tensor.dtype))
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    # A contiguous tensor of one element may have any strides, which views as bytes do not take.
-    flat = plain.as_strided((plain.numel(),), (1,))
-    bits: np.ndarray[Any, np.dtype[np.uint8]] = flat.view(torch.uint8).numpy()
+    plain = plain_tensor(tensor)
+    stored_as(dtype_name(plain.dtype))
+    bits: np.ndarray[Any, np.dtype[np.uint8]] = flat_bytes(plain).numpy()
     return bits
 
 

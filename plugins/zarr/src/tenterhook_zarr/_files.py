@@ -73,17 +73,9 @@ def write_once(path: Path, content: bytes) -> bool:
     """Put a file where there is none; `False`, and nothing is changed, where there is one."""
     temporary = write_aside(path, content)
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        if path.exists():
-            return False
-        temporary.rename(path)
+        return put_once(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-    return True
 
 
 def sync_folder(path: Path) -> None:
@@ -121,6 +113,15 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_aside(path: Path) -> None:
+    """Remove a folder and all in it: at once from its place, then file by file."""
+    aside = path.with_name(f".{unfinished_name()}{PARTIAL}")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.rename(aside)
+        sync_folder(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove_if_empty(path: Path) -> None:
     """Remove a folder that has nothing in it."""
     with contextlib.suppress(OSError):
@@ -142,7 +143,34 @@ def remove_abandoned(folder: Path) -> None:
         if is_unfinished(name):
             path = folder / name
             if is_abandoned(path, name[1 : -len(PARTIAL)]):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    remove_tree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def put_once(aside: Path, path: Path) -> bool:
+    """Give a file that was written aside its name, durably; `False` where that is taken."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if path.exists():
+            return False
+        aside.rename(path)
+    else:
+        aside.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def make_below(path: Path, standing: Path) -> None:
+    """Make a folder below one that is there; `FileNotFoundError` where that is gone."""
+    for folder in (*reversed(path.relative_to(standing).parents[:-1]), path.relative_to(standing)):
+        with contextlib.suppress(FileExistsError):
+            (standing / folder).mkdir()
+            sync_folder((standing / folder).parent)
 
 
 def write_aside(path: Path, content: bytes) -> Path:

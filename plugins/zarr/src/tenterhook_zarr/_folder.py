@@ -5,7 +5,9 @@ zarr.json               a group
 layers/NAME/            an array per layer, `[rows, features]`
 rows/token|document|position/
                         an array each, `[rows]`
+kept/000000.safetensors the small tensors of a unit, if it has any
 commits/000000.json     one per committed unit; rows without a record count for nothing
+attributes/NAME.json    what people noted on the run
 log/000000.json         how the unit went: times and counts
 sessions/NAME.json      who wrote: versions, platform, times
 .writing/               shards that are not whole yet
@@ -20,8 +22,11 @@ from torch import Tensor
 
 from tenterhook.store import ROW_ARRAYS, DamagedStore, RunPlan
 from tenterhook_zarr._arrays import ArrayReader, read_file
+from tenterhook_zarr._checksums import checksum
+from tenterhook_zarr._kept import unpack
 from tenterhook_zarr._layout import ArrayLayout
 from tenterhook_zarr._names import folder_names
+from tenterhook_zarr._records import sealed, unsealed
 
 PLAN = "plan.json"
 Key = tuple[str, str]
@@ -41,7 +46,7 @@ class RunFolder:
     def open(cls, path: Path) -> "RunFolder":
         """Read the plan of a run that is there."""
         try:
-            plan = RunPlan.from_json(read_file(path / PLAN))
+            plan = plan_of(read_file(path / PLAN), str(path / PLAN))
         except ValueError as error:
             raise DamagedStore(str(path / PLAN), f"this is no plan of a run ({error})") from error
         return cls(path, plan)
@@ -62,13 +67,23 @@ class RunFolder:
         return self.path / "sessions"
 
     @property
+    def kept(self) -> Path:
+        """Where the small tensors of units are."""
+        return self.path / "kept"
+
+    @property
+    def attributes(self) -> Path:
+        """Where what people noted is."""
+        return self.path / "attributes"
+
+    @property
     def writing(self) -> Path:
         """Where shards are until they are whole."""
         return self.path / ".writing"
 
     def folders(self) -> list[Path]:
         """Return the folders that a run has beside those of its arrays."""
-        return [*self.groups(), self.commits, self.log, self.sessions]
+        return [*self.groups(), self.commits, self.kept, self.attributes, self.log, self.sessions]
 
     def groups(self) -> list[Path]:
         """Return the folders of the zarr groups."""
@@ -85,6 +100,10 @@ class RunFolder:
         if kind == "row":
             return self.path / "arrays" / "rows" / name
         return self.path / "arrays" / "layers" / self._layers[name]
+
+    def name(self, key: Key) -> str:
+        """Return what commit records call an array: its path below `arrays`."""
+        return self.array(key).relative_to(self.groups()[0]).as_posix()
 
     def planned_layout(self, key: Key) -> ArrayLayout:
         """Choose the layout of an array that is new."""
@@ -114,24 +133,74 @@ class RunFolder:
         """Return any rows of an array, in their order."""
         return self._reader(key).take(rows, check=check)
 
+    def record(self, number: int) -> dict[str, Any]:
+        """Return the commit record of a unit that is committed."""
+        return read_record(self.commits / unit_file(number))
+
     def records(self) -> dict[str, Any]:
         """Return what is known of the sessions and of the committed units."""
         committed = self.committed()
         logs = _numbered(self.log)
-        sessions = sorted(self.sessions.glob("*.json")) if self.sessions.is_dir() else []
         return {
-            "sessions": [json.loads(path.read_bytes()) for path in sessions],
-            "units": [
-                json.loads(logs[number].read_bytes())
-                for number in sorted(logs)
-                if number in committed
-            ],
+            "sessions": [read_record(path) for path in json_files(self.sessions)],
+            "units": [read_record(logs[number]) for number in sorted(logs) if number in committed],
         }
 
     def _reader(self, key: Key) -> ArrayReader:
         if key not in self._readers:
             self._readers[key] = ArrayReader(self.array(key))
         return self._readers[key]
+
+    def notes(self) -> dict[str, Any]:
+        """Return what people noted."""
+        found = [read_record(path) for path in json_files(self.attributes)]
+        return {note["name"]: note["value"] for note in found}
+
+    def kept_file(self, number: int) -> Path:
+        """Return where the small tensors of a unit are."""
+        return self.kept / f"{number:06d}.safetensors"
+
+
+class KeptReader:
+    """Reads the small tensors of committed units."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of those of a unit, sorted."""
+        said = self._folder.record(number).get("kept")
+        return list(said["names"]) if said else []
+
+    def load(self, number: int, name: str) -> Tensor:
+        """Return one of them."""
+        said, path = self._folder.record(number)["kept"], self._folder.kept_file(number)
+        return unpack(read_file(path), said, str(path))[name]
+
+
+def plan_checksum(folder: RunFolder) -> str:
+    """Return the checksum of the plan's record, which the records of its units repeat."""
+    return checksum(read_file(folder.path / PLAN))
+
+
+def plan_record(plan: RunPlan) -> bytes:
+    """Return what `plan.json` holds."""
+    return sealed(json.loads(plan.to_json()))
+
+
+def plan_of(record: bytes, path: str) -> RunPlan:
+    """Read a plan; `DamagedStore` or `ValueError` where it is none."""
+    return RunPlan.from_json(json.dumps(unsealed(record, path)))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a record that must be there says."""
+    return unsealed(read_file(path), str(path))
+
+
+def json_files(folder: Path) -> list[Path]:
+    """Return the records in a folder, by name; none where there is no such folder."""
+    return sorted(folder.glob("*.json")) if folder.is_dir() else []
 
 
 def unit_file(number: int) -> str:

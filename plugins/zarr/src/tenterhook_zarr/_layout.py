@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from tenterhook.store import DamagedStore
+from tenterhook_zarr._checksums import CRC_BYTES
 from tenterhook_zarr._dtypes import Stored, stored_as
 
 CHUNK_ROWS = 256
@@ -23,7 +24,6 @@ NUMBER_CHUNK_ROWS = 8192
 SHARD_BYTES = 128 * 2**20
 """The size that shards stay below, where a unit of the plan is larger."""
 
-CRC_BYTES = 4
 INDEX_ENTRY_BYTES = 16
 
 
@@ -74,9 +74,13 @@ class ArrayLayout:
         """Return how many chunks so many rows at the start of a shard fill or begin."""
         return -(-rows // self.chunk_rows)
 
+    def rows_in(self, shard: int) -> int:
+        """Return how many rows a shard has."""
+        return min(self.shard_rows, self.rows - shard * self.shard_rows)
+
     def shard_bytes(self, shard: int) -> int:
         """Return the size that a shard's file must have."""
-        rows = min(self.shard_rows, self.rows - shard * self.shard_rows)
+        rows = self.rows_in(shard)
         chunk = self.chunk_rows * self.row_bytes + CRC_BYTES
         index = self.shard_rows // self.chunk_rows * INDEX_ENTRY_BYTES + CRC_BYTES
         return self.chunks_in(rows) * chunk + index

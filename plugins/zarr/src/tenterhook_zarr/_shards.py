@@ -9,18 +9,41 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import google_crc32c
 import numpy as np
 
-from tenterhook_zarr._layout import ArrayLayout
+from tenterhook.store import DamagedStore
+from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
+from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 
 Bytes = "np.ndarray[Any, np.dtype[np.uint8]]"
 ABSENT = 2**64 - 1
 
 
-def crc32c(content: Any) -> bytes:
-    """Return the checksum that follows a chunk."""
-    return struct.pack("<I", google_crc32c.value(content))
+def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> dict[str, Any]:
+    """Return the size and the checksum of a shard, as `ShardWriter.finish` does.
+
+    Reads every checksum in it; `DamagedStore` where one is not that of its bytes.
+    """
+    chunks = layout.shard_rows // layout.chunk_rows
+    at = len(content) - chunks * INDEX_ENTRY_BYTES - CRC_BYTES
+    index = content[max(at, 0) : -CRC_BYTES]
+    if at < 0 or crc32c(index) != content[-CRC_BYTES:]:
+        raise DamagedStore(path, "its index of chunks is not what was written")
+    entries = list(struct.iter_unpack("<2Q", index))
+    checksums = bytearray()
+    end = 0
+    for chunk in range(layout.chunks_in(layout.rows_in(shard))):
+        start, size = entries[chunk]
+        end = start + size
+        found = content[end - CRC_BYTES : end]
+        if end > at or crc32c(content[start : end - CRC_BYTES]) != found:
+            first = shard * layout.shard_rows + chunk * layout.chunk_rows
+            last = min(first + layout.chunk_rows, layout.rows)
+            raise DamagedStore(path, f"rows {first} to {last} are not what was written")
+        checksums += found
+    if end != at:
+        raise DamagedStore(path, f"it has {at} bytes of chunks and should have {end}")
+    return {"bytes": len(content), "crc32c": checksum(bytes(checksums) + index)}
 
 
 class ShardWriter:
@@ -31,6 +54,7 @@ class ShardWriter:
         self._chunk = np.empty(layout.chunk_rows * layout.row_bytes, dtype=np.uint8)
         self._filled = 0
         self._index: list[int] = []
+        self._checksums = bytearray()
         self._at = 0
         self._file: BinaryIO = path.open("xb", buffering=0)
 
@@ -49,8 +73,11 @@ class ShardWriter:
                 self._write_chunk(self._chunk)
                 self._filled = 0
 
-    def finish(self) -> int:
-        """Write what is left and the index, make it durable; return the size of the file."""
+    def finish(self) -> dict[str, Any]:
+        """Write what is left and the index, make it durable; say its size and checksum.
+
+        The checksum is that of the chunks' checksums, in order, and of the index.
+        """
         if self._filled:
             fill = np.frombuffer(self._layout.stored.fill_bytes(), dtype=np.uint8)
             rest = len(self._chunk) - self._filled
@@ -62,7 +89,7 @@ class ShardWriter:
         self._write(index + crc32c(index))
         os.fsync(self._file.fileno())
         self.close()
-        return self._at
+        return {"bytes": self._at, "crc32c": checksum(bytes(self._checksums) + index)}
 
     def close(self) -> None:
         """Close the file, finished or not."""
@@ -71,7 +98,8 @@ class ShardWriter:
     def _write_chunk(self, chunk: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
         self._index += [self._at, len(chunk) + 4]
         self._write(chunk)
-        self._write(crc32c(chunk))
+        self._checksums += crc32c(chunk)
+        self._write(self._checksums[-4:])
 
     def _write(self, content: Any) -> None:
         left = memoryview(content)

@@ -17,26 +17,31 @@ from tenterhook.store import (
     NoStore,
     NotAStore,
     NotWritable,
+    Problem,
     Run,
     RunPlan,
     UnknownRun,
     UnknownTensor,
+    check_attribute,
     check_free,
     check_run_id,
     check_tensor_name,
     dtype_name,
 )
 from tenterhook_zarr._arrays import read_file
+from tenterhook_zarr._checksums import CRC_BYTES, crc32c
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (
     TRIES,
     in_folder,
     is_there,
     is_unfinished,
+    make_below,
     make_folders,
     nearest_standing,
     put_in_place,
     remove_abandoned,
+    remove_aside,
     remove_if_empty,
     remove_tree,
     try_writing,
@@ -44,10 +49,11 @@ from tenterhook_zarr._files import (
     write_once,
     write_whole,
 )
-from tenterhook_zarr._folder import PLAN, RunFolder
-from tenterhook_zarr._layout import CRC_BYTES, to_json
+from tenterhook_zarr._folder import PLAN, KeptReader, RunFolder
+from tenterhook_zarr._layout import to_json
 from tenterhook_zarr._names import folder_name
-from tenterhook_zarr._shards import crc32c
+from tenterhook_zarr._records import sealed, unsealed
+from tenterhook_zarr._verify import verify
 from tenterhook_zarr._writer import ZarrRunWriter, begin_run
 
 MARK = "tenterhook.json"
@@ -90,7 +96,7 @@ class ZarrStore:
         current = self._tensors / folder_name(name) / CURRENT
         folder = current.parent
         array = f"array-{secrets.token_hex(8)}"
-        names = to_json({"name": name, "array": array})
+        names = sealed({"name": name, "array": array})
         with self._made():
             claim: Path | None = None
             try:
@@ -109,22 +115,31 @@ class ZarrStore:
         check_tensor_name(name)
         current = self._tensors / folder_name(name) / CURRENT
         for _ in range(TRIES):
-            array = _named_by(current)
+            array = _array_of(current)
             if array is None:
                 raise UnknownTensor(name, self.list_tensors(), self.location)
             try:
                 return _read_tensor(current.parent / array)
             except DamagedStore as error:
                 # What is current stays; what another process has replaced meanwhile is removed.
-                if _named_by(current) == array:
+                if _array_of(current) == array:
                     raise
                 failed = error
         raise failed
 
     def list_tensors(self) -> list[str]:
         """Return the names of all tensors, sorted."""
-        found = self._folders_with(self._tensors, CURRENT)
-        return sorted(json.loads(read_file(folder / CURRENT))["name"] for folder in found)
+        found = (_named_by(each / CURRENT) for each in self._folders_with(self._tensors, CURRENT))
+        return sorted(named["name"] for named in found if named is not None)
+
+    def delete_tensor(self, name: str) -> None:
+        """Remove a tensor, for good; `UnknownTensor` where there is none."""
+        check_tensor_name(name)
+        folder = self._tensors / folder_name(name)
+        if not is_there(folder / CURRENT):
+            raise UnknownTensor(name, self.list_tensors(), self.location)
+        with self._refused():
+            remove_aside(folder)
 
     # --- runs
 
@@ -134,11 +149,7 @@ class ZarrStore:
 
     def run(self, run_id: str) -> Run:
         """Open a run for reading, which changes nothing; `UnknownRun` where there is none."""
-        check_run_id(run_id)
-        known = self.runs()
-        if run_id not in known:
-            raise UnknownRun(run_id, known, self.location)
-        folder = RunFolder.open(self._runs / run_id)
+        folder = self._opened(run_id)
         return Run(
             run_id,
             folder.plan,
@@ -149,7 +160,36 @@ class ZarrStore:
             take_layer=lambda name, rows, check: folder.take(("layer", name), rows, check),
             take_number=lambda name, rows, check: folder.take(("row", name), rows, check),
             store=self,
+            load_attributes=folder.notes,
+            kept=KeptReader(folder),
         )
+
+    def delete_run(self, run_id: str) -> None:
+        """Remove a run, for good; `UnknownRun` where there is none.
+
+        It is renamed first, so that it is gone as a whole, and then removed file by file.
+        """
+        self._check_known(run_id)
+        with self._refused():
+            remove_aside(self._runs / run_id)
+
+    def verify_run(self, run_id: str) -> list[Problem]:
+        """Read every checksum of a run and return what is wrong; see `Store.verify_run`."""
+        self._check_known(run_id)
+        return verify(self._runs / run_id)
+
+    def set_attribute(self, run_id: str, name: str, value: Any) -> None:
+        """Note something on a run; see `Store.set_attribute`."""
+        check_attribute(name, value)
+        folder = self._opened(run_id)
+        check_free("attribute", name, folder.notes())
+        path = folder.attributes / f"{folder_name(name)}.json"
+        with self._refused():
+            if value is None:
+                path.unlink(missing_ok=True)
+            else:
+                make_below(path.parent, folder.path)
+                write_whole(path, sealed({"name": name, "value": value}))
 
     def write_run(self, run_id: str, plan: RunPlan) -> ZarrRunWriter:
         """Begin a run, or go on with one of the same plan; see `Store.write_run`."""
@@ -159,6 +199,26 @@ class ZarrStore:
         check_free("run", run_id, self.runs())
         with self._made():
             return begin_run(self._runs / run_id, plan)
+
+    def _check_known(self, run_id: str) -> None:
+        check_run_id(run_id)
+        known = self.runs()
+        if run_id not in known:
+            raise UnknownRun(run_id, known, self.location)
+
+    def _opened(self, run_id: str) -> RunFolder:
+        self._check_known(run_id)
+        return RunFolder.open(self._runs / run_id)
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Say of what the system refuses where it was."""
+        try:
+            yield
+        except NotWritable:
+            raise
+        except OSError as error:
+            raise NotWritable(str(error.filename or self.location), _cannot_write(error)) from error
 
     def check_writable(self) -> None:
         """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""
@@ -306,14 +366,18 @@ def _only_chunk(axes: int) -> str:
     return "/".join(["c", *["0"] * axes])
 
 
-def _named_by(path: Path) -> str | None:
-    """Return the array that a file names; `None` where there is no such file."""
+def _named_by(path: Path) -> dict[str, Any] | None:
+    """Return what a file says of a tensor; `None` where there is no such file."""
     try:
-        return str(json.loads(path.read_bytes())["array"])
+        return unsealed(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError) as error:
-        raise DamagedStore(str(path), f"this names no array ({error})") from error
+
+
+def _array_of(path: Path) -> str | None:
+    """Return the array that a file names; `None` where there is no such file."""
+    found = _named_by(path)
+    return None if found is None else str(found["array"])
 
 
 def _remove_old(folder: Path) -> None:
@@ -328,8 +392,8 @@ def _remove_old(folder: Path) -> None:
         remove_abandoned(folder)
         for name in filter(is_unfinished, os.listdir(folder)):
             with contextlib.suppress(DamagedStore):  # not whole yet, so its array is not there
-                arrays.discard(_named_by(folder / name) or "")
-        arrays.discard(_named_by(folder / CURRENT) or "")
+                arrays.discard(_array_of(folder / name) or "")
+        arrays.discard(_array_of(folder / CURRENT) or "")
         for array in arrays:
             remove_tree(folder / array)
 

@@ -1,7 +1,8 @@
 """Writing a run: units whose shards are whole and durable before their record is there."""
 
+import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from tenterhook.store import (
     ROW_ARRAYS,
+    BadName,
+    DamagedStore,
+    DeletedRun,
     IncompleteRun,
+    NotAStore,
+    NotWritable,
     OtherRun,
     RowBlock,
     RunPlan,
@@ -18,21 +24,34 @@ from tenterhook.store import (
     WrongRows,
     torch_dtype,
 )
-from tenterhook_zarr._arrays import check_size
+from tenterhook_zarr._arrays import check_size, read_file
+from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._dtypes import to_bytes
 from tenterhook_zarr._files import (
     in_folder,
+    is_there,
+    make_below,
     make_folders,
+    put_in_place,
+    put_once,
     remove_abandoned,
     remove_if_empty,
     remove_tree,
-    sync_folder,
     write_once,
     write_whole,
 )
-from tenterhook_zarr._folder import PLAN, Key, RunFolder, unit_file
+from tenterhook_zarr._folder import (
+    PLAN,
+    Key,
+    RunFolder,
+    plan_checksum,
+    plan_record,
+    unit_file,
+)
+from tenterhook_zarr._kept import describe, keepable, pack
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
-from tenterhook_zarr._shards import ShardWriter
+from tenterhook_zarr._records import sealed
+from tenterhook_zarr._shards import ShardWriter, shard_facts
 from tenterhook_zarr._writers import is_abandoned, unfinished_name
 
 FORMAT = 1
@@ -45,6 +64,7 @@ class ZarrRunWriter:
         self._folder = folder
         self._layouts = {key: folder.layout(key) for key in folder.keys()}  # noqa: SIM118
         self._writing = folder.writing / unfinished_name()
+        self._plan_checksum = plan_checksum(folder)
 
     @property
     def run_id(self) -> str:
@@ -64,11 +84,15 @@ class ZarrRunWriter:
         """Begin a unit, from its first row, whatever was left of an earlier try."""
         if unit != self.plan.unit(unit.number):
             raise WrongRows(f"unit {unit.number}", str(self.plan.unit(unit.number)), str(unit))
-        return ZarrUnitWriter(self._folder, self._layouts, unit, self._writing)
+        with naming(self._folder, f"unit {unit.number}"):
+            return ZarrUnitWriter(
+                self._folder, self._layouts, unit, self._writing, self._plan_checksum
+            )
 
     def note_session(self, session: str, facts: Mapping[str, Any]) -> None:
         """Keep what is to be known of this process's part of the work."""
-        write_whole(self._folder.sessions / f"{session}.json", to_json(dict(facts)))
+        with naming(self._folder, f"session {session}"):
+            write_whole(self._folder.sessions / f"{session}.json", sealed(facts))
 
     def finish(self) -> None:
         """Remove what writers left, once all units are committed; `IncompleteRun` otherwise.
@@ -86,12 +110,20 @@ class ZarrUnitWriter:
     """Writes the shards of one unit aside, then puts them in place and publishes the record."""
 
     def __init__(
-        self, folder: RunFolder, layouts: Mapping[Key, ArrayLayout], unit: Unit, writing: Path
+        self,
+        folder: RunFolder,
+        layouts: Mapping[Key, ArrayLayout],
+        unit: Unit,
+        writing: Path,
+        plan_checksum: str,
     ) -> None:
         self._folder = folder
+        self._plan_checksum = plan_checksum
+        self._kept: dict[str, Tensor] = {}
         self._unit = unit
         self._rows = 0
         self._aside = writing / f"unit-{unit.number:06d}-{secrets.token_hex(4)}"
+        check_there(folder, plan_checksum)
         make_folders(self._aside)
         self._arrays = [
             _UnitArray(key, layout, unit, self._aside / str(number))
@@ -105,32 +137,51 @@ class ZarrUnitWriter:
         numbers = dict(
             zip(ROW_ARRAYS, (block.tokens, block.documents, block.positions), strict=True)
         )
-        for array in self._arrays:
-            kind, name = array.key
-            array.append(numbers[name] if kind == "row" else block.layers[name])
+        with naming(self._folder, f"unit {self._unit.number}"):
+            for array in self._arrays:
+                kind, name = array.key
+                array.append(numbers[name] if kind == "row" else block.layers[name])
         self._rows += len(block)
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """Keep a small tensor with the unit; see `UnitWriter.keep`."""
+        self._kept[kept_name(name)] = keepable(tensor)
 
     def commit(self, log: Mapping[str, Any]) -> None:
         """Make the unit durable, then visible; see `UnitWriter.commit`."""
         if self._rows != self._unit.rows:
             self._wrong(self._rows)
-        shards = {array.key: array.finish() for array in self._arrays}
-        record = {
+        with naming(self._folder, f"unit {self._unit.number}"):
+            self._publish(log)
+        self.discard()
+
+    def _publish(self, log: Mapping[str, Any]) -> None:
+        name = unit_file(self._unit.number)
+        if is_there(self._folder.commits / name):
+            return
+        for array in self._arrays:
+            array.finish()
+        check_there(self._folder, self._plan_checksum)
+        record: dict[str, Any] = {
             "format": FORMAT,
             "unit": self._unit.number,
             "rows": [self._unit.start, self._unit.stop],
+            "plan": self._plan_checksum,
             "arrays": {
-                self._folder.array(key).relative_to(self._folder.groups()[0]).as_posix(): sizes
-                for key, sizes in shards.items()
+                self._folder.name(array.key): {
+                    "metadata": checksum(read_file(self._folder.array(array.key) / "zarr.json")),
+                    "shards": array.put_in_place(self._folder.array(array.key)),
+                }
+                for array in self._arrays
             },
         }
-        for array in self._arrays:
-            array.put_in_place(self._folder.array(array.key))
-        name = unit_file(self._unit.number)
+        if self._kept:
+            content = pack(self._kept)
+            record["kept"] = describe(content, self._kept)
+            write_whole(self._folder.kept_file(self._unit.number), content)
         facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
-        write_whole(self._folder.log / name, to_json(facts))
-        write_once(self._folder.commits / name, to_json(record))
-        self.discard()
+        write_whole(self._folder.log / name, sealed(facts))
+        write_once(self._folder.commits / name, sealed(record))
 
     def discard(self) -> None:
         """Drop what is not in place."""
@@ -171,7 +222,7 @@ class _UnitArray:
         self._next = unit.start // layout.shard_rows
         self._room = 0
         self._writer: ShardWriter | None = None
-        self._done: dict[int, int] = {}
+        self._done: dict[int, dict[str, Any]] = {}
 
     def append(self, rows: Tensor) -> None:
         content = to_bytes(rows.to(self._dtype))
@@ -186,20 +237,29 @@ class _UnitArray:
             if not self._room:
                 self._finish_shard()
 
-    def finish(self) -> list[dict[str, int]]:
-        """Finish the last shard; say which there are, and how long."""
+    def finish(self) -> None:
+        """Finish the last shard."""
         if self._writer is not None:
             self._finish_shard()
-        return [{"shard": shard, "bytes": size} for shard, size in self._done.items()]
 
-    def put_in_place(self, folder: Path) -> None:
-        """Move the shards into the folder of the array, durably."""
-        for shard in self._done:
-            target = folder / self._layout.shard_key(shard)
-            make_folders(target.parent)
-            self._path(shard).replace(target)
-            check_size(target, self._layout.shard_bytes(shard))
-            sync_folder(target.parent)
+    def put_in_place(self, folder: Path) -> list[dict[str, Any]]:
+        """Move the shards into the folder of the array, durably; say what is there then.
+
+        A whole one that is there stays, because others may be reading it: that of a process that
+        does the same unit, or did.
+        """
+        return [{"shard": shard, **self._put(shard, folder)} for shard in self._done]
+
+    def _put(self, shard: int, folder: Path) -> dict[str, Any]:
+        target, aside = folder / self._layout.shard_key(shard), self._path(shard)
+        check_size(aside, self._done[shard]["bytes"])
+        make_below(target.parent, folder)
+        if not put_once(aside, target):
+            try:
+                return shard_facts(read_file(target), self._layout, shard, str(target))
+            except DamagedStore:
+                put_in_place(aside, target)
+        return self._done[shard]
 
     def close(self) -> None:
         if self._writer is not None:
@@ -215,6 +275,49 @@ class _UnitArray:
         return self._prefix.with_name(f"{self._prefix.name}-{shard}")
 
 
+@contextlib.contextmanager
+def naming(folder: RunFolder, what: str) -> Iterator[None]:
+    """Say of what the system refuses which part of the run it was, and what to do."""
+    try:
+        yield
+    except (NotWritable, NotAStore):
+        raise
+    except FileNotFoundError as error:
+        if not is_there(folder.path / PLAN):
+            raise DeletedRun(folder.path.name) from error
+        raise
+    except OSError as error:
+        place = str(error.filename or folder.path)
+        reason = (
+            f"{what} cannot be written ({error.strerror or error}); make room or rights, then the "
+            "same command goes on. What is committed stays"
+        )
+        raise NotWritable(place, reason) from error
+
+
+def check_there(folder: RunFolder, plan: str) -> None:
+    """Raise `DeletedRun` unless the run is still the one that has this plan."""
+    try:
+        found = plan_checksum(folder)
+    except DamagedStore:
+        found = ""
+    if found != plan:
+        raise DeletedRun(folder.path.name)
+
+
+def kept_name(name: Any) -> str:
+    """Return the name that a small tensor of a unit may have, which is nearly any."""
+    if not isinstance(name, str):
+        raise BadName("kept tensor", name, f"it is a {type(name).__name__} and no string")
+    if name in ("", "__metadata__"):
+        raise BadName("kept tensor", name, "safetensors files have another use for it")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BadName("kept tensor", name, "it is no valid Unicode") from None
+    return name
+
+
 def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
     """Make a run, or open one of the same plan; `OtherRun` where it is another's.
 
@@ -222,7 +325,7 @@ def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
     on the way, or comes second, leaves what the next one needs. Once it is there, others may be
     writing rows: nothing is ever taken back after that.
     """
-    content = plan.to_json().encode()
+    content = plan_record(plan)
     try:
         is_new = in_folder(path, lambda: write_once(path / PLAN, content))
     except BaseException:

@@ -1,0 +1,48 @@
+"""The small tensors of a unit: one safetensors file, whose size and checksum its record has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tenterhook.store import CannotKeep, DamagedStore, dtype_name, plain_tensor
+from tenterhook_zarr._checksums import checksum
+
+NO_PLACE = (torch.complex128,)
+
+
+def keepable(tensor: Any) -> Tensor:
+    """Return a copy that can be put into a file; `CannotKeep` for what cannot."""
+    plain = plain_tensor(tensor)
+    if plain.dtype in NO_PLACE:
+        raise CannotKeep(f"{dtype_name(plain.dtype)} tensors with a unit", "Cast it to complex64.")
+    return plain.clone(memory_format=torch.contiguous_format)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the file, the same bytes for the same tensors."""
+    return safetensors.torch.save(dict(tensors))
+
+
+def describe(content: bytes, names: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what a commit record says of the file."""
+    return {"bytes": len(content), "crc32c": checksum(content), "names": sorted(names)}
+
+
+def unpack(content: bytes, said: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+    """Return the tensors of a file; `DamagedStore` where it is not the one of the record."""
+    if len(content) != said["bytes"]:
+        reason = f"this file has {len(content)} bytes and should have {said['bytes']}"
+        raise DamagedStore(path, reason)
+    if checksum(content) != said["crc32c"]:
+        raise DamagedStore(path, "its checksum says that it is not what was written")
+    try:
+        found = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise DamagedStore(path, f"this is no safetensors file ({error})") from error
+    if sorted(found) != said["names"]:
+        raise DamagedStore(path, f"it has {sorted(found)} and should have {said['names']}")
+    return found

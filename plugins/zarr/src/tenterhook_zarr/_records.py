@@ -1,0 +1,34 @@
+"""Records: JSON files of ours that carry their own checksum.
+
+The key `crc32c` of a record is the checksum of the file without that key. A record is always
+written the same way, so that not even a blank of it can change unnoticed.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tenterhook.store import DamagedStore
+from tenterhook_zarr._checksums import checksum
+from tenterhook_zarr._layout import to_json
+
+SEAL = "crc32c"
+
+
+def sealed(facts: Mapping[str, Any]) -> bytes:
+    """Return a record of plain JSON values."""
+    # As they come back: keys that are no strings are sorted otherwise.
+    plain = json.loads(json.dumps(dict(facts)))
+    return to_json({**plain, SEAL: checksum(to_json(plain))})
+
+
+def unsealed(record: bytes, path: str) -> dict[str, Any]:
+    """Return what a record says; `DamagedStore` where it is not what was written."""
+    try:
+        found = json.loads(record)
+        said = found.pop(SEAL)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedStore(path, f"this is no record of ours ({error!r})") from error
+    if said != checksum(to_json(found)) or record != to_json({**found, SEAL: said}):
+        raise DamagedStore(path, "its checksum says that it is not what was written")
+    return dict(found)
