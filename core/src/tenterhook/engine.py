@@ -56,16 +56,91 @@ class Engine(Protocol):
         """
 
 
+class Pending(Protocol):
+    """A unit whose rows are computed, and which is being written."""
+
+    def ready(self) -> bool:
+        """Whether `result` need not wait."""
+
+    def result(self) -> Mapping[str, Any]:
+        """Wait until it is committed and return how it went, or raise what went wrong."""
+
+    def cancel(self) -> None:
+        """Discard it, unless it is committed; nothing of it runs any more afterwards."""
+
+
+class Done:
+    """A unit that is committed."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self._facts = facts
+
+    def ready(self) -> bool:
+        """Return true."""
+        return True
+
+    def result(self) -> Mapping[str, Any]:
+        """Return how it went."""
+        return self._facts
+
+    def cancel(self) -> None:
+        """Do nothing: what is committed stays."""
+
+
 class LocalEngine:
-    """Does one unit after the other in this process."""
+    """Does one unit after the other in this process.
+
+    Where the worker has `start(unit)`, which returns a `Pending` once the rows are computed, a
+    unit is computed while the one before it is written and committed.
+    """
 
     def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
         """Do the units in order; see `Engine.run`."""
         worker = make_worker()
-        for unit in units:
-            try:
-                facts = worker(unit)
-            except Exception as error:  # noqa: BLE001 - it is in the event
-                yield UnitFailed(unit, error)
-            else:
-                yield UnitDone(unit, facts)
+        start: Callable[[Unit], Pending] = getattr(worker, "start", lambda unit: Done(worker(unit)))
+        before: tuple[Unit, Pending] | None = None
+        try:
+            for unit in units:
+                try:
+                    started = unit, start(unit)
+                except Exception as error:  # noqa: BLE001 - it is in the event
+                    failed = UnitFailed(unit, error)
+                    if before is not None:
+                        ended, before = before, None
+                        yield _outcome(*ended)
+                    yield failed
+                    continue
+                if before is not None:
+                    ended, before = before, started
+                    yield _outcome(*ended)
+                before = started
+                if before[1].ready():
+                    ended, before = before, None
+                    yield _outcome(*ended)
+            if before is not None:
+                ended, before = before, None
+                yield _outcome(*ended)
+        finally:
+            if before is not None:
+                _settle(before[1])
+
+
+def _outcome(unit: Unit, pending: Pending) -> UnitEvent:
+    try:
+        return UnitDone(unit, pending.result())
+    except Exception as error:  # noqa: BLE001 - it is in the event
+        return UnitFailed(unit, error)
+    except BaseException:
+        pending.cancel()
+        raise
+
+
+def _settle(pending: Pending) -> None:
+    """Let a unit whose rows are all computed be committed, while an error is on its way."""
+    try:
+        pending.result()
+    except Exception:  # noqa: BLE001 - the unit is undone; what stopped the run is shown
+        pass
+    except BaseException:
+        pending.cancel()
+        raise

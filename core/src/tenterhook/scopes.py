@@ -13,7 +13,7 @@ from torch import nn
 from tenterhook._dispatch import Place, Put, close_frame, open_frame, sites_of
 from tenterhook._frames import Frame, Steps, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
-from tenterhook.hooks._hook import Controller, HookType
+from tenterhook.hooks._hook import Controller, Detector, HookType
 
 if TYPE_CHECKING:
     from tenterhook.registry import HookRegistry
@@ -170,6 +170,14 @@ def capturing() -> bool:
     frame = visible_frame()
     steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
     return any(getattr(step, "keeps", False) for step in steps)
+
+
+def watching(registry: "HookRegistry") -> bool:
+    """Whether someone looks at the model here: a detector, or an open capture of this thread."""
+    frame = visible_frame()
+    steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
+    hooks = [*registry.get_detectors(), *(getattr(step, "hook", None) for step in steps)]
+    return capturing() or any(isinstance(hook, Detector) and hook.enabled for hook in hooks)
 
 
 def changes_active(registry: "HookRegistry") -> list[str]:

@@ -102,6 +102,15 @@ class Selection:
         parts = (self.tokens, self.phase, self.rows, self.features)
         return self.every == 1 and all(part is None for part in parts)
 
+    def positions(self, count: int) -> Sequence[int]:
+        """Return the selected ones of `count` tokens, ascending, those alone that are there."""
+        if self.tokens is None:
+            return range(count)
+        if isinstance(self.tokens, str):
+            return range(count)[_slice(self.tokens)]
+        found = {at if at >= 0 else count + at for at in self.tokens}
+        return sorted(at for at in found if 0 <= at < count)
+
     def token_mask(self, shape: torch.Size, device: torch.device, seen: "Seen | None") -> Tensor:
         """Return which rows and tokens are selected, a bool mask of the first axis or two.
 

@@ -32,11 +32,16 @@ class TextModel(Protocol):
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.
 
         Returns the mask of real tokens, bool `(batch, seq)` on the CPU: `mask[i]` is true at
-        `len(documents[i])` places, whichever side the padding is on.
+        `len(documents[i])` places, whichever side the padding is on. Also where an open scope ends
+        the forward early, as calling a `HookedModel` allows; a model that lets `StopForward` pass
+        is run whole in captures.
         """
 
     def capture(self, *layers: str | int) -> "AbstractContextManager[Captured]":
-        """Open a scope that keeps what the layers return; see `HookedModel.capture`."""
+        """Open a scope that keeps what the layers return; see `HookedModel.capture`.
+
+        Captures give `inputs`, `stop_after` and `missing` too.
+        """
 
     def describe_model(self) -> dict[str, Any]:
         """Say what made the activations, in plain JSON values: name, revision, class, config, a

@@ -8,6 +8,8 @@ from tenterhook.capture._errors import (
     BadArgument,
     BadSlice,
     ChangedSince,
+    NoPattern,
+    NothingChosen,
     NothingToCapture,
     NotPerToken,
     NotRebuildable,
@@ -15,6 +17,7 @@ from tenterhook.capture._errors import (
     WrongMask,
 )
 from tenterhook.capture._options import ROWS_PER_UNIT, CaptureOptions
+from tenterhook.capture._points import Point, points_of
 from tenterhook.capture._prepare import Capture, prepare_capture
 from tenterhook.capture._progress import Progress, ProgressCallback
 from tenterhook.capture._recipe import CaptureRecipe
@@ -36,9 +39,12 @@ __all__ = [
     "CaptureSpec",
     "ChangedSince",
     "LongDocuments",
+    "NoPattern",
     "NotPerToken",
     "NotRebuildable",
+    "NothingChosen",
     "NothingToCapture",
+    "Point",
     "Progress",
     "ProgressCallback",
     "Slice",
@@ -47,6 +53,7 @@ __all__ = [
     "WorkerFactory",
     "WrongMask",
     "begin_run",
+    "points_of",
     "prepare_capture",
     "resume_run",
     "save_activations",

@@ -120,3 +120,32 @@ class BadSlice(TenterhookError, ValueError):
             f"slice {self.said!r} must be i/n, part i of n parts counted from 0: "
             "of 4 parts 0/4, 1/4, 2/4 and 3/4."
         )
+
+
+class NoPattern(TenterhookError, ValueError):
+    """A layer returns no attention pattern."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(layer)
+        self.layer = layer
+
+    def __str__(self) -> str:
+        return (
+            f"Layer {self.layer!r} returned no attention pattern, (batch, heads, seq, seq), beside "
+            "its output. Choose the attention layer of a block, and load the model so that it "
+            "computes patterns: attn_implementation='eager' for transformers."
+        )
+
+
+class NothingChosen(TenterhookError, ValueError):
+    """No document has a token that is selected."""
+
+    def __init__(self, selection: Any) -> None:
+        super().__init__(selection)
+        self.selection = selection
+
+    def __str__(self) -> str:
+        return (
+            f"{self.selection} chooses no token of any document, so there is nothing to capture. "
+            "Positions count a document's tokens from 0, negative ones from its end."
+        )

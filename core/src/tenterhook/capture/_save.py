@@ -11,6 +11,7 @@ from tenterhook.capture._recipe import CaptureRecipe
 from tenterhook.capture._slices import Slice
 from tenterhook.capture._tokens import LongDocuments
 from tenterhook.capture._units import TRIES, do_units
+from tenterhook.capture._writing import QUEUE_BYTES, Writing
 from tenterhook.documents import Documents
 from tenterhook.engine import Engine, LocalEngine
 from tenterhook.store import RunWriter, Store, check_run_id
@@ -18,6 +19,8 @@ from tenterhook.text_model import TextModel
 
 if TYPE_CHECKING:
     import torch
+
+    from tenterhook.selections import Selection, Where
 
 
 def save_activations(
@@ -32,6 +35,15 @@ def save_activations(
     dtype: "str | torch.dtype | None" = None,
     long_documents: LongDocuments = "truncate",
     rows_per_unit: int = ROWS_PER_UNIT,
+    inputs: bool = False,
+    tokens: "Where | Selection | None" = None,
+    batch_tokens: int | None = None,
+    bucket: bool = False,
+    reduce: str | Sequence[str] = (),
+    top_k: int = 20,
+    keep_rows: bool | None = None,
+    writing: Writing = "auto",
+    queue_bytes: int = QUEUE_BYTES,
     tries: int = TRIES,
     engine: Engine | None = None,
     progress: ProgressCallback | None = None,
@@ -65,12 +77,22 @@ def save_activations(
         dtype=dtype,
         long_documents=long_documents,
         rows_per_unit=rows_per_unit,
+        batch_tokens=batch_tokens,
+        bucket=bucket,
+        tokens=tokens,
+        reduce=reduce,
+        top_k=top_k,
+        keep_rows=not reduce if keep_rows is None else keep_rows,
+        writing=writing,
+        queue_bytes=queue_bytes,
     )
     check_count("tries", tries)
     if run_name is not None:
         check_run_id(run_name)
     store.check_writable()
-    capture = prepare_capture(model, layers, documents, options=options, sample_limit=sample_limit)
+    capture = prepare_capture(
+        model, layers, documents, options=options, sample_limit=sample_limit, inputs=inputs
+    )
     writer = begin_run(store, capture, run_name)
     do_units(
         store,

@@ -31,7 +31,10 @@ class CaptureSpec:
     model_fingerprint: str
     """Of its description: weights, config, tokenizer."""
     layers: tuple[LayerArray, ...] = attrs.field(validator=validators.min_len(1))
-    """In the model's order, each once, with its width and the dtype that is kept."""
+    """In the model's order, each once, with its width and the dtype that is kept.
+
+    An input or an attention pattern is called by its layer's name with `:input` or `:attention`
+    after it."""
     documents_fingerprint: str
     """Of the texts, in order, those within the limit alone."""
     documents: int = attrs.field(validator=_count)
@@ -41,6 +44,17 @@ class CaptureSpec:
     batch_size: int = attrs.field(validator=_count)
     """Documents in one forward; which documents share a batch changes the last bits of floats."""
     rows_per_unit: int = attrs.field(validator=_count)
+    batch_tokens: int | None = None
+    """Tokens in one forward at most, padding counted."""
+    bucket: bool = False
+    """Whether the documents of a unit are run by length, the longest first."""
+    tokens: str | None = None
+    """Which tokens of each document are rows: `0,-1` or `1:`; `None` for all."""
+    reduce: tuple[str, ...] = ()
+    """Statistics that are computed of the rows."""
+    keep_rows: bool = True
+    top_k: int = 20
+    """How many of the highest values `topk` keeps of each feature."""
     changes: tuple[str, ...] = ()
     """The controllers and replacements at work, by their ids: what ran was not the model alone."""
     algorithm: int = ALGORITHM

@@ -64,9 +64,12 @@ def make_worker(
 ) -> CaptureWorker:
     """Return what does units of the run."""
     return CaptureWorker(
-        capture.model,
-        capture.tokens,
+        capture.rows,
         writer,
-        batch_size=capture.options.batch_size,
+        capture.spec,
+        capture.forward,
+        device=capture.model.context.device,
         on_rows=on_rows,
+        writing=capture.options.writing,
+        queue_bytes=capture.options.queue_bytes,
     )

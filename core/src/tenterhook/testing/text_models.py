@@ -92,7 +92,7 @@ class WordModel(HookedModel):
             mask[row, start : start + len(document)] = True
         self.batches.append([len(document) for document in documents])
         with torch.no_grad():
-            self.module(ids, mask)
+            self(ids, mask)  # not the module, so that a scope may end the forward
         return mask
 
     def describe_model(self) -> dict[str, Any]:

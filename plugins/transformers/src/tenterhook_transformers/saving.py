@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tenterhook.capture import save_activations
+from tenterhook.capture import points_of, save_activations
 from tenterhook.errors import TenterhookError
 from tenterhook_transformers.texts import documents_of
 
@@ -44,8 +44,7 @@ class Activations:
 
         `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
         name or path as on the command line. Goes to `store`, else to the model's. `settings` are
-        those of `tenterhook.capture.save_activations`: `dtype`, `long_documents`,
-        `rows_per_unit`, `engine`, `progress`.
+        those of `tenterhook.capture.save_activations`: `dtype`, `tokens`, `reduce`, `bucket`, ...
 
         Returns the run's id; `store.run(id)[layer][a:b]` reads rows, one per real token. The same
         call again does what is missing. Raises `NoStoreGiven` (a `ValueError`), `UnknownLayer`,
@@ -55,7 +54,7 @@ class Activations:
         if store is None:
             raise NoStoreGiven
         layers = [layer_signature] if isinstance(layer_signature, str | int) else layer_signature
-        self._model.layers.index.expand(layers)
+        points_of(self._model, layers)  # before the data is read
         _check_limit(sample_limit)
         documents = documents_of(dataset, field, sample_limit)
         return save_activations(

@@ -1,0 +1,33 @@
+"""What each point gives, seen on the first documents, and the arrays that a run keeps of it."""
+
+from collections.abc import Sequence
+
+from tenterhook.capture._chosen import ChosenRows
+from tenterhook.capture._forward import Forward
+from tenterhook.store import LayerArray, dtype_name
+from tenterhook.store._int8 import SCALE
+
+
+def point_arrays(
+    forward: Forward, rows: ChosenRows, dtype: str | None = None
+) -> tuple[LayerArray, ...]:
+    """Run the first documents and return each point's width and the dtype that is kept.
+
+    Two, so that a layer that has nothing of the batch in it is found out before anything is made.
+    """
+    tokens = rows.tokens
+    seen = forward([tokens.window(at).ids for at in range(min(2, tokens.window_count))])
+    return tuple(
+        LayerArray(name, found.shape[1], dtype or dtype_name(found.dtype))
+        for name, found in seen.layers.items()
+    )
+
+
+def stored_arrays(points: Sequence[LayerArray], *, keep_rows: bool) -> tuple[LayerArray, ...]:
+    """Return the arrays in the store: none without rows, and a scale a row beside int8."""
+    found = []
+    for point in points if keep_rows else ():
+        found.append(point)
+        if point.dtype == "int8":
+            found.append(LayerArray(point.name + SCALE, 1, "float32"))
+    return tuple(found)
