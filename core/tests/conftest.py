@@ -29,11 +29,12 @@ def install(
     """
     site = tmp_path / "site-packages"
     site.mkdir()
+    paths = [str(site)]
     monkeypatch.syspath_prepend(site)
     monkeypatch.delenv(ONLY_VARIABLE)
     monkeypatch.setattr(
         "tenterhook.plugins._entry_points.metadata.distributions",
-        lambda: metadata.Distribution.discover(path=[str(site)]),
+        lambda: metadata.Distribution.discover(path=paths),
     )
     before = set(sys.modules)
 
@@ -49,6 +50,7 @@ def install(
         info.joinpath("entry_points.txt").write_text("\n".join(lines))
         return site
 
+    lay.paths = paths  # type: ignore[attr-defined]
     yield lay
     for module in set(sys.modules) - before:
         if module.startswith("plugin_"):

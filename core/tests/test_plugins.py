@@ -1,4 +1,5 @@
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -87,7 +88,10 @@ class TestInstalled:
         manager = PluginManager()
 
         assert list(manager.extensions("detectors")) == ["Some"]
-        assert manager.problems == ()
+        (problem,) = manager.problems
+        assert {problem.version, manager.extensions("detectors")["Some"].version} == {"0.9", "1.0"}
+        assert "comes after that of" in problem.cause
+        assert re.search("`pip uninstall Some[-_]Plugin` until it is gone", problem.remedy, re.I)
 
     def test_metadata_that_cannot_be_read_is_reported(self, install: Install) -> None:
         """A damaged distribution does not hide the others."""

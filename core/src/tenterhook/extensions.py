@@ -27,6 +27,11 @@ def _check_target(_: object, attribute: "attrs.Attribute[Any]", target: str) -> 
         )
 
 
+def _check_example(_: object, attribute: "attrs.Attribute[Any]", example: str) -> None:
+    if example:
+        _check_target(_, attribute, example)
+
+
 def _check_help(_: object, attribute: "attrs.Attribute[Any]", help: str) -> None:
     if not help.strip() or "\n" in help:
         raise ValueError(f"{attribute.name}={help!r} is not one line of help.")
@@ -34,10 +39,10 @@ def _check_help(_: object, attribute: "attrs.Attribute[Any]", help: str) -> None
 
 @attrs.frozen
 class Extension:
-    """One thing that a plugin offers: a hook, a store, a model loader, a source of documents."""
+    """One thing that a plugin offers: a hook, a store, a model loader, a command, ..."""
 
     name: str = attrs.field(validator=[validators.instance_of(str), _check_name])
-    """Class name of a hook or store; scheme (`tiny`) of a loader or data source."""
+    """Class name of a hook or store; scheme (`tiny`) of a loader or data source; else a word."""
 
     target: str = attrs.field(validator=[validators.instance_of(str), _check_target])
     """Where it is, as `package.module:Name`; imported by `load` and not before."""
@@ -45,13 +50,34 @@ class Extension:
     help: str = attrs.field(validator=[validators.instance_of(str), _check_help])
     """One line that says what it does."""
 
+    needs: str = attrs.field(default="", kw_only=True, validator=validators.instance_of(str))
+    """What to `pip install` where its import finds a module missing: `"my-plugin[plots]"`.
+
+    By default what the distribution says it requires."""
+
+    example: str = attrs.field(
+        default="", kw_only=True, validator=[validators.instance_of(str), _check_example]
+    )
+    """A function that makes one for contract tests, as `package.module:name`.
+
+    Called with nothing, it returns a fresh hook, store, or loaded model. `tenterhook plugins check`
+    calls it where the thing cannot be made of its defaults."""
+
     def load(self) -> Any:
         """Import the target and return it.
 
         Raises whatever the import raises, `AttributeError` where the module has no such name.
         """
-        module, _, name = self.target.partition(":")
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-        return found
+        return _imported(self.target)
+
+    def load_example(self) -> Any:
+        """Import the function that makes one for tests; `None` where there is none."""
+        return _imported(self.example) if self.example else None
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found

@@ -3,6 +3,7 @@
 A plugin is a light module named by an entry point of the group `tenterhook.plugins`.
 It implements any of these functions under `@tenterhook.hookimpl` and answers with
 `Extension`s: names and import targets, so that listing plugins imports none of their code.
+Each hook has a page in docs/reference/plugin-hooks.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,23 @@ from tenterhook.extensions import Extension
 
 PROJECT = "tenterhook"
 
+CONTRACT = 1
+"""The version of this contract. A plugin that says `TENTERHOOK_CONTRACT = 2` is left out where
+this is 1; hooks that are only added do not raise it."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-KINDS = ("detectors", "controllers", "stores", "loaders", "datasets")
+KINDS = (
+    "detectors",
+    "controllers",
+    "stores",
+    "loaders",
+    "datasets",
+    "layer_names",
+    "commands",
+    "observers",
+)
 """The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
 
 
@@ -50,4 +64,32 @@ def tenterhook_datasets() -> Sequence[Extension]:  # type: ignore[empty-body]
 
     The target is called as `read(name, *, field=None)` with the part of the name after the scheme,
     and returns a `tenterhook.documents.Documents`.
+    """
+
+
+@hookspec
+def tenterhook_layer_names() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Standard names of layers, `resid_post.3`, by whatever tells these families of models apart.
+
+    The target is called as `name_layers(module)` and returns a
+    `tenterhook.standard_names.StandardNames`, or `None` for a model that it does not know. The
+    first that knows a model names its layers, in the order of the extensions' names.
+    """
+
+
+@hookspec
+def tenterhook_commands() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Commands of `tenterhook`, by the word that runs them.
+
+    The target is a `click.Command`. Core's own words are taken.
+    """
+
+
+@hookspec
+def tenterhook_observers() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Observers of runs, by name.
+
+    The target is called with nothing, once for each run of a capture, and returns a
+    `tenterhook.observers.RunObserver`, which is told when the run begins, what becomes of each
+    unit, and how the run ends.
     """

@@ -12,9 +12,11 @@ import attrs
 from torch import nn
 
 from tenterhook.errors import UnknownLayer
+from tenterhook.standard_names import StandardNames, looks_standard, standard_names
 
 LayerSpec = str | int
-"""One layer: a dotted name, an index into `list_layers()`, `layer_N`, `input` or `output`."""
+"""One layer: a dotted name, an index into `list_layers()`, `layer_N`, `input` or `output`, or a
+standard name, as `resid_post.3`, where a plugin knows the model."""
 
 LayerChoice = LayerSpec | Callable[[str, nn.Module], bool]
 """Layers: one, a submodule, a glob pattern over names, or a predicate of name and module."""
@@ -94,6 +96,9 @@ class LayerIndex:
         if isinstance(choice, str) and any(mark in choice for mark in "*?["):
             named = [(n, m) for n, m in self.module.named_modules() if n]
             layers = [Layer(n, m) for n, m in named if fnmatchcase(n, choice)]
+            if not layers and _may_be_standard(choice) and (standard := self.standard()):
+                matching = [n for n in standard.layers if fnmatchcase(n, choice)]
+                layers = [self.resolve(standard.layers[name]) for name in matching]
             if not layers:
                 raise UnknownLayer(choice, self.names(), "The pattern matches no layer.")
             return layers
@@ -139,6 +144,10 @@ class LayerIndex:
                 return [f"{name}.{at}" if name else f"{at}" for at in stack._modules]
         return []
 
+    def standard(self) -> StandardNames | None:
+        """Return the standard names of the layers; `None` where no plugin knows the model."""
+        return standard_names(self.module)
+
     def _by_module(self, module: nn.Module) -> Layer:
         if module is self.module:
             return self.whole("output")
@@ -171,12 +180,33 @@ class LayerIndex:
                 if blocks
                 else "It has no stack of blocks.",
             )
+        if looks_standard(layer):
+            return self._by_standard_name(layer)
         raise UnknownLayer(layer, self.names())
+
+    def _by_standard_name(self, layer: str) -> Layer:
+        standard = self.standard()
+        if standard is None:
+            kind = type(self.module).__name__
+            raise UnknownLayer(
+                layer,
+                self.names(),
+                f"It has the form of a standard name, and no installed plugin knows those of "
+                f"{kind}; `pip install tenterhook-transformers` knows many of Hugging Face's.",
+            )
+        if layer not in standard.layers:
+            raise UnknownLayer(layer, [*standard.layers, *self.names()])
+        return self.resolve(standard.layers[layer])
 
     def _first_name(self, module: nn.Module, asked: str) -> str:
         """Return the name `named_modules` gives a module that may have several."""
         names = (name for name, found in self.module.named_modules() if found is module)
         return next(names, asked)
+
+
+def _may_be_standard(pattern: str) -> bool:
+    """Say whether a pattern is one of standard names, so that plugins need be asked."""
+    return pattern.startswith(("resid_post.", "attn_out.", "mlp_out."))
 
 
 def _inside(name: str, other: str) -> bool:

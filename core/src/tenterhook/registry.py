@@ -13,6 +13,7 @@ from tenterhook.context import HookContext
 from tenterhook.errors import LayerConflict
 from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
+from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]
 """How detectors and controllers share a layer: not at all, as they were registered, or detectors
@@ -50,6 +51,13 @@ class HookRegistry:
     def list_blocks(self) -> list[str]:
         """Return the dotted names of the main stack's blocks, in order: what `layer_N` means."""
         return self.index.blocks()
+
+    def standard_names(self) -> StandardNames | None:
+        """Return the standard names, `resid_post.3` and so on; `None` where no plugin knows them.
+
+        The layers they mean, and how a block adds up: see `StandardNames`.
+        """
+        return self.index.standard()
 
     def print_layer_names(self) -> None:
         """Print a table of the layers: name, type, shape of the weight."""

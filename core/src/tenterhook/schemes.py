@@ -75,7 +75,7 @@ def load_served(kind: str, name: str) -> tuple[Any, str]:
     wanted = scheme or DEFAULT
     said = {"loaders": "models", "datasets": "data"}[kind]
     if wanted in known:
-        return known[wanted].extension.load(), rest
+        return known[wanted].load(), rest
     if distribution := FIRST_PARTY[kind].get(wanted):
         broken = [str(each) for each in manager.problems if each.distribution == distribution]
         raise MissingPlugin(said, name, distribution, " ".join(broken))

@@ -13,15 +13,9 @@ from typing import NoReturn, TextIO
 
 import click
 
+from tenterhook._commands import COMMANDS as COMMANDS
 from tenterhook._version import __version__
 from tenterhook.errors import TenterhookError
-
-COMMANDS = {
-    "capture": "tenterhook._cli.capture:capture",
-    "layers": "tenterhook._cli.layers:layers",
-    "plugins": "tenterhook._cli.plugins:plugins",
-    "runs": "tenterhook._cli.runs:runs",
-}
 
 # What a user can repair by typing something else; the rest is a failure.
 BAD_INPUT = (
@@ -39,10 +33,18 @@ BAD_INPUT = (
 class LazyGroup(click.Group):
     """A group that imports the module of a command when the command is asked for."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of core's commands and of those that plugins add, sorted."""
+        from tenterhook._cli._plugin_commands import plugin_commands
+
+        return sorted({*COMMANDS, *plugin_commands()})
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command of that name."""
         if cmd_name not in COMMANDS:
-            return None
+            from tenterhook._cli._plugin_commands import plugin_commands
+
+            return plugin_commands().get(cmd_name)
         module, _, name = COMMANDS[cmd_name].partition(":")
         found: click.Command = getattr(importlib.import_module(module), name)
         return found

@@ -2,13 +2,13 @@
 
 import json
 import os
-import warnings
 from typing import Any
 
 import click
 
+from tenterhook._cli._plugin_commands import quiet_manager
 from tenterhook.hookspecs import KINDS
-from tenterhook.plugins import PluginManager, PluginWarning, Registered, default_manager
+from tenterhook.plugins import PluginManager, Registered
 
 
 @click.group()
@@ -20,7 +20,7 @@ def plugins() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_plugins(as_json: bool) -> None:
     """List what plugins offer: name, kind, plugin, version, what it does."""
-    manager = _manager()
+    manager = quiet_manager()
     rows = [_describe(group) for group in _grouped(manager)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -35,7 +35,7 @@ def list_plugins(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
     """Show what NAME is: an extension, a plugin or a distribution."""
-    rows = [_describe(group) for group in _grouped(_manager())]
+    rows = [_describe(group) for group in _grouped(quiet_manager())]
     found = [row for row in rows if name in (row["name"], row["plugin"], row["distribution"])]
     if not found:
         raise click.BadParameter(
@@ -52,12 +52,6 @@ def info(name: str, as_json: bool) -> None:
             click.echo(f"  {key:<13}{value or '-'}")
 
 
-def _manager() -> PluginManager:
-    with warnings.catch_warnings():  # the problems are printed after the table
-        warnings.simplefilter("ignore", PluginWarning)
-        return default_manager()
-
-
 def _grouped(manager: PluginManager) -> list[list[Registered]]:
     """Return the extensions in order of kind and name; a class that is two kinds is one group."""
     groups: dict[Any, list[Registered]] = {}
@@ -71,7 +65,7 @@ def _describe(group: list[Registered]) -> dict[str, Any]:
     first = group[0]
     return {
         "name": first.extension.name,
-        "kinds": [each.kind.removesuffix("s") for each in group],
+        "kinds": [each.kind.removesuffix("s").replace("_", " ") for each in group],
         "plugin": first.plugin,
         "distribution": first.distribution,
         "version": first.version,

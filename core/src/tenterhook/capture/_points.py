@@ -63,9 +63,12 @@ def points_of(
 def spellings(model: TextModel, points: Sequence[Point]) -> dict[str, str]:
     """Return the other names of the points: `layer_N`, and indices as text, sides after them."""
     known, blocks = model.layers.list_layers(), model.layers.list_blocks()
+    standard = model.layers.standard_names()
+    named = {} if standard is None else standard.layers
     found: dict[str, str] = {}
     for point in points:
         others = [f"layer_{at}" for at, name in enumerate(blocks) if name == point.layer]
+        others += [each for each, name in named.items() if name == point.layer]
         if point.layer in known:
             at = known.index(point.layer)
             others += [str(at), str(at - len(known))]

@@ -14,6 +14,7 @@ from tenterhook.capture._provenance import Session
 from tenterhook.capture._slices import Slice
 from tenterhook.capture._workers import WorkersHere
 from tenterhook.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker
+from tenterhook.observers import observing
 from tenterhook.store import DamagedStore, RunWriter, Store, Unit
 
 TRIES = 3
@@ -49,9 +50,13 @@ def do_units(
     )
     meter.add(0)
     if todo:
-        with Session(writer, capture.session, part=None if part is None else str(part)) as session:
+        run = observing(writer.run_id, plan, own, committed)
+        with (
+            Session(writer, capture.session, part=None if part is None else str(part)) as session,
+            run as observed,
+        ):
             make = WorkersHere(store, capture, writer, meter.add)
-            failed = _try(todo, make, writer, engine, tries, meter)
+            failed = _try(todo, make, writer, observed.watching(engine), tries, meter)
             if failed:
                 session.note_failed(failed, tries)
                 causes = {number: describe(error) for number, error in failed.items()}

@@ -5,22 +5,34 @@ A plugin is in whole or not at all: one that fails in any way becomes a `PluginP
 others work.
 """
 
-from tenterhook.plugins._default import default_manager, load_hook, load_store
-from tenterhook.plugins._entry_points import BLOCK_VARIABLE, ENTRY_POINT_GROUP, ONLY_VARIABLE
+from tenterhook.plugins._default import default_manager, load_hook, load_store, using
+from tenterhook.plugins._entry_points import (
+    BLOCK_VARIABLE,
+    ENTRY_POINT_GROUP,
+    ONLY_VARIABLE,
+    STRICT_VARIABLE,
+)
 from tenterhook.plugins._first_party import FIRST_PARTY
-from tenterhook.plugins._manager import PluginManager, Registered
+from tenterhook.plugins._manager import PluginManager
 from tenterhook.plugins._problems import (
+    BrokenPlugins,
+    MissingDependency,
     PluginError,
     PluginProblem,
     PluginWarning,
     UnknownExtension,
+    said,
 )
+from tenterhook.plugins._registered import Registered
 
 __all__ = [
     "BLOCK_VARIABLE",
     "ENTRY_POINT_GROUP",
     "FIRST_PARTY",
     "ONLY_VARIABLE",
+    "STRICT_VARIABLE",
+    "BrokenPlugins",
+    "MissingDependency",
     "PluginError",
     "PluginManager",
     "PluginProblem",
@@ -30,4 +42,6 @@ __all__ = [
     "default_manager",
     "load_hook",
     "load_store",
+    "said",
+    "using",
 ]

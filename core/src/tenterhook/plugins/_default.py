@@ -1,15 +1,27 @@
 """The manager that tenterhook itself uses, and the attributes of modules that plugins fill."""
 
+import os
+import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 from tenterhook.errors import closest
-from tenterhook.plugins._entry_points import BLOCK_VARIABLE, ONLY_VARIABLE, normal_name
+from tenterhook.plugins._entry_points import (
+    BLOCK_VARIABLE,
+    ONLY_VARIABLE,
+    STRICT_VARIABLE,
+    normal_name,
+)
 from tenterhook.plugins._first_party import FIRST_PARTY
 from tenterhook.plugins._manager import PluginManager
 from tenterhook.plugins._problems import PluginWarning
+from tenterhook.plugins._registered import Registered
 
 _default: PluginManager | None = None
 _default_lock = threading.RLock()
@@ -18,17 +30,41 @@ _default_lock = threading.RLock()
 def default_manager() -> PluginManager:
     """Return the manager that `tenterhook` itself uses; the first call loads what is installed.
 
-    Warns once, with `PluginWarning`, of each plugin that was left out.
+    Warns once, with `PluginWarning`, of each plugin that was left out; with
+    `TENTERHOOK_STRICT_PLUGINS=1` raises `BrokenPlugins` instead, each time.
     """
     global _default
     with _default_lock:
         if _default is None:
             # Set before loading: a plugin that asks for the manager while it is imported gets
             # this one, as far as it is.
-            _default = PluginManager(autoload=False)
-            for problem in _default.load_entry_points():
+            strict = os.environ.get(STRICT_VARIABLE, "") not in ("", "0")
+            _default = PluginManager(autoload=False, strict=strict)
+            try:
+                problems = _default.load_entry_points()
+            except BaseException:
+                _default = None
+                raise
+            for problem in problems:
                 warnings.warn(str(problem), PluginWarning, stacklevel=2)
         return _default
+
+
+@contextmanager
+def using(manager: PluginManager) -> Iterator[PluginManager]:
+    """Have `manager` be what `tenterhook` uses in this process, all threads of it, for a block.
+
+    For programs that choose their plugins, and for tests: names as `tenterhook.hooks.X` or `tiny:`
+    are then looked up there.
+    """
+    global _default
+    with _default_lock:
+        before, _default = _default, manager
+    try:
+        yield manager
+    finally:
+        with _default_lock:
+            _default = before
 
 
 def load_hook(name: str) -> Any:
@@ -44,28 +80,51 @@ def load_store(name: str) -> Any:
 def _load_attribute(module: str, name: str, kinds: tuple[str, ...]) -> Any:
     """Raise as a module's `__getattr__` should: `AttributeError` where nobody has such a name,
     `ImportError` where the plugin that has it is missing or broken."""
-    if name.startswith("_"):  # asked by import machinery and debuggers; no plugin is worth loading
+    # Private names are asked by import machinery and debuggers, submodules by `from` imports; no
+    # plugin is worth loading for them.
+    if name.startswith("_") or find_spec(f"{module}.{name}") is not None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)
     manager = default_manager()
-    known = {found: each for kind in kinds for found, each in manager.extensions(kind).items()}
+    known = _offered(manager, kinds)
+    if name not in known and manager._installed_since():
+        for problem in manager.refresh():
+            warnings.warn(str(problem), PluginWarning, stacklevel=4)
+        known = _offered(manager, kinds)
     if name in known:
-        try:
-            return known[name].extension.load()
-        except AttributeError as error:
-            raise ImportError(
-                f"Plugin {known[name].plugin!r} has no {known[name].extension.target!r}, which it "
-                f"declares as {name!r}. Update {known[name].distribution or 'it'}.",
-                name=module,
-            ) from error
+        return known[name].load()
     for kind in kinds:
         if distribution := FIRST_PARTY[kind].get(name):
             raise ImportError(_why_missing(manager, name, distribution), name=module)
     close = closest(name, known)
     hint = f"Did you mean {close[0]!r}?" if close else "See `tenterhook plugins list`."
+    if _from_import():
+        raise ImportError(
+            f"cannot import name {name!r} from {module!r}: no installed plugin offers it. {hint}",
+            name=module,
+        )
     raise AttributeError(
         f"module {module!r} has no attribute {name!r}, and no installed plugin offers it. {hint}",
         name=name,
     )
+
+
+def _offered(manager: PluginManager, kinds: tuple[str, ...]) -> dict[str, Registered]:
+    return {found: each for kind in kinds for found, each in manager.extensions(kind).items()}
+
+
+def _from_import() -> bool:
+    """Say whether the attribute is asked for by `from module import name`.
+
+    Python would put an `ImportError` without our hint in place of an `AttributeError` there.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(4):  # this module's own functions, and the `__getattr__` that called them
+        if frame is None:
+            break
+        if frame.f_code.co_name == "_handle_fromlist":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _why_missing(manager: PluginManager, name: str, distribution: str) -> str:

@@ -24,4 +24,7 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
     "stores": {"ZarrStore": "tenterhook-zarr"},
     "loaders": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
     "datasets": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
+    "layer_names": {"transformers": "tenterhook-transformers"},
+    "commands": {"tokens": "tenterhook-transformers"},
+    "observers": {"run-log": "tenterhook-run-log"},
 }

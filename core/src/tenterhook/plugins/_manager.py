@@ -1,53 +1,49 @@
 """The plugins of a program and what they offer; pluggy is used here and nowhere else."""
 
+import importlib
 import threading
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
-import attrs
 import pluggy
 
 from tenterhook import hookspecs
+from tenterhook._commands import COMMANDS
+from tenterhook._version import __version__
 from tenterhook.errors import closest
 from tenterhook.extensions import Extension
-from tenterhook.hookspecs import KINDS
+from tenterhook.hookspecs import CONTRACT, KINDS
 from tenterhook.plugins._entry_points import find_installed, names_not_installed
 from tenterhook.plugins._problems import (
+    BrokenPlugins,
     PluginError,
     PluginProblem,
     UnknownExtension,
     singular,
 )
-
-
-@attrs.frozen(kw_only=True)
-class Registered:
-    """An extension and where it comes from."""
-
-    extension: Extension
-    kind: str
-    """One of `tenterhook.hookspecs.KINDS`."""
-    plugin: str
-    """The name of the plugin: its entry point's, or the one it was registered by."""
-    distribution: str | None
-    """`None` for a plugin that was registered by hand."""
-    version: str | None
+from tenterhook.plugins._registered import Registered
 
 
 class PluginManager:
     """The plugins of one program: those installed, and those registered by hand.
 
     `autoload=True` loads the installed ones at once. Managers share nothing with each other.
-    Any thread may call any method; readers take no lock.
+    Any thread may call any method; readers take no lock. With `strict=True` an installed plugin
+    that cannot be loaded raises `BrokenPlugins`, when all were tried, instead of being left out.
     """
 
-    def __init__(self, *, autoload: bool = True) -> None:
+    def __init__(self, *, autoload: bool = True, strict: bool = False) -> None:
+        self.strict = strict
         self._lock = threading.RLock()
         self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
         self._pluggy.add_hookspecs(hookspecs)
         self._registered: tuple[Registered, ...] = ()
         self._problems: tuple[PluginProblem, ...] = ()
-        self._tried: set[tuple[str, str]] = set()
+        self._tried: dict[tuple[str, str], bool] = {}
+        """The installed plugins, by what they are told apart by: whether each was loaded."""
+        self._follows_installed = False
         if autoload:
             self.load_entry_points()
 
@@ -70,6 +66,14 @@ class PluginManager:
             raise UnknownExtension(kind, name, tuple(known))
         return known[name].extension
 
+    def load(self, kind: str, name: str) -> Any:
+        """Import the extension of that kind and name; see `Registered.load`.
+
+        Raises `UnknownExtension` where there is none.
+        """
+        self.extension(kind, name)
+        return self.extensions(kind)[name].load()
+
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a plugin by hand: a module, or an object whose methods implement hooks.
 
@@ -90,27 +94,68 @@ class PluginManager:
 
         Returns what went wrong with them, which `problems` keeps too. What the environment
         variables `TENTERHOOK_PLUGINS` and `TENTERHOOK_BLOCK_PLUGINS` keep out is not imported.
+        Raises `BrokenPlugins` in strict mode, once the others are loaded.
         """
         with self._lock:
+            self._follows_installed = True
             found, problems = find_installed()
             problems += names_not_installed(found)
             for each in found:
                 if each.key in self._tried or not each.wanted():
                     continue
-                self._tried.add(each.key)
+                self._tried[each.key] = False
                 try:
-                    plugin = each.entry_point.load()
-                    self._add(plugin, each.entry_point.name, each.distribution, each.version)
-                except (Exception, SystemExit) as error:  # noqa: BLE001 - it is reported
+                    with warnings.catch_warnings():  # whatever it does to the filters
+                        plugin = each.entry_point.load()
+                        self._add(plugin, each.entry_point.name, each.distribution, each.version)
+                    self._tried[each.key] = True
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it is reported
                     problems.append(each.problem(error))
             fresh = tuple(each for each in problems if each not in self._problems)
             self._problems += fresh
+        if fresh and self.strict:
+            raise BrokenPlugins(fresh)
         return fresh
+
+    def _installed_since(self) -> bool:
+        """Say whether something is installed that `load_entry_points` would load now.
+
+        Never for a manager that loads nothing by itself.
+        """
+        if not self._follows_installed:
+            return False
+        importlib.invalidate_caches()
+        found, _ = find_installed()
+        return any(each.wanted() and each.key not in self._tried for each in found)
+
+    def refresh(self) -> tuple[PluginProblem, ...]:
+        """Look again at what is installed: for a notebook that has just installed something.
+
+        Loads what is new, tries again what failed, and takes out what was uninstalled. Code that
+        was imported stays what it was: an upgrade of a plugin in use takes a new process. Returns
+        and raises as `load_entry_points` does.
+        """
+        with self._lock:
+            importlib.invalidate_caches()
+            found, _ = find_installed()
+            here = {each.key for each in found if each.wanted()}
+            for key, loaded in list(self._tried.items()):
+                if loaded and key not in here:
+                    self.unregister(key[1])
+                if not loaded or key not in here:
+                    del self._tried[key]
+            self._problems = ()
+            return self.load_entry_points()
 
     def _add(
         self, plugin: object, name: str, distribution: str | None, version: str | None
     ) -> None:
         with self._lock:
+            if plugin is None:
+                raise PluginError(name, "it is None. Name a module, or an object with hooks.")
+            _check_contract(plugin, name)
             try:
                 self._pluggy.register(plugin, name)
             except pluggy.PluginValidationError as error:
@@ -145,10 +190,25 @@ class PluginManager:
             if caller.has_spec():
                 for implementation in own:
                     for extension in _checked(name, caller.name, implementation.function()):
+                        if caller.name == "tenterhook_commands" and extension.name in COMMANDS:
+                            what = f"its command {extension.name!r} is one of tenterhook's own."
+                            raise PluginError(name, f"{what} Give it another name.")
                         yield hooks[caller.name], extension
             elif not all(each.optionalhook for each in own):
                 near = (closest(caller.name, hooks) or list(hooks))[0]
                 raise PluginError(name, f"there is no hook {caller.name!r}. Did you mean {near!r}?")
+
+
+def _check_contract(plugin: object, name: str) -> None:
+    wanted = getattr(plugin, "TENTERHOOK_CONTRACT", CONTRACT)
+    if not isinstance(wanted, int) or isinstance(wanted, bool):
+        raise PluginError(name, f"its TENTERHOOK_CONTRACT is {wanted!r}. Give a whole number.")
+    if wanted > CONTRACT:
+        raise PluginError(
+            name,
+            f"it is made for version {wanted} of the contract, and tenterhook {__version__} has "
+            f"version {CONTRACT}. Update tenterhook.",
+        )
 
 
 def _check_clashes(fresh: Collection[Registered], registered: Collection[Registered]) -> None:

@@ -1,6 +1,6 @@
 """What can be wrong with a plugin, or with the name of an extension."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import attrs
 
@@ -27,7 +27,7 @@ class PluginProblem:
 
 
 class PluginWarning(TenterhookWarning):
-    """An installed plugin was left out."""
+    """An installed plugin was left out, or failed at what it was asked for."""
 
 
 class PluginError(TenterhookError, ValueError):
@@ -39,6 +39,17 @@ class PluginError(TenterhookError, ValueError):
 
     def __str__(self) -> str:
         return f"Plugin {self.plugin!r} cannot be registered: {self.cause}"
+
+
+class BrokenPlugins(TenterhookError, RuntimeError):
+    """Strict mode: some installed plugins cannot be loaded."""
+
+    def __init__(self, problems: Sequence[PluginProblem]) -> None:
+        super().__init__(problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return " ".join(str(problem) for problem in self.problems)
 
 
 class UnknownExtension(TenterhookError, LookupError):
@@ -67,5 +78,29 @@ class UnknownExtension(TenterhookError, LookupError):
         return f"{what} See `tenterhook plugins list`."
 
 
+class MissingDependency(TenterhookError, ImportError):
+    """Something that a plugin offers needs a package that is not installed."""
+
+    def __init__(self, what: str, module: str, install: str) -> None:
+        super().__init__(what, module, install)
+        self.what, self.module, self.install = what, module, install
+        self.name = module
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} needs the module {self.module!r}, which is not installed: "
+            f"`pip install {self.install}`."
+        )
+
+
 def singular(kind: str) -> str:
-    return kind.removesuffix("s")
+    return kind.removesuffix("s").replace("_", " ")
+
+
+def said(error: BaseException) -> str:
+    """Return an error as one line; a plugin's error may fail to say what it is."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - its type is shown
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

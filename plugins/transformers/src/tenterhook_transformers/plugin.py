@@ -28,3 +28,27 @@ def tenterhook_datasets() -> Sequence[Extension]:
             "Read a field of a Hugging Face data set, from the hub or a folder.",
         )
     ]
+
+
+@hookimpl
+def tenterhook_layer_names() -> Sequence[Extension]:
+    """Declare the standard names of layers, `resid_post.3` and so on."""
+    return [
+        Extension(
+            "transformers",
+            "tenterhook_transformers.layer_naming:name_layers",
+            "Standard names of layers for many families of Hugging Face.",
+        )
+    ]
+
+
+@hookimpl
+def tenterhook_commands() -> Sequence[Extension]:
+    """Declare the command that shows tokens."""
+    return [
+        Extension(
+            "tokens",
+            "tenterhook_transformers.tokens_command:tokens",
+            "Show the tokens that a model makes of a text.",
+        )
+    ]

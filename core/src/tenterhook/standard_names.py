@@ -1,0 +1,82 @@
+"""Standard names of layers: one word for one place in the residual stream, in every family.
+
+`resid_post.3` is what block 3 returns, `attn_out.3` and `mlp_out.3` what its attention and its MLP
+add to the stream. Which layers those are, plugins know; which sum holds, `residual` says.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+import attrs
+from attrs import validators
+
+from tenterhook.plugins import PluginWarning, Registered, default_manager, said
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Residual = Literal["sequential", "parallel", "post_norm"]
+"""How a block adds up, in eval mode (dropout off), `x` being what goes into it:
+
+- `"sequential"`: `resid_post = x + attn_out + mlp_out`, and the MLP reads `x + attn_out`.
+- `"parallel"`: the same sum, and attention and MLP both read `x`.
+- `"post_norm"`: `resid_post = norm(norm(x + attn_out) + mlp_out)`.
+"""
+
+PLACES = ("resid_post", "attn_out", "mlp_out")
+"""What is named in every block."""
+
+_STANDARD = re.compile(rf"(?:{'|'.join(PLACES)})\.\d+")
+
+
+def looks_standard(name: str) -> bool:
+    """Say whether a name has the form of a standard name, as `resid_post.3`."""
+    return _STANDARD.fullmatch(name) is not None
+
+
+def _check_names(_: object, attribute: object, layers: Mapping[str, str]) -> None:
+    for name in layers:
+        if not looks_standard(name):
+            raise ValueError(
+                f"{name!r} is no standard name. Write {' or '.join(PLACES)}, a dot and the block's "
+                "number."
+            )
+
+
+@attrs.frozen(kw_only=True)
+class StandardNames:
+    """The standard names of one model."""
+
+    layers: Mapping[str, str] = attrs.field(validator=_check_names)
+    """Standard name to dotted name, in the order of the blocks."""
+    residual: Residual = attrs.field(validator=validators.in_(get_args(Residual)))
+
+
+def standard_names(module: "nn.Module") -> StandardNames | None:
+    """Return the standard names of a model's layers; `None` where no plugin knows the model.
+
+    A plugin that fails is skipped with a `PluginWarning`.
+    """
+    for registered in default_manager().extensions("layer_names").values():
+        found = _asked(registered, module)
+        if found is not None:
+            return found
+    return None
+
+
+def _asked(registered: Registered, module: "nn.Module") -> StandardNames | None:
+    try:
+        found = registered.load()(module)
+        if found is None or isinstance(found, StandardNames):
+            return found
+        raise TypeError(f"it returned a {type(found).__name__}, and no StandardNames")
+    except Exception as error:  # noqa: BLE001 - it is shown, and others may know the model
+        warnings.warn(
+            f"Layer names {registered.extension.name!r} of {registered.origin} failed: "
+            f"{said(error)}",
+            PluginWarning,
+            stacklevel=3,
+        )
+        return None
