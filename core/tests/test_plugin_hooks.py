@@ -81,12 +81,17 @@ class TestLoaders:
 class TestDatasets:
     def test_a_scheme_is_served(self, install: Install) -> None:
         """It is called with what follows the colon, and the field."""
-        read = "\ndef read(name, *, field): return name, field"
+        read = """
+from tenterhook.documents import Documents
+def read(name, *, field):
+    return Documents(["The fog comes"], source=name, field=field)
+"""
         install("one", {"one": declaring("datasets", "poems", "plugin_one:read") + read})
 
-        found: Any = read_documents("poems:fog", field="text")
+        found = read_documents("poems:fog", field="line")
 
-        assert found == ("fog", "text")
+        assert (list(found), found.field) == (["The fog comes"], "line")
+        assert "fog" in found.source
 
 
 NAMES = """
