@@ -1,6 +1,7 @@
 """Standard names, checked by arithmetic on a real model of each family."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ from torch import Tensor
 
 import tenterhook
 from tenterhook.errors import UnknownLayer
+from tenterhook.store import MemoryStore
+from tenterhook_tiny import model_path
+from tenterhook_transformers import LanguageModel
 from tenterhook_transformers.layer_naming import families
 
 _SIZES: dict[str, Any] = {
@@ -255,3 +259,15 @@ def test_options_that_change_the_sum_are_told_apart() -> None:
     )
 
     assert tenterhook.attach(transformers.BloomModel(config)).layers.standard_names() is None
+
+
+def test_a_run_is_read_by_standard_names(tmp_path: Path) -> None:
+    """A captured layer answers to the name it was asked for by."""
+    model = LanguageModel.from_pretrained(str(model_path()), store=MemoryStore())
+
+    run_id = model.activations.save("resid_post.1", ["In the beginning"])
+
+    assert model.store is not None
+    run = model.store.run(run_id)
+    assert run.layers == ("transformer.h.1",)
+    assert run["resid_post.1"].shape == run["transformer.h.1"].shape
