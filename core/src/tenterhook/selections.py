@@ -280,10 +280,20 @@ def generating(prompt_lengths: Sequence[int]) -> Iterator[None]:
 
 
 class Watch:
-    """A step of a scope on the whole model: remembers what the forward that runs was given."""
+    """Remembers what the forward that runs was given; a step of a scope on the whole model.
+
+    A hook that needs to know, as one that keeps texts does, has one of its own on the model it is
+    attached to: `before` as a forward pre-hook `with_kwargs`, `after` as a forward hook.
+    """
 
     def __init__(self) -> None:
         self._here = threading.local()
+
+    @property
+    def inputs(self) -> Mapping[str, Any] | None:
+        """The inputs, by name, of the forward that runs in this thread; `None` outside one."""
+        named: Mapping[str, Any] | None = getattr(self._here, "named", None)
+        return named
 
     @property
     def seen(self) -> Seen | None:
@@ -305,8 +315,9 @@ class Watch:
         All but the length of the cache, which grows as the layers run.
         """
         named = named_inputs(module, inputs_of(module, args, kwargs))
+        self._here.named = named
         self._here.call = (named, _past_length(named))
 
     def after(self, *_: Any) -> None:
         """Forget them."""
-        self._here.call = None
+        self._here.call = self._here.named = None

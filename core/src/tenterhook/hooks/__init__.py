@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # the static types of first-party names, where their plugins 
     from tenterhook_layer_activation import LayerActivationDetector as LayerActivationDetector
     from tenterhook_model_io import ModelInputDetector as ModelInputDetector
     from tenterhook_model_io import ModelOutputDetector as ModelOutputDetector
+    from tenterhook_sae import BatchTopKSae as BatchTopKSae
+    from tenterhook_sae import JumpReLUSae as JumpReLUSae
+    from tenterhook_sae import L1Sae as L1Sae
+    from tenterhook_sae import TopKSae as TopKSae
 
 __all__ = ["Controller", "Detector", "Hook", "HookError", "HookType", "HookWarning"]
 

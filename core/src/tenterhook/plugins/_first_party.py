@@ -7,18 +7,26 @@ from collections.abc import Mapping
 
 FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
     "detectors": {
+        "BatchTopKSae": "tenterhook-sae",
+        "JumpReLUSae": "tenterhook-sae",
+        "L1Sae": "tenterhook-sae",
         "LayerActivationDetector": "tenterhook-layer-activation",
         "ModelInputDetector": "tenterhook-model-io",
         "ModelOutputDetector": "tenterhook-model-io",
+        "TopKSae": "tenterhook-sae",
     },
     "controllers": {
         "AddVector": "tenterhook-edits",
+        "BatchTopKSae": "tenterhook-sae",
         "Clamp": "tenterhook-edits",
         "FunctionController": "tenterhook-function-controller",
+        "JumpReLUSae": "tenterhook-sae",
+        "L1Sae": "tenterhook-sae",
         "MeanAblate": "tenterhook-edits",
         "Patch": "tenterhook-edits",
         "ProjectOut": "tenterhook-edits",
         "Scale": "tenterhook-edits",
+        "TopKSae": "tenterhook-sae",
         "ZeroAblate": "tenterhook-edits",
     },
     "stores": {"ZarrStore": "tenterhook-zarr"},

@@ -1,0 +1,317 @@
+"""The kinds of sparse autoencoder: which latents they leave active."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook_sae.errors import BadSetting
+from tenterhook_sae.sae import Mode, Sae, _count
+from tenterhook_sae.sparse_latents import SparseLatents
+
+
+class TopKSae(Sae):
+    """Keeps, of each token, the `k` largest latents, where they are positive.
+
+    Gao et al. 2024, arXiv:2406.04093, equation 3, and a ReLU on what is kept.
+    """
+
+    architecture = "topk"
+
+    def __init__(
+        self,
+        n_latents: int,
+        n_inputs: int,
+        k: int,
+        hook_id: str | None = None,
+        device: torch.device | str = "cpu",
+        store: Any = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        center: bool = True,
+        mode: Mode = "edit",
+    ) -> None:
+        """Raises `ValueError` for sizes that are not whole and positive, and `k > n_latents`."""
+        super().__init__(
+            n_latents,
+            n_inputs,
+            hook_id=hook_id,
+            device=device,
+            store=store,
+            dtype=dtype,
+            center=center,
+            mode=mode,
+        )
+        self.k = _active("k", k, n_latents)
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """Return the `k` largest of each row where they are positive, and 0 elsewhere."""
+        values, indices = pre.topk(self.k, sorted=False)
+        return torch.zeros_like(pre).scatter(-1, indices, values.relu())
+
+    def activate_sparse(self, pre: Tensor) -> SparseLatents:
+        """Return the `k` largest of each row; a negative one counts as 0."""
+        values, indices = pre.reshape(-1, self.n_latents).topk(self.k, sorted=False)
+        return SparseLatents.of_top(values.relu(), indices, pre.shape)
+
+    def encode_kept(self, x: Tensor) -> Tensor | SparseLatents:
+        """Return the latents in the form that takes less memory."""
+        pre = self.pre_activations(x)
+        entry = 8 + pre.element_size()
+        smaller = self.k * entry + 8 < self.n_latents * pre.element_size()
+        return self.activate_sparse(pre) if smaller else self.activate(pre)
+
+    def settings(self) -> dict[str, Any]:
+        """Return `k`."""
+        return {"k": self.k}
+
+
+class BatchTopKSae(Sae):
+    """Keeps `k` latents a token on average: the largest of the whole batch, where positive.
+
+    Bussmann et al. 2024, arXiv:2412.06410. In use each token has to stand for itself: latents
+    above `threshold` are kept, the running mean over training of the smallest that a batch kept
+    (equation 5 there). Before any training, when it is negative, the batch given decides.
+    """
+
+    architecture = "batchtopk"
+    threshold: Tensor
+
+    def __init__(
+        self,
+        n_latents: int,
+        n_inputs: int,
+        k: float,
+        hook_id: str | None = None,
+        device: torch.device | str = "cpu",
+        store: Any = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        center: bool = True,
+        mode: Mode = "edit",
+    ) -> None:
+        """`k` may be a fraction. Raises `ValueError` as `TopKSae` does."""
+        super().__init__(
+            n_latents,
+            n_inputs,
+            hook_id=hook_id,
+            device=device,
+            store=store,
+            dtype=dtype,
+            center=center,
+            mode=mode,
+        )
+        self.k = _active("k", k, n_latents, whole=False)
+        self.register_buffer("threshold", torch.tensor(-1.0, device=device, dtype=torch.float64))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """Return the latents above the threshold, and 0 elsewhere."""
+        threshold = float(self.threshold)
+        if threshold < 0:
+            return self._of_batch(pre)
+        return torch.where(pre > threshold, pre, 0)
+
+    def _of_batch(self, pre: Tensor) -> Tensor:
+        flat = pre.relu().reshape(-1)
+        rows = flat.numel() // self.n_latents
+        values, indices = flat.topk(min(int(self.k * rows), flat.numel()), sorted=False)
+        return torch.zeros_like(flat).scatter(0, indices, values).reshape(pre.shape)
+
+    def training_latents(self, pre: Tensor) -> Tensor:
+        """Return the batch's largest; move the threshold a hundredth towards the least of them."""
+        latents = self._of_batch(pre)
+        with torch.no_grad():
+            kept = latents[latents > 0]
+            if len(kept):
+                least = kept.min().to(self.threshold.dtype)
+                fresh = self.threshold < 0
+                self.threshold.copy_(
+                    torch.where(fresh, least, 0.99 * self.threshold + 0.01 * least)
+                )
+        return latents
+
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """See `Sae.rescale`; the threshold grows too."""
+        super().rescale(factor)
+        if self.threshold >= 0:
+            self.threshold.mul_(factor)
+
+    def settings(self) -> dict[str, Any]:
+        """Return `k`."""
+        return {"k": self.k}
+
+
+class JumpReLUSae(Sae):
+    """Keeps the latents that are above a threshold of their own.
+
+    Rajamanoharan et al. 2024, arXiv:2407.14435, equation 4. The threshold learns through
+    straight-through estimators with a rectangle kernel of width `bandwidth` (equations 11 and 12
+    there), and the penalty is the number of active latents, L0.
+    """
+
+    architecture = "jumprelu"
+    threshold: nn.Parameter
+
+    def __init__(
+        self,
+        n_latents: int,
+        n_inputs: int,
+        hook_id: str | None = None,
+        device: torch.device | str = "cpu",
+        store: Any = None,
+        *,
+        threshold: float = 0.01,
+        bandwidth: float = 0.05,
+        dtype: torch.dtype = torch.float32,
+        center: bool = True,
+        mode: Mode = "edit",
+    ) -> None:
+        """`threshold` is where all latents' thresholds begin.
+
+        Raises `ValueError` for sizes that are not whole and positive, a negative threshold, and a
+        bandwidth that is not positive.
+        """
+        super().__init__(
+            n_latents,
+            n_inputs,
+            hook_id=hook_id,
+            device=device,
+            store=store,
+            dtype=dtype,
+            center=center,
+            mode=mode,
+        )
+        if not threshold >= 0:
+            raise BadSetting("threshold", threshold, "a number, 0 or more")
+        if not bandwidth > 0:
+            raise BadSetting("bandwidth", bandwidth, "a positive number")
+        self.bandwidth = bandwidth
+        self.threshold = nn.Parameter(torch.full_like(self.b_enc, threshold))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """Return the positive latents above their thresholds, and 0 elsewhere."""
+        return torch.where(pre > self.threshold, pre.relu(), 0)
+
+    def training_latents(self, pre: Tensor) -> Tensor:
+        """Return the latents, with a gradient for the thresholds."""
+        jump: Any = _Jump.apply
+        latents: Tensor = jump(pre, self.threshold, self.bandwidth)
+        return latents
+
+    def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
+        """Return the mean number of active latents, with a gradient for the thresholds."""
+        step: Any = _Active.apply
+        active: Tensor = step(pre, self.threshold, self.bandwidth)
+        return active.sum(-1).mean()
+
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """See `Sae.rescale`; the thresholds grow too."""
+        super().rescale(factor)
+        self.threshold.mul_(factor)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the bandwidth."""
+        return {"bandwidth": self.bandwidth}
+
+
+class L1Sae(Sae):
+    """Keeps what is positive (ReLU); an L1 penalty in training makes that sparse.
+
+    Bricken et al. 2023, transformer-circuits.pub/2023/monosemantic-features. The penalty weighs
+    each latent by the length of its decoder row (Conerly et al. 2024, the April update).
+    """
+
+    architecture = "standard"
+
+    def __init__(
+        self,
+        n_latents: int,
+        n_inputs: int,
+        hook_id: str | None = None,
+        device: torch.device | str = "cpu",
+        store: Any = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        center: bool = True,
+        mode: Mode = "edit",
+    ) -> None:
+        """Raises `ValueError` for sizes that are not whole and positive."""
+        super().__init__(
+            n_latents,
+            n_inputs,
+            hook_id=hook_id,
+            device=device,
+            store=store,
+            dtype=dtype,
+            center=center,
+            mode=mode,
+        )
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """Return what is positive, and 0 elsewhere."""
+        return pre.relu()
+
+    def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
+        """Return the mean over rows of the latents, each times its decoder row's length."""
+        length: Tensor = self.W_dec.norm(dim=1)
+        return (latents @ length).mean()
+
+
+SAES: dict[str, type[Sae]] = {
+    kind.architecture: kind for kind in (L1Sae, TopKSae, BatchTopKSae, JumpReLUSae)
+}
+"""The kinds, by what files call them."""
+
+
+class _Jump(torch.autograd.Function):
+    """JumpReLU; the threshold's gradient is equation 11 of arXiv:2407.14435."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(pre > threshold, pre.relu(), 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        (grad,) = grads
+        near = _rectangle((pre - threshold) / ctx.bandwidth)
+        of_threshold = -(threshold / ctx.bandwidth) * near * grad
+        of_pre = grad * ((pre > threshold) & (pre > 0))
+        return of_pre, of_threshold.reshape(-1, len(threshold)).sum(0), None
+
+
+class _Active(torch.autograd.Function):
+    """Whether a latent is active; the threshold's gradient is equation 12 of arXiv:2407.14435."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        (grad,) = grads
+        near = _rectangle((pre - threshold) / ctx.bandwidth)
+        of_threshold = -(near / ctx.bandwidth) * grad
+        return None, of_threshold.reshape(-1, len(threshold)).sum(0), None
+
+
+def _rectangle(x: Tensor) -> Tensor:
+    near: Tensor = x.abs() < 0.5
+    found = near.to(x.dtype)
+    return found
+
+
+def _active(name: str, value: Any, n_latents: int, *, whole: bool = True) -> Any:
+    if whole:
+        _count(name, value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= n_latents:
+        raise BadSetting(name, value, f"a number of latents, of which there are {n_latents}")
+    return value

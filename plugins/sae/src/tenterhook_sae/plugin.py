@@ -1,0 +1,41 @@
+"""What this distribution adds to tenterhook."""
+
+from collections.abc import Sequence
+
+from tenterhook.extensions import Extension
+from tenterhook.hookspecs import hookimpl
+
+_SAES = [
+    Extension(
+        "TopKSae",
+        "tenterhook_sae.models:TopKSae",
+        "Sparse autoencoder that keeps the k largest latents of each token.",
+    ),
+    Extension(
+        "BatchTopKSae",
+        "tenterhook_sae.models:BatchTopKSae",
+        "Sparse autoencoder that keeps k latents a token on average.",
+    ),
+    Extension(
+        "JumpReLUSae",
+        "tenterhook_sae.models:JumpReLUSae",
+        "Sparse autoencoder whose latents each have a threshold.",
+    ),
+    Extension(
+        "L1Sae",
+        "tenterhook_sae.models:L1Sae",
+        "Sparse autoencoder with ReLU latents, trained with an L1 penalty.",
+    ),
+]
+
+
+@hookimpl
+def tenterhook_detectors() -> Sequence[Extension]:
+    """Declare the sparse autoencoders: they detect, and control as well."""
+    return _SAES
+
+
+@hookimpl
+def tenterhook_controllers() -> Sequence[Extension]:
+    """Declare the sparse autoencoders: they control, and detect as well."""
+    return _SAES

@@ -1,0 +1,318 @@
+"""What all sparse autoencoders share: encode, decode, and how they stand at a layer.
+
+The kinds differ in which latents they leave active, and in how they are trained; see `models`.
+"""
+
+import threading
+from abc import abstractmethod
+from contextlib import nullcontext
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook import HookContext
+from tenterhook.activations import activation_of, first_input
+from tenterhook.hooks import Controller, Detector, HookType
+from tenterhook_sae.concepts import Change, Concepts
+from tenterhook_sae.eager import eager
+from tenterhook_sae.errors import BadSetting, WrongWidth
+from tenterhook_sae.sparse_latents import SparseLatents, compact
+
+Mode = Literal["edit", "reconstruct", "observe"]
+"""What an attached SAE does to the activation.
+
+- `"edit"` adds what the manipulations change of the reconstruction, so that what the SAE does not
+  explain (its error) stays; without a manipulation the activation is left alone, bit for bit.
+- `"reconstruct"` puts the reconstruction in its place.
+- `"observe"` leaves it alone, whatever is manipulated.
+"""
+
+
+class Sae(Detector, Controller, nn.Module):
+    """A sparse autoencoder: a hook that detects and controls, and a module with weights.
+
+    `z = activation((x - b_dec) @ W_enc + b_enc)` and `x' = z @ W_dec + b_dec` (Bricken et al.
+    2023, transformer-circuits.pub/2023/monosemantic-features; with `center=False` the first
+    `b_dec` is left out). It begins with decoder rows of random direction and length 1, and with
+    `W_enc = W_dec.T`.
+
+    Weights: `W_enc` `(n_inputs, n_latents)`, `b_enc` `(n_latents,)`, `W_dec`
+    `(n_latents, n_inputs)`, `b_dec` `(n_inputs,)`; all on one device, in one dtype, which
+    activations are converted to and from.
+    """
+
+    architecture: ClassVar[str]
+    """What files call this kind."""
+
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+
+    def __init__(
+        self,
+        n_latents: int,
+        n_inputs: int,
+        *,
+        hook_id: str | None = None,
+        device: torch.device | str = "cpu",
+        store: Any = None,
+        dtype: torch.dtype = torch.float32,
+        center: bool = True,
+        mode: Mode = "edit",
+    ) -> None:
+        nn.Module.__init__(self)
+        super().__init__(HookType.FORWARD, hook_id, store)
+        self.n_latents = _count("n_latents", n_latents)
+        self.n_inputs = _count("n_inputs", n_inputs)
+        self.center = center
+        self._mode: Mode = "edit"
+        self.mode = mode
+        decoder = torch.randn(n_latents, n_inputs)
+        decoder /= decoder.norm(dim=1, keepdim=True)
+        self.W_dec = nn.Parameter(decoder.to(device, dtype))
+        self.W_enc = nn.Parameter(self.W_dec.detach().T.contiguous())
+        self.b_enc = nn.Parameter(torch.zeros(n_latents, device=device, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(n_inputs, device=device, dtype=dtype))
+        self.concepts = Concepts(n_latents)
+        self.about: dict[str, Any] = {}
+        """What it was made of, in plain JSON values: layer, run, settings; saved with it."""
+        self._kept: Tensor | SparseLatents | None = None
+        self._here = threading.local()
+
+    # --- the autoencoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in."""
+        return self.W_dec.dtype
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """Return `(x - b_dec) @ W_enc + b_enc`, `(..., n_latents)`, of `x` `(..., n_inputs)`."""
+        self._check_width(x)
+        flat = x.to(self.device, self.dtype).reshape(-1, self.n_inputs)
+        if self.center:
+            flat = flat - self.b_dec
+        return torch.addmm(self.b_enc, flat, self.W_enc).reshape(*x.shape[:-1], self.n_latents)
+
+    @abstractmethod
+    def activate(self, pre: Tensor) -> Tensor:
+        """Return the latents, of the shape of what came out of the encoder; most are 0."""
+
+    def activate_sparse(self, pre: Tensor) -> SparseLatents:
+        """Return the latents with only the active ones kept."""
+        return SparseLatents.of_dense(self.activate(pre))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the latents `(..., n_latents)` of activations `(..., n_inputs)`.
+
+        Raises `WrongWidth` (a `ValueError`) for another last axis.
+        """
+        return self.activate(self.pre_activations(x))
+
+    def encode_sparse(self, x: Tensor) -> SparseLatents:
+        """Return the latents of activations `(..., n_inputs)`, only the active ones kept."""
+        return self.activate_sparse(self.pre_activations(x))
+
+    def decode(self, latents: Tensor | SparseLatents) -> Tensor:
+        """Return the reconstruction `(..., n_inputs)` of latents `(..., n_latents)`.
+
+        Raises `WrongWidth` for another last axis.
+        """
+        if latents.shape[-1] != self.n_latents:
+            raise WrongWidth(self.n_latents, latents.shape[-1], latents=True)
+        if isinstance(latents, SparseLatents):
+            flat = latents.times(self.W_dec) + self.b_dec
+        else:
+            flat = torch.addmm(self.b_dec, latents.reshape(-1, self.n_latents), self.W_dec)
+        return flat.reshape(*latents.shape[:-1], self.n_inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reconstruction of activations `(..., n_inputs)`, of the same shape."""
+        return self.decode(self.encode_kept(x))
+
+    def encode_kept(self, x: Tensor) -> Tensor | SparseLatents:
+        """Return the latents in the form that takes less memory."""
+        return compact(self.activate(self.pre_activations(x)))
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Give every row of the decoder length 1, in place; the encoder stays."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Have it do to `factor * x` what it did to `x`: latents and output grow by the factor.
+
+        All kinds are homogeneous, so only the biases (and thresholds) change, in place.
+        """
+        self.b_enc.mul_(factor)
+        self.b_dec.mul_(factor)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what, beside sizes and weights, says which function this is; JSON values."""
+        return {}
+
+    # --- training: what the kinds say of themselves
+
+    def training_latents(self, pre: Tensor) -> Tensor:
+        """Return the latents as training sees them, with gradients; remember what is learned so."""
+        return self.activate(pre)
+
+    def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
+        """Return the penalty, a mean over rows, that makes the latents sparse; 0 for most."""
+        return latents.new_zeros(())
+
+    # --- the hook
+
+    @property
+    def mode(self) -> Mode:
+        """What it does to the activation when it is attached: see `Mode`."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in get_args(Mode):
+            raise BadSetting("mode", mode, f"one of {', '.join(map(repr, get_args(Mode)))}")
+        self._mode = mode
+
+    @property
+    def latents(self) -> Tensor | None:
+        """The latents of the last call, of the unmodified activation; `None` before any.
+
+        `(batch, seq, n_latents)` or as the layer has its axes, detached, on the SAE's device.
+        Between calls they are kept sparse where that is smaller; see `sparse_latents`.
+        """
+        kept = self._kept
+        return kept.to_dense() if isinstance(kept, SparseLatents) else kept
+
+    @property
+    def sparse_latents(self) -> SparseLatents | None:
+        """The latents of the last call, only the active ones kept; `None` before any."""
+        kept = self._kept
+        return SparseLatents.of_dense(kept) if isinstance(kept, Tensor) else kept
+
+    def clear_latents(self) -> None:
+        """Forget the latents of the last call."""
+        self._kept = None
+        self.metadata.pop("latents_shape", None)
+
+    def set_context(self, context: HookContext | None) -> None:
+        """Set the context of the model it is attached to; registration does."""
+        super().set_context(context)
+        self.concepts.set_context(context)
+
+    @eager
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        """Encode the activation, keep its latents and, where texts are tracked, the best texts."""
+        x = first_input(input) if output is None else activation_of(output)
+        if x is None:
+            self.clear_latents()
+            return
+        latents = self._encoded(x)
+        self._here.encoded = x, latents
+        kept = latents.detach()
+        if torch.is_inference_mode_enabled():  # the user's own: fit for autograd, like any other
+            with torch.inference_mode(False):
+                kept = _cloned(kept)
+        self._kept = kept
+        self.metadata["latents_shape"] = tuple(kept.shape)
+        self.concepts.track(kept)
+
+    @eager
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> Tensor | None:
+        """Return what takes the activation's place, as `mode` and the manipulations say."""
+        x = inputs if output is None else output
+        seen: tuple[Any, Any] = getattr(self._here, "encoded", (None, None))
+        self._here.encoded = None, None
+        changes = self.concepts.changes()
+        if self._mode == "observe" or (self._mode == "edit" and not changes):
+            return None
+        if x is None:
+            return None
+        latents = seen[1] if seen[0] is x else self._encoded(x)
+        with _exactly(x.device.type):
+            return self._changed(x, latents, changes)
+
+    def _encoded(self, x: Tensor) -> Tensor | SparseLatents:
+        """Return the latents of a layer's activation; in the graph only where they change it."""
+        used = self._mode == "reconstruct" or (self._mode == "edit" and self.concepts.changes())
+        with _exactly(x.device.type), nullcontext() if used else torch.no_grad():
+            return self.encode_kept(x)
+
+    def _changed(self, x: Tensor, latents: Tensor | SparseLatents, changes: list[Change]) -> Tensor:
+        if not changes:
+            return self.decode(latents).to(x.device, x.dtype)
+        chosen = list(dict.fromkeys(change.latent for change in changes))
+        old = _columns(latents, chosen)
+        new = old
+        shape = torch.Size((*x.shape[:-1], self.n_inputs))
+        for change in changes:
+            new = change.apply(new, chosen.index(change.latent), shape)
+        difference = new - old
+        shift = (difference @ self.W_dec[chosen]).reshape(x.shape)
+        if self._mode == "reconstruct":
+            return (self.decode(latents) + shift).to(x.device, x.dtype)
+        moved = (difference != 0).any(1).reshape(*x.shape[:-1], 1).to(x.device)
+        # A row that nothing changed keeps its bits: -0.0 + 0.0 would not.
+        return torch.where(moved, x + shift.to(x.device, x.dtype), x)
+
+    def _check_width(self, x: Tensor) -> None:
+        if x.ndim == 0 or x.shape[-1] != self.n_inputs:
+            width = x.shape[-1] if x.ndim else 0
+            raise WrongWidth(self.n_inputs, width, self.layer_signature)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or pickle holds: no model, no call under way."""
+        state = super().__getstate__()
+        del state["_here"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nn.Module.__setstate__(self, state)  # type: ignore[no-untyped-call]
+        self._here = threading.local()
+
+    def __repr__(self) -> str:
+        state = "" if self.enabled else ", disabled"
+        return (
+            f"{type(self).__name__}(n_latents={self.n_latents}, n_inputs={self.n_inputs}, "
+            f"id={self.id!r}, layer={self.layer_signature!r}{state})"
+        )
+
+
+def _columns(latents: Tensor | SparseLatents, chosen: list[int]) -> Tensor:
+    if isinstance(latents, SparseLatents):
+        return latents.columns(chosen)
+    return latents.reshape(-1, latents.shape[-1])[:, chosen]
+
+
+def _cloned(latents: Tensor | SparseLatents) -> Tensor | SparseLatents:
+    if isinstance(latents, Tensor):
+        return latents.clone()
+    return SparseLatents(
+        shape=latents.shape,
+        offsets=latents.offsets.clone(),
+        indices=latents.indices.clone(),
+        values=latents.values.clone(),
+    )
+
+
+def _exactly(device: str) -> Any:
+    """Return a block in which the SAE computes in its own dtype, autocast or not."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadSetting(name, value, "a whole number, 1 or more")
+    return value

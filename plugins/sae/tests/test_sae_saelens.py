@@ -1,0 +1,284 @@
+"""Files go between SAELens and us: what it writes we read, what we write it reads, same numbers.
+
+SAELens has heavy dependencies, so most of these run only where it is installed; a folder written
+by hand in its layout stands in for it elsewhere.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tenterhook_sae import (
+    BatchTopKSae,
+    JumpReLUSae,
+    L1Sae,
+    Sae,
+    TopKSae,
+    UnknownArchitecture,
+    UnreadableSae,
+    load_sae,
+    save_sae,
+)
+
+D_IN, D_SAE, K = 12, 40, 5
+
+
+@pytest.fixture
+def sae_lens() -> Any:
+    """SAELens, where it is installed."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("sae_lens")
+
+
+def randomized(sae: Sae) -> Sae:
+    """Random weights everywhere, thresholds too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        if isinstance(sae, JumpReLUSae):
+            sae.threshold.abs_()
+        if isinstance(sae, BatchTopKSae):
+            sae.threshold.fill_(1.25)
+    return sae
+
+
+OURS: dict[str, Any] = {
+    "standard": lambda center: L1Sae(D_SAE, D_IN, center=center),
+    "topk": lambda center: TopKSae(D_SAE, D_IN, K, center=center),
+    "batchtopk": lambda center: BatchTopKSae(D_SAE, D_IN, K, center=center),
+    "jumprelu": lambda center: JumpReLUSae(D_SAE, D_IN, center=center),
+}
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """Sums of tens of numbers of size 10, in another order."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def rows() -> Tensor:
+    """Some activations."""
+    return 2 * torch.randn(2, 30, D_IN, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("center", [True, False], ids=["centered", "not centered"])
+@pytest.mark.parametrize("kind", OURS)
+def test_sae_lens_reads_what_we_write(
+    sae_lens: Any, tmp_path: Path, kind: str, center: bool
+) -> None:
+    """The same latents and reconstructions, on random weights."""
+    sae = randomized(OURS[kind](center))
+    save_sae(sae, tmp_path)
+
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+
+    x = rows()
+    close(theirs.encode(x), sae.encode(x))
+    close(theirs.decode(theirs.encode(x)), sae(x))
+
+
+@pytest.mark.parametrize("center", [True, False], ids=["centered", "not centered"])
+@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_we_read_what_sae_lens_writes(
+    sae_lens: Any, tmp_path: Path, kind: str, center: bool, rescale: bool
+) -> None:
+    """The same latents and reconstructions, on random weights."""
+    names = {"standard": "StandardSAE", "topk": "TopKSAE", "jumprelu": "JumpReLUSAE"}
+    more = {"k": K, "rescale_acts_by_decoder_norm": rescale} if kind == "topk" else {}
+    config = getattr(sae_lens, f"{names[kind]}Config")(
+        d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=center, **more
+    )
+    theirs = getattr(sae_lens, names[kind])(config)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+            if name == "threshold":
+                parameter.abs_()
+    theirs.save_model(tmp_path)
+
+    ours = load_sae(tmp_path)
+
+    x = rows()
+    assert ours.architecture == kind
+    close(ours.encode(x), theirs.encode(x))
+    close(ours(x), theirs.decode(theirs.encode(x)))
+
+
+def test_we_read_a_batch_topk_that_sae_lens_trains(sae_lens: Any, tmp_path: Path) -> None:
+    """Its training form has a threshold of its own name; used, it is that of its jumprelu form."""
+    config = sae_lens.BatchTopKTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, k=K)
+    theirs = sae_lens.BatchTopKTrainingSAE(config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+        theirs.topk_threshold.fill_(1.5)
+    theirs.save_model(tmp_path / "training")
+    theirs.save_inference_model(tmp_path / "use")
+
+    training, use = load_sae(tmp_path / "training"), load_sae(tmp_path / "use")
+
+    assert isinstance(training, BatchTopKSae)
+    assert isinstance(use, JumpReLUSae)
+    x = rows()
+    in_use = sae_lens.SAE.load_from_disk(tmp_path / "use")
+    close(training.encode(x), in_use.encode(x))
+    close(use.encode(x), in_use.encode(x))
+
+
+# --- without SAELens: its layout, written by hand
+
+
+def weights(seed: int = 0, **more: Tensor) -> dict[str, Tensor]:
+    """What `sae_weights.safetensors` holds."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "W_enc": torch.randn(D_IN, D_SAE, generator=generator),
+        "W_dec": torch.randn(D_SAE, D_IN, generator=generator),
+        "b_enc": torch.randn(D_SAE, generator=generator),
+        "b_dec": torch.randn(D_IN, generator=generator),
+        **more,
+    }
+
+
+def written(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    """A folder in the layout of SAELens."""
+    folder.mkdir(exist_ok=True)
+    folder.joinpath("cfg.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "sae_weights.safetensors")
+    return folder
+
+
+NEW = {
+    "d_in": D_IN,
+    "d_sae": D_SAE,
+    "dtype": "float32",
+    "device": "cpu",
+    "apply_b_dec_to_input": True,
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+    "metadata": {"sae_lens_version": "6.5.1", "hook_name": "blocks.1.hook_resid_post"},
+}
+
+
+def test_standard(tmp_path: Path) -> None:
+    """ReLU of `(x - b_dec) @ W_enc + b_enc`, and its product with `W_dec` plus `b_dec`."""
+    w = weights()
+    sae = load_sae(written(tmp_path, {**NEW, "architecture": "standard"}, w))
+
+    x = rows()
+    latents = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+    assert isinstance(sae, L1Sae)
+    assert sae.about["layer"] == "blocks.1.hook_resid_post"
+    close(sae.encode(x), latents)
+    close(sae(x), latents @ w["W_dec"] + w["b_dec"])
+
+
+def test_jumprelu(tmp_path: Path) -> None:
+    """What is above a latent's threshold is kept whole."""
+    w = weights(threshold=torch.rand(D_SAE))
+    config = {**NEW, "architecture": "jumprelu", "apply_b_dec_to_input": False}
+    sae = load_sae(written(tmp_path, config, w))
+
+    x = rows()
+    pre = x @ w["W_enc"] + w["b_enc"]
+    close(sae.encode(x), pre.relu() * (pre > w["threshold"]))
+
+
+def test_topk_of_a_decoder_that_is_not_normalized(tmp_path: Path) -> None:
+    """With `rescale_acts_by_decoder_norm` latents are weighed by the lengths of decoder rows."""
+    w = weights()
+    config = {**NEW, "architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
+    sae = load_sae(written(tmp_path, config, w))
+
+    x = rows()
+    length = w["W_dec"].norm(dim=1)
+    pre = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * length
+    values, indices = pre.topk(K)
+    latents = torch.zeros_like(pre).scatter(-1, indices, values.relu())
+    close(sae.encode(x), latents)
+    close(sae(x), (latents / length) @ w["W_dec"] + w["b_dec"])
+
+
+def test_batchtopk(tmp_path: Path) -> None:
+    """The threshold it learned decides, for each token by itself."""
+    w = weights(topk_threshold=torch.tensor(1.5, dtype=torch.float64))
+    sae = load_sae(written(tmp_path, {**NEW, "architecture": "batchtopk", "k": 4.5}, w))
+
+    x = rows()
+    pre = (x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+    assert isinstance(sae, BatchTopKSae)
+    assert sae.k == 4.5
+    close(sae.encode(x), pre * (pre > 1.5))
+
+
+def test_older_config(tmp_path: Path) -> None:
+    """Before version 6 the config was flat, and a top-k was an activation function."""
+    old = {
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "dtype": "torch.float32",
+        "hook_point": "blocks.0.hook_mlp_out",
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 3},
+        "normalize_activations": False,
+        "finetuning_scaling_factor": False,
+    }
+    sae = load_sae(written(tmp_path, old, weights()))
+
+    assert isinstance(sae, TopKSae)
+    assert sae.k == 3
+    assert sae.about["layer"] == "blocks.0.hook_mlp_out"
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_what_we_write_is_in_the_layout(tmp_path: Path, kind: str) -> None:
+    """The keys of the config and the names and shapes of the weights are SAELens's."""
+    sae = randomized(OURS[kind](True))
+    save_sae(sae, tmp_path)
+
+    config = json.loads(tmp_path.joinpath("cfg.json").read_text())
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    used = "jumprelu" if kind == "batchtopk" else kind
+    assert config["architecture"] == used
+    assert {key: config[key] for key in NEW if key != "metadata"} == {
+        key: NEW[key] for key in NEW if key != "metadata"
+    }
+    shapes = {"W_enc": (D_IN, D_SAE), "W_dec": (D_SAE, D_IN), "b_enc": (D_SAE,), "b_dec": (D_IN,)}
+    shapes |= {"threshold": (D_SAE,)} if used == "jumprelu" else {}
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
+
+
+@pytest.mark.parametrize("architecture", ["gated", "transcoder", "matryoshka_batchtopk", "Topk"])
+def test_an_unknown_architecture_is_an_error(tmp_path: Path, architecture: str) -> None:
+    """The message names it, and those that can be read."""
+    folder = written(tmp_path, {**NEW, "architecture": architecture}, weights())
+
+    with pytest.raises(UnknownArchitecture, match=rf"'{architecture}'.*batchtopk.*standard, topk"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("normalize_activations", "layer_norm"),
+        ("reshape_activations", "hook_z"),
+        ("finetuning_scaling_factor", True),
+        ("dtype", "int8"),
+        ("d_in", None),
+    ],
+)
+def test_what_is_not_done_here_is_an_error(tmp_path: Path, key: str, value: Any) -> None:
+    """It would be wrong numbers otherwise."""
+    folder = written(tmp_path, {**NEW, "architecture": "standard", key: value}, weights())
+
+    with pytest.raises(UnreadableSae, match=key):
+        load_sae(folder)
