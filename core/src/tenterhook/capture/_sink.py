@@ -70,9 +70,8 @@ class UnitSink:
             rows = {name: array[: self._unit.rows] for name, array in self._whole.items()}
             tokens, documents, positions = (rows.pop(name) for name in ROW_ARRAYS)
             self._append(tokens, documents, positions, rows)
-        writing: Any = self._writing
         for name, tensor in closing.tensors.items():
-            writing.keep(name, tensor)
+            self._writing.keep(name, tensor)
         facts = dict(closing.facts())
         self._writing.commit(facts)
         return facts

@@ -19,6 +19,7 @@ from tenterhook.store._errors import (
     NotAStore,
     NotCaptured,
     NotKept,
+    NotReduced,
     NotWritable,
     OtherRun,
     RowOutOfRange,
@@ -42,7 +43,9 @@ from tenterhook.store._protocols import RowBlock, RunWriter, Store, UnitWriter
 
 if TYPE_CHECKING:
     from tenterhook.store._dtypes import dtype_name, torch_dtype
+    from tenterhook.store._int8 import Int8Error
     from tenterhook.store._memory import MemoryStore
+    from tenterhook.store._reduced import TopTokens
     from tenterhook.store._rows import Rows
     from tenterhook.store._run import DocumentMap, Run
     from tenterhook.store._tensors import flat_bytes, plain_tensor
@@ -56,6 +59,7 @@ __all__ = [
     "DeletedRun",
     "DocumentMap",
     "IncompleteRun",
+    "Int8Error",
     "LayerArray",
     "LocalStore",
     "MemoryStore",
@@ -64,6 +68,7 @@ __all__ = [
     "NotAStore",
     "NotCaptured",
     "NotKept",
+    "NotReduced",
     "NotWritable",
     "OtherRun",
     "Problem",
@@ -74,6 +79,7 @@ __all__ = [
     "RunPlan",
     "RunWriter",
     "Store",
+    "TopTokens",
     "Unit",
     "UnitWriter",
     "UnknownRun",
@@ -94,12 +100,14 @@ __all__ = [
 
 _IMPORT_TORCH = {
     "DocumentMap": "_run",
+    "Int8Error": "_int8",
     "MemoryStore": "_memory",
     "Rows": "_rows",
     "Run": "_run",
     "dtype_name": "_dtypes",
     "flat_bytes": "_tensors",
     "plain_tensor": "_tensors",
+    "TopTokens": "_reduced",
     "torch_dtype": "_dtypes",
 }
 

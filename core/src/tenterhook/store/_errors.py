@@ -71,6 +71,22 @@ class UnknownTensor(TenterhookError, LookupError):
         return f"No tensor {self.name!r} in the store {self.location}. {hint}"
 
 
+class NotReduced(TenterhookError, LookupError):
+    """A statistic of a run that was not computed as it was captured, or of no rows yet."""
+
+    def __init__(self, what: str, known: Collection[str], run_id: str) -> None:
+        super().__init__(what, known, run_id)
+        self.what, self.known, self.run_id = what, tuple(known), run_id
+
+    def __str__(self) -> str:
+        if self.what in ("mean", "var", "cov", "quantiles", "topk") and not self.known:
+            return (
+                f"Run {self.run_id!r} has no {self.what!r}: it was captured without it "
+                f"(reduce={self.what!r}), or none of its units is committed yet."
+            )
+        return f"Run {self.run_id!r} has no {self.what!r}. It has {', '.join(self.known)}."
+
+
 class NotKept(TenterhookError, LookupError):
     """A unit of a run has no tensor of that name, or is not committed."""
 

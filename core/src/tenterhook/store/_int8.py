@@ -12,6 +12,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook.store._rows import Rows
+
 SCALE = ":scale"
 """What the array of scales is called: the layer's name, and this."""
 
@@ -57,6 +59,19 @@ class ErrorMeter:
             "squared": total,
             "rows_not_finite": int(broken),
         }
+
+
+def int8_rows(steps: Rows, scale: Rows) -> Rows:
+    """Return the floats of two arrays, read as they are indexed."""
+    return Rows(
+        steps.name,
+        steps.shape,
+        torch.float32,
+        lambda start, stop: dequantize(steps[start:stop], scale[start:stop]),
+        lambda rows, check: dequantize(
+            steps.take(rows, check=check), scale.take(rows, check=check)
+        ),
+    )
 
 
 @attrs.frozen(kw_only=True)

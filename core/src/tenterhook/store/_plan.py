@@ -60,9 +60,9 @@ class RunPlan:
     documents: int = attrs.field(validator=_positive)
     """How many documents the rows come from; `document` of a row is below it."""
 
-    layers: tuple[LayerArray, ...] = attrs.field(
-        converter=_as_tuple, validator=validators.min_len(1)
-    )
+    layers: tuple[LayerArray, ...] = attrs.field(converter=_as_tuple)
+    """None for a run that keeps of each row but its token, document and position."""
+
     spec: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     """What the bytes follow from, in plain JSON values; two runs with equal plans are one run."""
 

@@ -58,7 +58,11 @@ class UnitWriter(Protocol):
     """Writes one unit. Leaving its `with` block uncommitted discards it."""
 
     def append(self, block: RowBlock) -> None:
-        """Write the unit's next rows; `WrongRows` where they do not fit the plan."""
+        """Write the unit's next rows; `WrongRows` where they do not fit the plan.
+
+        Nothing of the block's tensors is looked at after it returns: whoever calls uses their
+        memory again.
+        """
 
     def keep(self, name: str, tensor: "Tensor") -> None:
         """Keep a small tensor with the unit: a mean, a covariance, the scales of its rows.

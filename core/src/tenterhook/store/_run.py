@@ -1,14 +1,17 @@
 """A run, opened for reading."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+import attrs
 import torch
 from torch import Tensor
 
 from tenterhook.store._dtypes import torch_dtype
 from tenterhook.store._errors import NotCaptured, NotKept
-from tenterhook.store._plan import ROW_ARRAYS, RunPlan
+from tenterhook.store._int8 import SCALE, int8_errors, int8_rows
+from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan
+from tenterhook.store._reduced import QUANTILES, quantile_error, reduced
 from tenterhook.store._rows import Rows
 
 if TYPE_CHECKING:
@@ -80,7 +83,9 @@ class Run:
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers, in the model's order."""
-        return tuple(layer.name for layer in self.plan.layers)
+        names = {layer.name for layer in self.plan.layers if layer.dtype == "int8"}
+        scales = {name + SCALE for name in names}
+        return tuple(each.name for each in self.plan.layers if each.name not in scales)
 
     def __len__(self) -> int:
         """How many rows can be read."""
@@ -92,13 +97,20 @@ class Run:
     def __getitem__(self, layer: str | int) -> Rows:
         """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
 
-        Raises `NotCaptured` (a `KeyError`) where there is none.
+        Rows that were kept as int8 are the floats again, float32. Raises `NotCaptured` (a
+        `KeyError`) where there is none.
         """
         other: Any = self.plan.about.get("spellings", {})
         try:
             array = self.plan.layer(other.get(str(layer), layer))
         except KeyError:
             raise NotCaptured(layer, self.layers, self.id) from None
+        scales = [each for each in self.plan.layers if each.name == array.name + SCALE]
+        if array.dtype == "int8" and scales:
+            return int8_rows(self._layer(array), self._layer(scales[0]))
+        return self._layer(array)
+
+    def _layer(self, array: LayerArray) -> Rows:
         take = self._take_layer
         return Rows(
             array.name,
@@ -146,6 +158,24 @@ class Run:
             raise NotKept(name, number, known, self.id)
         return self._kept.load(number, name)
 
+    def reduced(
+        self, layer: str | int, what: str, *, q: Sequence[float] = QUANTILES, ddof: int = 0
+    ) -> Any:
+        """Return a statistic of a layer's rows that was computed as they were captured.
+
+        Merged over the units whose rows can be read. `"mean"` and `"var"` are float64
+        `[features]`, `"cov"` `[features, features]`; the latter two are divided by the count of
+        rows less `ddof`. `"quantiles"` are `[len(q), features]`, each a value of the layer, whose
+        rank is wrong by at most `quantile_error(layer)`. `"topk"` is a `TopTokens`.
+
+        Raises `NotReduced` (a `LookupError`) where that was not asked for, `NotCaptured`.
+        """
+        return reduced(self, layer, what, q=q, ddof=ddof)
+
+    def quantile_error(self, layer: str | int) -> float:
+        """By how much of all rows the rank of a quantile can be wrong; 0 where they are exact."""
+        return quantile_error(self, layer)
+
     @property
     def attributes(self) -> dict[str, Any]:
         """What was noted on the run with `Store.set_attribute`, as it is now."""
@@ -158,10 +188,12 @@ class Run:
         `run`, `rows`, `rows_committed`, `complete`, `layers`, `spec` and what `plan.about` has;
         `start` and `end` (UTC, ISO 8601; `end` is `None` until it is complete), `sessions` (one
         for each process that wrote: versions, platform, device, code revision, times),
-        `units` (times and counts of each committed unit) and `attributes`.
+        `units` (times and counts of each committed unit) and `attributes`; of rows kept as int8
+        also `int8`, by layer the fields of `Int8Error`.
         """
         records = self._load_records()
         sessions = sorted(records["sessions"], key=lambda session: str(session.get("start")))
+        off = {name: attrs.asdict(each) for name, each in int8_errors(records["units"]).items()}
         ends = [session["end"] for session in sessions if session.get("end")]
         return {
             "run": self.id,
@@ -179,6 +211,7 @@ class Run:
             "sessions": sessions,
             "units": records["units"],
             "attributes": self.attributes,
+            **({"int8": off} if off else {}),
         }
 
     def __repr__(self) -> str:
