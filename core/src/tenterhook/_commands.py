@@ -5,4 +5,5 @@ COMMANDS = {
     "layers": "tenterhook._cli.layers:layers",
     "plugins": "tenterhook._cli.plugins:plugins",
     "runs": "tenterhook._cli.runs:runs",
+    "work": "tenterhook._cli.work:work",
 }

@@ -177,13 +177,13 @@ class Documents:
         }
 
 
-def ranges(numbers: Iterable[int]) -> list[list[int]]:
-    """Return rising numbers as `[first, last]` of each stretch: the first `RANGES` stretches."""
+def ranges(numbers: Iterable[int], limit: int | None = RANGES) -> list[list[int]]:
+    """Return rising numbers as `[first, last]` of each stretch, up to `limit` stretches."""
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][1] == number - 1:
             found[-1][1] = number
-        elif len(found) == RANGES:
+        elif len(found) == limit:
             break
         else:
             found.append([number, number])

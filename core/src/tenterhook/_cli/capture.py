@@ -1,16 +1,17 @@
 """`tenterhook capture`: run a model over data and keep what its layers return."""
 
-import contextlib
 import json
-import signal
-from collections.abc import Callable, Iterator
+import shlex
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
+from tenterhook._cli._progress import Seen, how_long, progress_bar, size, stoppable
+
 if TYPE_CHECKING:
-    from tenterhook.capture import Progress
-    from tenterhook.store import Run, Store
+    from tenterhook.capture import Capture
+    from tenterhook.store import Run, RunPlan, Store
 
 
 @click.command()
@@ -64,6 +65,24 @@ if TYPE_CHECKING:
 )
 @click.option("--device", help="Where the model runs, for example cuda; the loader chooses.")
 @click.option("--revision", help="The model's revision on the hub.")
+@click.option(
+    "--tries",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How often a unit that fails is tried; the others are done whatever becomes of it.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Run a few batches, say what the run would be and take, and make nothing.",
+)
+@click.option(
+    "--plan",
+    "plan_only",
+    is_flag=True,
+    help="Make the run and do no unit of it; print the commands that do.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def capture(
     model: str,
@@ -81,6 +100,9 @@ def capture(
     rows_per_unit: int | None,
     device: str | None,
     revision: str | None,
+    tries: int,
+    dry_run: bool,
+    plan_only: bool,
     as_json: bool,
 ) -> None:
     """Run MODEL over data and keep, for each token, what layers return.
@@ -91,30 +113,52 @@ def capture(
     from tenterhook.documents import read_documents
     from tenterhook.store import LocalStore, check_run_id
 
+    if dry_run and plan_only:
+        raise click.UsageError("--dry-run makes nothing and --plan makes the run: give one.")
     if run_name is not None:
         check_run_id(run_name)
     store = LocalStore(out)
     store.check_writable()
     documents = read_documents(data, field=field, sample_by=sample_by)
 
-    from tenterhook.capture import ROWS_PER_UNIT, save_activations  # imports torch
+    from tenterhook.capture import (  # imports torch
+        ROWS_PER_UNIT,
+        CaptureOptions,
+        prepare_capture,
+        save_activations,
+    )
     from tenterhook.loading import load_model
 
     loaded = load_model(model, device=device, revision=revision)
-    with _stoppable(), _progress_bar() as show:
-        seen = _Seen(show)
+    settings: dict[str, Any] = {
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "long_documents": long_documents,
+        "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
+    }
+    if dry_run or plan_only:
+        prepared = prepare_capture(
+            loaded,
+            layers,
+            documents,
+            options=CaptureOptions(**settings),
+            sample_limit=sample_limit,
+        )
+        say = _dry_run if dry_run else _plan
+        click.echo(say(store, prepared, run_name or prepared.spec.run_id(), as_json))
+        return
+    with stoppable(), progress_bar() as show:
+        seen = Seen(show)
         run_id = save_activations(
             loaded,
             layers,
             documents,
             store,
             run_name=run_name,
-            batch_size=batch_size,
             sample_limit=sample_limit,
-            dtype=dtype,
-            long_documents=long_documents,
-            rows_per_unit=rows_per_unit or ROWS_PER_UNIT,
+            tries=tries,
             progress=seen,
+            **settings,
         )
     run = store.run(run_id)
     if not seen.rows_new:
@@ -122,95 +166,59 @@ def capture(
     click.echo(json.dumps(_summary(store, run), indent=2) if as_json else _report(store, run))
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Have Ctrl-C, and what schedulers send before they kill, stop the run cleanly."""
+def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> str:
+    """Return what a run would be; makes nothing."""
+    from tenterhook.capture import estimate
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator["Callable[[Progress], None]"]:
-    """Show a bar on stderr where it is a terminal, a line every ten seconds where it is none."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Bars(*columns, console=console) as bars:
-        task = bars.add_task("")
-
-        def show(progress: "Progress") -> None:
-            text = _said(progress)
-            bars.update(task, completed=progress.rows, total=progress.rows_total, description=text)
-
-        yield show
+    found = estimate(store, prepared, run_id)
+    if as_json:
+        facts = {
+            "store": store.location,
+            "run": run_id,
+            **attrs.asdict(found),
+            "seconds": found.seconds,
+        }
+        return json.dumps(facts, indent=2)
+    done = found.units - found.units_missing
+    already = f", {done:,} of them done already" if done else ""
+    about = prepared.plan.about
+    lines = [
+        f"Run {run_id} in {store.location} would have {found.rows:,} rows, one for each token, of",
+        *_layers(prepared.plan),
+        *_remarks(about["counts"], about["documents"]["skipped_empty"]),
+        f"{size(found.bytes)} in {_many(found.shards, 'file')} "
+        f"and {_many(found.units, 'unit')}{already}.",
+        f"About {how_long(found.seconds)} of forward passes at "
+        f"{found.rows_per_second:,.0f} tokens/s, measured on the first batches.",
+        "Nothing was made.",
+    ]
+    return "\n".join(lines)
 
 
-class _Seen:
-    """Remembers how much was done, and passes it on."""
+def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> str:
+    """Make the run, and return how it is done."""
+    from tenterhook.capture import NotRebuildable, begin_run
 
-    def __init__(self, show: "Callable[[Progress], None]") -> None:
-        self._show = show
-        self.rows_new = 0
-
-    def __call__(self, progress: "Progress") -> None:
-        self.rows_new = progress.rows_new
-        self._show(progress)
-
-
-class _Lines:
-    """Progress for logs."""
-
-    seconds = 10.0
-
-    def __init__(self) -> None:
-        self._next = self.seconds
-
-    def __call__(self, progress: "Progress") -> None:
-        ended = progress.rows == progress.rows_total
-        if progress.seconds < self._next and not (ended and progress.rows_new):
-            return
-        self._next = progress.seconds + self.seconds
-        left = progress.seconds_left
-        rest = "" if left is None or ended else f", {left:,.0f} s left"
-        click.echo(f"{_said(progress)}{rest}", err=True)
-
-
-def _said(progress: "Progress") -> str:
-    return (
-        f"{progress.rows:,} of {progress.rows_total:,} tokens, "
-        f"{progress.rows_per_second:,.0f} tokens/s, {_size(progress.bytes_new)}"
-    )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    if prepared.recipe.unnamed:
+        raise NotRebuildable(run_id, prepared.recipe.unnamed)
+    writer = begin_run(store, prepared, run_id)
+    units, done = prepared.plan.unit_count, len(writer.committed())
+    work = shlex.join(["tenterhook", "work", store.location, run_id])
+    if as_json:
+        facts = {"store": store.location, "run": run_id, "rows": prepared.plan.rows}
+        return json.dumps({**facts, "units": units, "units_done": done, "work": work}, indent=2)
+    already = f", {done:,} of them done" if done else ""
+    lines = [
+        f"Run {run_id} in {store.location} is planned: {prepared.plan.rows:,} rows in "
+        f"{_many(units, 'unit')}{already}.",
+        "One process does it:",
+        f"  {work}",
+        "or several, each a part of its units, here or wherever the store can be reached:",
+        f"  {work} --slice 0/2",
+        f"  {work} --slice 1/2",
+        "Under torchrun, in Slurm and in a Kubernetes indexed job --slice may be left out.",
+    ]
+    return "\n".join(lines)
 
 
 def _summary(store: "Store", run: "Run") -> dict[str, Any]:
@@ -225,7 +233,7 @@ def _summary(store: "Store", run: "Run") -> dict[str, Any]:
 def _report(store: "Store", run: "Run") -> str:
     counts, skipped = run.metadata["counts"], run.metadata["documents"]["skipped_empty"]
     lines = [f"Run {run.id} in {store.location}: {len(run):,} rows, one for each token, of"]
-    lines += [f"  {each.name}  {each.features} x {each.dtype}" for each in run.plan.layers]
+    lines += _layers(run.plan)
     lines += _remarks(counts, skipped)
     layer, some = run.layers[0], f"0:{min(len(run), 100)}"
     lines += [
@@ -239,6 +247,10 @@ def _report(store: "Store", run: "Run") -> str:
         f"  array = run[{layer!r}].numpy(slice({some.replace(':', ', ')}))  # the rows as numpy",
     ]
     return "\n".join(lines)
+
+
+def _layers(plan: "RunPlan") -> list[str]:
+    return [f"  {each.name}  {each.features} x {each.dtype}" for each in plan.layers]
 
 
 def _remarks(counts: dict[str, int], skipped: int) -> list[str]:

@@ -1,26 +1,33 @@
-"""`tenterhook runs`: what a store holds."""
+"""`tenterhook runs`: what a store holds, and what is done about it."""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
+from tenterhook._cli._places import find_run, find_runs, natural, open_store
+from tenterhook._cli._progress import said_of_run, size
+from tenterhook._cli.work import do_part, elsewhere_options
+
 if TYPE_CHECKING:
-    from tenterhook.store import Run, Store
+    from tenterhook.capture import RunStatus
+    from tenterhook.store import Run
 
 
 @click.group()
 def runs() -> None:
-    """Show the runs of a store."""
+    """Show, check, finish, export and delete the runs of a store."""
 
 
 @runs.command("list")
 @click.argument("store")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_runs(store: str, as_json: bool) -> None:
-    """List the runs of the store in the folder STORE."""
-    opened = _open(store)
-    rows = [_row(opened.run(run_id)) for run_id in opened.runs()]
+    """List the runs of STORE."""
+    opened = open_store(store)
+    rows = [_row(opened.run(run_id)) for run_id in natural(opened.runs())]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -41,12 +48,12 @@ def list_runs(store: str, as_json: bool) -> None:
 @click.argument("run", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(store: str, run: str | None, as_json: bool) -> None:
-    """Show what RUN in the folder STORE holds, and what made it.
+    """Show what RUN in STORE holds, and what made it.
 
-    RUN may be left out where the store holds one run.
+    RUN may be left out where the store holds one run; STORE/runs/RUN names it too.
     """
-    opened = _open(store)
-    found = opened.run(run if run is not None else _only(opened))
+    opened, run_id = find_run(store, run)
+    found = opened.run(run_id)
     if as_json:
         click.echo(json.dumps(found.metadata, indent=2))
         return
@@ -54,18 +61,114 @@ def show(store: str, run: str | None, as_json: bool) -> None:
         click.echo(f"{name:<26}{value}".rstrip())
 
 
-def _open(path: str) -> "Store":
-    from tenterhook.store import LocalStore
+@runs.command()
+@click.argument("store")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(store: str, run: str | None, as_json: bool) -> None:
+    """Say how far RUN in STORE is, or each of its runs: units, rows, rate, what failed."""
+    from tenterhook.capture import run_status
 
-    return LocalStore(path, create=False)
+    opened, names = find_runs(store, run)
+    found = [run_status(opened.run(name)) for name in names]
+    if as_json:
+        click.echo(json.dumps([attrs.asdict(each) for each in found], indent=2))
+        return
+    for each in found:
+        click.echo("\n".join(_status_lines(each)))
 
 
-def _only(store: "Store") -> str:
-    known = store.runs()
-    if len(known) != 1:
-        there = f"It holds {', '.join(known)}." if known else "It holds none."
-        raise click.UsageError(f"Name the run of {store.location} to show. {there}")
-    return known[0]
+@runs.command()
+@click.argument("store")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(store: str, run: str | None, as_json: bool) -> int:
+    """Read every checksum of RUN in STORE, or of all its runs, and compare it with its plan.
+
+    Exits with 1 where anything is not as it was written, and names it. Units that are missing are
+    said, and are no damage.
+    """
+    opened, names = find_runs(store, run)
+    rows = []
+    for name in names:
+        problems = opened.verify_run(name)
+        rows.append({"run": name, "problems": [attrs.asdict(each) for each in problems]})
+        if not as_json:
+            found = opened.run(name)
+            units = f"{len(found.committed):,} of {found.plan.unit_count:,} units"
+            click.echo(f"{name}: {units}, {_many(len(problems), 'problem')}")
+            for each in problems:
+                click.echo(f"  {each}")
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    return int(any(row["problems"] for row in rows))
+
+
+@runs.command()
+@click.argument("store")
+@click.argument("run", required=False)
+def finalize(store: str, run: str | None) -> None:
+    """Tidy up RUN in STORE once all its units are there; more than once does no harm.
+
+    Whoever does the last unit does this too. Exits with 1 where units are missing.
+    """
+    opened, run_id = find_run(store, run)
+    opened.write_run(run_id, opened.run(run_id).plan).finish()
+    click.echo(f"Run {run_id}: {said_of_run(opened.run(run_id))}.")
+
+
+@runs.command()
+@click.argument("store")
+@click.argument("run", required=False)
+@elsewhere_options
+def resume(store: str, run: str | None, **settings: Any) -> None:
+    """Do all that is missing of RUN in STORE, from what the run itself holds."""
+    do_part(*find_run(store, run), None, **settings)
+
+
+@runs.command()
+@click.argument("store")
+@click.argument("run", required=False)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(store: str, run: str | None, yes: bool) -> None:
+    """Delete RUN in STORE, for good; asks first."""
+    opened, run_id = find_run(store, run)
+    found = opened.run(run_id)
+    rows = sum(found.plan.unit(number).rows for number in found.committed)
+    what = f"run {run_id} of {opened.location}, {_many(rows, 'row')}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"Nobody is there to be asked: say --yes to delete {what}.")
+        click.confirm(f"Delete {what}, {size(rows * found.plan.row_bytes)}, for good?", abort=True)
+    opened.delete_run(run_id)
+    click.echo(f"Deleted {what}.")
+
+
+def _status_lines(found: "RunStatus") -> list[str]:
+    rate = found.rows_per_second
+    facts = [
+        found.state,
+        f"{found.rows_done:,} of {found.rows:,} rows",
+        f"{found.units_done:,} of {found.units:,} units",
+        size(found.bytes_done),
+    ]
+    facts += [f"{rate:,.0f} rows/s"] if rate else []
+    facts += [f"last at {found.last_activity}"] if found.last_activity else []
+    lines = [f"{found.run}: {', '.join(facts)}"]
+    if found.missing:
+        shown = [
+            f"{first}" if first == last else f"{first}-{last}" for first, last in found.missing
+        ]
+        more = f" and {len(shown) - 10} more stretches" if len(shown) > 10 else ""
+        lines.append(f"  missing: units {', '.join(shown[:10])}{more}")
+    lines += [f"  unit {number} failed: {cause}" for number, cause in [*found.failed.items()][:10]]
+    if len(found.failed) > 10:
+        lines.append(f"  and {len(found.failed) - 10} more failed; --json has them all")
+    return lines
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _row(run: "Run") -> dict[str, Any]:

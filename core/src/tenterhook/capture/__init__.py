@@ -16,6 +16,7 @@ from tenterhook.capture._errors import (
     UnitsFailed,
     WrongMask,
 )
+from tenterhook.capture._estimate import Estimate, estimate
 from tenterhook.capture._options import ROWS_PER_UNIT, CaptureOptions
 from tenterhook.capture._points import Point, points_of
 from tenterhook.capture._prepare import Capture, prepare_capture
@@ -24,6 +25,7 @@ from tenterhook.capture._recipe import CaptureRecipe
 from tenterhook.capture._save import begin_run, resume_run, save_activations
 from tenterhook.capture._slices import Slice, slice_of_launcher
 from tenterhook.capture._spec import CaptureSpec
+from tenterhook.capture._status import RunStatus, run_status
 from tenterhook.capture._tokens import LongDocuments, TokenCounts
 from tenterhook.capture._units import TRIES
 from tenterhook.capture._workers import WorkerFactory
@@ -38,6 +40,7 @@ __all__ = [
     "CaptureRecipe",
     "CaptureSpec",
     "ChangedSince",
+    "Estimate",
     "LongDocuments",
     "NoPattern",
     "NotPerToken",
@@ -47,15 +50,18 @@ __all__ = [
     "Point",
     "Progress",
     "ProgressCallback",
+    "RunStatus",
     "Slice",
     "TokenCounts",
     "UnitsFailed",
     "WorkerFactory",
     "WrongMask",
     "begin_run",
+    "estimate",
     "points_of",
     "prepare_capture",
     "resume_run",
+    "run_status",
     "save_activations",
     "slice_of_launcher",
 ]

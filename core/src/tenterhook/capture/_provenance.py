@@ -1,5 +1,6 @@
 """Where and by what a capture is made: versions, platform, the code's revision, times."""
 
+import os
 import platform
 import secrets
 import subprocess
@@ -31,8 +32,23 @@ def environment() -> dict[str, Any]:
     return {
         "versions": versions(),
         "platform": platform.platform(),
+        "host": platform.node(),
+        "process": os.getpid(),
         "git": git_revision(),
     }
+
+
+def may_live(session: Mapping[str, Any]) -> bool:
+    """Say whether the process of a session may be at work: not where it is known to be gone."""
+    if session.get("host") != platform.node() or not session.get("process"):
+        return True
+    try:
+        os.kill(session["process"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def versions() -> dict[str, str]:
@@ -69,6 +85,13 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return an error's type and what it says."""
+    said = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {said}" if said else name
+
+
 class Session:
     """Notes when a process's part of a run began and ended, and how; tells how to resume."""
 
@@ -91,7 +114,7 @@ class Session:
     def note_failed(self, errors: Mapping[int, BaseException], tries: int) -> None:
         """Keep which units failed, and why, for the note of its end."""
         self._facts["failed"] = {
-            str(number): {"error": f"{type(error).__name__}: {error}"[:2000], "tries": tries}
+            str(number): {"error": in_one_line(error)[:2000], "tries": tries}
             for number, error in errors.items()
         }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tenterhook.capture._errors import UnitsFailed
 from tenterhook.capture._prepare import Capture
 from tenterhook.capture._progress import Meter, ProgressCallback
-from tenterhook.capture._provenance import Session
+from tenterhook.capture._provenance import Session, in_one_line
 from tenterhook.capture._slices import Slice
 from tenterhook.capture._workers import WorkersHere
 from tenterhook.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker
@@ -59,7 +59,7 @@ def do_units(
             failed = _try(todo, make, writer, observed.watching(engine), tries, meter)
             if failed:
                 session.note_failed(failed, tries)
-                causes = {number: describe(error) for number, error in failed.items()}
+                causes = {number: in_one_line(error) for number, error in failed.items()}
                 first = next(iter(failed.values()))
                 raise UnitsFailed(writer.run_id, causes, tries) from first
     if part is None or len(writer.committed()) == plan.unit_count:
@@ -115,10 +115,3 @@ def _close(events: Iterator[UnitEvent]) -> None:
     close = getattr(events, "close", None)
     if close is not None:
         close()
-
-
-def describe(error: BaseException) -> str:
-    """Return an error in one line."""
-    said = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {said}" if said else name

@@ -12,6 +12,7 @@ from tenterhook.capture._batches import Batch, batches
 from tenterhook.capture._buffers import BufferPool
 from tenterhook.capture._chosen import ChosenRows
 from tenterhook.capture._forward import Forward, Seen
+from tenterhook.capture._provenance import now
 from tenterhook.capture._sink import Block, Closing, Shelf, UnitSink
 from tenterhook.capture._spec import CaptureSpec
 from tenterhook.capture._staging import Rows, Stage
@@ -118,7 +119,7 @@ class _UnitWork:
     def __init__(self, unit: Unit, spec: CaptureSpec) -> None:
         self._unit = unit
         self._spec = spec
-        self._began = time.perf_counter()
+        self._start, self._began = now(), time.perf_counter()
         self._forward = self._handing = 0.0
         self._documents = self._batches = 0
         self._reducing = [
@@ -174,6 +175,8 @@ class _UnitWork:
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
+            "start": self._start,
+            "end": now(),
             "rows": self._unit.rows,
             "documents": self._documents,
             "batches": self._batches,

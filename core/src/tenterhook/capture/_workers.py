@@ -1,6 +1,5 @@
 """The workers of a capture, made where the engine has them: in this process, or in another."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +30,7 @@ class WorkerFactory:
         """Make the worker; once in each process."""
         capture = rebuild_capture(self.store, self.run_id, self.recipe)
         writer = self.store.write_run(self.run_id, self.store.run(self.run_id).plan)
-        Session(writer, capture.session, process=os.getpid()).begin()
+        Session(writer, capture.session).begin()
         return make_worker(capture, writer)
 
 

@@ -129,6 +129,10 @@ class MemoryStore:
             "Use a LocalStore, or workers that are forked."
         )
 
+    def count_shards(self, plan: RunPlan) -> int:
+        """Return how many tensors the units of a run will be."""
+        return plan.unit_count * (len(ROW_ARRAYS) + len(plan.layers))
+
     def __repr__(self) -> str:
         return "MemoryStore()"
 

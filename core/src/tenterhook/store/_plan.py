@@ -133,7 +133,7 @@ class RunPlan:
 
 def _said(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any], key: str) -> str:
     if name.endswith("fingerprint"):
-        return f"the {name.removesuffix('_fingerprint')} is not the same"
+        return f"{name.removesuffix('_fingerprint')} not the same"
     return f"{name} is {_short(theirs, key)} there and {_short(mine, key)} here"
 
 

@@ -180,3 +180,6 @@ class Store(Protocol):
 
     def check_writable(self) -> None:
         """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""
+
+    def count_shards(self, plan: RunPlan) -> int:
+        """Return how many files of rows a run of that plan will have; objects, in a bucket."""

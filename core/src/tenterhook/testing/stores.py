@@ -416,6 +416,12 @@ class StoreContract:
         other.finish()
         assert same_bits(store.run("one")["h.0"][:], rows_of(plan, 0, 20).layers["h.0"])
 
+    def test_shards_are_counted_beforehand(self, store: Store) -> None:
+        """Of a plan it is known how many files of rows it makes; counting makes nothing."""
+        plan = a_plan()
+        assert store.count_shards(plan) >= plan.unit_count * len(plan.layers)
+        assert store.runs() == []
+
     def test_another_plan_is_refused(self, store: Store) -> None:
         """A run id belongs to one plan; what `about` says does not matter."""
         store.write_run("one", a_plan())

@@ -228,6 +228,12 @@ class ZarrStore:
         except OSError as error:
             raise NotWritable(self.location, _cannot_write(error)) from error
 
+    def count_shards(self, plan: RunPlan) -> int:
+        """Return how many files of rows a run of that plan will have."""
+        folder = RunFolder(self._runs, plan)
+        layouts = [folder.planned_layout(key) for key in folder.keys()]  # noqa: SIM118
+        return sum(-(-plan.rows // layout.shard_rows) for layout in layouts)
+
     # --- the folder
 
     @property

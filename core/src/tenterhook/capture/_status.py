@@ -1,0 +1,94 @@
+"""How far a run is, from what its store says of it."""
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from tenterhook.capture._provenance import may_live
+from tenterhook.documents import ranges
+from tenterhook.store import Run
+
+RECENT = 600.0
+"""Seconds before the last activity whose units give the rate."""
+
+
+@attrs.frozen(kw_only=True)
+class RunStatus:
+    """A run's units, done and missing, and what became of them."""
+
+    run: str
+    state: str
+    """`complete`, `planned` (nobody has begun), `running` (a process has not said how it ended: it
+    is at work, or was killed on another machine), `incomplete` (units failed and were left out) or
+    `stopped`."""
+    rows: int
+    rows_done: int
+    units: int
+    units_done: int
+    missing: list[list[int]]
+    """The first and last of each stretch of units that are missing."""
+    bytes_done: int
+    """Of layers' rows, before any compression."""
+    rows_per_second: float | None
+    """Of all processes together, lately; `None` before a unit is done."""
+    failed: dict[int, str]
+    """Units that failed at every try and are missing still, with what they raised last."""
+    last_activity: str | None
+    """When a unit was committed, or a process began or ended; UTC, ISO 8601."""
+
+
+def run_status(run: Run) -> RunStatus:
+    """Return how far a run was when it was opened."""
+    plan, found = run.plan, run.metadata
+    done = sum(plan.unit(number).rows for number in run.committed)
+    missing = [number for number in range(plan.unit_count) if number not in run.committed]
+    failed = {
+        int(number): what["error"]
+        for session in found["sessions"]
+        for number, what in session.get("failed", {}).items()
+        if int(number) not in run.committed
+    }
+    times = [
+        each[key]
+        for each in [*found["sessions"], *found["units"]]
+        for key in ("start", "end")
+        if each.get(key)
+    ]
+    return RunStatus(
+        run=run.id,
+        state=_state(run, found["sessions"], failed),
+        rows=plan.rows,
+        rows_done=done,
+        units=plan.unit_count,
+        units_done=len(run.committed),
+        missing=ranges(missing, None),
+        bytes_done=done * plan.row_bytes,
+        rows_per_second=_rate(found["units"]),
+        failed=dict(sorted(failed.items())),
+        last_activity=max(times, default=None),
+    )
+
+
+def _state(run: Run, sessions: list[dict[str, Any]], failed: dict[int, str]) -> str:
+    if run.is_complete:
+        return "complete"
+    if not sessions:
+        return "planned"
+    if any(session.get("end") is None and may_live(session) for session in sessions):
+        return "running"
+    return "incomplete" if failed else "stopped"
+
+
+def _rate(units: list[dict[str, Any]]) -> float | None:
+    timed = [
+        (datetime.fromisoformat(each["start"]), datetime.fromisoformat(each["end"]), each["rows"])
+        for each in units
+        if each.get("start") and each.get("end") and each.get("rows")
+    ]
+    if not timed:
+        return None
+    last = max(end for _, end, _ in timed)
+    lately = [each for each in timed if (last - each[1]).total_seconds() <= RECENT]
+    span = (last - min(start for start, _, _ in lately)).total_seconds()
+    return float(sum(rows for _, _, rows in lately) / max(span, 0.001))
