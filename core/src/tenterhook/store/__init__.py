@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tenterhook.plugins import load_store
 from tenterhook.store._errors import (
     BadName,
+    BadSetting,
     CannotKeep,
     DamagedStore,
     DeletedRun,
@@ -19,8 +20,10 @@ from tenterhook.store._errors import (
     NotAStore,
     NotCaptured,
     NotKept,
+    NoTokenizer,
     NotReduced,
     NotWritable,
+    OtherLoader,
     OtherRun,
     RowOutOfRange,
     UnknownRun,
@@ -42,8 +45,10 @@ from tenterhook.store._problems import Problem
 from tenterhook.store._protocols import RowBlock, RunWriter, Store, UnitWriter
 
 if TYPE_CHECKING:
+    from tenterhook.store._dataset import RowDataset
     from tenterhook.store._dtypes import dtype_name, torch_dtype
     from tenterhook.store._int8 import Int8Error
+    from tenterhook.store._loader import RowLoader
     from tenterhook.store._memory import MemoryStore
     from tenterhook.store._reduced import TopTokens
     from tenterhook.store._rows import Rows
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ROW_ARRAYS",
     "BadName",
+    "BadSetting",
     "CannotKeep",
     "DamagedStore",
     "DeletedRun",
@@ -65,14 +71,18 @@ __all__ = [
     "MemoryStore",
     "NameTaken",
     "NoStore",
+    "NoTokenizer",
     "NotAStore",
     "NotCaptured",
     "NotKept",
     "NotReduced",
     "NotWritable",
+    "OtherLoader",
     "OtherRun",
     "Problem",
     "RowBlock",
+    "RowDataset",
+    "RowLoader",
     "RowOutOfRange",
     "Rows",
     "Run",
@@ -102,6 +112,8 @@ _IMPORT_TORCH = {
     "DocumentMap": "_run",
     "Int8Error": "_int8",
     "MemoryStore": "_memory",
+    "RowDataset": "_dataset",
+    "RowLoader": "_loader",
     "Rows": "_rows",
     "Run": "_run",
     "dtype_name": "_dtypes",

@@ -134,6 +134,45 @@ class WrongIndex(TenterhookError, IndexError):
         return f"This does not index {self.name!r}: {self.reason}."
 
 
+class NoTokenizer(TenterhookError, LookupError):
+    """The tokenizer of a run's tokens cannot be had."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(run_id, reason)
+        self.run_id, self.reason = run_id, reason
+
+    def __str__(self) -> str:
+        return (
+            f"No tokenizer for run {self.run_id!r}: {self.reason}. "
+            "Pass one: run.decode(rows, tokenizer)."
+        )
+
+
+class BadSetting(TenterhookError, ValueError):
+    """A setting of a loader or of a conversion that makes no sense."""
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        super().__init__(name, value, expected)
+        self.name, self.value, self.expected = name, value, expected
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r} must be {self.expected}."
+
+
+class OtherLoader(TenterhookError, ValueError):
+    """The state of a loader that gives other batches than this one."""
+
+    def __init__(self, differences: Sequence[str]) -> None:
+        super().__init__(differences)
+        self.differences = tuple(differences)
+
+    def __str__(self) -> str:
+        return (
+            f"This state is of a loader that gives other batches ({'; '.join(self.differences)}). "
+            "Make the loader with the settings it had, or begin anew."
+        )
+
+
 class _PathError(TenterhookError, OSError):
     """An error about a place; `path` and `reason` say which and why."""
 

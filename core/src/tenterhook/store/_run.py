@@ -13,8 +13,12 @@ from tenterhook.store._int8 import SCALE, int8_errors, int8_rows
 from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook.store._reduced import QUANTILES, quantile_error, reduced
 from tenterhook.store._rows import Rows
+from tenterhook.store._text import load_tokenizer
 
 if TYPE_CHECKING:
+    from tenterhook.store._columns import Also
+    from tenterhook.store._dataset import RowDataset
+    from tenterhook.store._loader import Mixing, RowLoader
     from tenterhook.store._protocols import Store
 
 ReadRows = Callable[[str, int, int], Tensor]
@@ -74,6 +78,7 @@ class Run:
         self._store = store
         self._load_attributes = load_attributes
         self._kept = kept
+        self._tokenizer: Any = None
 
     @property
     def is_complete(self) -> bool:
@@ -180,6 +185,99 @@ class Run:
     def attributes(self) -> dict[str, Any]:
         """What was noted on the run with `Store.set_attribute`, as it is now."""
         return self._load_attributes()
+
+    def decode(self, rows: Any, tokenizer: Any = None) -> str:
+        """Return the text of the tokens of some rows, by any index that `tokens` takes.
+
+        `tokenizer` is what has `decode(ids)`. Without one the run's own model is loaded, by the
+        name that the run has, for its tokenizer; that takes the time and the memory of the model,
+        once. Raises `NoTokenizer` where that cannot be.
+        """
+        ids: list[int] = self.tokens[rows].flatten().tolist()
+        if tokenizer is None:
+            self._tokenizer = self._tokenizer or load_tokenizer(self.id, self.plan.about)
+            tokenizer = self._tokenizer
+        return str(tokenizer.decode(ids))
+
+    def text(
+        self, start: int | None = None, stop: int | None = None, *, tokenizer: Any = None
+    ) -> str:
+        """Return the text of rows `start` to `stop`; see `decode`."""
+        return self.decode(slice(start, stop), tokenizer)
+
+    def loader(
+        self,
+        layers: str | int | Sequence[str | int],
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        mixing: "Mixing" = "blocks",
+        buffer_rows: int = 65_536,
+        block_rows: int = 256,
+        also: "Sequence[Also]" = (),
+        rows: slice = slice(None),
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: torch.device | str | None = None,
+        threads: int = 4,
+        check: bool = True,
+    ) -> "RowLoader":
+        """Return batches of rows for training, streamed: a torch `IterableDataset`.
+
+        Of one layer they are tensors `[batch, features]`; of a list of layers, or with `also`
+        (`tokens`, `documents`, `positions`, `rows`), dicts of aligned tensors by the names given.
+
+        Shuffling is repeatable by `seed`, and of one of two kinds. With `mixing="blocks"` the run
+        is cut into blocks of `block_rows` rows, which are taken in random order, `buffer_rows` at
+        a time, and each such bufferful is shuffled: of a block's rows, a batch has
+        `block_rows * batch_size / buffer_rows` in the mean, and all are within `buffer_rows` rows
+        of each other (twice that where a block falls on the border of two). With `mixing="exact"`
+        rows are read one by one in an order that is one of all.
+
+        `rows` is a part of the run, as a slice. All ranks and workers together give every row
+        once; `rank` and `world_size` are those of `torch.distributed`, or of the variables that
+        torchrun sets, unless given. `drop_last` leaves out what is no full batch for every rank.
+        `device` has batches copied there, on CUDA through pinned memory. `threads` read ahead.
+        Memory is `buffer_rows` rows and `2 * threads` blocks, or with `mixing="exact"`, or
+        without shuffling, `threads` batches and, up to four million rows, 8 bytes a row.
+        What is read is checked against its checksum; `check=False` spares that with
+        `mixing="exact"`. Raises `NotCaptured`, `BadSetting`, and while reading `DamagedStore`.
+        """
+        from tenterhook.store._loader import RowLoader
+
+        return RowLoader(
+            self,
+            layers,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            mixing=mixing,
+            buffer_rows=buffer_rows,
+            block_rows=block_rows,
+            also=also,
+            rows=rows,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            threads=threads,
+            check=check,
+        )
+
+    def dataset(
+        self,
+        layers: str | int | Sequence[str | int],
+        *,
+        also: "Sequence[Also]" = (),
+        rows: slice = slice(None),
+        check: bool = True,
+    ) -> "RowDataset":
+        """Return the rows as a map-style torch `Dataset`; what it takes is as for `loader`."""
+        from tenterhook.store._dataset import RowDataset
+
+        return RowDataset(self, layers, also=also, rows=rows, check=check)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -1,0 +1,356 @@
+"""Batches of rows for training, streamed from a run in the memory of a buffer."""
+
+import operator
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, TypeVar, final, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tenterhook.store._columns import Also, Batch, Columns, Room
+from tenterhook.store._errors import BadSetting, OtherLoader
+from tenterhook.store._order import Cut, Permutation, ShuffledBlocks, generator
+from tenterhook.store._run import Run
+
+Mixing = Literal["blocks", "exact"]
+T = TypeVar("T")
+
+BUFFER_ROWS = 65_536
+BLOCK_ROWS = 256
+MAX_WORKERS = 256
+
+
+@final
+class RowLoader(IterableDataset[Any]):
+    """Batches of rows of a run; `run.loader` makes one.
+
+    Iterating gives the batches of one epoch: a tensor `[batch, features]` where one layer was
+    asked for and nothing beside it, otherwise a dict of aligned tensors by name; on the CPU unless
+    a device was given, in the dtype that was stored, the caller's own.
+
+    Each time it is iterated is another epoch, in another order, which follows from the seed and
+    the epoch's number; see `set_epoch`. It can be iterated itself, or by
+    `DataLoader(loader, batch_size=None, num_workers=n)`, whose workers share the rows between
+    them.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        layers: str | int | Sequence[str | int],
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        mixing: Mixing = "blocks",
+        buffer_rows: int = BUFFER_ROWS,
+        block_rows: int = BLOCK_ROWS,
+        also: Sequence[Also] = (),
+        rows: slice = slice(None),
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: torch.device | str | None = None,
+        threads: int = 4,
+        check: bool = True,
+    ) -> None:
+        """See `Run.loader`."""
+        for name, number in {
+            "batch_size": batch_size,
+            "buffer_rows": buffer_rows,
+            "block_rows": block_rows,
+            "threads": threads,
+        }.items():
+            _check_count(name, number, 1)
+        _check_count("seed", seed, None)
+        if mixing not in get_args(Mixing):
+            raise BadSetting("mixing", mixing, " or ".join(map(repr, get_args(Mixing))))
+        part = range(*rows.indices(len(run)))
+        if part.step != 1:
+            raise BadSetting("rows", rows, "a slice of rows that follow each other")
+        self.run = run
+        self.rank, self.world_size = _rank(rank, world_size)
+        self.device = None if device is None else torch.device(device)
+        self._layers = layers
+        self._also = tuple(also)
+        self._first = part.start
+        self._cut = Cut(
+            rows=len(part),
+            batch_size=batch_size,
+            drop_last=drop_last,
+            world_size=self.world_size,
+        )
+        self._shuffle = shuffle
+        self._seed = seed
+        self._mixing = mixing
+        self._buffer_rows = buffer_rows
+        self._block_rows = block_rows
+        self._threads = threads
+        self._check = check
+        Columns(run, layers, also)  # a mistake in these is told now
+        # One count for each number of workers and each worker among them, so that workers that
+        # are made anew for each epoch know which one it is.
+        self._next_epoch = torch.zeros(_slot(0, MAX_WORKERS + 1), dtype=torch.int64)
+        self._next_epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = 0
+        self._given: int | None = None
+        """Batches of the epoch that were given; `None` where none was begun."""
+        self._resume: tuple[int, int, int] | None = None
+
+    def __len__(self) -> int:
+        """How many batches an epoch gives on this rank."""
+        return self._cut.of_rank(self.rank)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is; those after it follow. It may be going on.
+
+        What `load_state_dict` said is forgotten.
+        """
+        _check_count("epoch", epoch, 0)
+        self._next_epoch.fill_(epoch)
+        self._given = self._resume = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker, workers = _worker()
+        if workers > MAX_WORKERS:
+            raise BadSetting("num_workers", workers, f"{MAX_WORKERS} at most")
+        if self.device is not None and self.device.type != "cpu" and workers:
+            remedy = "left out where DataLoader has workers; they cannot share it"
+            raise BadSetting("device", str(self.device), f"{remedy}. Use its pin_memory=True")
+        epoch, given = self._begin(worker, workers)
+        return self._give(epoch, given, worker, workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration is: a few plain values, to go on from in another process.
+
+        Of the iteration of this process: in workers of a `DataLoader` each has its own, which
+        torchdata's `StatefulDataLoader` collects; torch's own does not.
+        """
+        worker, workers = _worker()
+        epoch, given = self._epoch, self._given
+        if given is None:
+            epoch = int(self._next_epoch[_slot(worker, workers)])
+        if self._resume is not None:
+            epoch, given, workers = self._resume
+        settings = self._settings()
+        return {"epoch": epoch, "batches": given or 0, "workers": max(workers, 1), **settings}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iteration go on from a state: the batches that are left, bit for bit.
+
+        Raises `OtherLoader` where the state is of a loader that gives other batches.
+        """
+        mine = self._settings()
+        if differences := [
+            f"{key} is {state.get(key)!r} there and {mine[key]!r} here"
+            for key in mine
+            if state.get(key) != mine[key]
+        ]:
+            raise OtherLoader(differences)
+        self._resume = state["epoch"], state["batches"], state["workers"]
+
+    def __repr__(self) -> str:
+        order = f"mixing={self._mixing!r}" if self._shuffle else "in order"
+        return f"RowLoader({self.run.id!r}, {self._layers!r}, {len(self)} batches, {order})"
+
+    # --- what the batches follow from
+
+    def _settings(self) -> dict[str, Any]:
+        shuffling: dict[str, Any] = {}
+        if self._shuffle:
+            shuffling = {"seed": self._seed, "mixing": self._mixing}
+        if self._is_mixed:
+            shuffling |= {"buffer_rows": self._buffer_rows, "block_rows": self._block_rows}
+        return {
+            "run": self.run.id,
+            "rows": [self._first, self._first + self._cut.rows],
+            "batch_size": self._cut.batch_size,
+            "drop_last": self._cut.drop_last,
+            "world_size": self.world_size,
+            "shuffle": self._shuffle,
+            **shuffling,
+        }
+
+    @property
+    def _is_mixed(self) -> bool:
+        return self._shuffle and self._mixing == "blocks"
+
+    def _begin(self, worker: int, workers: int) -> tuple[int, int]:
+        """Count the epoch that begins; return its number and how much of it was given before."""
+        slot = _slot(worker, workers)
+        epoch, given = int(self._next_epoch[slot]), 0
+        if self._resume is not None:
+            epoch, given, then = self._resume
+            if then != max(workers, 1):
+                raise OtherLoader([f"workers is {then} there and {max(workers, 1)} here"])
+            self._resume = None
+        self._next_epoch[slot] = epoch + 1
+        self._epoch, self._given = epoch, given
+        return epoch, given
+
+    def _give(self, epoch: int, given: int, worker: int, workers: int) -> Iterator[Batch]:
+        columns = Columns(self.run, self._layers, self._also)
+        batches = self._batches(columns, epoch, given, worker, max(workers, 1))
+        try:
+            for tensors in batches:
+                given += 1
+                self._epoch, self._given = epoch, given
+                if self.device is not None:
+                    tensors = [each.to(self.device, non_blocking=True) for each in tensors]
+                yield columns.batch(tensors)
+        finally:
+            batches.close()
+        if self._epoch == epoch:
+            self._given = None
+
+    # --- reading
+
+    def _batches(
+        self, columns: Columns, epoch: int, given: int, worker: int, workers: int
+    ) -> Generator[list[Tensor], None, None]:
+        key = (self._seed, epoch)
+        count = self._cut.of_worker(self.rank, worker, workers)
+        if self._is_mixed:
+            place = self._cut.in_one_piece(self.rank, worker, workers)
+            yield from self._mixed(columns, *place, given * self._cut.batch_size, *key)
+            return
+        order = Permutation(self._cut.rows, *key) if self._shuffle else None
+        read = (
+            self._reading(columns, order, *self._cut.in_turn(number, self.rank, worker, workers))
+            for number in range(given, count)
+        )
+        with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
+            for tensors in _ahead(pool, read, self._threads):
+                yield [self._pinned(each) for each in tensors]
+
+    def _reading(
+        self, columns: Columns, order: Permutation | None, start: int, stop: int
+    ) -> Callable[[], list[Tensor]]:
+        """Return what reads a batch: rows that follow each other, or rows of an order."""
+        if order is None:
+            return lambda: columns.slice(self._first + start, self._first + stop)
+        return lambda: columns.take(self._first + order.stretch(start, stop), check=self._check)
+
+    def _mixed(
+        self, columns: Columns, start: int, stop: int, given: int, *key: int
+    ) -> Iterator[list[Tensor]]:
+        """Give the rows from one place of the shuffled blocks to another, in shuffled groups.
+
+        A group is as many rows as the buffer has. The next group's rows are read into the places
+        of those that were given.
+        """
+        batch = self._cut.batch_size
+        size = max(1, self._buffer_rows // batch) * batch
+        at = start + given // size * size
+        given = start + given - at
+        if at >= stop:
+            return
+        blocks = ShuffledBlocks(self._cut.rows, self._block_rows, *key)
+        read = (
+            _slicing(columns, self._first + first, self._first + last)
+            for first, last in blocks.stretch(at, stop)
+        )
+        with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
+            incoming = _Incoming(_ahead(pool, read, 2 * self._threads))
+            places = torch.arange(min(size, stop - at))
+            room = columns.room(len(places))
+            incoming.fill(room, places)
+            while at < stop:
+                order = places[torch.randperm(len(places), generator=generator(*key, at))]
+                at += len(places)
+                places = order[: stop - at]  # of the next group
+                incoming.fill(room, places[:given])
+                for first in range(given, len(order), batch):
+                    some = order[first : first + batch]
+                    yield room.take(some, pinned=self._pins)
+                    incoming.fill(room, places[first : first + batch])
+                given = 0
+
+    @property
+    def _pins(self) -> bool:
+        return self.device is not None and self.device.type == "cuda" and torch.cuda.is_available()
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._pins else tensor
+
+
+class _Incoming:
+    """Rows as they come from the blocks, taken in other portions."""
+
+    def __init__(self, blocks: Iterator[list[Tensor]]) -> None:
+        self._blocks = blocks
+        self._left: list[Tensor] = []
+
+    def fill(self, room: Room, places: Tensor) -> None:
+        """Put the next rows at the places."""
+        while len(places):
+            if not self._left or not len(self._left[0]):
+                self._left = next(self._blocks)
+            some = min(len(places), len(self._left[0]))
+            room.put(places[:some], [each[:some] for each in self._left])
+            self._left = [each[some:] for each in self._left]
+            places = places[some:]
+
+
+def _slicing(columns: Columns, start: int, stop: int) -> Callable[[], list[Tensor]]:
+    return lambda: columns.slice(start, stop)
+
+
+def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
+    """Return what the calls return, in their order, with so many under way."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _worker() -> tuple[int, int]:
+    """Return which worker of a `DataLoader` this is, of how many; `0, 0` outside of one."""
+    info = get_worker_info()
+    return (0, 0) if info is None else (info.id, info.num_workers)
+
+
+def _slot(worker: int, workers: int) -> int:
+    return workers * (workers - 1) // 2 + 1 + worker if workers else 0
+
+
+def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return this process's rank and how many there are, as torchrun and others tell."""
+    if (rank is None) != (world_size is None):
+        raise BadSetting("rank", rank, f"given with world_size, which is {world_size!r}, or not")
+    if rank is None or world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        try:
+            rank = int(os.environ.get("RANK", 0))
+            world_size = int(os.environ.get("WORLD_SIZE", 1))
+        except ValueError:
+            found = (os.environ.get("RANK"), os.environ.get("WORLD_SIZE"))
+            remedy = "whole numbers, or rank= and world_size= given"
+            raise BadSetting("(RANK, WORLD_SIZE)", found, remedy) from None
+    _check_count("world_size", world_size, 1)
+    _check_count("rank", rank, 0)
+    if rank >= world_size:
+        raise BadSetting("rank", rank, f"below world_size, which is {world_size}")
+    return rank, world_size
+
+
+def _check_count(name: str, number: Any, least: int | None) -> None:
+    try:
+        is_whole = not isinstance(number, bool) and operator.index(number) is not None
+    except TypeError:
+        is_whole = False
+    if not is_whole or (least is not None and number < least):
+        more = "" if least is None else f", {least} or more"
+        raise BadSetting(name, number, f"a whole number{more}")
