@@ -9,7 +9,6 @@ import mmap
 import os
 import struct
 import sys
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,8 @@ class DirectReader:
         self._chunk_bytes = layout.chunk_rows * layout.row_bytes
         self._whole: set[int] = set()
         """Shards whose index was checked."""
-        self._maps: OrderedDict[int, np.ndarray[Any, Any]] = OrderedDict()
+        self._maps: dict[int, np.ndarray[Any, Any]] = {}
+        """Shards that are mapped, the one that was used last at the end."""
         self._checked: dict[int, np.ndarray[Any, np.dtype[np.bool_]]] = {}
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -155,8 +155,9 @@ class DirectReader:
                 strides=(self._chunk_bytes + CRC_BYTES, row_bytes),
             )
         self._maps[shard] = mapped
-        while len(self._maps) > MAPS:
-            self._maps.popitem(last=False)
+        # No lock, which a process that forks now would find held for good; others may do the same.
+        for oldest in list(self._maps)[:-MAPS]:
+            self._maps.pop(oldest, None)
         return mapped
 
     def _check_chunks(self, shard: int, chunks: "np.ndarray[Any, Any]") -> None:
