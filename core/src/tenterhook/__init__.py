@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from tenterhook._frames import carry
     from tenterhook.activations import Inputs
     from tenterhook.context import HookContext
-    from tenterhook.errors import HookError, TenterhookError, UnknownLayer
+    from tenterhook.errors import HookError, LayerConflict, TenterhookError, UnknownLayer
     from tenterhook.extensions import Extension
     from tenterhook.hookspecs import hookimpl
     from tenterhook.layers import LayerIndex
-    from tenterhook.model import HookedModel, assert_clean, attach
+    from tenterhook.model import HookedModel, NotClean, assert_clean, attach
     from tenterhook.plugins import PluginManager
     from tenterhook.registry import HookRegistry
+    from tenterhook.scopes import NeverFired
     from tenterhook.selections import Selection
 
 __all__ = [
@@ -30,7 +31,10 @@ __all__ = [
     "HookRegistry",
     "HookedModel",
     "Inputs",
+    "LayerConflict",
     "LayerIndex",
+    "NeverFired",
+    "NotClean",
     "PluginManager",
     "Selection",
     "TenterhookError",
@@ -50,7 +54,10 @@ _HOMES = {
     "HookRegistry": "registry",
     "HookedModel": "model",
     "Inputs": "activations",
+    "LayerConflict": "errors",
     "LayerIndex": "layers",
+    "NeverFired": "scopes",
+    "NotClean": "model",
     "PluginManager": "plugins",
     "Selection": "selections",
     "TenterhookError": "errors",

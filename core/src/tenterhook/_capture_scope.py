@@ -22,7 +22,7 @@ from tenterhook.scopes import (
     never_ran,
     nothing_matched,
 )
-from tenterhook.selections import Selection, Watch
+from tenterhook.selections import Selection, Watch, check_one_sequence
 
 
 class Captured(Mapping[str, list[Tensor]]):
@@ -381,6 +381,7 @@ class Capture(Scope):
         missing: Report = "warn",
     ) -> None:
         super().__init__(missing)
+        check_one_sequence(selection, index.module)
         self._selection = selection
         self._index = index
         plain = device is None and dtype is None and detach
@@ -447,7 +448,11 @@ class Capture(Scope):
             for keep in keeps
             if keep.without is not None
         ]
-        never = [keep.layer for keep in keeps if not keep.calls and keep.without is None]
+        never = [
+            layer
+            for layer, keep in zip(self._plan.layers, keeps, strict=True)
+            if not keep.calls and keep.without is None
+        ]
         if never:
             reports.append(never_ran("Nothing was captured at", never))
         unmatched = [

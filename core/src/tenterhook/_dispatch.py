@@ -114,8 +114,8 @@ class Site(Place):
         self.scopes += 1
         if self.scopes == 1:
             self.refresh()
-        else:  # a capture that stood here alone no longer does
-            self.hooks[self.key] = self._scoped()
+        elif self.hooks[self.key] != (scoped := self._scoped()):
+            self.hooks[self.key] = scoped  # a capture that stood here alone no longer does
 
     def leave(self) -> None:
         """Count one open scope less; the lock is held."""
@@ -433,6 +433,7 @@ class Registration:
 
     __slots__ = (
         "_remove",
+        "due",
         "entry",
         "hook",
         "hook_type",
@@ -460,6 +461,8 @@ class Registration:
         self._remove = remove
         self.owner: Any = None
         """The object that `attach` gave, so that it lives as long as its hooks."""
+        self.due = object() if hook._enabled else None
+        """What it has been from when it was last switched on, `None` while it is off."""
 
     def remove(self) -> None:
         """Unregister the hook; a second call does nothing."""
@@ -467,6 +470,7 @@ class Registration:
 
     def refresh(self) -> None:
         """Take note that the hook was switched on or off."""
+        self.due = object() if self.hook._enabled else None
         self.site.refresh()
 
     def __repr__(self) -> str:

@@ -38,13 +38,15 @@ class ErrorPolicy(Protocol):
 class Entry:
     """One hook as a site runs it. Subclasses say what it does on each side."""
 
-    __slots__ = ("hook", "layer", "live", "modify", "observe", "policy")
+    __slots__ = ("fired", "hook", "layer", "live", "modify", "observe", "policy")
 
     def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
         self.hook = hook
         self.layer = layer
         self.policy = policy
         self.live = True
+        self.fired = False
+        """Whether a forward ever came by."""
         self.observe: Callable[..., Any] = getattr(hook, "process_activations", _nothing)
         self.modify: Callable[..., Any] = getattr(hook, "modify_activations", _nothing)
 
@@ -93,6 +95,7 @@ class Detect(Entry):
     __slots__ = ()
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        self.fired = True
         try:
             inputs = inputs_of(module, args, kwargs) if kwargs else args
             if tracing():
@@ -117,6 +120,7 @@ class Detect(Entry):
             self.fail(error)
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        self.fired = True
         try:
             inputs = inputs_of(module, args, kwargs) if kwargs else args
             tensor = None if tracing() else first_input(inputs)
@@ -146,6 +150,7 @@ class DetectOnly(Detect):
     __slots__ = ()
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        self.fired = True
         try:
             self.observe(module, inputs_of(module, args, kwargs) if kwargs else args, output)
         except Exception as error:  # noqa: BLE001 - a hook may raise anything
@@ -161,6 +166,7 @@ class Control(Entry):
         return None
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        self.fired = True
         # The call that nearly every call is, spelled out: what it costs is what a hook costs.
         if (
             type(output) is not Tensor
@@ -212,6 +218,7 @@ class Control(Entry):
             return None
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        self.fired = True
         try:
             inputs = inputs_of(module, args, kwargs)
             tensor = first_input(inputs)
@@ -274,6 +281,7 @@ class ControlEvery(Control):
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         if not isinstance(output, tuple | list):
             return super().after(module, args, kwargs, output)
+        self.fired = True
         for at, item in enumerate(output):
             if isinstance(item, Tensor) and self.hook._enabled:  # a failure may have disabled it
                 new = super().after(module, args, kwargs, item)
@@ -304,10 +312,12 @@ class Both(Entry):
         return self.detect
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        self.fired = True
         self.detect.after(module, args, kwargs, output)
         return self.control.after(module, args, kwargs, output)
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        self.fired = True
         self.detect.before(module, args, kwargs)
         return self.control.before(module, args, kwargs)
 
@@ -330,14 +340,13 @@ def without_hook(kind: type[Entry]) -> Entry:
 
 
 class Scoped(Entry):
-    """A hook's entry in a scope: runs while the hook is enabled, and knows whether it ever did."""
+    """A hook's entry in a scope: runs while the hook is enabled."""
 
-    __slots__ = ("entry", "fired")
+    __slots__ = ("entry",)
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         super().__init__(entry.hook, entry.layer, entry.policy)
-        self.fired = False
 
     @property
     def live(self) -> bool:

@@ -15,7 +15,7 @@ from tenterhook.errors import HookError
 from tenterhook.hooks._hook import Controller, Hook, HookType
 from tenterhook.layers import Layer, LayerChoice
 from tenterhook.scopes import Report, Scope, Step, add_steps, never_ran, nothing_matched
-from tenterhook.selections import Selection, Watch
+from tenterhook.selections import Selection, Watch, check_one_sequence
 
 if TYPE_CHECKING:
     from tenterhook.registry import HookRegistry
@@ -36,6 +36,7 @@ class Hooks(Scope):
         missing: Report = "warn",
     ) -> None:
         super().__init__(missing)
+        check_one_sequence(selection, registry.index.module)
         self._selection = selection
         self._registry = registry
         self._pairs = tuple(pairs)
@@ -99,9 +100,13 @@ class Hooks(Scope):
             entry.live = False
 
     def _unseen(self) -> list[str]:
-        silent = [entry for entry in self._entries if not entry.fired and entry.hook.enabled]
-        backward = [str(e.layer) for e in silent if e.hook.hook_type is HookType.BACKWARD]
-        never = [str(e.layer) for e in silent if e.hook.hook_type is not HookType.BACKWARD]
+        silent = [
+            (layer, hook)
+            for (layer, hook), entry in zip(self._placed, self._entries, strict=True)
+            if not entry.fired and hook.enabled
+        ]
+        backward = [la.name for la, hook in silent if hook.hook_type is HookType.BACKWARD]
+        never = [la for la, hook in silent if hook.hook_type is not HookType.BACKWARD]
         reports = [never_ran("A hook never ran at", never)] if never else []
         if backward:
             reports.append(
@@ -163,7 +168,11 @@ class Replaced(Scope):
         }
 
     def _unseen(self) -> list[str]:
-        never = [answer.layer for answer in self._answers if not answer.fired]
+        never = [
+            layer
+            for layer, answer in zip(self._layers, self._answers, strict=True)
+            if not answer.fired
+        ]
         return [never_ran("An output was given for", never)] if never else []
 
 

@@ -51,6 +51,7 @@ class HookedModel:
         store: Any = None,
         special_token_ids: Sequence[int] | None = None,
         on_error: OnError = "raise",
+        missing: Report = "warn",
     ) -> None:
         self.module = module
         self.context = HookContext(
@@ -63,6 +64,7 @@ class HookedModel:
         self.layers = HookRegistry(module, self.context)
         self.layers.owner = weakref.ref(self)
         self.layers.on_error = on_error
+        self.layers.missing = missing
 
     def adopt(self, registry: HookRegistry) -> None:
         """Take the hooks that stand already, with their context, for this object's own."""
@@ -82,12 +84,30 @@ class HookedModel:
     def on_error(self, policy: OnError) -> None:
         self.layers.on_error = policy
 
+    @property
+    def missing(self) -> Report:
+        """What is done about a registered hook that never ran, though the model was called:
+        `"warn"`, `"raise"` or `"ignore"`."""
+        return self.layers.missing
+
+    @missing.setter
+    def missing(self, report: Report) -> None:
+        self.layers.missing = report
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module and return its output; `None` where a scope's `stop_after` ended it."""
+        """Run the module and return its output; `None` where a scope's `stop_after` ended it.
+
+        A registered hook that the first run of the model never came by is reported at its end,
+        once, as `missing` says.
+        """
+        due = self.layers.due()
         try:
-            return self.module(*args, **kwargs)
+            output = self.module(*args, **kwargs)
         except StopForward:
             return None
+        if due:
+            self.layers.report(due)
+        return output
 
     def capture(
         self,

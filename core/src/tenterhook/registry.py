@@ -1,5 +1,6 @@
 """The hooks registered on a model: `model.layers`."""
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 
 from tenterhook._dispatch import Registration, site_of, sites_of
 from tenterhook._entries import entry_for
-from tenterhook._frames import lock
+from tenterhook._frames import lock, visible_frame
 from tenterhook.context import HookContext
-from tenterhook.errors import LayerConflict
+from tenterhook.errors import HookWarning, LayerConflict, UnknownLayer
 from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
+from tenterhook.scopes import NeverFired, Report, not_called
 from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]
@@ -36,6 +38,8 @@ class HookRegistry:
         self._held: dict[str, Registration] = {}
         self._mix: dict[str, Mix] = {}
         self._on_error: OnError = "raise"
+        self._missing: Report = "warn"
+        self._unheard: dict[Registration, None] = {}
         self.owner: Callable[[], Any] = lambda: None
         """A weak reference to what carries this registry; hooks keep it while they stand."""
         context._layers = weakref.ref(self)
@@ -82,6 +86,62 @@ class HookRegistry:
     @on_error.setter
     def on_error(self, policy: OnError) -> None:
         self._on_error = _one_of("on_error", policy, get_args(OnError))
+
+    @property
+    def missing(self) -> Report:
+        """What happens when the model has run and a hook never did: `"warn"`, `"raise"`, ..."""
+        return self._missing
+
+    @missing.setter
+    def missing(self, report: Report) -> None:
+        self._missing = _one_of("missing", report, get_args(Report))
+
+    def due(self) -> list[tuple[Registration, object]]:
+        """Return the hooks that never ran yet and that a run which begins now is to come by."""
+        if not self._unheard:
+            return []
+        with lock:
+            return [(held, held.due) for held in self._unheard if held.due is not None]
+
+    def report(self, due: list[tuple[Registration, object]]) -> None:
+        """Report, once, those of `due` that never ran, when a run of the model has ended.
+
+        Raises `NeverFired` where `missing` is `"raise"`. Not while controllers are off.
+        """
+        frame = visible_frame()
+        if frame is not None and frame.muted:
+            return
+        silent = []
+        with lock:
+            for held, since in due:
+                if held.due is since and held in self._unheard:
+                    del self._unheard[held]
+                    if not held.entry.fired:
+                        silent.append(held)
+        if silent and self._missing != "ignore":
+            reports = self._why_silent(silent)
+            if self._missing == "raise":
+                raise NeverFired(reports)
+            for report in reports:
+                warnings.warn(report, HookWarning, stacklevel=3)
+
+    def _why_silent(self, silent: list[Registration]) -> list[str]:
+        reasons: dict[str, list[str]] = {}
+        for held in silent:
+            try:
+                module = self.index.resolve(held.layer).module
+            except UnknownLayer:
+                module = None
+            if module is None or held.site not in sites_of(module):
+                why = "The module that it was registered on is not there any more: register again."
+            else:
+                why = not_called(held.layer, module)
+            said = f"{type(held.hook).__name__} {held.hook.id!r} at {held.layer!r}"
+            reasons.setdefault(why, []).append(said)
+        return [
+            f"The model ran, and not what was registered on it: {', '.join(who)}. {why}"
+            for why, who in reasons.items()
+        ]
 
     def register_hook(
         self,
@@ -135,6 +195,8 @@ class HookRegistry:
             order = (held, *site.held) if prepend else (*site.held, held)
             held.owner = self.owner()
             self._held[hook.id] = held
+            if kind is not HookType.BACKWARD:
+                self._unheard[held] = None
             if mix is not None:
                 self._mix[layer.name] = mix
             hook.layer_signature = layer.name
@@ -162,6 +224,7 @@ class HookRegistry:
             if self._held.get(held.hook.id) is not held:
                 return False
             del self._held[held.hook.id]
+            self._unheard.pop(held, None)
             held.entry.live = False
             held.owner = None
             held.site.hold(tuple(other for other in held.site.held if other is not held))

@@ -14,6 +14,7 @@ from tenterhook._dispatch import Place, Put, close_frame, open_frame, sites_of
 from tenterhook._frames import Frame, Steps, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
 from tenterhook.hooks._hook import Controller, Detector, HookType
+from tenterhook.layers import Layer
 
 if TYPE_CHECKING:
     from tenterhook.registry import HookRegistry
@@ -207,12 +208,30 @@ def add_steps(steps: dict[Place, Steps], site: Place, new: Steps) -> None:
     steps[site] = steps[site] + new if site in steps else new
 
 
-def never_ran(what: str, layers: Sequence[str]) -> str:
-    """Return the sentence that says so, and why it may be."""
-    return (
-        f"{what} {', '.join(map(repr, layers))}: no forward ran there in this scope. A scope is "
-        "seen only by the thread or task that opened it; tenterhook.carry takes it into another."
-    )
+def never_ran(what: str, layers: Sequence[Layer]) -> str:
+    """Return the sentences that say so, and why it may be."""
+    names = ", ".join(repr(layer.name) for layer in layers)
+    reasons = list(dict.fromkeys(not_called(layer.name, layer.module) for layer in layers))
+    if NOT_CALLED in reasons:
+        reasons.append(
+            "A scope is seen only by the thread or task that opened it; tenterhook.carry takes it "
+            "into another."
+        )
+    return f"{what} {names}: no forward ran there in this scope. {' '.join(reasons)}"
+
+
+NOT_CALLED = (
+    "Code that takes a module's weights, or calls its forward, goes past its hooks; and not every "
+    "input needs every module."
+)
+
+
+def not_called(name: str, module: nn.Module) -> str:
+    """Return the sentence that says why a module may not have run."""
+    if type(module).forward is not nn.Module.forward or "forward" in vars(module):
+        return NOT_CALLED
+    kind = type(module).__name__
+    return f"{name!r} is a {kind} that has no forward, so it never runs: give what it holds."
 
 
 def nothing_matched(selection: object, layers: Sequence[str]) -> str:

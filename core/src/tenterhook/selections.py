@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook.activations import inputs_of, named_inputs
+from tenterhook.activations import inputs_of, named_inputs, parameters_of
 
 Where = int | str | slice | Sequence[int]
 """Positions: one, several, a slice (as `slice` or as text, `"2:5"`), or `"last"`."""
@@ -153,10 +153,23 @@ class Selection:
     def _row_mask(self, batch: int, seen: "Seen | None", device: torch.device) -> Tensor:
         if self.rows is None:
             return torch.ones(batch, dtype=torch.bool, device=device)
-        copies = 1 if seen is None else seen.copies
+        copies = _copies(batch) if seen is None else seen.copies
         mask = torch.zeros(batch // copies, dtype=torch.bool)
         mask[_indices(self.rows, batch // copies, "row")] = True
         return mask.repeat_interleave(copies).to(device)
+
+
+def check_one_sequence(selection: Selection | None, module: nn.Module) -> None:
+    """Raise `ValueError` where tokens are selected in a model with two sequences of them."""
+    if selection is None or not selection.of_tokens:
+        return
+    kind: Any = type(module)
+    if "decoder_input_ids" in parameters_of(kind):
+        raise ValueError(
+            f"{type(module).__name__} has two sequences, the encoder's and the decoder's, and "
+            f"{selection} does not say whose tokens. Attach to one of its parts and select there: "
+            "tenterhook.attach(model.get_encoder()), or get_decoder()."
+        )
 
 
 def _indices(where: Positions, count: int, what: str) -> Tensor:
@@ -216,11 +229,10 @@ class Seen:
         place = mask.cumsum(1) - 1
         past = mask.shape[1] - seq
         running = _generation.get()
-        if running is not None and len(mask) % len(running.prompt) == 0:
-            copies = len(mask) // len(running.prompt)
+        copies = _copies(len(mask))
+        if running is not None and copies * len(running.prompt) == len(mask):
             prompt = running.prompt.repeat_interleave(copies)
         else:
-            copies = 1
             prompt = mask[:, :past].sum(1) if past else total
         return cls(mask[:, past:], place[:, past:], total, prompt, copies)
 
@@ -264,6 +276,14 @@ class Generation:
 
 
 _generation: ContextVar[Generation | None] = ContextVar("tenterhook_generation", default=None)
+
+
+def _copies(batch: int) -> int:
+    """Return how many rows of a forward stand for one prompt of the generation that runs."""
+    running = _generation.get()
+    if running is None or batch % len(running.prompt):
+        return 1
+    return batch // len(running.prompt)
 
 
 @contextmanager

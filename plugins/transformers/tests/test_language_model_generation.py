@@ -1,17 +1,26 @@
 """Generation: padding, what is returned, hooks on every step."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
+import tenterhook
+from tenterhook.hooks import Controller, HookWarning
 from tenterhook_transformers import EmptyText, Generation, LanguageModel
 
 Make = Callable[..., Any]
 PROMPTS = ["The quick brown fox", "In", "Tokens are real or"]
 LENGTH: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+
+
+class _Negates(Controller):
+    def modify_activations(self, module: Any, inputs: Any, output: Any) -> Any:
+        return -output
 
 
 @pytest.fixture(params=["gpt2", "llama", "opt", "gemma3"])
@@ -176,3 +185,73 @@ def test_no_prompts(gpt2: LanguageModel) -> None:
     """No prompts are an error."""
     with pytest.raises(EmptyText):
         gpt2.generate([])
+
+
+def test_hook_that_never_ran(make_model: Make, tokenizer: Any) -> None:
+    """A registered hook that no step came by is named at the end, once."""
+    lm = LanguageModel(make_model("gpt2"), tokenizer)
+    lm.layers.register_hook("transformer.h", _Negates())
+    with pytest.warns(HookWarning, match="'transformer.h' is a ModuleList that has no forward"):
+        lm.generate(PROMPTS, max_new_tokens=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.generate(PROMPTS, max_new_tokens=2)
+
+
+class TestEncoderDecoder:
+    """Models with two sequences of tokens."""
+
+    @pytest.fixture
+    def t5(self, tokenizer: Any) -> LanguageModel:
+        """A small model, whose rows never end early."""
+        torch.manual_seed(0)
+        config = transformers.T5Config(
+            vocab_size=len(tokenizer),
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            eos_token_id=None,
+        )
+        config.decoder_start_token_id = 0
+        module: Any = transformers.T5ForConditionalGeneration(config)
+        return LanguageModel(module.eval(), tokenizer)
+
+    def test_forward_of_texts_alone(self, t5: LanguageModel) -> None:
+        """The decoder's tokens are wanted, and the error says how to give them."""
+        with pytest.raises(ValueError, match="T5ForConditionalGeneration is an encoder-decoder"):
+            t5.inference.execute_inference(PROMPTS)
+        with pytest.raises(ValueError, match=r"Use lm\.generate\(texts\), or call"):
+            t5.run_token_ids([[1, 2], [3]])
+        assert t5(**t5.tokenize(PROMPTS), decoder_input_ids=torch.zeros(3, 1).long()) is not None
+
+    def test_tokens_of_which(self, t5: LanguageModel) -> None:
+        """A selection of tokens is refused at once, with the way out."""
+        for make in (
+            lambda: t5.capture("encoder.block.0", tokens="last"),
+            lambda: t5.steer("decoder.block.0", torch.neg, phase="prompt"),
+        ):
+            with pytest.raises(ValueError, match=r"does not say whose tokens.*get_encoder\(\)"):
+                make()
+
+    def test_tokens_of_a_part(self, t5: LanguageModel) -> None:
+        """Attached to its parts, each counts its own tokens while the whole generates."""
+        module: Any = t5.module
+        encoder, decoder = (
+            tenterhook.attach(each) for each in (module.get_encoder(), module.get_decoder())
+        )
+        with (
+            encoder.capture("layer_0", tokens=":") as read,
+            decoder.capture("layer_0", tokens=":") as written,
+        ):
+            t5.generate(PROMPTS, max_new_tokens=4)
+        lengths = t5.tokenize(PROMPTS)["attention_mask"].sum(1).tolist()
+        assert [len(row) for row in read.by_row("layer_0")] == lengths
+        assert [len(row) for row in written.by_row("layer_0")] == [4] * len(PROMPTS)
+
+    def test_rows_are_prompts(self, t5: LanguageModel) -> None:
+        """Rows are prompts, with all their beams, in the decoder too."""
+        with t5.capture("decoder.block.0", rows=1) as captured:
+            t5.generate(PROMPTS, max_new_tokens=2, num_beams=3)
+        assert {len(each) for each in captured["decoder.block.0"]} == {3}

@@ -44,6 +44,17 @@ def model_inputs(module: nn.Module, encodings: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in encodings.items() if takes(module, name)}
 
 
+def raise_of_two_sequences(module: nn.Module, error: Exception) -> None:
+    """Raise `ValueError` where a forward failed with `error` for want of the decoder's tokens."""
+    if takes(module, "decoder_input_ids"):
+        name = type(unwrapped(module)).__name__
+        raise ValueError(
+            f"{name} is an encoder-decoder model, and texts are the encoder's tokens alone: "
+            f"{error} Use lm.generate(texts), or call "
+            "lm(**lm.tokenize(texts), decoder_input_ids=...)."
+        ) from error
+
+
 def text_config(module: nn.Module) -> Any:
     """Return the config, of a model of several modalities that of its text part; `None` if none."""
     config = getattr(unwrapped(module), "config", None)

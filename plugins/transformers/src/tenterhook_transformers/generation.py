@@ -91,7 +91,9 @@ def generate(
         if not with_controllers:
             scopes.enter_context(model.without_controllers())
         as_asked = settings.pop("return_dict_in_generate", None)
+        due = model.layers.due()
         found = module.generate(**inputs, **settings, return_dict_in_generate=True)
+        model.layers.report(due)
         sequences: Tensor = found.sequences
         if capturing():
             _run_last_token(module, found, prompt_mask)

@@ -11,7 +11,7 @@ import torch
 from tenterhook.hooks import HookWarning
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
-from tenterhook_transformers.families import model_inputs
+from tenterhook_transformers.families import model_inputs, raise_of_two_sequences
 from tenterhook_transformers.texts import iterate_texts
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ class Inference:
             if stop_after_layer is not None:
                 stop = model.capture(stop_after=stop_after_layer, missing="ignore")
                 scopes.enter_context(stop)
-            outputs = model(**model_inputs(model.module, encodings))
+            try:
+                outputs = model(**model_inputs(model.module, encodings))
+            except (TypeError, ValueError) as error:
+                raise_of_two_sequences(model.module, error)
+                raise
         if stop_after_layer is not None and outputs is not None:
             warn(
                 f"The forward did not stop after layer {stop_after_layer!r}: it never ran.",

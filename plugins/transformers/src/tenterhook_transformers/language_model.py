@@ -14,7 +14,13 @@ from tenterhook_transformers import encoding, generation
 from tenterhook_transformers.description import describe
 from tenterhook_transformers.errors import EmptyText
 from tenterhook_transformers.evaluating import evaluating
-from tenterhook_transformers.families import max_tokens, pad_id, position_ids, takes
+from tenterhook_transformers.families import (
+    max_tokens,
+    pad_id,
+    position_ids,
+    raise_of_two_sequences,
+    takes,
+)
 from tenterhook_transformers.inference import Inference
 from tenterhook_transformers.padding import pad
 from tenterhook_transformers.saving import Activations
@@ -235,7 +241,11 @@ class LanguageModel(HookedModel):
         if takes(self.module, "use_cache"):
             inputs["use_cache"] = False  # nothing comes after this forward
         with evaluating(self.module), torch.no_grad():
-            self(**inputs)
+            try:
+                self(**inputs)
+            except (TypeError, ValueError) as error:
+                raise_of_two_sequences(self.module, error)
+                raise
         return batch.attention_mask.bool()
 
     def describe_model(self) -> dict[str, Any]:
