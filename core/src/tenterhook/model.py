@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -18,6 +18,10 @@ from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.registry import HookRegistry, OnError
 from tenterhook.scopes import Muted, Report, StopForward
 from tenterhook.selections import Selection, Where
+
+if TYPE_CHECKING:
+    from tenterhook.specs import ModelSpec
+    from tenterhook.specs._model import Given
 
 Phase = Literal["prompt", "generated"]
 
@@ -200,6 +204,31 @@ class HookedModel:
         """Have every controller off while the scope is open, for this thread or task alone."""
         return Muted(self.module)
 
+    def describe(self) -> "ModelSpec":
+        """Return the hooks registered on the model, and `on_error`, as a value.
+
+        It is written to TOML, YAML or JSON by `tenterhook.specs.write_spec`, and `apply` puts the
+        same hooks on another model. Raises `NotDescribable` (a `TypeError`) for a hook that no
+        spec can say: one with a lambda, or of a class that cannot be imported.
+        """
+        from tenterhook import specs
+
+        return specs.describe(self.layers)
+
+    def apply(self, spec: "Given", *, allow: Sequence[str] = ()) -> list[str]:
+        """Register the hooks of a spec, all or none, and return their ids.
+
+        `spec` is a `ModelSpec` or `HookSpec` of `tenterhook.specs`, plain values that say one, or
+        a `.toml`, `.yaml` or `.json` file. Hooks are named as plugins register them; functions, and
+        classes of one's own, by import path, and only from the modules and packages in `allow`.
+
+        Raises `BadSpec` (a `ValueError`) with the path to each mistake, `NotAllowed`, and what
+        registering raises.
+        """
+        from tenterhook import specs
+
+        return specs.apply(self.layers, spec, allow=allow)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
 
@@ -230,7 +259,10 @@ _registries: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookRegistry]]" =
 
 
 def attach(
-    module: nn.Module, *, make: Callable[..., HookedModel] = HookedModel, **settings: Any
+    module: "nn.Module | HookedModel",
+    *,
+    make: Callable[..., HookedModel] = HookedModel,
+    **settings: Any,
 ) -> HookedModel:
     """Return the object that carries `module`'s layers, hooks and scopes.
 

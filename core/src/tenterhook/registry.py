@@ -284,6 +284,10 @@ class HookRegistry:
             if isinstance(standing, Detector) != isinstance(hook, Detector) and not both:
                 raise LayerConflict(layer.name, repr(hook), repr(standing))
 
+    def mix_of(self, layer: str) -> Mix | None:
+        """Return how detectors and controllers share a layer; `None` where nobody said."""
+        return self._mix.get(layer)
+
     # --- asking
 
     def get_hooks(

@@ -41,6 +41,11 @@ class _Edit(Controller):
         self._masks: dict[tuple[int, torch.device], Tensor] = {}
         self._kept: dict[tuple[torch.device, torch.dtype], tuple[Any, ...]] = {}
 
+    @property
+    def features(self) -> Where | None:
+        """Which indices along the last axis change; `None` for all."""
+        return None if self._features is None else self._features.features
+
     @abstractmethod
     def _edited(self, activation: Tensor) -> Tensor | None:
         """Return what takes the activation's place in memory of its own, `None` for no change."""
