@@ -47,7 +47,7 @@ class TestAttach:
         model = tenterhook.attach(module)
 
         assert tenterhook.attach(module) is model
-        assert tenterhook.attach(model) is model  # type: ignore[arg-type]
+        assert tenterhook.attach(model) is model
         assert isinstance(model, HookedModel)
 
     def test_carries(self, module: nn.Module) -> None:

@@ -160,7 +160,7 @@ def _is_union(kind: Any) -> bool:
 
 
 def _is_code(kind: Any) -> bool:
-    return kind is Callable or get_origin(kind) is Callable or get_origin(kind) in (type,)
+    return get_origin(kind) in (Callable, type)
 
 
 def _is_iterable(kind: Any) -> bool:
