@@ -25,6 +25,7 @@ from tenterhook.store._errors import (
     NotWritable,
     OtherLoader,
     OtherRun,
+    PlaceTaken,
     RowOutOfRange,
     UnknownRun,
     UnknownTensor,
@@ -47,6 +48,7 @@ from tenterhook.store._protocols import RowBlock, RunWriter, Store, UnitWriter
 if TYPE_CHECKING:
     from tenterhook.store._dataset import RowDataset
     from tenterhook.store._dtypes import dtype_name, torch_dtype
+    from tenterhook.store._export import to_datasets, to_npy, to_safetensors
     from tenterhook.store._int8 import Int8Error
     from tenterhook.store._loader import RowLoader
     from tenterhook.store._memory import MemoryStore
@@ -79,6 +81,7 @@ __all__ = [
     "NotWritable",
     "OtherLoader",
     "OtherRun",
+    "PlaceTaken",
     "Problem",
     "RowBlock",
     "RowDataset",
@@ -105,6 +108,9 @@ __all__ = [
     "fold",
     "is_reserved",
     "plain_tensor",
+    "to_datasets",
+    "to_npy",
+    "to_safetensors",
     "torch_dtype",
 ]
 
@@ -120,6 +126,9 @@ _IMPORT_TORCH = {
     "flat_bytes": "_tensors",
     "plain_tensor": "_tensors",
     "TopTokens": "_reduced",
+    "to_datasets": "_export",
+    "to_npy": "_export",
+    "to_safetensors": "_export",
     "torch_dtype": "_dtypes",
 }
 

@@ -195,6 +195,12 @@ class NotAStore(_PathError, FileExistsError):
     code = errno.EEXIST
 
 
+class PlaceTaken(_PathError, FileExistsError):
+    """A folder that was to be written holds something."""
+
+    code = errno.EEXIST
+
+
 class NoStore(_PathError, FileNotFoundError):
     """There is no store at that place."""
 
