@@ -14,7 +14,7 @@ import torch
 
 from tenterhook.store import DamagedStore, NotWritable
 from tenterhook.testing.stores import a_plan, write
-from tenterhook_zarr import ZarrStore, _store, _writer
+from tenterhook_zarr import ZarrStore, _tensors, _writer
 from tenterhook_zarr._files import put_in_place
 
 HEAD = """
@@ -145,11 +145,11 @@ def test_saving_while_another_is_in_the_middle(
     put = put_in_place
 
     def interrupted(claim: Path, path: Path) -> None:
-        monkeypatch.setattr(_store, "put_in_place", put)
+        monkeypatch.setattr(_tensors, "put_in_place", put)
         store.save_tensor("x", torch.tensor(2.0))
         put(claim, path)
 
-    monkeypatch.setattr(_store, "put_in_place", interrupted)
+    monkeypatch.setattr(_tensors, "put_in_place", interrupted)
     store.save_tensor("x", torch.tensor(1.0))
     assert store.load_tensor("x") == 1
     assert len(list((tmp_path / "tensors/x").iterdir())) == 2
@@ -166,7 +166,7 @@ def test_saving_that_fails_keeps_the_old(tmp_path: Path, monkeypatch: pytest.Mon
 
     for step in ("_write_tensor", "put_in_place"):
         with monkeypatch.context() as patch:
-            patch.setattr(_store, step, full)
+            patch.setattr(_tensors, step, full)
             with pytest.raises(NotWritable, match="No space left"):
                 store.save_tensor("x", torch.tensor(2.0))
             with pytest.raises(NotWritable, match="No space left"):
@@ -179,8 +179,8 @@ def test_saving_tidies_up_after_the_killed(tmp_path: Path) -> None:
     """What a process left that was killed before its tensor was current is removed."""
     code = """
     import os
-    from tenterhook_zarr import _store
-    _store.put_in_place = lambda *_: os._exit(0)
+    from tenterhook_zarr import _tensors
+    _tensors.put_in_place = lambda *_: os._exit(0)
     ZarrStore(folder).save_tensor("x", torch.ones(2))
     """
     together(code, tmp_path, 1)
@@ -242,7 +242,7 @@ def test_beginning_that_fails_takes_nothing_from_another(
 def test_mark_that_another_took_back(tmp_path: Path) -> None:
     """A process that used the store meanwhile marks it again."""
     store = ZarrStore(tmp_path)
-    with store._made():
+    with store._place.made():
         (tmp_path / "tenterhook.json").unlink()
     assert ZarrStore(tmp_path, create=False).runs() == []
 

@@ -1,7 +1,8 @@
 """Stores: tensors by name, and runs, which are the rows that a model made of documents.
 
-`LocalStore(folder)` opens the default store; the stores of installed plugins are here too, by
-class name. Importing this imports neither torch nor a plugin.
+`LocalStore(folder)` opens the default store, and `open_store(place)` is the same by another name;
+the stores of installed plugins are here too, by class name. Importing this imports neither torch
+nor a plugin.
 """
 
 import importlib
@@ -29,10 +30,11 @@ from tenterhook.store._errors import (
     RowOutOfRange,
     UnknownRun,
     UnknownTensor,
+    Unreachable,
     WrongIndex,
     WrongRows,
 )
-from tenterhook.store._local import LocalStore
+from tenterhook.store._local import LocalStore, open_store
 from tenterhook.store._names import (
     check_attribute,
     check_free,
@@ -41,7 +43,7 @@ from tenterhook.store._names import (
     fold,
     is_reserved,
 )
-from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan, Unit
+from tenterhook.store._plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
 from tenterhook.store._problems import Problem
 from tenterhook.store._protocols import RowBlock, RunWriter, Store, UnitWriter
 
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from tenterhook_zarr import ZarrStore as ZarrStore
 
 __all__ = [
+    "CODECS",
     "ROW_ARRAYS",
     "BadName",
     "BadSetting",
@@ -97,6 +100,7 @@ __all__ = [
     "UnitWriter",
     "UnknownRun",
     "UnknownTensor",
+    "Unreachable",
     "WrongIndex",
     "WrongRows",
     "check_attribute",
@@ -107,6 +111,7 @@ __all__ = [
     "flat_bytes",
     "fold",
     "is_reserved",
+    "open_store",
     "plain_tensor",
     "to_datasets",
     "to_npy",

@@ -213,6 +213,12 @@ class NotWritable(_PathError, PermissionError):
     code = errno.EACCES
 
 
+class Unreachable(_PathError, ConnectionError):
+    """The place of a store fails, does not answer, or lets nobody in."""
+
+    code = errno.EHOSTUNREACH
+
+
 class OtherRun(TenterhookError, ValueError):
     """A run of that id is there and was made from another plan."""
 

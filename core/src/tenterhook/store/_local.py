@@ -1,4 +1,4 @@
-"""The default store in a folder, whichever plugin it comes from."""
+"""The default store, in a folder or at a URL, whichever plugin it comes from."""
 
 import os
 from typing import TYPE_CHECKING
@@ -14,9 +14,15 @@ DEFAULT = "ZarrStore"
 def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "Store":
     """Open the default store in a folder, or make it there with the first thing that is kept.
 
-    With `create=False` a folder without a store is an error, `NoStore`. The store is the zarr
-    plugin's; `ImportError` says how to install it where it is missing. Raises `NotAStore` where
-    the place holds something else.
+    A URL will do as well: `s3://bucket/prefix`, `gs://`, `az://`, `memory://`, `file://`. With
+    `create=False` a place without a store is an error, `NoStore`. The store is the zarr plugin's;
+    `ImportError` says how to install it where it is missing. Raises `NotAStore` where the place
+    holds something else.
     """
     store: Store = load_store(DEFAULT)(base_path, create=create)
     return store
+
+
+def open_store(place: str | os.PathLike[str], *, create: bool = True) -> "Store":
+    """Open the default store at a path or a URL; another name of `LocalStore`."""
+    return LocalStore(place, create=create)

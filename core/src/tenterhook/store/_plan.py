@@ -11,6 +11,9 @@ from attrs import validators
 ROW_ARRAYS: Mapping[str, str] = {"token": "int32", "document": "int64", "position": "int32"}
 """The arrays beside the layers, one number per row, and their dtypes."""
 
+CODECS = ("none", "zstd", "blosc")
+"""What may compress the rows of layers: nothing, zstd, or lz4 with bitshuffle (blosc)."""
+
 _positive = validators.and_(validators.instance_of(int), validators.ge(1))
 
 
@@ -66,6 +69,9 @@ class RunPlan:
     spec: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     """What the bytes follow from, in plain JSON values; two runs with equal plans are one run."""
 
+    codec: str = attrs.field(default="none")
+    """How a store that can compresses the rows, one of `CODECS`; what is read is the same."""
+
     about: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
     """What people want to know of it beside, in plain JSON values; no part of its identity."""
 
@@ -74,6 +80,11 @@ class RunPlan:
         names = [layer.name for layer in layers]
         if len(set(names)) < len(names):
             raise ValueError(f"layers={names} names one of them twice.")
+
+    @codec.validator
+    def _check_codec(self, attribute: object, codec: str) -> None:
+        if codec not in CODECS:
+            raise ValueError(f"codec={codec!r} is none of {', '.join(CODECS)}.")
 
     @property
     def unit_count(self) -> int:

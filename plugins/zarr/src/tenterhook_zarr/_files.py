@@ -5,8 +5,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from tenterhook_zarr._writers import is_abandoned, unfinished_name
 
@@ -185,3 +185,82 @@ def write_aside(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+class LocalFiles:
+    """The files of a store in a folder."""
+
+    is_local = True
+
+    def show(self, path: PurePath) -> str:
+        """Return the path."""
+        return str(path)
+
+    def read(self, path: PurePath) -> bytes:
+        """Return the content; `FileNotFoundError` where there is none."""
+        return Path(path).read_bytes()
+
+    def size(self, path: PurePath) -> int:
+        """Return how many bytes it has; `FileNotFoundError` where there is none."""
+        return Path(path).stat().st_size
+
+    def is_there(self, path: PurePath) -> bool:
+        """Say whether there is such a file; `OSError` where that cannot be known."""
+        return is_there(Path(path))
+
+    def names(self, folder: PurePath) -> list[str]:
+        """Return what is in a folder, sorted; nothing where there is none."""
+        try:
+            return sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def write(self, path: PurePath, content: bytes) -> None:
+        """Put a file in place of what is there."""
+        write_whole(Path(path), content)
+
+    def write_once(self, path: PurePath, content: bytes) -> bool:
+        """Put a file where there is none."""
+        return write_once(Path(path), content)
+
+    def put(self, aside: Path, path: PurePath) -> None:
+        """Rename what was written aside."""
+        put_in_place(aside, Path(path))
+
+    def put_once(self, aside: Path, path: PurePath) -> bool:
+        """Rename what was written aside, where there is nothing."""
+        return put_once(aside, Path(path))
+
+    def make(self, folder: PurePath) -> None:
+        """Make a folder and those above it."""
+        make_folders(Path(folder))
+
+    def make_below(self, folder: PurePath, standing: PurePath) -> None:
+        """Make a folder below one that is there."""
+        make_below(Path(folder), Path(standing))
+
+    def remove(self, path: PurePath) -> None:
+        """Remove a file, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+    def remove_all(self, folder: PurePath) -> None:
+        """Rename a folder, then remove all in it."""
+        remove_aside(Path(folder))
+
+    def settle(self, folder: PurePath) -> None:
+        """Do nothing: what is being removed has another name."""
+
+    def tidy(self, folder: PurePath) -> None:
+        """Remove what processes that were killed did not finish."""
+        remove_abandoned(Path(folder))
+
+    def staging(self, folder: PurePath) -> Path:
+        """Return a folder of the same file system, from which files can be renamed."""
+        return Path(folder) / ".writing"
+
+    def open_array(self, folder: PurePath) -> Any:
+        """Open a zarr array for reading."""
+        import zarr
+
+        store = zarr.storage.LocalStore(Path(folder), read_only=True)
+        return zarr.open_array(store=store, mode="r", zarr_format=3)

@@ -15,17 +15,19 @@ sessions/NAME.json      who wrote: versions, platform, times
 
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 from typing import Any
 
 from torch import Tensor
 
 from tenterhook.store import ROW_ARRAYS, DamagedStore, RunPlan
-from tenterhook_zarr._arrays import ArrayReader, read_file
+from tenterhook_zarr._arrays import ArrayReader
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._kept import unpack
 from tenterhook_zarr._layout import ArrayLayout
 from tenterhook_zarr._names import folder_names
+from tenterhook_zarr._places import Files, read_file
 from tenterhook_zarr._records import sealed, unsealed
 
 PLAN = "plan.json"
@@ -36,56 +38,59 @@ Key = tuple[str, str]
 class RunFolder:
     """The files of one run."""
 
-    def __init__(self, path: Path, plan: RunPlan) -> None:
+    def __init__(self, files: Files, path: PurePath, plan: RunPlan) -> None:
+        self.files = files
         self.path = path
         self.plan = plan
         self._layers = folder_names(layer.name for layer in plan.layers)
         self._readers: dict[Key, ArrayReader] = {}
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, files: Files, path: PurePath) -> "RunFolder":
         """Read the plan of a run that is there."""
         try:
-            plan = plan_of(read_file(path / PLAN), str(path / PLAN))
+            plan = plan_of(read_file(files, path / PLAN), files.show(path / PLAN))
         except ValueError as error:
-            raise DamagedStore(str(path / PLAN), f"this is no plan of a run ({error})") from error
-        return cls(path, plan)
+            raise DamagedStore(
+                files.show(path / PLAN), f"this is no plan of a run ({error})"
+            ) from error
+        return cls(files, path, plan)
 
     @property
-    def commits(self) -> Path:
+    def commits(self) -> PurePath:
         """Where the commit records are."""
         return self.path / "commits"
 
     @property
-    def log(self) -> Path:
+    def log(self) -> PurePath:
         """Where the records of times are."""
         return self.path / "log"
 
     @property
-    def sessions(self) -> Path:
+    def sessions(self) -> PurePath:
         """Where the records of processes are."""
         return self.path / "sessions"
 
     @property
-    def kept(self) -> Path:
+    def kept(self) -> PurePath:
         """Where the small tensors of units are."""
         return self.path / "kept"
 
     @property
-    def attributes(self) -> Path:
+    def attributes(self) -> PurePath:
         """Where what people noted is."""
         return self.path / "attributes"
 
     @property
     def writing(self) -> Path:
         """Where shards are until they are whole."""
-        return self.path / ".writing"
+        return self.files.staging(self.path)
 
-    def folders(self) -> list[Path]:
+    def folders(self) -> list[PurePath]:
         """Return the folders that a run has beside those of its arrays."""
         return [*self.groups(), self.commits, self.kept, self.attributes, self.log, self.sessions]
 
-    def groups(self) -> list[Path]:
+    def groups(self) -> list[PurePath]:
         """Return the folders of the zarr groups."""
         arrays = self.path / "arrays"
         return [arrays, arrays / "layers", arrays / "rows"]
@@ -94,7 +99,7 @@ class RunFolder:
         """Return all arrays, those of one number per row first."""
         return [("row", name) for name in ROW_ARRAYS] + [("layer", name) for name in self._layers]
 
-    def array(self, key: Key) -> Path:
+    def array(self, key: Key) -> PurePath:
         """Return the folder of an array."""
         kind, name = key
         if kind == "row":
@@ -114,16 +119,17 @@ class RunFolder:
             features=features,
             dtype=ROW_ARRAYS[name] if kind == "row" else self.plan.layer(name).dtype,
             rows_per_unit=self.plan.rows_per_unit,
+            codec=self.plan.codec,
         )
 
     def layout(self, key: Key) -> ArrayLayout:
         """Read the layout of an array that is there."""
         path = self.array(key) / "zarr.json"
-        return ArrayLayout.read(read_file(path), str(path))
+        return ArrayLayout.read(self.read_file(path), self.files.show(path))
 
     def committed(self) -> frozenset[int]:
         """Return the numbers of the units that have a commit record."""
-        return frozenset(_numbered(self.commits))
+        return frozenset(_numbers(self.files.names(self.commits)))
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
         """Return rows of an array that follow each other."""
@@ -135,28 +141,39 @@ class RunFolder:
 
     def record(self, number: int) -> dict[str, Any]:
         """Return the commit record of a unit that is committed."""
-        return read_record(self.commits / unit_file(number))
+        return self.read_record(self.commits / unit_file(number))
 
     def records(self) -> dict[str, Any]:
         """Return what is known of the sessions and of the committed units."""
-        committed = self.committed()
-        logs = _numbered(self.log)
+        units = self.committed().intersection(_numbers(self.files.names(self.log)))
         return {
-            "sessions": [read_record(path) for path in json_files(self.sessions)],
-            "units": [read_record(logs[number]) for number in sorted(logs) if number in committed],
+            "sessions": [self.read_record(path) for path in self.records_in(self.sessions)],
+            "units": [self.read_record(self.log / unit_file(unit)) for unit in sorted(units)],
         }
+
+    def read_file(self, path: PurePath) -> bytes:
+        """Return the content of a file that must be there."""
+        return read_file(self.files, path)
+
+    def read_record(self, path: PurePath) -> dict[str, Any]:
+        """Return what a record that must be there says."""
+        return unsealed(self.read_file(path), self.files.show(path))
+
+    def records_in(self, folder: PurePath) -> list[PurePath]:
+        """Return the records in a folder, by name."""
+        return [folder / name for name in self.files.names(folder) if name.endswith(".json")]
 
     def _reader(self, key: Key) -> ArrayReader:
         if key not in self._readers:
-            self._readers[key] = ArrayReader(self.array(key))
+            self._readers[key] = ArrayReader(self.files, self.array(key))
         return self._readers[key]
 
     def notes(self) -> dict[str, Any]:
         """Return what people noted."""
-        found = [read_record(path) for path in json_files(self.attributes)]
+        found = [self.read_record(path) for path in self.records_in(self.attributes)]
         return {note["name"]: note["value"] for note in found}
 
-    def kept_file(self, number: int) -> Path:
+    def kept_file(self, number: int) -> PurePath:
         """Return where the small tensors of a unit are."""
         return self.kept / f"{number:06d}.safetensors"
 
@@ -175,12 +192,12 @@ class KeptReader:
     def load(self, number: int, name: str) -> Tensor:
         """Return one of them."""
         said, path = self._folder.record(number)["kept"], self._folder.kept_file(number)
-        return unpack(read_file(path), said, str(path))[name]
+        return unpack(self._folder.read_file(path), said, self._folder.files.show(path))[name]
 
 
 def plan_checksum(folder: RunFolder) -> str:
     """Return the checksum of the plan's record, which the records of its units repeat."""
-    return checksum(read_file(folder.path / PLAN))
+    return checksum(folder.read_file(folder.path / PLAN))
 
 
 def plan_record(plan: RunPlan) -> bytes:
@@ -193,24 +210,10 @@ def plan_of(record: bytes, path: str) -> RunPlan:
     return RunPlan.from_json(json.dumps(unsealed(record, path)))
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Return what a record that must be there says."""
-    return unsealed(read_file(path), str(path))
-
-
-def json_files(folder: Path) -> list[Path]:
-    """Return the records in a folder, by name; none where there is no such folder."""
-    return sorted(folder.glob("*.json")) if folder.is_dir() else []
-
-
 def unit_file(number: int) -> str:
     """Return the name of a unit's records."""
     return f"{number:06d}.json"
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
-    try:
-        paths = list(folder.iterdir())
-    except FileNotFoundError:  # a run that was just begun
-        return {}
-    return {int(p.stem): p for p in paths if re.fullmatch(r"\d{6,}\.json", p.name)}
+def _numbers(names: Iterable[str]) -> set[int]:
+    return {int(name[:-5]) for name in names if re.fullmatch(r"\d{6,}\.json", name)}

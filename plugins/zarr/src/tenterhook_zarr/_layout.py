@@ -13,6 +13,7 @@ import attrs
 
 from tenterhook.store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES
+from tenterhook_zarr._codecs import codec_metadata
 from tenterhook_zarr._dtypes import Stored, stored_as
 
 CHUNK_ROWS = 256
@@ -37,10 +38,18 @@ class ArrayLayout:
     """The torch dtype's name."""
     chunk_rows: int
     shard_rows: int
+    codec: str = "none"
+    """What compresses the chunks: `none`, `zstd` or `blosc`."""
 
     @classmethod
     def plan(
-        cls, *, rows: int, features: int | None, dtype: str, rows_per_unit: int
+        cls,
+        *,
+        rows: int,
+        features: int | None,
+        dtype: str,
+        rows_per_unit: int,
+        codec: str = "none",
     ) -> "ArrayLayout":
         """Choose chunks and shards such that a unit is whole shards and a shard whole chunks."""
         wanted = NUMBER_CHUNK_ROWS if features is None else CHUNK_ROWS
@@ -49,7 +58,14 @@ class ArrayLayout:
         shard = rows_per_unit
         while shard * row_bytes > SHARD_BYTES and shard % (2 * chunk) == 0:
             shard //= 2
-        return cls(rows=rows, features=features, dtype=dtype, chunk_rows=chunk, shard_rows=shard)
+        return cls(
+            rows=rows,
+            features=features,
+            dtype=dtype,
+            chunk_rows=chunk,
+            shard_rows=shard,
+            codec=codec,
+        )
 
     @property
     def stored(self) -> Stored:
@@ -79,7 +95,7 @@ class ArrayLayout:
         return min(self.shard_rows, self.rows - shard * self.shard_rows)
 
     def shard_bytes(self, shard: int) -> int:
-        """Return the size that a shard's file must have."""
+        """Return the size that a shard's file must have, where nothing compresses its chunks."""
         rows = self.rows_in(shard)
         chunk = self.chunk_rows * self.row_bytes + CRC_BYTES
         index = self.shard_rows // self.chunk_rows * INDEX_ENTRY_BYTES + CRC_BYTES
@@ -93,7 +109,11 @@ class ArrayLayout:
             plain = {"name": "bytes"}
         sharding = {
             "chunk_shape": [self.chunk_rows, *width],
-            "codecs": [plain, {"name": "crc32c"}],
+            "codecs": [
+                plain,
+                *codec_metadata(self.codec, self.stored.numpy.itemsize),
+                {"name": "crc32c"},
+            ],
             "index_codecs": [
                 {"name": "bytes", "configuration": {"endian": "little"}},
                 {"name": "crc32c"},
@@ -123,12 +143,14 @@ class ArrayLayout:
             found = json.loads(metadata)
             shape = found["shape"]
             (sharding,) = found["codecs"]
+            _, *between, _ = sharding["configuration"]["codecs"]
             return cls(
                 rows=shape[0],
                 features=shape[1] if len(shape) > 1 else None,
                 dtype=found["attributes"]["torch_dtype"],
                 chunk_rows=sharding["configuration"]["chunk_shape"][0],
                 shard_rows=found["chunk_grid"]["configuration"]["chunk_shape"][0],
+                codec=between[0]["name"] if between else "none",
             )
         except (ValueError, LookupError, TypeError) as error:
             reason = f"this is not the metadata of an array of ours ({error!r})"

@@ -13,6 +13,7 @@ import numpy as np
 
 from tenterhook.store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
+from tenterhook_zarr._codecs import encoder
 from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 
 Bytes = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -52,6 +53,7 @@ class ShardWriter:
     def __init__(self, path: Path, layout: ArrayLayout) -> None:
         self._layout = layout
         self._chunk = np.empty(layout.chunk_rows * layout.row_bytes, dtype=np.uint8)
+        self._encode = encoder(layout.codec, layout.stored.numpy)
         self._filled = 0
         self._index: list[int] = []
         self._checksums = bytearray()
@@ -96,9 +98,10 @@ class ShardWriter:
         self._file.close()
 
     def _write_chunk(self, chunk: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
-        self._index += [self._at, len(chunk) + 4]
-        self._write(chunk)
-        self._checksums += crc32c(chunk)
+        content = chunk if self._encode is None else self._encode(chunk)
+        self._index += [self._at, len(content) + CRC_BYTES]
+        self._write(content)
+        self._checksums += crc32c(content)
         self._write(self._checksums[-4:])
 
     def _write(self, content: Any) -> None:

@@ -1,31 +1,28 @@
 """Verifying a run: every checksum is read, and files are compared with plan and commit records."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from tenterhook.store import DamagedStore, Problem
-from tenterhook_zarr._arrays import read_file
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._folder import (
     PLAN,
     Key,
     RunFolder,
-    json_files,
     plan_checksum,
-    read_record,
     unit_file,
 )
 from tenterhook_zarr._kept import unpack
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
+from tenterhook_zarr._places import Files
 from tenterhook_zarr._shards import shard_facts
 
 
-def verify(path: Path) -> list[Problem]:
+def verify(files: Files, path: PurePath) -> list[Problem]:
     """Return what is wrong with a run that is there, the run itself first, then unit by unit."""
     try:
-        folder = RunFolder.open(path)
+        folder = RunFolder.open(files, path)
     except DamagedStore as error:
         return [_problem(None, error)]
     return [*_of_run(folder), *_of_units(folder)]
@@ -33,10 +30,10 @@ def verify(path: Path) -> list[Problem]:
 
 def _of_run(folder: RunFolder) -> Iterator[Problem]:
     for group in folder.groups():
-        yield from _compare(None, group / "zarr.json", checksum(to_json(group_metadata())))
-    for path in (*json_files(folder.sessions), *json_files(folder.attributes)):
+        yield from _compare(folder, None, group / "zarr.json", checksum(to_json(group_metadata())))
+    for path in (*folder.records_in(folder.sessions), *folder.records_in(folder.attributes)):
         try:
-            read_record(path)
+            folder.read_record(path)
         except DamagedStore as error:
             yield _problem(None, error)
     for key in folder.keys():  # noqa: SIM118
@@ -46,13 +43,15 @@ def _of_run(folder: RunFolder) -> Iterator[Problem]:
             yield _problem(None, error)
             continue
         shards = folder.array(key) / "c"
-        for name in sorted(os.listdir(shards)) if shards.is_dir() else []:
+        for name in folder.files.names(shards):
             if not name.isdigit() or int(name) * layout.shard_rows >= folder.plan.rows:
-                yield Problem(None, str(shards / name), "no unit of the plan has this shard")
+                yield Problem(
+                    None, folder.files.show(shards / name), "no unit of the plan has this shard"
+                )
     known = range(folder.plan.unit_count)
     for number in sorted(folder.committed().difference(known)):
         cause = f"the plan has {len(known)} units and none of this number"
-        yield Problem(number, str(folder.commits / unit_file(number)), cause)
+        yield Problem(number, folder.files.show(folder.commits / unit_file(number)), cause)
 
 
 def _of_units(folder: RunFolder) -> Iterator[Problem]:
@@ -75,14 +74,14 @@ def _of_units(folder: RunFolder) -> Iterator[Problem]:
         yield from _of_kept(folder, number, record)
         log = folder.log / unit_file(number)
         try:
-            read_record(log)
+            folder.read_record(log)
         except DamagedStore as error:
             yield _problem(number, error)
 
 
 def _check_record(folder: RunFolder, record: dict[str, Any], number: int, plan: str) -> None:
     """Raise `DamagedStore` unless a record is one of this unit of this run."""
-    path, unit = str(folder.commits / unit_file(number)), folder.plan.unit(number)
+    path, unit = folder.files.show(folder.commits / unit_file(number)), folder.plan.unit(number)
     expected = {"unit": number, "rows": [unit.start, unit.stop]}
     for key, value in expected.items():
         if record.get(key) != value:
@@ -99,24 +98,29 @@ def _of_array(
     folder: RunFolder, number: int, key: Key, layout: ArrayLayout, said: dict[str, Any]
 ) -> Iterator[Problem]:
     unit, array = folder.plan.unit(number), folder.array(key)
-    yield from _compare(number, array / "zarr.json", said["metadata"])
+    yield from _compare(folder, number, array / "zarr.json", said["metadata"])
     shards = range(unit.start // layout.shard_rows, -(-unit.stop // layout.shard_rows))
     if [facts["shard"] for facts in said["shards"]] != list(shards):
         cause = f"it does not name shards {shards.start} to {shards.stop} of {folder.name(key)}"
-        yield Problem(number, str(folder.commits / unit_file(number)), cause)
+        yield Problem(number, folder.files.show(folder.commits / unit_file(number)), cause)
         return
     for facts in said["shards"]:
         shard = facts["shard"]
         path = array / layout.shard_key(shard)
+        shown = folder.files.show(path)
         try:
-            content = read_file(path)
-            _check_bytes(content, facts["bytes"], path)
-            found = shard_facts(content, layout, shard, str(path))
+            content = folder.read_file(path)
+            _check_bytes(content, facts["bytes"], shown)
+            found = shard_facts(content, layout, shard, shown)
         except DamagedStore as error:
             yield _problem(number, error)
             continue
         if found["crc32c"] != facts["crc32c"]:
-            yield Problem(number, str(path), "it is whole, but is not the one that was committed")
+            yield Problem(
+                number,
+                folder.files.show(path),
+                "it is whole, but is not the one that was committed",
+            )
 
 
 def _of_kept(folder: RunFolder, number: int, record: dict[str, Any]) -> Iterator[Problem]:
@@ -124,23 +128,25 @@ def _of_kept(folder: RunFolder, number: int, record: dict[str, Any]) -> Iterator
         return
     path = folder.kept_file(number)
     try:
-        unpack(read_file(path), record["kept"], str(path))
+        unpack(folder.read_file(path), record["kept"], folder.files.show(path))
     except DamagedStore as error:
         yield _problem(number, error)
 
 
-def _compare(number: int | None, path: Path, said: str) -> Iterator[Problem]:
+def _compare(folder: RunFolder, number: int | None, path: PurePath, said: str) -> Iterator[Problem]:
     """Compare a file of metadata with its checksum."""
     try:
-        if checksum(read_file(path)) != said:
-            yield Problem(number, str(path), "its checksum says that it is not what was written")
+        if checksum(folder.read_file(path)) != said:
+            yield Problem(
+                number, folder.files.show(path), "its checksum says that it is not what was written"
+            )
     except DamagedStore as error:
         yield _problem(number, error)
 
 
-def _check_bytes(content: bytes, size: int, path: Path) -> None:
+def _check_bytes(content: bytes, size: int, path: str) -> None:
     if len(content) != size:
-        raise DamagedStore(str(path), f"this file has {len(content)} bytes and should have {size}")
+        raise DamagedStore(path, f"this file has {len(content)} bytes and should have {size}")
 
 
 def _problem(number: int | None, error: DamagedStore) -> Problem:

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,22 +24,9 @@ from tenterhook.store import (
     WrongRows,
     torch_dtype,
 )
-from tenterhook_zarr._arrays import check_size, read_file
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._dtypes import to_bytes
-from tenterhook_zarr._files import (
-    in_folder,
-    is_there,
-    make_below,
-    make_folders,
-    put_in_place,
-    put_once,
-    remove_abandoned,
-    remove_if_empty,
-    remove_tree,
-    write_once,
-    write_whole,
-)
+from tenterhook_zarr._files import LocalFiles, in_folder, make_folders, remove_if_empty, remove_tree
 from tenterhook_zarr._folder import (
     PLAN,
     Key,
@@ -50,6 +37,7 @@ from tenterhook_zarr._folder import (
 )
 from tenterhook_zarr._kept import describe, keepable, pack
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
+from tenterhook_zarr._places import Files, check_size, read_file
 from tenterhook_zarr._records import sealed
 from tenterhook_zarr._shards import ShardWriter, shard_facts
 from tenterhook_zarr._writers import is_abandoned, unfinished_name
@@ -92,7 +80,7 @@ class ZarrRunWriter:
     def note_session(self, session: str, facts: Mapping[str, Any]) -> None:
         """Keep what is to be known of this process's part of the work."""
         with naming(self._folder, f"session {session}"):
-            write_whole(self._folder.sessions / f"{session}.json", sealed(facts))
+            self._folder.files.write(self._folder.sessions / f"{session}.json", sealed(facts))
 
     def finish(self) -> None:
         """Remove what writers left, once all units are committed; `IncompleteRun` otherwise.
@@ -156,8 +144,8 @@ class ZarrUnitWriter:
         self.discard()
 
     def _publish(self, log: Mapping[str, Any]) -> None:
-        name = unit_file(self._unit.number)
-        if is_there(self._folder.commits / name):
+        files, name = self._folder.files, unit_file(self._unit.number)
+        if files.is_there(self._folder.commits / name):
             return
         for array in self._arrays:
             array.finish()
@@ -169,8 +157,8 @@ class ZarrUnitWriter:
             "plan": self._plan_checksum,
             "arrays": {
                 self._folder.name(array.key): {
-                    "metadata": checksum(read_file(self._folder.array(array.key) / "zarr.json")),
-                    "shards": array.put_in_place(self._folder.array(array.key)),
+                    "metadata": self._metadata_checksum(array.key),
+                    "shards": array.put_in_place(files, self._folder.array(array.key)),
                 }
                 for array in self._arrays
             },
@@ -178,10 +166,10 @@ class ZarrUnitWriter:
         if self._kept:
             content = pack(self._kept)
             record["kept"] = describe(content, self._kept)
-            write_whole(self._folder.kept_file(self._unit.number), content)
+            files.write(self._folder.kept_file(self._unit.number), content)
         facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
-        write_whole(self._folder.log / name, sealed(facts))
-        write_once(self._folder.commits / name, sealed(record))
+        files.write(self._folder.log / name, sealed(facts))
+        files.write_once(self._folder.commits / name, sealed(record))
 
     def discard(self) -> None:
         """Drop what is not in place."""
@@ -201,6 +189,9 @@ class ZarrUnitWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.discard()
+
+    def _metadata_checksum(self, key: Key) -> str:
+        return checksum(self._folder.read_file(self._folder.array(key) / "zarr.json"))
 
     def _check_room(self, more: int) -> None:
         if self._rows + more > self._unit.rows:
@@ -242,23 +233,24 @@ class _UnitArray:
         if self._writer is not None:
             self._finish_shard()
 
-    def put_in_place(self, folder: Path) -> list[dict[str, Any]]:
+    def put_in_place(self, files: Files, folder: PurePath) -> list[dict[str, Any]]:
         """Move the shards into the folder of the array, durably; say what is there then.
 
         A whole one that is there stays, because others may be reading it: that of a process that
         does the same unit, or did.
         """
-        return [{"shard": shard, **self._put(shard, folder)} for shard in self._done]
+        return [{"shard": shard, **self._put(files, shard, folder)} for shard in self._done]
 
-    def _put(self, shard: int, folder: Path) -> dict[str, Any]:
+    def _put(self, files: Files, shard: int, folder: PurePath) -> dict[str, Any]:
         target, aside = folder / self._layout.shard_key(shard), self._path(shard)
-        check_size(aside, self._done[shard]["bytes"])
-        make_below(target.parent, folder)
-        if not put_once(aside, target):
+        check_size(LocalFiles(), aside, self._done[shard]["bytes"])
+        files.make_below(target.parent, folder)
+        if not files.put_once(aside, target):
             try:
-                return shard_facts(read_file(target), self._layout, shard, str(target))
+                found = read_file(files, target)
+                return shard_facts(found, self._layout, shard, files.show(target))
             except DamagedStore:
-                put_in_place(aside, target)
+                files.put(aside, target)
         return self._done[shard]
 
     def close(self) -> None:
@@ -283,11 +275,11 @@ def naming(folder: RunFolder, what: str) -> Iterator[None]:
     except (NotWritable, NotAStore):
         raise
     except FileNotFoundError as error:
-        if not is_there(folder.path / PLAN):
+        if not folder.files.is_there(folder.path / PLAN):
             raise DeletedRun(folder.path.name) from error
         raise
     except OSError as error:
-        place = str(error.filename or folder.path)
+        place = str(error.filename or folder.files.show(folder.path))
         reason = (
             f"{what} cannot be written ({error.strerror or error}); make room or rights, then the "
             "same command goes on. What is committed stays"
@@ -318,20 +310,16 @@ def kept_name(name: Any) -> str:
     return name
 
 
-def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
+def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
     """Make a run, or open one of the same plan; `OtherRun` where it is another's.
 
     The plan is published first, by put-if-absent, and all else follows from it: whoever is killed
     on the way, or comes second, leaves what the next one needs. Once it is there, others may be
     writing rows: nothing is ever taken back after that.
     """
-    content = plan_record(plan)
-    try:
-        is_new = in_folder(path, lambda: write_once(path / PLAN, content))
-    except BaseException:
-        remove_if_empty(path)
-        raise
-    folder = RunFolder(path, plan) if is_new else RunFolder.open(path)
+    files.settle(path)
+    is_new = _publish(files, path, plan_record(plan))
+    folder = RunFolder(files, path, plan) if is_new else RunFolder.open(files, path)
     if differences := plan.differences(folder.plan):
         raise OtherRun(path.name, differences)
     _tidy(folder)
@@ -339,24 +327,35 @@ def begin_run(path: Path, plan: RunPlan) -> ZarrRunWriter:
     return ZarrRunWriter(folder)
 
 
+def _publish(files: Files, path: PurePath, record: bytes) -> bool:
+    if not files.is_local:
+        return files.write_once(path / PLAN, record)
+    try:
+        return in_folder(Path(path), lambda: files.write_once(path / PLAN, record))
+    except BaseException:
+        remove_if_empty(Path(path))
+        raise
+
+
 def _lay_out(folder: RunFolder) -> None:
+    files = folder.files
     for each in folder.folders():
-        make_folders(each)
+        files.make(each)
     for group in folder.groups():
-        write_once(group / "zarr.json", to_json(group_metadata()))
+        files.write_once(group / "zarr.json", to_json(group_metadata()))
     for key in folder.keys():  # noqa: SIM118
         array = folder.array(key)
-        if not (array / "zarr.json").exists():
-            make_folders(array)
+        if not files.is_there(array / "zarr.json"):
+            files.make(array)
             metadata = folder.planned_layout(key).metadata({key[0]: key[1]})
-            write_once(array / "zarr.json", to_json(metadata))
+            files.write_once(array / "zarr.json", to_json(metadata))
 
 
 def _tidy(folder: RunFolder) -> None:
     """Remove what killed processes left: files that are not whole, and shards set aside."""
     arrays = [folder.array(key) for key in folder.keys()]  # noqa: SIM118
     for each in (folder.path, *folder.folders(), *arrays):
-        remove_abandoned(each)
+        folder.files.tidy(each)
     if folder.writing.is_dir():
         for writing in folder.writing.iterdir():
             if is_abandoned(writing, writing.name):

@@ -1,0 +1,127 @@
+"""Object stores through obstore."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from obstore import exceptions
+from obstore.store import MemoryStore, from_url
+
+from tenterhook_zarr._objects import Refused
+from tenterhook_zarr._urls import ObjectUrl
+
+_IN_MEMORY: dict[str, Any] = {}
+"""The buckets of `memory://`, as long as the process lives."""
+
+CREDENTIALS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
+    "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
+}
+
+
+class ObstoreObjects:
+    """A bucket, through obstore, which takes credentials from the usual environment."""
+
+    def __init__(self, url: ObjectUrl, *, retries: int, timeout: float) -> None:
+        self._scheme = url.scheme
+        if url.scheme == "memory":
+            self._store: Any = _IN_MEMORY.setdefault(url.bucket, MemoryStore())
+            return
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+        with self._talking():
+            self._store = from_url(
+                f"{url.scheme}://{url.bucket}",
+                client_options={
+                    "timeout": timedelta(seconds=timeout),
+                    "allow_http": url.scheme == "s3" and endpoint.startswith("http://"),
+                },
+                retry_config={
+                    "max_retries": retries,
+                    "retry_timeout": timedelta(seconds=(retries + 1) * timeout),
+                    "backoff": {
+                        "init_backoff": timedelta(milliseconds=100),
+                        "max_backoff": timedelta(seconds=min(15, timeout)),
+                        "base": 2,
+                    },
+                },
+            )
+
+    def get(self, key: str) -> bytes:
+        """Return an object."""
+        with self._talking():
+            return bytes(self._store.get(key).bytes())
+
+    def size(self, key: str) -> int:
+        """Return how many bytes an object has."""
+        with self._talking():
+            return int(self._store.head(key)["size"])
+
+    def put(self, key: str, content: bytes | Path, once: bool) -> bool:
+        """Put an object in one request; `False` if `once` and there is one."""
+        with self._talking():
+            mode = "create" if once else "overwrite"
+            try:
+                self._store.put(key, content, mode=mode, use_multipart=False)
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                return False
+        return True
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the next parts of all keys below a prefix, each once."""
+        with self._talking():
+            found = self._store.list_with_delimiter(prefix or None)
+        paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        return [path.rpartition("/")[2] for path in paths]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return all keys below a prefix."""
+        with self._talking():
+            return [each["path"] for each in self._store.list(prefix or None).collect()]
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        try:
+            with self._talking():
+                self._store.delete(key)
+        except FileNotFoundError:
+            return
+
+    def zarr_store(self, prefix: str) -> Any:
+        """Return a store of zarr's that reads below a prefix."""
+        from zarr.storage import ObjectStore, StorePath
+
+        return StorePath(ObjectStore(self._store, read_only=True), prefix)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Raise what obstore raises as an `OSError`."""
+        try:
+            yield
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            raise Refused(f"refused; {self._credentials()}: {_first(error)}") from error
+        except exceptions.NotFoundError as error:
+            raise FileNotFoundError(str(error)) from error
+        except exceptions.BaseError as error:
+            raise OSError(f"{self._hint(error)}{_first(error)}") from error
+
+    def _credentials(self) -> str:
+        names = CREDENTIALS.get(self._scheme, ())
+        missing = [name for name in names if not os.environ.get(name)]
+        if missing:
+            return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
+        return f"look at {' and '.join(names)}"
+
+    def _hint(self, error: exceptions.BaseError) -> str:
+        said = str(error).lower()
+        if any(word in said for word in ("credential", "metadata", "169.254.169.254", "token")):
+            return f"no credentials; {self._credentials()}: "
+        return ""
+
+
+def _first(error: BaseException) -> str:
+    """Return what an error of obstore says, without its source text."""
+    return str(error).partition("\n\nDebug source")[0]

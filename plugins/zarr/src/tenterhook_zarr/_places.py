@@ -1,0 +1,110 @@
+"""The seam between the layout of a store and where it is: a folder, or an object store.
+
+What a store does with its files is here, and no more. In both kinds of place a file appears
+whole or not at all, and one of several writers can be the first; in an object store nothing is
+renamed.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePath
+from typing import Any, Protocol
+
+from tenterhook.store import DamagedStore
+
+
+class Files(Protocol):
+    """The files of a store. Paths are those of the system, or keys of objects."""
+
+    is_local: bool
+    """Whether they are files of this machine, that can be opened by their path."""
+
+    def show(self, path: PurePath) -> str:
+        """Return what people call it."""
+
+    def read(self, path: PurePath) -> bytes:
+        """Return the content; `FileNotFoundError` where there is none."""
+
+    def size(self, path: PurePath) -> int:
+        """Return how many bytes it has; `FileNotFoundError` where there is none."""
+
+    def is_there(self, path: PurePath) -> bool:
+        """Say whether there is such a file."""
+
+    def names(self, folder: PurePath) -> list[str]:
+        """Return what is in a folder, sorted; nothing where there is none."""
+
+    def write(self, path: PurePath, content: bytes) -> None:
+        """Put a file in place of what is there; readers see the one or the other."""
+
+    def write_once(self, path: PurePath, content: bytes) -> bool:
+        """Put a file where there is none; `False`, and nothing is changed, where there is one."""
+
+    def put(self, aside: Path, path: PurePath) -> None:
+        """Put what was written to a local file in place of what is there, durably."""
+
+    def put_once(self, aside: Path, path: PurePath) -> bool:
+        """Put what was written to a local file where there is none; `False` where there is one."""
+
+    def make(self, folder: PurePath) -> None:
+        """Make a folder, where a place has such."""
+
+    def make_below(self, folder: PurePath, standing: PurePath) -> None:
+        """Make a folder below one that is there; `FileNotFoundError` where that is gone."""
+
+    def remove(self, path: PurePath) -> None:
+        """Remove a file, if it is there."""
+
+    def remove_all(self, folder: PurePath) -> None:
+        """Remove a folder as a whole, then all in it."""
+
+    def settle(self, folder: PurePath) -> None:
+        """End the removal of a folder that was cut short."""
+
+    def tidy(self, folder: PurePath) -> None:
+        """Remove what processes that were killed did not finish in a folder."""
+
+    def staging(self, folder: PurePath) -> Path:
+        """Return the local folder where files are until they are whole."""
+
+    def open_array(self, folder: PurePath) -> Any:
+        """Open a zarr array for reading."""
+
+
+class Place(Protocol):
+    """Where a store is, or will be with the first thing that is kept."""
+
+    @property
+    def root(self) -> PurePath:
+        """The path below which its files are."""
+
+    @property
+    def files(self) -> Files:
+        """Its files."""
+
+    @property
+    def location(self) -> str:
+        """What people call it."""
+
+    def made(self) -> AbstractContextManager[None]:
+        """Have a store be there; if that, or what is done with it, fails, unmake a new one."""
+
+    def check_writable(self) -> None:
+        """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""
+
+
+def read_file(files: Files, path: PurePath) -> bytes:
+    """Return the content of a file that must be there."""
+    try:
+        return files.read(path)
+    except FileNotFoundError:
+        raise DamagedStore(files.show(path), "this file is gone") from None
+
+
+def check_size(files: Files, path: PurePath, size: int | None) -> None:
+    """Raise `DamagedStore` unless the file is there and as long as it must be, if that is known."""
+    try:
+        found = files.size(path)
+    except FileNotFoundError:
+        raise DamagedStore(files.show(path), "this file is gone") from None
+    if size is not None and found != size:
+        raise DamagedStore(files.show(path), f"this file has {found} bytes and should have {size}")

@@ -1,0 +1,178 @@
+"""Tensors by name: each a zarr array of one chunk, and a record that says which is current."""
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tenterhook.store import DamagedStore, dtype_name
+from tenterhook_zarr._checksums import CRC_BYTES, crc32c
+from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
+from tenterhook_zarr._files import (
+    TRIES,
+    in_folder,
+    is_unfinished,
+    put_in_place,
+    remove_abandoned,
+    remove_if_empty,
+    remove_tree,
+    write_aside,
+)
+from tenterhook_zarr._layout import to_json
+from tenterhook_zarr._places import Files, read_file
+from tenterhook_zarr._records import sealed, unsealed
+
+CURRENT = "current.json"
+
+
+def save_tensor(files: Files, folder: PurePath, tensor: Tensor, name: str) -> None:
+    """Keep a tensor in its folder, in place of what was there; atomic."""
+    content = to_bytes(tensor).tobytes()
+    array = f"array-{secrets.token_hex(8)}"
+    record = sealed({"name": name, "array": array})
+    if files.is_local:
+        _save_here(files, Path(folder), array, record, tensor, content, name)
+        return
+    before = _array_of(files, folder / CURRENT)
+    _write_tensor(files, folder / array, tensor, content, name)
+    files.write(folder / CURRENT, record)
+    if before is not None:
+        files.remove_all(folder / before)
+
+
+def _save_here(
+    files: Files,
+    folder: Path,
+    array: str,
+    record: bytes,
+    tensor: Tensor,
+    content: bytes,
+    name: str,
+) -> None:
+    claim: Path | None = None
+    current = folder / CURRENT
+    try:
+        # There before the array is, and then what names it: see `_remove_old`.
+        claim = in_folder(folder, lambda: write_aside(current, record))
+        _write_tensor(files, folder / array, tensor, content, name)
+        put_in_place(claim, current)
+    finally:
+        if claim is not None:
+            claim.unlink(missing_ok=True)
+        _remove_old(files, folder)
+        remove_if_empty(folder)
+
+
+def load_tensor(files: Files, folder: PurePath) -> Tensor | None:
+    """Return the current tensor of a folder, bit for bit; `None` where there is none."""
+    for _ in range(TRIES):
+        array = _array_of(files, folder / CURRENT)
+        if array is None:
+            return None
+        try:
+            return _read_tensor(files, folder / array)
+        except DamagedStore as error:
+            # What is current stays; what another process has replaced meanwhile is removed.
+            if _array_of(files, folder / CURRENT) == array:
+                raise
+            failed = error
+    raise failed
+
+
+def name_in(files: Files, folder: PurePath) -> str | None:
+    """Return the name of the tensor in a folder; `None` where there is none."""
+    found = _current(files, folder / CURRENT)
+    return None if found is None else str(found["name"])
+
+
+def _only_chunk(axes: int) -> str:
+    return "/".join(["c", *["0"] * axes])
+
+
+def _current(files: Files, path: PurePath) -> dict[str, Any] | None:
+    """Return what a record says of a tensor; `None` where there is no such file."""
+    try:
+        return unsealed(files.read(path), files.show(path))
+    except FileNotFoundError:
+        return None
+
+
+def _array_of(files: Files, path: PurePath) -> str | None:
+    """Return the array that a record names; `None` where there is no such file."""
+    found = _current(files, path)
+    return None if found is None else str(found["array"])
+
+
+def _remove_old(files: Files, folder: Path) -> None:
+    """Remove the arrays of a tensor that nothing names, now or later.
+
+    Before a writer makes its array, its claim on it is there, whole: a file that names the array,
+    and that is put in the place of `CURRENT` at the end. So an array that was seen before the
+    claims were looked at, and `CURRENT` after them, is old if none of these name it.
+    """
+    with contextlib.suppress(OSError, DamagedStore):
+        arrays = {name for name in os.listdir(folder) if name.startswith("array-")}
+        remove_abandoned(folder)
+        for name in filter(is_unfinished, os.listdir(folder)):
+            with contextlib.suppress(DamagedStore):  # not whole yet, so its array is not there
+                arrays.discard(_array_of(files, folder / name) or "")
+        arrays.discard(_array_of(files, folder / CURRENT) or "")
+        for array in arrays:
+            remove_tree(folder / array)
+
+
+def _read_tensor(files: Files, array: PurePath) -> Tensor:
+    """Read what `_write_tensor` wrote, each file at once.
+
+    Not through zarr, to which a chunk that is removed meanwhile is one of fill values.
+    """
+    try:
+        metadata = json.loads(read_file(files, array / "zarr.json"))
+        shape, dtype = metadata["shape"], metadata["attributes"]["torch_dtype"]
+        stored = stored_as(dtype).numpy
+        if 0 in shape:
+            return from_numpy(np.empty(shape, dtype=stored), dtype)
+        chunk = read_file(files, array / _only_chunk(len(shape)))
+        content, checksum = chunk[:-CRC_BYTES], chunk[-CRC_BYTES:]
+        if crc32c(content) != checksum:
+            raise ValueError("its checksum is another")
+        return from_numpy(np.frombuffer(content, dtype=stored).reshape(shape), dtype)
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedStore(files.show(array), f"this tensor cannot be read ({error})") from error
+
+
+def _write_tensor(files: Files, array: PurePath, tensor: Tensor, content: bytes, name: str) -> None:
+    """Write a zarr array of one chunk."""
+    dtype = dtype_name(tensor.dtype)
+    shape = list(tensor.shape)
+    stored = stored_as(dtype)
+    values: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    if stored.numpy.itemsize == 1:
+        values = {"name": "bytes"}
+    metadata = to_json(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": shape,
+            "data_type": stored.zarr,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [max(axis, 1) for axis in shape]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": stored.fill,
+            "codecs": [values, {"name": "crc32c"}],
+            "attributes": {"torch_dtype": dtype, "tensor": name},
+        }
+    )
+    if content:
+        chunk = array / _only_chunk(len(shape))
+        files.make(chunk.parent)
+        files.write(chunk, content + crc32c(content))
+    files.make(array)
+    files.write(array / "zarr.json", metadata)
