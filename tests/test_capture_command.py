@@ -1,7 +1,10 @@
 """`tenterhook capture` and `tenterhook runs`, from the words typed to the files on disk."""
 
+import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import torch
 
 from tenterhook import Extension, hookimpl
 from tenterhook._cli import main
+from tenterhook.capture import CaptureOptions, begin_run, prepare_capture
 from tenterhook.documents import Documents
 from tenterhook.plugins import default_manager
 from tenterhook.store import LocalStore
@@ -283,3 +287,207 @@ def test_stopped(tmp_path: Path, number: int) -> None:
     assert done.returncode == 0, done.stderr
     store = LocalStore(tmp_path / "store")
     assert len(store.run(store.runs()[0])) == 240
+
+
+def test_dry_run(th: Command, tmp_path: Path) -> None:
+    """It says what there would be, and makes nothing; of a run that is begun, what is there."""
+    code, out, err = capture(th, tmp_path / "store", "--dry-run", "--rows-per-unit", "4")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].endswith("would have 10 rows, one for each token, of")
+    assert lines[1:3] == ["  blocks.0  12 x bfloat16", "  head  97 x bfloat16"]
+    assert lines[3] == "2.2 kB in 15 files and 3 units."
+    assert re.fullmatch(
+        r"About [\d.]+ s of forward passes at [\d,]+ tokens/s, measured on the first batches\.",
+        lines[4],
+    )
+    assert lines[5] == "Nothing was made."
+    assert list(tmp_path.iterdir()) == []
+    capture(th, tmp_path / "store", "--rows-per-unit", "4")
+    files = [p for p in (tmp_path / "store").rglob("c/*") if p.is_file()]
+    files += [p for p in (tmp_path / "store").rglob("c/*/0") if p.is_file()]
+    found = json.loads(
+        capture(th, tmp_path / "store", "--rows-per-unit", "4", "--dry-run", "--json")[1]
+    )
+    assert found["shards"] == len(files) == 15
+    assert (found["units"], found["units_missing"], found["rows_missing"]) == (3, 0, 0)
+    assert found["bytes"] == 10 * (12 + 97) * 2
+    code, _, err = capture(th, tmp_path / "store", "--dry-run", "--plan")
+    assert (code, "give one" in err) == (2, True)
+
+
+def test_plan(th: Command, tmp_path: Path) -> None:
+    """The run is there, without rows, and what is printed does it."""
+    store = tmp_path / "a store"
+    code, out, err = capture(th, store, "--plan", "--run-name", "r", "--rows-per-unit", "4")
+    assert code == 0, err
+    assert out.startswith(f"Run r in {store} is planned: 10 rows in 3 units.\n")
+    command = [line for line in out.splitlines() if line.endswith("--slice 1/2")]
+    assert shlex.split(command[0])[1:] == ["work", str(store), "r", "--slice", "1/2"]
+    assert len(LocalStore(store).run("r")) == 0
+    code, out, _ = th(*shlex.split(command[0])[1:])
+    assert (code, out) == (0, "Run r: slice 1/2 is done; 1 of its 3 units are missing.\n")
+    planned = capture(th, store, "--plan", "--run-name", "r", "--rows-per-unit", "4", "--json")
+    found = json.loads(planned[1])
+    assert (found["units"], found["units_done"]) == (3, 2)
+    code, out, err = th("work", str(store))
+    assert (code, out) == (0, "Run r: the run is complete, 10 rows.\n")
+    assert "No --slice, and no variables of a launcher: all units." in err
+    code, out, _ = th("runs", "resume", str(store))
+    assert (code, out) == (0, "Run r: nothing was missing; the run is complete, 10 rows.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "variables", "said"),
+    [
+        (["--slice", "2/2"], {}, "'2/2' must be i/n"),
+        (["--slice", "0/0"], {}, "'0/0' must be i/n"),
+        (["--slice", "first"], {}, "'first' must be i/n"),
+        ([], {"RANK": "0"}, "there is no WORLD_SIZE"),
+        ([], {"SLURM_PROCID": "5", "SLURM_NTASKS": "2"}, "give no slice"),
+        (["nope"], {}, "No run 'nope' in the store"),
+        (["--tries", "0"], {}, "tries"),
+    ],
+    ids=str,
+)
+def test_work_that_makes_no_sense(
+    th: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    variables: dict[str, str],
+    said: str,
+) -> None:
+    """One line, exit code 2, and nothing is done."""
+    capture(th, tmp_path / "store", "--plan")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = th("work", str(tmp_path / "store"), *args)
+    assert (code, out) == (2, "")
+    assert said in err
+    (run,) = LocalStore(tmp_path / "store").runs()
+    assert len(LocalStore(tmp_path / "store").run(run).committed) == 0
+
+
+def test_runs_that_no_name_gives(th: Command, tmp_path: Path) -> None:
+    """A run made of objects is refused by `work`, with the way out."""
+    store = LocalStore(tmp_path / "store")
+    options = CaptureOptions()
+    begin_run(store, prepare_capture(WordModel(), "head", ["a b"], options=options), "mine")
+    code, _, err = th("work", str(tmp_path / "store"))
+    assert code == 2
+    assert "The same call that began it goes on with it" in err
+    (tmp_path / "data.txt").write_text("a b\n")
+    where = ["--data", str(tmp_path / "data.txt"), "--model", "words:"]
+    code, _, err = th("work", str(tmp_path / "store"), *where)
+    assert (code, "layers.head.dtype is 'float32' there and 'bfloat16' here" in err) == (2, True)
+    assert "--model and --data" in err
+
+
+def test_data_that_moved(th: Command, tmp_path: Path) -> None:
+    """The run goes on where it is said where the data is now; other data is refused."""
+    data, store = tmp_path / "data.txt", tmp_path / "store"
+    data.write_text("a b c\nd e f\n")
+    capture(th, store, "--plan", data=str(data))
+    moved = data.rename(tmp_path / "moved.txt")
+    code, _, err = th("work", str(store))
+    assert (code, "There is no file" in err) == (2, True)
+    (tmp_path / "other.txt").write_text("a b c\nd e g\n")
+    code, _, err = th("work", str(store), "--data", str(tmp_path / "other.txt"))
+    assert (code, "documents not the same" in err) == (2, True)
+    code, out, _ = th("work", str(store), "--data", str(moved))
+    assert (code, "the run is complete, 6 rows" in out) == (0, True)
+
+
+def test_recipe_means_the_same_anywhere(
+    th: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths that were relative where the run was begun are found from another folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("data.jsonl").write_text('{"body": "a b"}\n{"body": ""}\n{"body": "c"}\n')
+    options = ["--field", "body", "--sample-limit", "2", "--dtype", "float32"]
+    assert capture(th, tmp_path / "store", "--plan", *options, data="data.jsonl")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, out, err = th("work", str(tmp_path / "store"))
+    assert (code, "complete, 3 rows" in out) == (0, True), err
+
+
+def test_verify(th: Command, tmp_path: Path) -> None:
+    """A byte that is flipped is found, with its unit and file, and the exit code is 1."""
+    store = tmp_path / "store"
+    capture(th, store, "--run-name", "r2", "--rows-per-unit", "4")
+    capture(th, store, "--run-name", "r12", "--sample-limit", "1")
+    code, out, _ = th("runs", "verify", str(store))
+    assert (code, out) == (
+        0,
+        "r2: 3 of 3 units, 0 problems\nr12: 1 of 1 units, 0 problems\n",
+    )
+    shard = next(p for p in sorted((store / "runs/r2").rglob("layers/*/c/1/0")))
+    content = bytearray(shard.read_bytes())
+    content[3] ^= 1
+    shard.write_bytes(content)
+    code, out, _ = th("runs", "verify", str(store))
+    assert code == 1
+    assert "r2: 3 of 3 units, 1 problem\n  unit 1: " in out
+    assert str(shard.relative_to(store / "runs/r2")) in out
+    assert th("runs", "verify", str(store), "r12")[0] == 0
+    found = json.loads(th("runs", "verify", f"{store}/runs/r2", "--json")[1])
+    assert [each["unit"] for each in found[0]["problems"]] == [1]
+
+
+def test_status_and_order(th: Command, tmp_path: Path) -> None:
+    """Runs are listed as people count, with how far each is."""
+    store = tmp_path / "store"
+    for name in ("r12", "r2", "r1"):
+        capture(th, store, "--run-name", name, "--plan", "--rows-per-unit", "4")
+    th("work", str(store), "r2", "--slice", "0/3")
+    listed = th("runs", "list", str(store))[1]
+    assert [line.split()[0] for line in listed.splitlines()] == ["r1", "r2", "r12"]
+    lines = th("runs", "status", str(store))[1].splitlines()
+    assert lines[0] == "r1: planned, 0 of 10 rows, 0 of 3 units, 0 B"
+    assert lines[1] == "  missing: units 0-2"
+    assert lines[2].startswith("r2: stopped, 4 of 10 rows, 1 of 3 units, 872 B, ")
+    assert re.search(r" rows/s, last at 20\d\d-", lines[2])
+    assert lines[3] == "  missing: units 1-2"
+    found = json.loads(th("runs", "status", f"{store}/runs/r2/", "--json")[1])
+    assert [(each["run"], each["rows_done"], each["missing"]) for each in found] == [
+        ("r2", 4, [[1, 2]])
+    ]
+    assert th("runs", "finalize", str(store), "r2")[0] == 1
+    th("runs", "resume", str(store), "r2")
+    for _ in range(2):
+        code, out, _ = th("runs", "finalize", str(store), "r2")
+        assert (code, out) == (0, "Run r2: the run is complete, 10 rows.\n")
+
+
+def test_delete(th: Command, tmp_path: Path) -> None:
+    """It asks first; where nobody can be asked, it says how to go on, and deletes nothing."""
+    store = tmp_path / "store"
+    capture(th, store, "--run-name", "one")
+    capture(th, store, "--run-name", "two")
+    code, _, err = th("runs", "delete", str(store), "one")
+    assert (code, "say --yes to delete run one of" in err) == (2, True)
+    assert LocalStore(store).runs() == ["one", "two"]
+    code, out, _ = th("runs", "delete", str(store), "one", "--yes")
+    assert (code, out) == (0, f"Deleted run one of {store}, 10 rows.\n")
+    assert LocalStore(store).runs() == ["two"]
+    code, _, err = th("runs", "delete", str(store), "one", "--yes")
+    assert (code, "No run 'one'" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", []), ("n\n", ["one"]), ("\n", ["one"])])
+def test_delete_asks(
+    th: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, left: list[str]
+) -> None:
+    """At a terminal, only a yes deletes."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    capture(th, tmp_path / "store", "--run-name", "one")
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    code, _, _ = th("runs", "delete", str(tmp_path / "store"))
+    assert code == (130 if left else 0)
+    assert LocalStore(tmp_path / "store").runs() == left
