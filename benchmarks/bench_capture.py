@@ -1,12 +1,17 @@
 """How many tokens a second does a capture into a store make, against the plain forward?
 
-Three layers of `tiny:` over part of its sample, and of a GPT-2 of 124M parameters with random
-weights over the same text; batches of 8 documents, fp32, one store on the local disk.
-Baseline: the same forwards through the same padding, nothing hooked and nothing kept.
-Wall-clock time, rounds interleaved: writing and its fsync count.
+Three layers, the last block's among them, of `tiny:` and of a GPT-2 of 124M parameters with random
+weights, over part of the sample of `tiny:`; batches of 8 documents, fp32, on the CPU, into a store
+on the local disk. Two baselines: the same forwards with nothing hooked and nothing kept, whole
+(with the logits, which a capture leaves out), and ended after the last block. "All" is the whole
+call: weights hashed, texts tokenized, run planned; "units" the part that grows with the data,
+commits and their fsync included. Wall-clock time, rounds interleaved.
+
+`--profile` prints where a capture of `tiny:` spends its time.
 """
 
-import shutil
+import cProfile
+import pstats
 import statistics
 import sys
 import tempfile
@@ -14,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import torch
 from _rounds import print_machine
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -26,59 +32,110 @@ from tenterhook_transformers import LanguageModel
 BATCH = 8
 
 
-def gpt2_124m(tokenizer: object) -> LanguageModel:
+@attrs.frozen
+class Case:
+    """A model and the documents that it reads."""
+
+    name: str
+    model: LanguageModel
+    texts: list[str]
+
+    @property
+    def layers(self) -> list[str]:
+        """The first block, the middle one and the last."""
+        blocks = self.model.layers.index.blocks()
+        return [blocks[0], blocks[len(blocks) // 2], blocks[-1]]
+
+    def plain(self, ids: list[list[int]]) -> None:
+        """Run whole forwards."""
+        for at in range(0, len(ids), BATCH):
+            self.model.run_token_ids(ids[at : at + BATCH])
+
+    def as_far(self, ids: list[list[int]]) -> None:
+        """Run forwards to the end of the last block."""
+        for at in range(0, len(ids), BATCH):
+            with self.model.capture(stop_after=self.layers[-1], missing="ignore"):
+                self.model.run_token_ids(ids[at : at + BATCH])
+
+    def capture(self) -> float:
+        """Capture into a new store; return the seconds of its units."""
+        with tempfile.TemporaryDirectory() as folder:
+            store = LocalStore(Path(folder) / "store")
+            run = save_activations(self.model, self.layers, self.texts, store, batch_size=BATCH)
+            return sum(unit["seconds"] for unit in store.run(run).metadata["units"])
+
+
+def cases(documents: dict[str, int]) -> list[Case]:
+    tiny = tenterhook_tiny.load("")
+    texts = list(tenterhook_tiny.read("sample").texts)
     torch.manual_seed(0)
-    return LanguageModel(GPT2LMHeadModel(GPT2Config()).eval(), tokenizer, model_id="gpt2-124m")
+    gpt2 = GPT2LMHeadModel(GPT2Config()).eval()
+    models = {
+        "tiny:": tiny,
+        "GPT-2 124M": LanguageModel(gpt2, tiny.tokenizer, model_id="gpt2-124m"),
+    }
+    return [Case(name, models[name], texts[:count]) for name, count in documents.items()]
 
 
-def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds that it takes, of the clock and of the processor."""
+    clock, cpu = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def show(pairs: list[tuple[float, float]]) -> str:
+    ratios = sorted(base / kept for base, kept in pairs)
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
 
 
 def main(rounds: int, documents: dict[str, int]) -> None:
-    tiny = tenterhook_tiny.load("")
-    texts = tenterhook_tiny.read("sample").texts
-    models = {"tiny:": tiny, "GPT-2 124M": gpt2_124m(tiny.tokenizer)}
     print_machine()
-    print(f"\n{'model':<12}{'tokens':>8}{'plain tok/s':>13}{'capture tok/s':>15}  ratio  range")
-    for name, model in models.items():
-        some = texts[: documents[name]]
-        ids = model.token_ids(some)
-        blocks = model.layers.index.blocks()
-        layers = [blocks[0], blocks[len(blocks) // 2], blocks[-1]]
-
-        def plain(model: LanguageModel = model, ids: list[list[int]] = ids) -> None:
-            for at in range(0, len(ids), BATCH):
-                model.run_token_ids(ids[at : at + BATCH])
-
-        pairs = []
+    print("\nratio: tokens a second of the capture over those of the baseline, median (range)\n")
+    print(
+        f"{'model':<11}{'tokens':>7}  {'baseline':<18}{'tok/s':>7}  "
+        f"{'all':<23}{'all, CPU seconds':<23}units"
+    )
+    for case in cases(documents):
+        ids = case.model.token_ids(case.texts)
+        rows: list[dict[str, tuple[float, float]]] = []
         for round_ in range(rounds + 1):
-            folder = Path(tempfile.mkdtemp())
-            try:
-                store = LocalStore(folder / "store")
-                first = seconds(plain)
-                kept = seconds(
-                    lambda: save_activations(model, layers, some, store, batch_size=BATCH)  # noqa: B023
-                )
-                again = seconds(plain)
-            finally:
-                shutil.rmtree(folder)
-            if round_ or rounds == 1:
-                pairs.append(((first + again) / 2, kept))
+            units: list[float] = []
+            row = {
+                "whole forward": seconds(lambda: case.plain(ids)),  # noqa: B023
+                "to the last block": seconds(lambda: case.as_far(ids)),  # noqa: B023
+                "capture": seconds(lambda: units.append(case.capture())),  # noqa: B023
+            }
+            row["units"] = units[0], 0.0
+            rows = [*rows, row] if round_ > 1 else [row]  # the first one warms up
         tokens = sum(map(len, ids))
-        ratios = [base / kept for base, kept in pairs]
-        base, kept = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(
-            f"{name:<12}{tokens:>8}{tokens / base:>13.0f}{tokens / kept:>15.0f}  "
-            f"{statistics.median(ratios):.3f}  {min(ratios):.3f} to {max(ratios):.3f}"
-        )
+        for name in ("whole forward", "to the last block"):
+            rate = tokens / statistics.median(row[name][0] for row in rows)
+            ratios = [
+                show([(row[name][at], row[kept][at]) for row in rows])
+                for kept, at in (("capture", 0), ("capture", 1), ("units", 0))
+            ]
+            print(
+                f"{case.name:<11}{tokens:>7}  {name:<18}{rate:>7.0f}  "
+                f"{ratios[0]:<23}{ratios[1]:<23}{ratios[2]}",
+                flush=True,
+            )
+
+
+def profile(documents: int) -> None:
+    (case,) = cases({"tiny:": documents})
+    case.capture()
+    with cProfile.Profile() as watch:
+        case.capture()
+    pstats.Stats(watch).sort_stats("cumulative").print_stats(r"tenterhook|fsync|forward", 40)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if "--quick" in sys.argv:
+    quick = "--quick" in sys.argv
+    if "--profile" in sys.argv:
+        profile(16 if quick else 400)
+    elif quick:
         main(rounds=1, documents={"tiny:": 16, "GPT-2 124M": 2})
     else:
-        main(rounds=7, documents={"tiny:": 400, "GPT-2 124M": 16})
+        main(rounds=3, documents={"tiny:": 100, "GPT-2 124M": 4})
