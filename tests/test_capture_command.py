@@ -491,3 +491,52 @@ def test_delete_asks(
     code, _, _ = th("runs", "delete", str(tmp_path / "store"))
     assert code == (130 if left else 0)
     assert LocalStore(tmp_path / "store").runs() == left
+
+
+# --- what is kept
+
+
+def test_what_is_kept(th: Command, tmp_path: Path) -> None:
+    """Inputs, selected tokens, int8 and buckets from the command line."""
+    how = ("--inputs", "--tokens", "0,-1", "--dtype", "int8", "--bucket", "--batch-tokens", "6")
+    code, out, err = capture(th, tmp_path, *how, "--writing", "thread", "--queue-bytes", "1")
+    assert code == 0, err
+    assert "blocks.0:input  12 x int8" in out
+    (run_id,) = LocalStore(tmp_path).runs()
+    run = LocalStore(tmp_path).run(run_id)
+    assert run.layers == ("blocks.0:input", "head:input")
+    assert run.documents.position[:].tolist() == [0, 2, 0, 1, 0, 4]
+    assert run["head:input"][:].dtype == torch.float32
+    spec = run.metadata["spec"]
+    assert (spec["tokens"], spec["bucket"], spec["batch_tokens"]) == ("0,-1", True, 6)
+    code, out, err = th("runs", "show", str(tmp_path), "--json")
+    assert json.loads(out)["int8"]["head:input"]["max_error"] > 0
+
+
+@pytest.mark.parametrize("more", [(), ("--keep-rows",)])
+def test_reduce(th: Command, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Statistics from the command line, with rows or without; the report says how to read them."""
+    code, out, err = capture(th, tmp_path, "--reduce", "topk,mean", "--top-k", "2", *more)
+    assert code == 0, err
+    assert "  head  mean, topk" in out
+    assert ("rows = run[" in out) == bool(more)
+    code_lines = [line.strip() for line in out.partition("Read it:")[2].splitlines()]
+    names: dict[str, Any] = {}
+    exec("\n".join(code_lines), names)
+    assert names["mean"].shape == (12,)
+    assert names["topk"].tokens.shape == (12, 2)
+    assert len(names["tokens"]) == 10
+
+
+def test_mistakes_about_what_is_kept(th: Command, tmp_path: Path) -> None:
+    """They are named, and nothing is made."""
+    for options, said in (
+        (("--keep-rows",), "--keep-rows goes with --reduce"),
+        (("--reduce", "median"), "one or more of mean, var, cov, quantiles, topk"),
+        (("--tokens", "first"), "tokens='first'"),
+        (("--tokens", "77"), "chooses no token"),
+    ):
+        code, out, err = capture(th, tmp_path / "store", *options)
+        assert (code in (1, 2), out) == (True, ""), err
+        assert said in err
+    assert not (tmp_path / "store").exists()

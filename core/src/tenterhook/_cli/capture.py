@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from tenterhook._cli._keeping import keeping, kept_settings
 from tenterhook._cli._progress import Seen, how_long, progress_bar, size, stoppable
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     "layers",
     multiple=True,
     required=True,
-    help="A layer: its dotted name, layer_N, or a pattern such as 'transformer.h.*.mlp'. Repeat.",
+    help="A layer: its dotted name, layer_N, or a pattern such as 'transformer.h.*.mlp'; with "
+    ":input or :attention after it, that instead of its output. Repeat.",
 )
 @click.option(
     "--data",
@@ -48,8 +50,9 @@ if TYPE_CHECKING:
 @click.option("--sample-limit", type=click.IntRange(min=1), help="Take so many documents.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float16", "bfloat16", "float32", "float64"]),
-    help="Cast the rows; by default they are kept in the dtype that the layer gives.",
+    type=click.Choice(["float16", "bfloat16", "float32", "float64", "int8"]),
+    help="Cast the rows; by default they are kept in the dtype that the layer gives. int8 has a "
+    "float32 scale for each row.",
 )
 @click.option(
     "--long-documents",
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Make the run and do no unit of it; print the commands that do.",
 )
+@keeping
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def capture(
     model: str,
@@ -104,6 +108,8 @@ def capture(
     dry_run: bool,
     plan_only: bool,
     as_json: bool,
+    inputs: bool,
+    **kept: Any,
 ) -> None:
     """Run MODEL over data and keep, for each token, what layers return.
 
@@ -135,6 +141,7 @@ def capture(
         "dtype": dtype,
         "long_documents": long_documents,
         "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
+        **kept_settings(kept),
     }
     if dry_run or plan_only:
         prepared = prepare_capture(
@@ -143,6 +150,7 @@ def capture(
             documents,
             options=CaptureOptions(**settings),
             sample_limit=sample_limit,
+            inputs=inputs,
         )
         say = _dry_run if dry_run else _plan
         click.echo(say(store, prepared, run_name or prepared.spec.run_id(), as_json))
@@ -156,6 +164,7 @@ def capture(
             store,
             run_name=run_name,
             sample_limit=sample_limit,
+            inputs=inputs,
             tries=tries,
             progress=seen,
             **settings,
@@ -235,22 +244,31 @@ def _report(store: "Store", run: "Run") -> str:
     lines = [f"Run {run.id} in {store.location}: {len(run):,} rows, one for each token, of"]
     lines += _layers(run.plan)
     lines += _remarks(counts, skipped)
-    layer, some = run.layers[0], f"0:{min(len(run), 100)}"
+    some = f"0:{min(len(run), 100)}"
     lines += [
         "",
         "Read it:",
         "",
         "  from tenterhook.store import LocalStore",
         f"  run = LocalStore({store.location!r}).run({run.id!r})",
-        f"  rows = run[{layer!r}][{some}]  # a torch tensor, a row for each token",
-        f"  tokens = run.tokens[{some}]",
-        f"  array = run[{layer!r}].numpy(slice({some.replace(':', ', ')}))  # the rows as numpy",
+    ]
+    for layer in run.layers[:1]:
+        lines += [
+            f"  rows = run[{layer!r}][{some}]  # a torch tensor, a row for each token",
+            f"  array = run[{layer!r}].numpy(slice({some.replace(':', ', ')}))  # as numpy",
+        ]
+    lines += [f"  tokens = run.tokens[{some}]"]
+    lines += [
+        f"  {what} = run.reduced({run.plan.spec['layers'][0]['name']!r}, {what!r})"
+        for what in run.plan.spec.get("reduce", ())
     ]
     return "\n".join(lines)
 
 
 def _layers(plan: "RunPlan") -> list[str]:
-    return [f"  {each.name}  {each.features} x {each.dtype}" for each in plan.layers]
+    lines = [f"  {each.name}  {each.features} x {each.dtype}" for each in plan.layers]
+    reduced = plan.spec["layers"] if plan.spec.get("reduce") else ()
+    return lines + [f"  {each['name']}  {', '.join(plan.spec['reduce'])}" for each in reduced]
 
 
 def _remarks(counts: dict[str, int], skipped: int) -> list[str]:

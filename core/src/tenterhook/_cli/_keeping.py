@@ -1,0 +1,68 @@
+"""The options of `tenterhook capture` that say what is kept of each row, and how it is computed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+OPTIONS = (
+    click.option(
+        "--inputs",
+        is_flag=True,
+        help="Keep what the layers are given; for one of them, write LAYER:input.",
+    ),
+    click.option(
+        "--tokens",
+        help="Keep these tokens of each document: 'last', '0,-1', or a slice such as '1:'.",
+    ),
+    click.option(
+        "--reduce",
+        help="Keep statistics and no rows: of mean, var, cov, quantiles, topk, with commas.",
+    ),
+    click.option("--keep-rows", is_flag=True, help="With --reduce, keep the rows too."),
+    click.option(
+        "--top-k",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        help="How many tokens 'topk' keeps for each feature.",
+    ),
+    click.option(
+        "--batch-tokens",
+        type=click.IntRange(min=1),
+        help="Tokens at once at most, padding counted, beside --batch-size.",
+    ),
+    click.option(
+        "--bucket",
+        is_flag=True,
+        help="Run the documents of a unit by length, which needs less padding.",
+    ),
+    click.option(
+        "--writing",
+        type=click.Choice(["auto", "inline", "thread"]),
+        default="auto",
+        show_default=True,
+        help="Who writes: a thread beside the forwards, or none; auto: a thread on accelerators.",
+    ),
+    click.option(
+        "--queue-bytes",
+        type=click.IntRange(min=1),
+        help="Bytes of rows that wait for a writing thread at most.  [default: 268435456]",
+    ),
+)
+
+
+def keeping(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command; it gets those that were given as `kept`, all together."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of `CaptureOptions` that the options mean, `inputs` aside."""
+    found = {key: value for key, value in given.items() if value is not None and key != "inputs"}
+    keep_rows = found.pop("keep_rows")
+    if keep_rows and "reduce" not in found:
+        raise click.UsageError("--keep-rows goes with --reduce; without it rows are kept anyway.")
+    return {**found, "keep_rows": keep_rows or "reduce" not in found}
