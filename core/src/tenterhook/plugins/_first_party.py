@@ -33,6 +33,6 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
     "loaders": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
     "datasets": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
     "layer_names": {"transformers": "tenterhook-transformers"},
-    "commands": {"tokens": "tenterhook-transformers"},
+    "commands": {"sae": "tenterhook-sae", "tokens": "tenterhook-transformers"},
     "observers": {"run-log": "tenterhook-run-log"},
 }

@@ -3,7 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenterhook_sae.concepts import Concepts, Manipulation
+    from tenterhook_sae.batches import (
+        Batches,
+        ModelBatches,
+        RunBatches,
+    )
+    from tenterhook_sae.concepts import (
+        Concepts,
+        Manipulation,
+    )
     from tenterhook_sae.errors import (
         BadSetting,
         NoRows,
@@ -16,58 +24,122 @@ if TYPE_CHECKING:
         UnreadableSae,
         WrongWidth,
     )
-    from tenterhook_sae.files import load_sae, save_sae
-    from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
-    from tenterhook_sae.sae import Sae
-    from tenterhook_sae.sparse_latents import SparseLatents
-    from tenterhook_sae.top_texts import TopText
+    from tenterhook_sae.evaluation import (
+        ModelEvaluation,
+        RowEvaluation,
+        evaluate_in_model,
+        evaluate_rows,
+    )
+    from tenterhook_sae.examples import (
+        Example,
+        find_examples,
+        strongest_latents,
+        write_page,
+    )
+    from tenterhook_sae.files import (
+        load_sae,
+        save_sae,
+    )
+    from tenterhook_sae.models import (
+        BatchTopKSae,
+        JumpReLUSae,
+        L1Sae,
+        TopKSae,
+    )
+    from tenterhook_sae.sae import (
+        Sae,
+    )
+    from tenterhook_sae.settings import (
+        TrainingSettings,
+    )
+    from tenterhook_sae.sparse_latents import (
+        SparseLatents,
+    )
+    from tenterhook_sae.top_texts import (
+        TopText,
+    )
+    from tenterhook_sae.training import (
+        Trainer,
+        TrainingProgress,
+        train_sae,
+    )
 
 _HOMES = {
     "BadSetting": "errors",
     "BatchTopKSae": "models",
+    "Batches": "batches",
     "Concepts": "concepts",
+    "Example": "examples",
     "JumpReLUSae": "models",
     "L1Sae": "models",
     "Manipulation": "concepts",
+    "ModelBatches": "batches",
+    "ModelEvaluation": "evaluation",
     "NoRows": "errors",
     "NoSuchLatent": "errors",
     "NoTexts": "errors",
     "NotFinite": "errors",
     "OtherCheckpoint": "errors",
+    "RowEvaluation": "evaluation",
+    "RunBatches": "batches",
     "Sae": "sae",
     "SaeExists": "errors",
     "SparseLatents": "sparse_latents",
     "TopKSae": "models",
     "TopText": "top_texts",
+    "Trainer": "training",
+    "TrainingProgress": "training",
+    "TrainingSettings": "settings",
     "UnknownArchitecture": "errors",
     "UnreadableSae": "errors",
     "WrongWidth": "errors",
+    "evaluate_in_model": "evaluation",
+    "evaluate_rows": "evaluation",
+    "find_examples": "examples",
     "load_sae": "files",
     "save_sae": "files",
+    "strongest_latents": "examples",
+    "train_sae": "training",
+    "write_page": "examples",
 }
 
 __all__ = [
     "BadSetting",
     "BatchTopKSae",
+    "Batches",
     "Concepts",
+    "Example",
     "JumpReLUSae",
     "L1Sae",
     "Manipulation",
+    "ModelBatches",
+    "ModelEvaluation",
     "NoRows",
     "NoSuchLatent",
     "NoTexts",
     "NotFinite",
     "OtherCheckpoint",
+    "RowEvaluation",
+    "RunBatches",
     "Sae",
     "SaeExists",
     "SparseLatents",
     "TopKSae",
     "TopText",
+    "Trainer",
+    "TrainingProgress",
+    "TrainingSettings",
     "UnknownArchitecture",
     "UnreadableSae",
     "WrongWidth",
+    "evaluate_in_model",
+    "evaluate_rows",
+    "find_examples",
     "load_sae",
     "save_sae",
+    "strongest_latents",
+    "train_sae",
+    "write_page",
 ]
 
 

@@ -80,7 +80,7 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
         "names": {str(latent): name for latent, name in sae.concepts.names.items()},
         "about": sae.about,
     }
-    with _in_place(path / WEIGHTS) as part:
+    with in_place(path / WEIGHTS) as part:
         save_file({name: tensor.cpu() for name, tensor in weights.items()}, part)
     write_json(path / OURS, ours)
     write_json(path / CONFIG, config)
@@ -130,12 +130,12 @@ def load_sae(
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to a file, which is there whole or not at all."""
-    with _in_place(path) as part:
+    with in_place(path) as part:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
-def _in_place(path: Path) -> Iterator[Path]:
+def in_place(path: Path) -> Iterator[Path]:
     """A block that writes a file beside another, which it replaces when all went well."""
     part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:

@@ -39,3 +39,13 @@ def tenterhook_detectors() -> Sequence[Extension]:
 def tenterhook_controllers() -> Sequence[Extension]:
     """Declare the sparse autoencoders: they control, and detect as well."""
     return _SAES
+
+
+@hookimpl
+def tenterhook_commands() -> Sequence[Extension]:
+    """Declare the commands that train, evaluate and look into sparse autoencoders."""
+    return [
+        Extension(
+            "sae", "tenterhook_sae._cli:sae", "Train, evaluate and look into sparse autoencoders."
+        )
+    ]

@@ -1,0 +1,298 @@
+"""`tenterhook sae`: train, evaluate and look into sparse autoencoders."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tenterhook.documents import Documents
+    from tenterhook_sae.sae import Sae
+    from tenterhook_sae.training import ProgressCallback, TrainingProgress
+
+KINDS = ("topk", "batchtopk", "jumprelu", "l1")
+
+
+@click.group()
+def sae() -> None:
+    """Train sparse autoencoders, evaluate them, look into them."""
+
+
+@sae.command()
+@click.argument("store")
+@click.argument("run")
+@click.argument("layer")
+@click.option("--out", required=True, help="The folder for checkpoints and the SAE.")
+@click.option("--kind", type=click.Choice(KINDS), default="topk", show_default=True)
+@click.option("--latents", type=click.IntRange(1), help="8 times the layer's width by default.")
+@click.option("--k", type=click.FloatRange(0), default=32, show_default=True, help="Top-k kinds.")
+@click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
+@click.option("--sparsity", type=float, default=1.0, show_default=True, help="jumprelu and l1.")
+@click.option("--resample-every", type=click.IntRange(1), help="Steps; never by default.")
+@click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.05,
+    show_default=True,
+    help="The share of rows, the last ones, that it is evaluated on.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Say what would be trained, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def train(
+    store: str,
+    run: str,
+    layer: str,
+    out: str,
+    kind: str,
+    latents: int | None,
+    k: float,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    sparsity: float,
+    resample_every: int | None,
+    checkpoint_every: int,
+    hold_out: float,
+    seed: int,
+    device: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train an SAE on the rows of LAYER of RUN in the folder STORE.
+
+    The same command again goes on where it was stopped.
+    """
+    import torch
+
+    from tenterhook.store import LocalStore
+    from tenterhook_sae.batches import RunBatches
+    from tenterhook_sae.evaluation import evaluate_rows
+    from tenterhook_sae.settings import TrainingSettings
+    from tenterhook_sae.training import train_sae
+
+    opened = LocalStore(store, create=False).run(run)
+    rows = opened[layer]
+    kept = len(rows) - int(hold_out * len(rows))
+    batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, kept))
+    torch.manual_seed(seed)
+    made = _made(kind, latents or 8 * batches.width, batches.width, k, device)
+    settings = TrainingSettings(
+        steps=steps,
+        learning_rate=learning_rate,
+        sparsity=sparsity,
+        resample_every=resample_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        log_every=max(1, min(100, steps // 10)),
+    )
+    if dry_run:
+        click.echo(
+            f"Would train a {type(made).__name__} of {made.n_latents} latents on {kept:,} rows of "
+            f"{batches.width} features, {steps:,} batches of {batch_size:,}, into {out}."
+        )
+        return
+    with _progress() as show:
+        train_sae(made, batches, settings, out=out, progress=show)
+    measured: dict[str, Any] = {"sae": out, "steps": steps}
+    if kept < len(rows):
+        blocks = (rows[at : min(at + 4096, len(rows))] for at in range(kept, len(rows), 4096))
+        measured |= _rounded(evaluate_rows(made, blocks))
+    if as_json:
+        click.echo(json.dumps(measured, indent=2))
+        return
+    click.echo(f"{type(made).__name__} of {made.n_latents} latents in {out}.")
+    _print_measures({key: measured[key] for key in measured if key not in ("sae", "steps")})
+
+
+@sae.command("eval")
+@click.argument("model")
+@click.argument("folder", metavar="SAE")
+@click.option("--data", help="Texts; those it was trained on by default, where it knows.")
+@click.option("--field", help="The field of text in records.")
+@click.option("--layer", help="The layer; the one it was trained on by default.")
+@click.option("--sample-limit", type=click.IntRange(1), help="Documents at most.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--device", help="Where the model and the SAE run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    model: str,
+    folder: str,
+    data: str | None,
+    field: str | None,
+    layer: str | None,
+    sample_limit: int | None,
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate the SAE in the folder SAE in MODEL: what its reconstructions cost the model.
+
+    The cross-entropy recovered is 1 where they cost nothing, and 0 where zeros in the layer's
+    place would do as well.
+    """
+    from tenterhook.loading import load_model
+    from tenterhook_sae.batches import ModelBatches
+    from tenterhook_sae.evaluation import evaluate_in_model, evaluate_rows
+    from tenterhook_sae.examples import layer_of
+    from tenterhook_sae.files import load_sae
+
+    found = load_sae(folder, device=device or "cpu")
+    where = layer_of(found, layer)
+    documents = _documents(found, data, field, sample_limit)
+    loaded = load_model(model, device=device)
+    in_model = evaluate_in_model(found, loaded, where, documents, batch_size=batch_size)
+    rows = ModelBatches(loaded, where, documents, batch_size=4096, documents_at_once=batch_size)
+    measured = {**_rounded(in_model), **_rounded(evaluate_rows(found, rows.one_epoch()))}
+    if as_json:
+        click.echo(json.dumps({"sae": folder, "layer": where, **measured}, indent=2))
+        return
+    _print_measures(measured)
+
+
+@sae.command()
+@click.argument("model")
+@click.argument("folder", metavar="SAE")
+@click.argument("latent")
+@click.option("--data", help="Texts; those it was trained on by default, where it knows.")
+@click.option("--field", help="The field of text in records.")
+@click.option("--layer", help="The layer; the one it was trained on by default.")
+@click.option("--top-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--sample-limit", type=click.IntRange(1), help="Documents at most.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--device", help="Where the model and the SAE run.")
+@click.option("--html", type=click.Path(dir_okay=False), help="Write a page, tokens coloured.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def top(
+    model: str,
+    folder: str,
+    latent: str,
+    data: str | None,
+    field: str | None,
+    layer: str | None,
+    top_k: int,
+    sample_limit: int | None,
+    batch_size: int,
+    device: str | None,
+    html: str | None,
+    as_json: bool,
+) -> None:
+    """Show the texts that activate LATENT of the SAE in the folder SAE most.
+
+    LATENT is a number, or the name of a latent.
+    """
+    from tenterhook.loading import load_model
+    from tenterhook_sae.examples import find_examples, layer_of, write_page
+    from tenterhook_sae.files import load_sae
+
+    found = load_sae(folder, device=device or "cpu")
+    number = found.concepts.number(int(latent) if latent.lstrip("-").isdigit() else latent)
+    where = layer_of(found, layer)
+    documents = _documents(found, data, field, sample_limit)
+    loaded = load_model(model, device=device)
+    examples = find_examples(
+        found, loaded, number, documents, layer=where, top_k=top_k, batch_size=batch_size
+    )
+    name = found.concepts.names.get(number)
+    title = f"Latent {number}{f', {name}' if name else ''}"
+    if html is not None:
+        Path(html).write_text(write_page(examples, title=title), encoding="utf-8")
+        click.echo(f"Wrote {html}.", err=True)
+    if as_json:
+        rows = [
+            {
+                "score": each.top.score,
+                "token": each.top.token,
+                "position": each.top.position,
+                "text": each.top.text,
+                "tokens": list(each.tokens),
+                "scores": list(each.scores),
+            }
+            for each in examples
+        ]
+        click.echo(json.dumps({"latent": number, "name": name, "texts": rows}, indent=2))
+        return
+    for each in examples:
+        click.echo(f"{each.top.score:>9.3f}  {each.top.token!r:<14} {_around(each.tokens, each)}")
+    if not examples:
+        click.echo("No text activated it.", err=True)
+
+
+def _around(tokens: tuple[str, ...], example: Any, width: int = 10) -> str:
+    """Return the tokens around the most active one, on one line."""
+    at = example.top.position
+    before, after = max(0, at - width), at + width + 1
+    said = "".join(tokens[before:after]).replace("\n", "↵")
+    return f"{'…' if before else ''}{said}{'…' if after < len(tokens) else ''}"
+
+
+def _made(kind: str, n_latents: int, n_inputs: int, k: float, device: str) -> "Sae":
+    from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
+
+    if kind == "topk":
+        return TopKSae(n_latents, n_inputs, int(k) if k == int(k) else k, device=device)  # type: ignore[arg-type]  # which says so
+    if kind == "batchtopk":
+        return BatchTopKSae(n_latents, n_inputs, k, device=device)
+    plain: type[JumpReLUSae | L1Sae] = JumpReLUSae if kind == "jumprelu" else L1Sae
+    return plain(n_latents, n_inputs, device=device)
+
+
+def _documents(
+    sae: "Sae", data: str | None, field: str | None, sample_limit: int | None
+) -> "Documents":
+    from tenterhook.documents import read_documents
+
+    name = data if data is not None else sae.about.get("data")
+    if name is None:
+        raise click.UsageError("This SAE does not say what it was trained on: give --data.")
+    return read_documents(name, field=field).first(sample_limit)
+
+
+def _rounded(evaluation: Any) -> dict[str, Any]:
+    import attrs
+
+    found: dict[str, Any] = attrs.asdict(evaluation)
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in found.items()}
+
+
+def _print_measures(measures: dict[str, Any]) -> None:
+    for name, value in measures.items():
+        said = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        click.echo(f"{name.replace('_', ' '):<30}{said:>14}")
+
+
+@contextlib.contextmanager
+def _progress() -> "Iterator[ProgressCallback]":
+    """Show a bar on stderr where it is a terminal, and lines where it is none."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda progress: click.echo(_said(progress), err=True)
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("")
+
+        def show(progress: "TrainingProgress") -> None:
+            bars.update(
+                task, completed=progress.step, total=progress.steps, description=_said(progress)
+            )
+
+        yield show
+
+
+def _said(progress: "TrainingProgress") -> str:
+    return (
+        f"step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.4f}, "
+        f"explained variance {progress.explained_variance:.3f}, L0 {progress.l0:.1f}, "
+        f"dead {progress.dead_share:.1%}, {progress.rows_per_second:,.0f} rows/s"
+    )

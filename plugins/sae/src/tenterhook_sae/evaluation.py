@@ -1,0 +1,182 @@
+"""How good an SAE is: on rows of activations, and in the model that they came from."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tenterhook import HookedModel, attach
+from tenterhook.documents import Documents
+from tenterhook.text_model import TextModel
+from tenterhook_sae.errors import NoRows, NotFinite, WrongWidth
+from tenterhook_sae.sae import Sae
+
+
+@attrs.frozen(kw_only=True)
+class RowEvaluation:
+    """What an SAE makes of rows of activations."""
+
+    rows: int
+    mean_squared_error: float
+    """Per feature."""
+    explained_variance: float
+    """1 minus the squared error over the squared distance from the mean of all rows."""
+    cosine: float
+    """Mean cosine of a row and its reconstruction."""
+    l0: float
+    """Active latents per row."""
+    unused_share: float
+    """The share of latents that no row activated."""
+
+
+@attrs.frozen(kw_only=True)
+class ModelEvaluation:
+    """What an SAE costs the model: next-token cross-entropy in nats, a mean over tokens."""
+
+    tokens: int
+    """How many predictions were counted."""
+    cross_entropy: float
+    """Of the model as it is."""
+    cross_entropy_reconstructed: float
+    """With the layer's activation replaced by its reconstruction."""
+    cross_entropy_ablated: float
+    """With it replaced by zeros."""
+    cross_entropy_recovered: float
+    """`(ablated - reconstructed) / (ablated - plain)`: 1 costs nothing, 0 as much as zeros."""
+
+
+@torch.no_grad()
+def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
+    """Evaluate on blocks of rows, each `(rows, n_inputs)`, one in memory at a time.
+
+    A tensor is cut into blocks. Raises `NoRows`, `WrongWidth` and `NotFinite` (each a
+    `ValueError`).
+    """
+    count, active = 0, 0
+    total = torch.zeros(sae.n_inputs, dtype=torch.float64)
+    squares = error = cosine = 0.0
+    used = torch.zeros(sae.n_latents, dtype=torch.bool, device=sae.device)
+    for block in rows.split(4096) if isinstance(rows, Tensor) else rows:  # type: ignore[no-untyped-call]
+        if block.shape[-1] != sae.n_inputs:
+            raise WrongWidth(sae.n_inputs, block.shape[-1], sae.about.get("layer"))
+        x = block.to(sae.device, torch.float32)
+        bad = ~torch.isfinite(x).all(1)
+        if bad.any():
+            raise NotFinite(int(bad.sum()), len(x), "The rows to evaluate with")
+        latents = sae.encode(x)
+        found = sae.decode(latents).float()
+        count += len(x)
+        total += x.double().sum(0).cpu()
+        squares += float(x.double().square().sum())
+        error += float((x - found).double().square().sum())
+        cosine += float(functional.cosine_similarity(x, found).double().sum())
+        active += int((latents != 0).sum())
+        used |= (latents != 0).any(0)
+    if not count:
+        raise NoRows("What was given to evaluate with")
+    spread = squares - float(total.square().sum()) / count
+    return RowEvaluation(
+        rows=count,
+        mean_squared_error=error / (count * sae.n_inputs),
+        explained_variance=1 - error / max(spread, 1e-30),
+        cosine=cosine / count,
+        l0=active / count,
+        unused_share=float((~used).double().mean()),
+    )
+
+
+def evaluate_in_model(
+    sae: Sae,
+    model: TextModel,
+    layer: str | int,
+    documents: Documents | Iterable[str],
+    *,
+    batch_size: int = 16,
+) -> ModelEvaluation:
+    """Evaluate in the model: what it predicts from reconstructions, and from zeros.
+
+    Each document is run three times, and each of its real tokens but the first is predicted from
+    those before it. Documents longer than the model takes are cut. Nothing is left on the model.
+    Raises `UnknownLayer`, `NoRows` where no document has two tokens, and `HookError` where the
+    layer's width is not the SAE's.
+    """
+    hooked = attach(model.context.model)
+    name = hooked.layers.index.resolve(layer).name
+
+    def reconstructed(x: Tensor) -> Tensor:
+        if x.shape[-1] != sae.n_inputs:
+            raise WrongWidth(sae.n_inputs, x.shape[-1], name)
+        with torch.autocast(sae.device.type, enabled=False):
+            found: Tensor = sae(x)
+            return found.to(x.device, x.dtype)
+
+    ways: dict[str, Callable[[Tensor], Tensor] | None] = {
+        "plain": None,
+        "reconstructed": reconstructed,
+        "ablated": torch.zeros_like,
+    }
+    sums = dict.fromkeys(ways, 0.0)
+    tokens = 0
+    for batch in batches_of(model, documents, batch_size):
+        for way, change in ways.items():
+            loss, count = _loss(model, hooked, name, batch, change)
+            sums[way] += loss
+        tokens += count
+    if not tokens:
+        raise NoRows("The data to evaluate with (two tokens to a document are needed)")
+    plain, with_sae, ablated = (sums[way] / tokens for way in ways)
+    gap = ablated - plain
+    return ModelEvaluation(
+        tokens=tokens,
+        cross_entropy=plain,
+        cross_entropy_reconstructed=with_sae,
+        cross_entropy_ablated=ablated,
+        cross_entropy_recovered=(ablated - with_sae) / gap if gap else float("nan"),
+    )
+
+
+def batches_of(
+    model: TextModel, documents: Documents | Iterable[str], batch_size: int
+) -> Iterator[list[list[int]]]:
+    """Yield token ids of documents, some at a time, cut to what the model takes."""
+    texts = iter(Documents.of(documents))
+    longest = model.max_tokens
+    while some := list(islice(texts, batch_size)):
+        found = [ids[:longest] for ids in model.token_ids(some)]
+        found = [ids for ids in found if ids]
+        if found:
+            yield found
+
+
+def _loss(
+    model: TextModel,
+    hooked: HookedModel,
+    layer: str,
+    batch: Sequence[Sequence[int]],
+    change: Callable[[Tensor], Tensor] | None,
+) -> tuple[float, int]:
+    """Return the summed cross-entropy of the batch's next tokens, and how many there are."""
+    if change is None:
+        return _summed(model, hooked, batch)
+    with hooked.steer(layer, change):
+        return _summed(model, hooked, batch)
+
+
+def _summed(
+    model: TextModel, hooked: HookedModel, batch: Sequence[Sequence[int]]
+) -> tuple[float, int]:
+    with hooked.capture("output") as captured:
+        mask = model.run_token_ids(batch)
+        logits = captured.last("output")
+    ids = torch.zeros(mask.shape, dtype=torch.int64)
+    ids[mask] = torch.tensor([id for document in batch for id in document])
+    predicted = (mask[:, :-1] & mask[:, 1:]).to(logits.device)
+    losses = functional.cross_entropy(
+        logits[:, :-1][predicted].float(),
+        ids[:, 1:].to(logits.device)[predicted],
+        reduction="sum",
+    )
+    return float(losses), int(predicted.sum())

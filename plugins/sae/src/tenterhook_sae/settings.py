@@ -1,0 +1,93 @@
+"""How an SAE is trained; a value that serialises."""
+
+from typing import Any
+
+import attrs
+
+from tenterhook_sae.errors import BadSetting
+
+
+def _is(what: str, low: float, high: float = float("inf"), *, whole: bool = False) -> Any:
+    def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+        number = type(value) is int or (not whole and type(value) is float)
+        if not number or not low <= value <= high:
+            raise BadSetting(attribute.name, value, what)
+
+    return check
+
+
+_POSITIVE = _is("a number above 0", 1e-300)
+_COUNT = _is("a whole number, 1 or more", 1, whole=True)
+_SHARE = _is("a share, between 0 and 1", 0, 1)
+_AMOUNT = _is("a number, 0 or more", 0)
+
+
+@attrs.frozen(kw_only=True)
+class TrainingSettings:
+    """How an SAE is trained.
+
+    The loss is, in activations scaled to a mean square of 1 per feature, the mean squared error
+    per feature, plus `sparsity` times the kind's own penalty over the number of features, plus
+    `aux` times the auxiliary loss.
+    """
+
+    steps: int = attrs.field(default=10_000, validator=_COUNT)
+    """Batches, in all."""
+
+    learning_rate: float = attrs.field(default=1e-3, validator=_POSITIVE)
+    """Of AdamW, at its highest."""
+
+    warm_up: float = attrs.field(default=0.05, validator=_SHARE)
+    """The share of the steps in which the learning rate rises to that."""
+
+    decay: float = attrs.field(default=0.2, validator=_SHARE)
+    """The share of the steps, the last ones, in which it falls to 0."""
+
+    beta1: float = attrs.field(default=0.9, validator=_SHARE)
+    beta2: float = attrs.field(default=0.999, validator=_SHARE)
+    weight_decay: float = attrs.field(default=0.0, validator=_AMOUNT)
+
+    sparsity: float = attrs.field(default=1.0, validator=_AMOUNT)
+    """The weight of the penalty of `L1Sae` and `JumpReLUSae`; top-k kinds have none."""
+
+    sparsity_warm_up: float = attrs.field(default=0.2, validator=_SHARE)
+    """The share of the steps in which that weight rises from 0."""
+
+    normalize_decoder: bool = True
+    """Keep decoder rows at length 1, and take out of their gradient what would change it."""
+
+    aux: float = attrs.field(default=1 / 32, validator=_AMOUNT)
+    """The weight of AuxK: dead latents reconstruct the error (Gao et al. 2024, arXiv:2406.04093,
+    appendix A.2)."""
+
+    aux_k: int | None = attrs.field(default=None, validator=attrs.validators.optional(_COUNT))
+    """How many dead latents do; half the number of features by default."""
+
+    dead_after: int = attrs.field(default=100_000, validator=_COUNT)
+    """A latent that was not active for so many rows is dead."""
+
+    resample_every: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_COUNT)
+    )
+    """Every so many steps, of the first three quarters, dead latents are made anew from rows that
+    are reconstructed badly (Bricken et al. 2023, its appendix on resampling)."""
+
+    clip: float | None = attrs.field(default=1.0)
+    """The gradient's norm at most; `None` for no limit."""
+
+    @clip.validator
+    def _check_clip(self, attribute: "attrs.Attribute[Any]", value: float | None) -> None:
+        if value is not None:
+            _POSITIVE(self, attribute, value)
+
+    autocast: bool | None = None
+    """Whether forwards run in bfloat16; by default on CUDA alone, where it pays."""
+
+    seed: int = attrs.field(default=0, validator=_is("a whole number, 0 or more", 0, whole=True))
+    """Of what resampling draws."""
+
+    log_every: int = attrs.field(default=100, validator=_COUNT)
+    """Steps between two reports of progress."""
+
+    checkpoint_every: int = attrs.field(default=1000, validator=_COUNT)
+    """Steps between two checkpoints."""

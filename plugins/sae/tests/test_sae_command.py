@@ -1,0 +1,194 @@
+"""`tenterhook sae`, as people type it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import tenterhook_tiny
+from tenterhook.capture import save_activations
+from tenterhook.documents import read_documents
+from tenterhook.plugins import PluginManager
+from tenterhook.store import LocalStore
+from tenterhook_sae import TopKSae, TopText, load_sae, save_sae, write_page
+from tenterhook_sae._cli import sae as command
+from tenterhook_sae.examples import Example
+
+LAYER = "transformer.h.1"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> str:
+    """A store with a run of the small model over some of its text."""
+    folder = tmp_path_factory.mktemp("store") / "activations"
+    documents = read_documents("tiny:sample").first(30)
+    save_activations(loaded, [LAYER], documents, LocalStore(folder), run_name="first")
+    return str(folder)
+
+
+SHORT = ("--latents", "256", "--k", "8", "--steps", "30", "--batch-size", "256")
+
+
+def run(*args: str) -> Result:
+    """What a command prints; what it raises surfaces."""
+    return CliRunner().invoke(command, args, catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def trained(store: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with an SAE that the command trained."""
+    out = str(tmp_path_factory.mktemp("sae") / "sae")
+    done = run("train", store, "first", "layer_1", "--out", out, *SHORT)
+    assert done.exit_code == 0, done.output
+    assert "TopKSae of 256 latents in" in done.stdout
+    assert "explained variance" in done.stdout
+    assert "step 30 of 30" in done.stderr
+    return out
+
+
+def test_what_it_trained_can_be_loaded(trained: str) -> None:
+    """With what it was made of."""
+    sae = load_sae(trained)
+
+    assert isinstance(sae, TopKSae)
+    assert (sae.n_latents, sae.n_inputs, sae.k) == (256, 128, 8)
+    assert (sae.about["layer"], sae.about["run"]) == (LAYER, "first")
+    assert (sae.about["model"], sae.about["data"]) == ("tiny:", "tiny:sample")
+
+
+def test_the_same_command_again_does_nothing(trained: str, store: str) -> None:
+    """It prints the same figures."""
+    before = Path(trained, "sae_weights.safetensors").read_bytes()
+    args = ("train", store, "first", "layer_1", "--out", trained, *SHORT, "--json")
+    first, second = run(*args), run(*args)
+
+    assert first.stdout == second.stdout
+    assert json.loads(first.stdout)["rows"] > 0
+    assert Path(trained, "sae_weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "jumprelu", "l1"])
+def test_other_kinds(store: str, tmp_path: Path, kind: str) -> None:
+    """By name."""
+    out = str(tmp_path / "sae")
+    short = ("--latents", "64", "--k", "4.5", "--steps", "3", "--batch-size", "64")
+    run("train", store, "first", LAYER, "--out", out, "--kind", kind, *short)
+
+    found = load_sae(out).architecture
+    assert found == {"batchtopk": "batchtopk", "jumprelu": "jumprelu", "l1": "standard"}[kind]
+
+
+def test_a_dry_run_writes_nothing(store: str, tmp_path: Path) -> None:
+    """It says what would be done."""
+    out = tmp_path / "sae"
+    done = run("train", store, "first", "layer_1", "--out", str(out), "--dry-run", *SHORT)
+
+    assert "Would train a TopKSae of 256 latents on" in done.stdout
+    assert not out.exists()
+
+
+def test_eval(trained: str) -> None:
+    """What reconstructions cost the model, on the data it was trained on unless told."""
+    done = run("eval", "tiny:", trained, "--sample-limit", "5", "--json")
+    found = json.loads(done.stdout)
+
+    assert found["layer"] == LAYER
+    assert found["cross_entropy"] < found["cross_entropy_ablated"]
+    assert 0 < found["cross_entropy_recovered"] < 1
+    assert found["explained_variance"] > 0.3
+    table = run("eval", "tiny:", trained, "--sample-limit", "5").stdout
+    assert "cross entropy recovered" in table
+
+
+def test_top(trained: str, tmp_path: Path) -> None:
+    """The texts on stdout, the page in a file, both of the same latent."""
+    sae = load_sae(trained)
+    page = tmp_path / "page.html"
+    args = ("--sample-limit", "20", "--top-k", "3")
+    found: dict[str, Any] = {}
+    for latent in range(sae.n_latents):
+        done = run("top", "tiny:", trained, str(latent), *args, "--html", str(page), "--json")
+        found = json.loads(done.stdout)
+        if len(found["texts"]) == 3:
+            break
+    first = found["texts"][0]
+    assert first["scores"][first["position"]] == pytest.approx(first["score"], rel=1e-3)
+    assert max(first["scores"]) == pytest.approx(first["score"], rel=1e-3)
+    assert len(first["tokens"]) == len(first["scores"])
+    html = page.read_text()
+    assert f"Latent {found['latent']}" in html
+    assert html.count("<p>") == 3
+    assert "rgba(255,140,0,1.00)" in html
+    lines = run("top", "tiny:", trained, str(found["latent"]), *args).stdout.splitlines()
+    assert len(lines) == 3
+    assert f"{first['score']:.3f}" in lines[0]
+
+
+def test_top_by_name(trained: str, tmp_path: Path) -> None:
+    """A name that was saved with the SAE."""
+    sae = load_sae(trained)
+    sae.concepts.name(5, "five")
+    save_sae(sae, tmp_path / "named")
+    args = ("--sample-limit", "5", "--json")
+    found = json.loads(run("top", "tiny:", str(tmp_path / "named"), "five", *args).stdout)
+
+    assert (found["latent"], found["name"]) == (5, "five")
+    with pytest.raises(IndexError, match="Closest name: 'five'"):
+        run("top", "tiny:", str(tmp_path / "named"), "fife", *args)
+
+
+def test_a_latent_that_is_not_there(trained: str) -> None:
+    """The range is named."""
+    with pytest.raises(IndexError, match="There is no latent 256: the latents are 0 to 255"):
+        run("top", "tiny:", trained, "256")
+
+
+def test_without_data_that_can_be_read_again(tmp_path: Path) -> None:
+    """A usage error that names the option."""
+    sae = TopKSae(64, 128, 4)
+    sae.about = {"layer": LAYER}
+    save_sae(sae, tmp_path)
+    done = run("top", "tiny:", str(tmp_path), "3")
+
+    assert done.exit_code == 2
+    assert "give --data" in done.stderr
+
+
+def test_without_a_layer(tmp_path: Path) -> None:
+    """It is asked for."""
+    save_sae(TopKSae(64, 128, 4), tmp_path)
+
+    with pytest.raises(ValueError, match="give the layer"):
+        run("eval", "tiny:", str(tmp_path), "--data", "tiny:sample")
+
+
+def test_a_page_escapes_what_texts_hold() -> None:
+    """They are data, not HTML."""
+    top = TopText(score=1.0, text="<b>", token="<b>", token_id=1, position=0, token_ids=(1,))
+    page = write_page([Example(top=top, tokens=("<b>",), scores=(1.0,))], title="<x>")
+
+    assert "<x>" not in page
+    assert "&lt;b&gt;" in page
+    assert "No text activated it." in write_page([], title="Latent 3")
+
+
+def test_it_is_a_command_of_tenterhook() -> None:
+    """Through the door of every plugin."""
+    assert PluginManager().load("commands", "sae") is command
+
+
+def test_examples_leave_the_model_alone(loaded: Any, trained: str) -> None:
+    """No hook is left, and the output is what it was."""
+    from tenterhook_sae import find_examples
+
+    plain, _ = loaded.inference.execute_inference(["In the beginning"])
+    texts = tenterhook_tiny.read("sample").texts[:5]
+    find_examples(load_sae(trained), loaded, 3, texts)
+    again, _ = loaded.inference.execute_inference(["In the beginning"])
+
+    assert torch.equal(plain.logits, again.logits)
+    assert not len(loaded.layers)
+    assert not loaded.module._forward_pre_hooks

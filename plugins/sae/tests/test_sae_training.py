@@ -1,0 +1,475 @@
+"""Training finds what is there, and goes on where it was stopped."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import tenterhook_tiny
+from tenterhook.capture import save_activations
+from tenterhook.store import MemoryStore, Run
+from tenterhook_sae import (
+    BadSetting,
+    BatchTopKSae,
+    JumpReLUSae,
+    L1Sae,
+    ModelBatches,
+    NoRows,
+    NotFinite,
+    OtherCheckpoint,
+    RunBatches,
+    Sae,
+    SaeExists,
+    TopKSae,
+    Trainer,
+    TrainingProgress,
+    TrainingSettings,
+    UnreadableSae,
+    WrongWidth,
+    evaluate_in_model,
+    evaluate_rows,
+    load_sae,
+    train_sae,
+)
+
+LAYER = "transformer.h.1"
+
+
+class Synthetic:
+    """Sparse sums of known directions, more of them than dimensions; a stranger's `Batches`."""
+
+    def __init__(self, features: int = 96, width: int = 48, active: int = 4, batch: int = 256):
+        generator = torch.Generator().manual_seed(12345)
+        directions = torch.randn(features, width, generator=generator)
+        self.directions = directions / directions.norm(dim=1, keepdim=True)
+        self.width, self._batch, self._share = width, batch, active / features
+        self.spoiled = -1
+        self._count = 0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What they are."""
+        return {"layer": "synthetic", "features": len(self.directions)}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            generator = torch.Generator().manual_seed(self._count)
+            size = self._batch, len(self.directions)
+            on = torch.rand(size, generator=generator) < self._share
+            rows = (on * (0.5 + torch.rand(size, generator=generator))) @ self.directions
+            if self._count == self.spoiled:
+                rows[3, 5] = torch.nan
+            self._count += 1
+            yield rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many there were."""
+        return {"count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after so many."""
+        self._count = state["count"]
+
+
+@pytest.mark.parametrize(
+    ("make_sae", "more"),
+    [
+        (lambda: TopKSae(96, 48, 4), {}),
+        (lambda: BatchTopKSae(96, 48, 4), {}),
+        (lambda: JumpReLUSae(96, 48), {}),
+        (lambda: L1Sae(96, 48), {"aux": 0.0, "resample_every": 200}),
+    ],
+    ids=["topk", "batchtopk", "jumprelu", "l1"],
+)
+def test_it_recovers_a_dictionary(make_sae: Callable[[], Sae], more: dict[str, Any]) -> None:
+    """96 directions in 48 dimensions: the mean highest cosine is 0.9 at least."""
+    torch.manual_seed(0)
+    data, sae = Synthetic(), make_sae()
+    before = data.directions @ sae.W_dec.detach().T
+    chosen: dict[str, Any] = {"steps": 800, "learning_rate": 5e-3, "dead_after": 10_000, **more}
+    train_sae(sae, data, TrainingSettings(**chosen))
+
+    cosines = data.directions @ sae.W_dec.detach().T
+    assert float(before.max(1).values.mean()) < 0.6
+    assert float(cosines.max(1).values.mean()) >= 0.9
+    found = evaluate_rows(sae, next(iter(data)))
+    assert found.explained_variance > 0.7
+    assert found.l0 < 20
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(96))
+
+
+# --- checkpoints
+
+
+def few(**more: Any) -> TrainingSettings:
+    """A short training that uses everything."""
+    chosen = {"steps": 12, "dead_after": 256, "resample_every": 3, "checkpoint_every": 5}
+    return TrainingSettings(**{**chosen, "log_every": 4, **more})
+
+
+class Stopped(Exception):
+    """Ends a training in the middle."""
+
+
+def stopping(at: int) -> Callable[[TrainingProgress], None]:
+    """A progress callback that raises at a step."""
+
+    def progress(found: TrainingProgress) -> None:
+        if found.step == at:
+            raise Stopped
+
+    return progress
+
+
+def test_resumed_it_comes_to_the_same_numbers(make: Callable[..., Sae], tmp_path: Path) -> None:
+    """Weights to the bit, and the measures; wherever it was stopped."""
+    whole = make(64, 48)
+    train_sae(whole, Synthetic(), few(log_every=1), out=tmp_path / "whole")
+    for at in (6, 11):
+        out = tmp_path / str(at)
+        with pytest.raises(Stopped):
+            train_sae(make(64, 48), Synthetic(), few(log_every=1), out=out, progress=stopping(at))
+        assert not out.joinpath("cfg.json").exists()
+        resumed = train_sae(make(64, 48), Synthetic(), few(log_every=1), out=out)
+
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], tensor), name
+        again, first = (p / "training.json" for p in (out, tmp_path / "whole"))
+        assert again.read_text() == first.read_text()
+        assert torch.equal(load_sae(out).W_enc, whole.W_enc)
+
+
+def test_finished_it_is_not_trained_again(make: Callable[..., Sae], tmp_path: Path) -> None:
+    """The same call again returns what there is."""
+    first = train_sae(make(64, 48), Synthetic(), few(), out=tmp_path)
+    reports: list[TrainingProgress] = []
+    second = train_sae(make(64, 48), Synthetic(), few(), out=tmp_path, progress=reports.append)
+
+    assert not reports
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor), name
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("make_other", "other", "message"),
+    [
+        (lambda: L1Sae(64, 48), {}, "architecture='topk', and this training has .*'standard'"),
+        (lambda: TopKSae(32, 48, 4), {}, "n_latents=64, and this training has n_latents=32"),
+        (lambda: TopKSae(64, 48, 5), {}, "k=4, and this training has k=5"),
+        (lambda: TopKSae(64, 48, 4), {"steps": 13}, "steps=12, and this training has steps=13"),
+    ],
+    ids=["architecture", "size", "k", "settings"],
+)
+def test_a_checkpoint_of_another_training(
+    tmp_path: Path, make_other: Callable[[], Sae], other: dict[str, Any], message: str
+) -> None:
+    """The first difference is named, and nothing is overwritten."""
+    train_sae(TopKSae(64, 48, 4), Synthetic(), few(), out=tmp_path)
+    before = contents(tmp_path)
+
+    with pytest.raises(OtherCheckpoint, match=message):
+        train_sae(make_other(), Synthetic(), few(**other), out=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_an_sae_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    """One without a checkpoint, as SAELens writes it."""
+    train_sae(TopKSae(64, 48, 4), Synthetic(), few(), out=tmp_path)
+    tmp_path.joinpath("checkpoint.safetensors").unlink()
+    before = contents(tmp_path)
+
+    with pytest.raises(SaeExists, match="holds an SAE already; give another folder"):
+        train_sae(TopKSae(64, 48, 4), Synthetic(), few(), out=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_checkpoint(tmp_path: Path) -> None:
+    """It is said, and left as it is."""
+    tmp_path.joinpath("checkpoint.safetensors").write_bytes(b"half")
+
+    with pytest.raises(UnreadableSae, match="it is no whole checkpoint"):
+        train_sae(TopKSae(64, 48, 4), Synthetic(), few(), out=tmp_path)
+    assert contents(tmp_path) == {"checkpoint.safetensors": b"half"}
+
+
+def test_nan_in_the_data(tmp_path: Path) -> None:
+    """How many rows, and of what; the latest checkpoint stays."""
+    data = Synthetic()
+    data.spoiled = 7
+    with pytest.raises(NotFinite, match=r"'synthetic'.*: 1 of 256 rows hold NaN or infinity"):
+        train_sae(TopKSae(64, 48, 4), data, few(), out=tmp_path)
+
+    assert list(contents(tmp_path)) == ["checkpoint.safetensors"]
+    with pytest.raises(NotFinite, match="The rows to evaluate with: 1 of 2 rows"):
+        evaluate_rows(TopKSae(64, 2, 4), torch.tensor([[1.0, 2.0], [1.0, torch.inf]]))
+
+
+def test_a_wrong_width_names_both_and_the_layer() -> None:
+    """Before the first step."""
+    with pytest.raises(WrongWidth, match="takes 40 inputs, and layer 'synthetic' has 48 features"):
+        Trainer(TopKSae(64, 40, 4), Synthetic())
+
+
+def test_progress_says_what_it_measures() -> None:
+    """At the steps that were asked for, and at the last."""
+    reports: list[TrainingProgress] = []
+    sae = TopKSae(64, 48, 4)
+    train_sae(sae, Synthetic(), few(log_every=5), progress=reports.append)
+
+    assert [each.step for each in reports] == [5, 10, 12]
+    last = reports[-1]
+    assert last.l0 <= 4
+    assert 0 <= last.dead_share <= 1
+    assert last.explained_variance <= 1
+    assert last.rows_per_second > 0
+    assert last.seconds_left == 0
+    assert sae.about["steps"] == 12
+    assert sae.about["training"] == attrs.asdict(few(log_every=5))
+
+
+def test_a_step_is_what_adamw_does_to_the_loss() -> None:
+    """Written out with torch alone: scaled activations, mean squared error, clipping, schedule."""
+    torch.manual_seed(0)
+    data, sae = Synthetic(), L1Sae(64, 48)
+    chosen = TrainingSettings(steps=10, warm_up=0.5, sparsity=0, aux=0, normalize_decoder=False)
+    batch = next(iter(data))
+    weights = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    Trainer(sae, data, chosen).train_batch(batch)
+
+    scale = 1 / batch.square().mean().sqrt()
+    x = batch * scale
+    w = {name: tensor.requires_grad_() for name, tensor in weights.items()}
+    with torch.no_grad():
+        w["b_dec"].copy_(x.mean(0))
+    out = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu() @ w["W_dec"] + w["b_dec"]
+    optimizer = torch.optim.AdamW(w.values(), lr=1e-3 / 5, weight_decay=0)
+    (x - out).square().mean().backward()
+    torch.nn.utils.clip_grad_norm_(w.values(), 1.0)
+    optimizer.step()
+    for name, tensor in sae.state_dict().items():
+        torch.testing.assert_close(tensor, w[name].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_dead_latents_come_alive() -> None:
+    """With AuxK, and with resampling, fewer stay dead than with neither."""
+
+    def dead(sae: Sae, **more: Any) -> float:
+        with torch.no_grad():
+            sae.b_enc[:200] = -2
+        none = {"aux": 0.0, "steps": 150, "dead_after": 1000, "learning_rate": 3e-3}
+        trainer = Trainer(sae, Synthetic(), TrainingSettings(**{**none, **more}))
+        trainer.run()
+        return trainer.history[-1]["dead_share"]
+
+    torch.manual_seed(0)
+    top, relu = TopKSae(256, 48, 2), L1Sae(256, 48)
+    without = dead(copy.deepcopy(top))
+    assert without > 0.6
+    assert dead(top, aux=1 / 4) < without - 0.1
+    without = dead(copy.deepcopy(relu))
+    assert without > 0.6
+    assert dead(relu, resample_every=20) < without - 0.1
+
+
+def test_autocast() -> None:
+    """In bfloat16 it learns, and weights stay what they were."""
+    torch.manual_seed(0)
+    sae = TopKSae(64, 48, 4)
+    train_sae(sae, Synthetic(), few(autocast=True, resample_every=None, steps=40))
+
+    assert sae.dtype is torch.float32
+    assert evaluate_rows(sae, next(iter(Synthetic()))).explained_variance > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", 0, "a whole number, 1 or more"),
+        ("steps", 2.5, "a whole number, 1 or more"),
+        ("learning_rate", 0, "a number above 0"),
+        ("learning_rate", float("nan"), "a number above 0"),
+        ("warm_up", 1.5, "a share, between 0 and 1"),
+        ("sparsity", -1, "a number, 0 or more"),
+        ("clip", 0, "a number above 0"),
+        ("aux_k", 0, "a whole number, 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be(name: str, value: Any, message: str) -> None:
+    """Name, value, and what is valid."""
+    with pytest.raises(BadSetting, match=f"{name}={value} is not {message}"):
+        TrainingSettings(**{name: value})
+
+
+# --- rows of a run, and of a model
+
+
+@pytest.fixture(scope="module")
+def run(loaded: Any) -> Run:
+    """A layer of the small model over some of its text."""
+    store = MemoryStore()
+    texts = tenterhook_tiny.read("sample").texts[:150]
+    return store.run(save_activations(loaded, [LAYER], texts, store, run_name="r"))
+
+
+@pytest.mark.parametrize("batch_size", [100, 1000])
+def test_batches_of_a_run(run: Run, batch_size: int) -> None:
+    """An epoch has each row once at most, in another order each time, none that is held out."""
+    stop = 5000
+    batches = RunBatches(run, LAYER, batch_size=batch_size, rows=slice(0, stop), buffer_rows=2048)
+    epochs: list[list[bytes]] = [[], []]
+    for batch in batches:
+        epoch = batches.state_dict()["epoch"]
+        if epoch == 2:
+            break
+        assert batch.shape == (batch_size, 128)
+        epochs[epoch] += [row.tobytes() for row in batch.numpy()]
+
+    there = [row.tobytes() for row in run[LAYER][:stop].numpy()]
+    for each in epochs:
+        assert len(each) > 0.7 * stop
+        assert Counter(each) <= Counter(there)
+    assert epochs[0][:50] != epochs[1][:50]
+    places = [there.index(row) for row in epochs[0][:50]]
+    assert places != sorted(places)
+
+
+def test_one_epoch_has_every_row_in_order(run: Run) -> None:
+    """For evaluation."""
+    batches = RunBatches(run, LAYER, rows=slice(700, 5000), buffer_rows=1024)
+
+    assert torch.equal(torch.cat(list(batches.one_epoch())), run[LAYER][700:5000])
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 3), taken=st.integers(0, 30), size=st.sampled_from([64, 300, 9000]))
+def test_batches_of_a_run_resume(run: Run, seed: int, taken: int, size: int) -> None:
+    """Where the state says, and by the seed alone."""
+
+    def batches() -> RunBatches:
+        return RunBatches(
+            run, LAYER, batch_size=size, seed=seed, rows=slice(0, 3000), buffer_rows=1024
+        )
+
+    first = batches()
+    all_of = iter(first)
+    list(islice(all_of, taken))
+    state = first.state_dict()
+    rest = list(islice(all_of, 5))
+    other = batches()
+    other.load_state_dict(state)
+    for found, expected in zip(islice(iter(other), 5), rest, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_run_without_rows(run: Run) -> None:
+    """It is said before anything is trained."""
+    with pytest.raises(NoRows, match=r"Run 'r', layer 'transformer.h.1'.* holds no rows"):
+        RunBatches(run, LAYER, rows=slice(0, 0))
+    with pytest.raises(BadSetting, match="batch_size=0 is not a whole number"):
+        RunBatches(run, LAYER, batch_size=0)
+
+
+def test_live_batches_are_those_of_the_model(loaded: Any) -> None:
+    """Each real token once, and the same again by seed and state."""
+    texts = tenterhook_tiny.read("sample").texts[:12]
+
+    def batches() -> ModelBatches:
+        return ModelBatches(loaded, "layer_1", texts, batch_size=64, buffer_rows=256)
+
+    first = batches()
+    tokens = sum(map(len, loaded.token_ids(texts)))
+    assert len(torch.cat(list(first.one_epoch()))) == tokens
+    stream = iter(first)
+    list(islice(stream, 7))
+    state = first.state_dict()
+    rest = list(islice(stream, 3))
+    other = batches()
+    other.load_state_dict(state)
+    for found, expected in zip(islice(iter(other), 3), rest, strict=True):
+        assert torch.equal(found, expected)
+    assert first.width == 128
+    assert not len(loaded.layers)
+
+
+def test_an_sae_of_the_small_model(loaded: Any, run: Run) -> None:
+    """Trained briefly on a run, it explains rows that it never saw, and the model can go on.
+
+    The page on sparse autoencoders trains longer; with k=32 it must explain 0.85 of the variance.
+    """
+    torch.manual_seed(0)
+    stop = len(run) * 9 // 10
+    batches = RunBatches(run, LAYER, batch_size=512, rows=slice(0, stop))
+    sae = TopKSae(512, 128, 32)
+    chosen = TrainingSettings(steps=150, learning_rate=4e-3, dead_after=20_000)
+    train_sae(sae, batches, chosen)
+
+    held_out = evaluate_rows(sae, run[LAYER][stop:])
+    assert held_out.explained_variance >= 0.75
+    assert held_out.rows == len(run) - stop
+    assert held_out.l0 <= 32
+    texts = tenterhook_tiny.read("sample").texts[150:170]
+    found = evaluate_in_model(sae, loaded, LAYER, texts)
+    assert found.cross_entropy < found.cross_entropy_reconstructed < found.cross_entropy_ablated
+    assert found.cross_entropy_recovered > 0.8
+    assert not len(loaded.layers)
+
+
+def test_cross_entropy_is_the_models_own(loaded: Any) -> None:
+    """Against the loss that transformers computes; and a perfect SAE costs nothing."""
+    text = "In the beginning God created the heaven and the earth."
+    identity = L1Sae(256, 128)
+    with torch.no_grad():
+        eye = torch.eye(128)
+        identity.W_enc.copy_(torch.cat([eye, -eye], 1))
+        identity.W_dec.copy_(torch.cat([eye, -eye], 0))
+    found = evaluate_in_model(identity, loaded, LAYER, [text, text + " And"])
+
+    losses, counts = [], []
+    for each in (text, text + " And"):
+        ids = torch.tensor(loaded.token_ids([each]))
+        losses.append(float(loaded.module(ids, labels=ids).loss.detach()))
+        counts.append(ids.shape[1] - 1)
+    mean = sum(x * n for x, n in zip(losses, counts, strict=True)) / sum(counts)
+    assert found.tokens == sum(counts)
+    assert found.cross_entropy == pytest.approx(mean, rel=1e-4)
+    assert found.cross_entropy_recovered == pytest.approx(1, abs=1e-4)
+    with pytest.raises(NoRows, match="two tokens to a document are needed"):
+        evaluate_in_model(identity, loaded, LAYER, [""])
+
+
+def test_measures_of_rows() -> None:
+    """Against their definitions."""
+    torch.manual_seed(0)
+    sae = TopKSae(40, 8, 3)
+    x = torch.randn(100, 8) + 2
+    found = evaluate_rows(sae, [x[:30], x[30:]])
+
+    y = sae(x).detach()
+    spread = (x - x.mean(0)).square().sum()
+    assert found.rows == 100
+    assert found.mean_squared_error == pytest.approx(float((x - y).square().mean()), rel=1e-5)
+    assert found.explained_variance == pytest.approx(
+        float(1 - (x - y).square().sum() / spread), rel=1e-4
+    )
+    assert found.cosine == pytest.approx(
+        float(torch.nn.functional.cosine_similarity(x, y).mean()), rel=1e-5
+    )
+    assert found.l0 == float((sae.encode(x) != 0).sum() / 100)
+    with pytest.raises(NoRows, match="holds no rows"):
+        evaluate_rows(sae, [])
+    with pytest.raises(WrongWidth, match="takes 8 inputs"):
+        evaluate_rows(sae, torch.randn(3, 9))
