@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -540,3 +541,48 @@ def test_mistakes_about_what_is_kept(th: Command, tmp_path: Path) -> None:
         assert (code in (1, 2), out) == (True, ""), err
         assert said in err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "datasets"])
+def test_export(th: Command, tmp_path: Path, kind: str) -> None:
+    """A run is written as other people's files; never over what is there, unless that is asked."""
+    if kind == "datasets":
+        pytest.importorskip("datasets")
+    store = tmp_path / "store"
+    capture(th, store, "--run-name", "r", "--dtype", "float32")
+    options = ["--format", kind, "--to", str(tmp_path / "out"), "--layer", "head"]
+    code, out, err = th("runs", "export", str(store), *options)
+    assert (code, out) == (0, f"Wrote 10 rows of run r to {tmp_path / 'out'}.\n"), err
+    if kind == "npy":
+        (file,) = (tmp_path / "out").glob("*head*.npy")
+        rows = torch.from_numpy(np.load(file))
+        assert torch.equal(rows, LocalStore(store).run("r")["head"][:])
+    code, _, err = th("runs", "export", str(store), *options)
+    assert (code, err.startswith("error: ")) == (2, True), err
+    assert th("runs", "export", str(store), *options, "--overwrite")[0] == 0
+    code, _, err = th("runs", "export", str(store), "--format", "csv", "--to", "x")
+    assert (code, "'npy', 'safetensors', 'datasets'" in err) == (2, True)
+
+
+def test_export_of_a_part(th: Command, tmp_path: Path) -> None:
+    """Of a run that is not complete the rows that can be read are written, and that is said."""
+    store = tmp_path / "store"
+    capture(th, store, "--plan", "--rows-per-unit", "4")
+    th("work", str(store), "--slice", "0/3")
+    options = ["--format", "npy", "--to", str(tmp_path / "out")]
+    code, out, err = th("runs", "export", str(store), *options)
+    assert (code, "Wrote 4 rows" in out) == (0, True)
+    assert "warning: 2 of its 3 units are missing; 4 rows are exported." in err
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "blosc"])
+def test_codecs(th: Command, tmp_path: Path, codec: str) -> None:
+    """Rows come back the same; the array says how they are compressed."""
+    store = tmp_path / "store"
+    capture(th, store, "--run-name", "plain")
+    code, _, err = capture(th, store, "--run-name", "r", "--codec", codec)
+    assert code == 0, err
+    opened = LocalStore(store)
+    assert torch.equal(opened.run("r")["head"][:], opened.run("plain")["head"][:])
+    metadata = (store / "runs/r/arrays/layers/head/zarr.json").read_text()
+    assert (codec in metadata) is (codec != "none")

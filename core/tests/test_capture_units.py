@@ -211,6 +211,15 @@ def test_events_of_the_local_engine() -> None:
         next(events)
 
 
+@pytest.mark.parametrize(
+    ("option", "match"), [({"codec": "gzip"}, "codec='gzip' must be one of none, zstd, blosc")]
+)
+def test_options_that_make_no_sense(option: dict[str, Any], match: str) -> None:
+    """They are refused before anything is made."""
+    with pytest.raises(BadArgument, match=match):
+        save_activations(WordModel(), "head", TEXTS, MemoryStore(), **option)
+
+
 # --- slices
 
 

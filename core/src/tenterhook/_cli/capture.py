@@ -55,6 +55,13 @@ if TYPE_CHECKING:
     "float32 scale for each row.",
 )
 @click.option(
+    "--codec",
+    type=click.Choice(["none", "zstd", "blosc"]),
+    default="none",
+    show_default=True,
+    help="How rows are compressed; what is read is the same.",
+)
+@click.option(
     "--long-documents",
     type=click.Choice(["truncate", "split"]),
     default="truncate",
@@ -100,6 +107,7 @@ def capture(
     batch_size: int,
     sample_limit: int | None,
     dtype: str | None,
+    codec: str,
     long_documents: Any,
     rows_per_unit: int | None,
     device: str | None,
@@ -139,6 +147,7 @@ def capture(
     settings: dict[str, Any] = {
         "batch_size": batch_size,
         "dtype": dtype,
+        "codec": codec,
         "long_documents": long_documents,
         "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
         **kept_settings(kept),

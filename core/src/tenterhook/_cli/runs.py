@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -124,6 +125,49 @@ def finalize(store: str, run: str | None) -> None:
 def resume(store: str, run: str | None, **settings: Any) -> None:
     """Do all that is missing of RUN in STORE, from what the run itself holds."""
     do_part(*find_run(store, run), None, **settings)
+
+
+@runs.command()
+@click.argument("store")
+@click.argument("run", required=False)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["npy", "safetensors", "datasets"]),
+    required=True,
+    help="npy: a file for each array; safetensors: files of some rows; datasets: Hugging Face's.",
+)
+@click.option("--to", "folder", required=True, help="The folder to write; made by this.")
+@click.option(
+    "--layer", "layers", multiple=True, help="A layer of the run; all by default. Repeat."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an export that is there.")
+def export(
+    store: str,
+    run: str | None,
+    *,
+    kind: str,
+    folder: str,
+    layers: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Write the rows of RUN in STORE as other people's files.
+
+    Of a run that is not complete, those that can be read: up to the first unit that is missing.
+    """
+    from tenterhook.store import to_datasets, to_npy, to_safetensors
+
+    opened, run_id = find_run(store, run)
+    found = opened.run(run_id)
+    if not found.is_complete:
+        click.echo(f"warning: {said_of_run(found)}; {len(found):,} rows are exported.", err=True)
+    writers: dict[str, Callable[..., Any]] = {
+        "npy": to_npy,
+        "safetensors": to_safetensors,
+        "datasets": to_datasets,
+    }
+    writers[kind](found, folder, layers=layers or None, overwrite=overwrite)
+    click.echo(f"Wrote {_many(len(found), 'row')} of run {run_id} to {folder}.")
 
 
 @runs.command()

@@ -11,7 +11,7 @@ from tenterhook.capture._tokens import LongDocuments
 from tenterhook.capture._writing import QUEUE_BYTES, Writing
 from tenterhook.reductions import REDUCTIONS
 from tenterhook.selections import Selection, Where
-from tenterhook.store import dtype_name, torch_dtype
+from tenterhook.store import CODECS, dtype_name, torch_dtype
 
 ROWS_PER_UNIT = 32_768
 """Rows of a unit unless something else is asked for: what is lost to a crash at most."""
@@ -103,6 +103,11 @@ def _one_of_writing(_: object, attribute: "attrs.Attribute[Any]", found: object)
         raise BadArgument(attribute.name, found, "'auto', 'inline' or 'thread'")
 
 
+def _one_of_codecs(_: object, attribute: "attrs.Attribute[Any]", found: object) -> None:
+    if found not in CODECS:
+        raise BadArgument(attribute.name, found, f"one of {', '.join(CODECS)}")
+
+
 def _count_if_any(_: object, attribute: "attrs.Attribute[Any]", number: object) -> None:
     if number is not None:
         check_count(attribute.name, number)
@@ -127,6 +132,7 @@ class CaptureOptions:
     keep_rows: bool = attrs.field(default=attrs.Factory(lambda it: not it.reduce, takes_self=True))
     writing: Writing = attrs.field(default="auto", validator=_one_of_writing)
     queue_bytes: int = attrs.field(default=QUEUE_BYTES, validator=_count)
+    codec: str = attrs.field(default="none", validator=_one_of_codecs)
 
     @keep_rows.validator
     def _check_keeps_something(self, _: object, keep_rows: bool) -> None:

@@ -82,6 +82,7 @@ def prepare_capture(
         documents=len(documents),
         layers=stored_arrays(spec.layers, keep_rows=spec.keep_rows),
         spec=spec.values(),
+        codec=options.codec,
         about={
             "model": model_identity(description),
             "documents": documents.describe(),

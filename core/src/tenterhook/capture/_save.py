@@ -44,6 +44,7 @@ def save_activations(
     keep_rows: bool | None = None,
     writing: Writing = "auto",
     queue_bytes: int = QUEUE_BYTES,
+    codec: str = "none",
     tries: int = TRIES,
     engine: Engine | None = None,
     progress: ProgressCallback | None = None,
@@ -60,7 +61,8 @@ def save_activations(
     The same call again does what is missing, and nothing where nothing is; that is how a capture
     that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. Documents longer
     than `model.max_tokens` are cut, and counted in the run's metadata, or with
-    `long_documents="split"` run as several; those without a token are skipped and counted.
+    `long_documents="split"` run as several; those without a token are skipped and counted. `codec`
+    is how the store compresses rows, if it can: one of `tenterhook.store.CODECS`.
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),
@@ -85,6 +87,7 @@ def save_activations(
         keep_rows=not reduce if keep_rows is None else keep_rows,
         writing=writing,
         queue_bytes=queue_bytes,
+        codec=codec,
     )
     check_count("tries", tries)
     if run_name is not None:
