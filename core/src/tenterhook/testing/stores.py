@@ -482,6 +482,23 @@ class StoreContract:
                 writing.commit({})
         assert writer.committed() == frozenset()
 
+    def test_memory_of_a_block_is_used_again(self, store: Store) -> None:
+        """What becomes of a block's tensors after `append` does not change what was written."""
+        plan = a_plan()
+        writer = store.write_run("one", plan)
+        for unit in plan.units():
+            with writer.open_unit(unit) as writing:
+                for start in range(unit.start, unit.stop):
+                    block = rows_of(plan, start, start + 1)
+                    writing.append(block)
+                    for used in (block.tokens, block.documents, *block.layers.values()):
+                        used.fill_(77)
+                writing.commit({})
+        run, expected = store.run("one"), rows_of(plan, 0, plan.rows)
+        assert run.tokens[:].tolist() == expected.tokens.tolist()
+        for layer, rows in expected.layers.items():
+            assert same_bits(run[layer][:], rows)
+
     def test_too_many_rows(self, store: Store) -> None:
         """A unit takes its own rows and no more."""
         plan = a_plan()
