@@ -30,7 +30,11 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
         "ZeroAblate": "tenterhook-edits",
     },
     "stores": {"ZarrStore": "tenterhook-zarr"},
-    "loaders": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
+    "loaders": {
+        "hf": "tenterhook-transformers",
+        "points": "tenterhook-hook-points",
+        "tiny": "tenterhook-tiny",
+    },
     "datasets": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
     "layer_names": {"transformers": "tenterhook-transformers"},
     "commands": {"sae": "tenterhook-sae", "tokens": "tenterhook-transformers"},

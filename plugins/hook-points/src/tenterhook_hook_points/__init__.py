@@ -1,0 +1,53 @@
+"""Hook points: identity modules that name the activations inside a module of your own.
+
+Importing this imports no torch; each name is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenterhook_hook_points.cache import ActivationCache, AmbiguousName, UnknownActivation
+    from tenterhook_hook_points.conversion import BaseTensorConversion, TensorConversion
+    from tenterhook_hook_points.introspection import HookIntrospectionMixin
+    from tenterhook_hook_points.names import UnknownHookPoint
+    from tenterhook_hook_points.point import HookPoint, LensHandle
+    from tenterhook_hook_points.root import HookedRootModule
+
+_HOMES = {
+    "ActivationCache": "cache",
+    "AmbiguousName": "cache",
+    "BaseTensorConversion": "conversion",
+    "HookIntrospectionMixin": "introspection",
+    "HookPoint": "point",
+    "HookedRootModule": "root",
+    "LensHandle": "point",
+    "TensorConversion": "conversion",
+    "UnknownActivation": "cache",
+    "UnknownHookPoint": "names",
+}
+
+__all__ = [
+    "ActivationCache",
+    "AmbiguousName",
+    "BaseTensorConversion",
+    "HookIntrospectionMixin",
+    "HookPoint",
+    "HookedRootModule",
+    "LensHandle",
+    "TensorConversion",
+    "UnknownActivation",
+    "UnknownHookPoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

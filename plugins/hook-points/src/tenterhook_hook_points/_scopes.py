@@ -1,0 +1,95 @@
+"""Whose hooks they are: those of an open scope run for the thread or task that opened it."""
+
+import threading
+from asyncio import _get_running_loop, current_task
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from tenterhook.compiling import hooks_changed
+
+
+class _Thread(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.token = object()
+        self.opening: Scope | None = None
+
+
+_thread = _Thread()
+
+
+def here() -> object:
+    """Return what stands for this asyncio task or, where no loop runs, for this thread."""
+    return _thread.token if _get_running_loop() is None else current_task() or _thread.token
+
+
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as `torch.compile` leaves it to Python."""
+    disable: Any = torch.compiler.disable  # it has no types
+    kept: Callable[..., Any] = disable(function, reason=_WHY)
+    return kept
+
+
+_WHY = (
+    "A hook of an open scope (hooks, run_with_hooks, run_with_cache) is at this hook point, and "
+    "whether it runs depends on the thread that calls. With fullgraph=True use add_hook before "
+    "compiling instead, or leave fullgraph out."
+)
+
+
+def opening() -> "Scope | None":
+    """Return the scope that this thread is putting hooks on for."""
+    return _thread.opening
+
+
+class Scope:
+    """The hooks that one `with model.hooks(...)` put on."""
+
+    def __init__(self, owner: object, level: int) -> None:
+        self.owner = owner
+        """Who sees them, as `here` says; `None` for everyone."""
+        self.opener = here()
+        self.compiling = hooks_changed()
+        """Whether the compiler must be kept from looking at whose scope it is."""
+        self.level = level
+        self.removers: list[Callable[[], None]] = []
+        """What takes them off, one each, in the order in which they were put on."""
+
+    def is_seen(self) -> bool:
+        """Whether the thread or task that asks sees the scope's hooks."""
+        if self.owner is None:
+            return True
+        return (untraced(here) if self.compiling else here)() is self.owner
+
+    @contextmanager
+    def attaching(self) -> Iterator[None]:
+        """Have the hooks that this thread puts on in the meantime be of this scope."""
+        before, _thread.opening = _thread.opening, self
+        try:
+            yield
+        finally:
+            _thread.opening = before
+
+    def close(self) -> None:
+        """Take the scope's hooks off, those that are still there; a second call does nothing."""
+        while self.removers:
+            self.removers.pop()()
+
+
+class OpenScopes:
+    """The open scopes of one model. A copy or pickle of the model starts with none."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Scope] = []
+
+    def level(self) -> int:
+        """Return how many of them this thread or task opened."""
+        me = here()
+        return sum(scope.opener is me for scope in self.scopes)
+
+    def __reduce__(self) -> Any:
+        return OpenScopes, ()

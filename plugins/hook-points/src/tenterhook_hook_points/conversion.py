@@ -1,0 +1,29 @@
+"""Conversions: what a hook sees in place of the tensor at its point, and the way back."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class TensorConversion(Protocol):
+    """What `HookPoint.enable_reshape` takes: anything with these two methods."""
+
+    def convert(self, tensor: Tensor) -> Tensor:
+        """Return what hooks are to see of the tensor at the point."""
+
+    def revert(self, tensor: Tensor) -> Tensor:
+        """Return what takes the point's place of what a hook returned."""
+
+
+class BaseTensorConversion(ABC):
+    """A conversion with a way back that is left to the subclass where there is something to do."""
+
+    @abstractmethod
+    def convert(self, tensor: Tensor) -> Tensor:
+        """Return what hooks are to see of the tensor at the point."""
+
+    def revert(self, tensor: Tensor) -> Tensor:
+        """Return what takes the point's place of what a hook returned; that itself, here."""
+        return tensor

@@ -1,0 +1,87 @@
+"""Which hook points are meant: names, lists of them, glob patterns, predicates."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tenterhook.errors import TenterhookError, closest
+
+NamesFilter = str | Callable[[str], Any] | Iterable[Any] | None
+"""Hook points: a name, a glob pattern (`"blocks.*.hook_q"`), a predicate of the name, or a list,
+tuple or set of these; `None` for all."""
+
+
+class UnknownHookPoint(TenterhookError, KeyError, ValueError):
+    """No hook point answers to a name, or to a pattern."""
+
+    def __init__(self, name: str, known: Collection[str], detail: str = "") -> None:
+        super().__init__(name, known, detail)
+        self.name, self.known, self.detail = name, list(known), detail
+
+    def __str__(self) -> str:
+        if not self.known:
+            return (
+                f"No hook point {self.name!r}: this model has none. Call self.setup() at the end "
+                "of its __init__, after the last HookPoint."
+            )
+        said = f"No hook point {self.name!r} in this model."
+        if self.detail:
+            said += f" {self.detail}"
+        near = ", ".join(map(repr, closest(self.name, self.known)))
+        return f"{said} Closest: {near}. model.hook_dict has all {len(self.known)}."
+
+
+def chosen(
+    names_filter: NamesFilter, known: Collection[str], modules: Mapping[str, object] | None = None
+) -> list[str]:
+    """Return the names that a filter means, each once, in the order of `known`.
+
+    `modules` are those of the model, so that the name of one that is no hook point gets a better
+    message. Raises `UnknownHookPoint` for a name or pattern that means none, `TypeError` for what
+    is no filter. A predicate may hold for none.
+    """
+    if names_filter is None:
+        return list(known)
+    if isinstance(names_filter, str):
+        return _named(names_filter, known, modules or {})
+    if callable(names_filter):
+        return [name for name in known if names_filter(name)]
+    if isinstance(names_filter, Iterable):
+        wanted = {name for each in names_filter for name in chosen(_one(each), known, modules)}
+        return [name for name in known if name in wanted]
+    raise _no_filter(names_filter)
+
+
+def _one(part: Any) -> str | Callable[[str], Any]:
+    if not isinstance(part, str) and not callable(part):
+        raise _no_filter(part)
+    found: str | Callable[[str], Any] = part
+    return found
+
+
+def _no_filter(value: object) -> TypeError:
+    return TypeError(
+        f"{type(value).__name__} names no hook points. Give a name, a glob pattern, a predicate "
+        "of the name, or a list, tuple or set of these."
+    )
+
+
+def _named(name: str, known: Collection[str], modules: Mapping[str, object]) -> list[str]:
+    if name in known:
+        return [name]
+    if any(mark in name for mark in "*?["):
+        found = [each for each in known if fnmatchcase(each, name)]
+        if found:
+            return found
+        raise UnknownHookPoint(name, known, "The pattern matches none.")
+    other = modules.get(name)
+    detail = "" if other is None else f"That is a {type(other).__name__}, which is none."
+    raise UnknownHookPoint(name, known, detail)
+
+
+def checked_direction(direction: str, *, both: bool = True, name: str = "dir") -> str:
+    """Return a direction; `ValueError` unless it is `fwd`, `bwd` or, where it may be, `both`."""
+    valid = ("fwd", "bwd", "both") if both else ("fwd", "bwd")
+    if direction not in valid:
+        raise ValueError(f"{name}={direction!r} is not one of {', '.join(map(repr, valid))}.")
+    return direction

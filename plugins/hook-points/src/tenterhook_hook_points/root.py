@@ -1,0 +1,376 @@
+"""The root of a model with hook points: their names, and capturing, changing, undoing by name."""
+
+import logging
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook.compiling import hooks_changed
+from tenterhook_hook_points._kits import Kit, Kits
+from tenterhook_hook_points._scopes import OpenScopes, Scope, here
+from tenterhook_hook_points.cache import ActivationCache
+from tenterhook_hook_points.caching import PosSlice, keeper
+from tenterhook_hook_points.introspection import HookIntrospectionMixin
+from tenterhook_hook_points.names import NamesFilter, checked_direction, chosen
+from tenterhook_hook_points.point import Hook, HookPoint, LensHandle
+
+NamedHooks = Iterable[tuple[NamesFilter, Hook]]
+"""Pairs of a name, pattern, predicate or list of these, and a hook."""
+
+_log = logging.getLogger("tenterhook_hook_points")
+
+
+class HookedRootModule(HookIntrospectionMixin, nn.Module):
+    """A module that finds the hook points inside it.
+
+    Call `self.setup()` at the end of `__init__`. Hooks of `hooks`, `run_with_hooks` and
+    `run_with_cache` run for the thread or asyncio task that opened them, and are gone when these
+    end, whichever way; hooks that were there before stay.
+    """
+
+    mod_dict: dict[str, nn.Module]
+    """Every submodule by its dotted name."""
+
+    hook_dict: dict[str, HookPoint]
+    """Every hook point by its dotted name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name: str | None = None
+        self.mod_dict = {}
+        self.hook_dict = {}
+        self._open_scopes = OpenScopes()
+        self._kits = Kits()
+
+    def setup(self) -> None:
+        """Name every submodule, and fill `mod_dict` and `hook_dict`.
+
+        A submodule that has several names gets the first, as in `named_modules`. Call it again
+        where modules came later.
+        """
+        self.mod_dict = {name: module for name, module in self.named_modules() if name}
+        self.hook_dict = {
+            name: module for name, module in self.mod_dict.items() if isinstance(module, HookPoint)
+        }
+        for name, module in self.mod_dict.items():
+            try:
+                module.name = name  # type: ignore[assignment]
+            except (AttributeError, TypeError):  # a property, or a submodule of that name
+                continue
+
+    def hook_points(self) -> Iterable[HookPoint]:
+        """Return the points, in `named_modules` order."""
+        return self.hook_dict.values()
+
+    @property
+    def context_level(self) -> int:
+        """How many `hooks` scopes of this model this thread or task has open."""
+        return self._open_scopes.level()
+
+    # --- attaching
+
+    def add_hook(
+        self,
+        name: NamesFilter,
+        hook: Hook,
+        dir: str = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> list[LensHandle]:
+        """Attach a hook to the points that `name` means; see `HookPoint.add_hook`.
+
+        Raises `UnknownHookPoint`, naming the closest.
+        """
+        checked_direction(dir, both=False)
+        return [
+            self.check_and_add_hook(
+                self.hook_dict[each],
+                each,
+                hook,
+                dir=dir,
+                is_permanent=is_permanent,
+                level=level,
+                prepend=prepend,
+            )
+            for each in self._chosen(name)
+        ]
+
+    def add_perma_hook(self, name: NamesFilter, hook: Hook, dir: str = "fwd") -> list[LensHandle]:
+        """Attach a hook that stays until permanent hooks are asked to go too."""
+        return self.add_hook(name, hook, dir=dir, is_permanent=True)
+
+    def check_and_add_hook(
+        self,
+        hook_point: HookPoint,
+        hook_point_name: str,
+        hook: Hook,
+        dir: str = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> LensHandle:
+        """Ask `check_hooks_to_add`, then attach the hook; every hook of the root comes by here."""
+        self.check_hooks_to_add(
+            hook_point, hook_point_name, hook, dir=dir, is_permanent=is_permanent, prepend=prepend
+        )
+        return hook_point.add_hook(
+            hook, dir=dir, is_permanent=is_permanent, level=level, prepend=prepend
+        )
+
+    def check_hooks_to_add(
+        self,
+        hook_point: HookPoint,
+        hook_point_name: str,
+        hook: Hook,
+        dir: str = "fwd",
+        is_permanent: bool = False,
+        prepend: bool = False,
+    ) -> None:
+        """Raise where a hook must not go to a point; for subclasses. Here, nothing is raised."""
+
+    # --- undoing
+
+    def remove_all_hook_fns(
+        self,
+        direction: str = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Take off the hooks of every point; see `HookPoint.remove_hooks`."""
+        checked_direction(direction, name="direction")
+        for point in self.hook_points():
+            point.remove_hooks(direction, including_permanent=including_permanent, level=level)
+
+    def clear_contexts(self) -> None:
+        """Forget what hooks kept in the `ctx` of every point."""
+        for point in self.hook_points():
+            point.clear_context()
+
+    def reset_hooks(
+        self,
+        clear_contexts: bool = True,
+        direction: str = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Take off the hooks of every point, and by default forget their contexts."""
+        self.remove_all_hook_fns(direction, including_permanent=including_permanent, level=level)
+        if clear_contexts:
+            self.clear_contexts()
+
+    # --- scopes
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: NamedHooks = (),
+        bwd_hooks: NamedHooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator[Self]:
+        """Have hooks on points while the scope is open, for this thread or task alone.
+
+        Each entry is `(names, hook)`. With `reset_hooks_end=False` the hooks stay, and are
+        everyone's; else, with `clear_contexts`, what hooks kept in the points is forgotten at the
+        end too. Scopes nest; each takes off its own.
+
+        Raises `UnknownHookPoint`, and nothing is attached then.
+        """
+        level = self.context_level + 1
+        scope = Scope(here() if reset_hooks_end else None, level)
+        self._open_scopes.scopes.append(scope)
+        keep = False
+        try:
+            with scope.attaching():
+                for name, hook in fwd_hooks:
+                    self.add_hook(name, hook, dir="fwd", level=level)
+                for name, hook in bwd_hooks:
+                    self.add_hook(name, hook, dir="bwd", level=level)
+            keep = not reset_hooks_end
+            yield self
+        finally:
+            self._open_scopes.scopes.remove(scope)
+            if not keep:
+                scope.close()
+            if reset_hooks_end and clear_contexts:
+                self.clear_contexts()
+
+    def run_with_hooks(
+        self,
+        *model_args: Any,
+        fwd_hooks: NamedHooks = (),
+        bwd_hooks: NamedHooks = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Run the model with hooks on points, and return its output.
+
+        Backward hooks are gone, too, before the caller can call `backward` on the output: for
+        these use `hooks`, around both.
+        """
+        bwd_hooks = list(bwd_hooks)
+        if bwd_hooks and reset_hooks_end:
+            _log.warning(
+                "run_with_hooks takes its backward hooks off before it returns; to call "
+                "backward() with them, do so inside `with model.hooks(bwd_hooks=...)`."
+            )
+        with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            return self(*model_args, **model_kwargs)
+
+    def run_with_cache(
+        self,
+        *model_args: Any,
+        names_filter: NamesFilter = None,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        incl_bwd: bool = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        pos_slice: PosSlice = None,
+        **model_kwargs: Any,
+    ) -> tuple[Any, ActivationCache]:
+        """Run the model, and return its output and what its points saw.
+
+        Each tensor is a detached copy in memory of its own, on `device` or where it was; of a
+        point that ran several times, the last. With `incl_bwd` `backward` is called on the output,
+        and the gradients are there as `<name>_grad`. `remove_batch_dim` is for a batch of one.
+        `pos_slice`, an int, slice, tuple `(start, stop)` or list of positions, keeps a part of the
+        sequence.
+
+        Raises `UnknownHookPoint`; `ValueError` for an output that `backward` cannot start from,
+        and for `remove_batch_dim` with another batch.
+        """
+        cache = ActivationCache(has_batch_dim=not remove_batch_dim)
+        plain = device is None and pos_slice is None and not (remove_batch_dim or incl_bwd)
+        if plain and reset_hooks_end and self._adds_plainly and not hooks_changed():
+            names = self._chosen(names_filter)
+            points = [self.hook_dict[name] for name in names]
+            kit = self._kits.take(names, points)
+            if kit is not None:
+                try:
+                    with self._opened(kit, cache):
+                        output = self(*model_args, **model_kwargs)
+                finally:
+                    if clear_contexts:
+                        self.clear_contexts()
+                self._kits.give_back(names, kit)
+                return output, cache
+        _, fwd_hooks, bwd_hooks = self.get_caching_hooks(
+            names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
+        )
+        with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            output = self(*model_args, **model_kwargs)
+            if incl_bwd:
+                _backward(output)
+        return output, cache
+
+    # --- caching
+
+    def get_caching_hooks(
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: MutableMapping[str, Tensor] | None = None,
+        pos_slice: PosSlice = None,
+    ) -> tuple[MutableMapping[str, Tensor], list[tuple[str, Hook]], list[tuple[str, Hook]]]:
+        """Return a cache and the hooks that fill it, as `hooks` takes them; nothing is attached."""
+        into: MutableMapping[str, Tensor] = {} if cache is None else cache
+        names = self._chosen(names_filter)
+
+        def hooks(suffix: str = "") -> list[tuple[str, Hook]]:
+            return [
+                (name, keeper(into, name, suffix, device, remove_batch_dim, pos_slice))
+                for name in names
+            ]
+
+        return into, hooks(), hooks("_grad") if incl_bwd else []
+
+    def add_caching_hooks(
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+        cache: MutableMapping[str, Tensor] | None = None,
+        pos_slice: PosSlice = None,
+    ) -> MutableMapping[str, Tensor]:
+        """Attach hooks that fill a cache until hooks are reset, and return the cache."""
+        cache, fwd_hooks, bwd_hooks = self.get_caching_hooks(
+            names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
+        )
+        for name, hook in fwd_hooks:
+            self.add_hook(name, hook, dir="fwd")
+        for name, hook in bwd_hooks:
+            self.add_hook(name, hook, dir="bwd")
+        return cache
+
+    def cache_all(
+        self,
+        cache: MutableMapping[str, Tensor],
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+    ) -> None:
+        """Attach hooks that fill `cache` from every point until hooks are reset."""
+        self.add_caching_hooks(None, incl_bwd, device, remove_batch_dim, cache)
+
+    def cache_some(
+        self,
+        cache: MutableMapping[str, Tensor],
+        names: NamesFilter,
+        incl_bwd: bool = False,
+        device: torch.device | str | None = None,
+        remove_batch_dim: bool = False,
+    ) -> None:
+        """Attach hooks that fill `cache` from the points that `names` means, until reset."""
+        self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
+
+    @property
+    def _adds_plainly(self) -> bool:
+        """Whether hooks go to points as we have it, and no subclass has a say."""
+        mine, ours = type(self), HookedRootModule
+        return (
+            mine.add_hook is ours.add_hook
+            and mine.check_and_add_hook is ours.check_and_add_hook
+            and mine.check_hooks_to_add is ours.check_hooks_to_add
+            and mine.get_caching_hooks is ours.get_caching_hooks
+            and mine.hooks is ours.hooks
+        )
+
+    @contextmanager
+    def _opened(self, kit: Kit, cache: ActivationCache) -> Iterator[None]:
+        """Have a kit's hooks on while the scope is open."""
+        kit.open(cache, self.context_level + 1)
+        self._open_scopes.scopes.append(kit.scope)
+        try:
+            yield
+        finally:
+            self._open_scopes.scopes.remove(kit.scope)
+            kit.close()
+
+    def _chosen(self, names_filter: NamesFilter) -> list[str]:
+        if type(names_filter) is str and names_filter in self.hook_dict:
+            return [names_filter]
+        return chosen(names_filter, self.hook_dict, self.mod_dict)
+
+
+def _backward(output: Any) -> None:
+    """Call `backward` on what the model returned."""
+    if not isinstance(output, Tensor) or output.numel() != 1 or not output.requires_grad:
+        what = (
+            f"{tuple(output.shape)}{'' if output.requires_grad else ' without gradients'}"
+            if isinstance(output, Tensor)
+            else f"a {type(output).__name__}"
+        )
+        raise ValueError(
+            f"incl_bwd=True calls backward() on the output, and this one is {what}. Have the "
+            "model return a loss, one number with gradients enabled; or use get_caching_hooks."
+        )
+    output.backward()  # type: ignore[no-untyped-call]
