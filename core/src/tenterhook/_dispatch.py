@@ -112,16 +112,19 @@ class Site(Place):
     def enter(self) -> None:
         """Count one more open scope that looks here; the lock is held."""
         self.scopes += 1
-        if self.scopes == 1:
+        if self.scopes == 1 and self.held:
             self.refresh()
-        elif self.hooks[self.key] != (scoped := self._scoped()):
-            self.hooks[self.key] = scoped  # a capture that stood here alone no longer does
+        elif self.hooks.get(self.key) != (scoped := self._scoped()):
+            self.hooks[self.key] = scoped  # where nothing stood, or a capture alone
 
     def leave(self) -> None:
         """Count one open scope less; the lock is held."""
         self.scopes -= 1
         if self.scopes == 0:
-            self.refresh()
+            if self.held:
+                self.refresh()
+            else:
+                del self.hooks[self.key]
 
     def _scoped(self) -> Callable[..., Any]:
         return self.after_scoped if self.is_after else self.before_scoped
@@ -416,6 +419,8 @@ def close_frame(frame: Frame, puts: Sequence[Put] | None = None) -> None:
         if frame.closed:
             return
         frame.close()
+        if "torch._dynamo" in sys.modules:
+            tell_compiler()
         if puts is None:
             for place in (*frame.own, *frame.also):
                 place.leave()
@@ -470,8 +475,10 @@ class Registration:
 
     def refresh(self) -> None:
         """Take note that the hook was switched on or off."""
-        self.due = object() if self.hook._enabled else None
+        self.due = None
         self.site.refresh()
+        if self.hook._enabled:  # not before the site knows of it
+            self.due = object()
 
     def __repr__(self) -> str:
         return f"Registration({self.hook!r})"

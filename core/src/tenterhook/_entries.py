@@ -399,16 +399,21 @@ class _Part(Scoped):
 
 def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entry:
     """Return the entry that runs `hook`; `TypeError` for a hook of neither kind."""
+    return entry_class(hook)(hook, layer, policy)
+
+
+def entry_class(hook: Hook) -> type[Entry]:
+    """Return the class of the entries that run `hook`; `TypeError` for a hook of neither kind."""
     kinds = (isinstance(hook, Detector), isinstance(hook, Controller))
     match kinds:
         case (True, True):
-            return Both(hook, layer, policy)
+            return Both
         case (True, False):
             reads_only = isinstance(hook, Detector) and hook.reads_only
-            return (DetectOnly if reads_only else Detect)(hook, layer, policy)
+            return DetectOnly if reads_only else Detect
         case (False, True):
             every = isinstance(hook, Controller) and hook.every_tensor
-            return ControlEvery(hook, layer, policy) if every else Control(hook, layer, policy)
+            return ControlEvery if every else Control
     raise TypeError(
         f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook._dispatch import Place, Side, instead_of, site_of
-from tenterhook._entries import Args, Entry, Kwargs, Scoped, entry_for
+from tenterhook._entries import Args, Entry, Kwargs, Scoped, entry_class
 from tenterhook._frames import Steps, lock
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
 from tenterhook.errors import HookError
@@ -59,7 +59,10 @@ class Hooks(Scope):
     def _steps(self) -> dict[Place, Steps]:
         for _, hook in self._placed:
             _check_free(hook)
-        found = [entry_for(hook, layer.name, self._registry) for layer, hook in self._placed]
+        classes = {id(hook): entry_class(hook) for _, hook in self._pairs}
+        found = [
+            classes[id(hook)](hook, layer.name, self._registry) for layer, hook in self._placed
+        ]
         with lock:
             for _, hook in self._placed:
                 hook._scopes += 1

@@ -116,7 +116,7 @@ class HookRegistry:
             for held, since in due:
                 if held.due is since and held in self._unheard:
                     del self._unheard[held]
-                    if not held.entry.fired:
+                    if held.hook._enabled and not held.entry.fired:
                         silent.append(held)
         if silent and self._missing != "ignore":
             reports = self._why_silent(silent)
