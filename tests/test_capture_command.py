@@ -586,3 +586,37 @@ def test_codecs(th: Command, tmp_path: Path, codec: str) -> None:
     assert torch.equal(opened.run("r")["head"][:], opened.run("plain")["head"][:])
     metadata = (store / "runs/r/arrays/layers/head/zarr.json").read_text()
     assert (codec in metadata) is (codec != "none")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--inputs", "--tokens", "0,-1", "--batch-tokens", "6"),
+        ("--tokens", "1:", "--long-documents", "split"),
+        ("--reduce", "mean,topk", "--top-k", "2"),
+        ("--reduce", "cov", "--keep-rows", "--dtype", "float32"),
+        ("--dtype", "int8", "--bucket", "--codec", "zstd"),
+        ("--layer", "blocks.1:input", "--sample-limit", "2"),
+    ],
+    ids=" ".join,
+)
+def test_any_plan_is_done_from_what_it_holds(
+    th: Command, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Whatever a capture is told, a process that has the run alone makes the same files."""
+    shared = ("--run-name", "r", "--rows-per-unit", "4", *options)
+    for name in ("planned", "whole"):
+        code, _, err = capture(th, tmp_path / name, *shared, *(["--plan"] * (name == "planned")))
+        assert code == 0, err
+    for part in ("1/2", "0/2"):
+        code, _, err = th("work", str(tmp_path / "planned"), "--slice", part)
+        assert code == 0, err
+    files = [
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file() and path.parent.name not in ("log", "sessions")
+        }
+        for name in ("planned", "whole")
+    ]
+    assert files[0] == files[1]

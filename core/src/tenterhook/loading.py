@@ -39,6 +39,11 @@ class ModelName:
     device: str | None = None
     """Where it ran; another process may have it elsewhere."""
 
+    @classmethod
+    def of(cls, name: str, dtype: object, revision: str | None, device: object) -> "ModelName":
+        """Return it, dtype and device as torch has them or as their names."""
+        return cls(name, _plain(dtype), revision, _plain(device))
+
     def load(self) -> "TextModel":
         """Load it; see `load_model`."""
         return load_model(self.name, dtype=self.dtype, device=self.device, revision=self.revision)
@@ -77,7 +82,7 @@ def load_model(
         raise BadModelName(name)
     load, rest = load_served("loaders", name)
     model: TextModel = load(rest, dtype=dtype, device=device, revision=revision)
-    note_name(model, ModelName(name, _plain(dtype), revision, _plain(device)))
+    note_name(model, ModelName.of(name, dtype, revision, device))
     return model
 
 

@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 import torch
 
+from tenterhook.capture import (
+    CaptureOptions,
+    CaptureRecipe,
+    begin_run,
+    prepare_capture,
+    resume_run,
+)
+from tenterhook.documents import read_documents
 from tenterhook.errors import TenterhookError
-from tenterhook.loading import load_model
+from tenterhook.loading import ModelName, load_model, name_of
 from tenterhook.plugins import PluginManager
+from tenterhook.store import MemoryStore
 from tenterhook_transformers import LanguageModel, MissingWeights, UnknownModel, load, plugin
 
 Make = Callable[..., Any]
@@ -49,6 +58,36 @@ def test_from_pretrained(
     with torch.no_grad():
         expected = make_model(family)(**lm.tokenize(texts)).logits
     assert torch.equal(lm.inference.execute_inference(texts)[0].logits, expected)
+
+
+def test_names_are_kept_with_runs(
+    saved: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was loaded by a path, even a relative one, is loaded again by what the run holds."""
+    folder = saved()
+    (tmp_path / "data.txt").write_text("one\ntwo words\n")
+    monkeypatch.chdir(tmp_path)
+    store = MemoryStore()
+    lm = LanguageModel.from_pretrained(folder.name, dtype=torch.bfloat16, device="cpu")
+    options = CaptureOptions(rows_per_unit=2)
+    documents = read_documents("data.txt")
+    prepared = prepare_capture(lm, "layer_0", documents, options=options)
+    begin_run(store, prepared, "run")
+    monkeypatch.chdir("/")
+    recipe = CaptureRecipe.of_run(store.run("run"))
+    assert recipe.model == ModelName(str(folder), "bfloat16", None, "cpu")
+    resume_run(store, "run")
+    assert store.run("run").is_complete
+    assert store.run("run")["layer_0"].dtype is torch.bfloat16
+
+
+def test_models_that_no_name_gives(saved: Make, tokenizer: Any) -> None:
+    """With a tokenizer, or settings, that `load_model` does not take, there is no name."""
+    folder = saved()
+    assert name_of(LanguageModel.from_pretrained(folder)) is not None
+    assert name_of(LanguageModel.from_pretrained(folder, tokenizer=tokenizer)) is None
+    eager = LanguageModel.from_pretrained(folder, attn_implementation="eager")
+    assert name_of(eager) is None
 
 
 def test_bare_model(saved: Make, make_model: Make, texts: list[str]) -> None:

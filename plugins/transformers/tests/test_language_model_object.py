@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import hashlib
 import json
 import weakref
 from collections.abc import Callable
@@ -215,6 +216,17 @@ def test_weights_fingerprint_sees_every_weight(make_model: Make) -> None:
     assert len(seen) == 1 + len(list(model.parameters()))
     assert weights_fingerprint(model.to(torch.bfloat16)) not in seen
     assert weights_fingerprint(copy.deepcopy(model)) == weights_fingerprint(model)
+
+
+def test_weights_fingerprint_is_a_plain_sum(make_model: Make) -> None:
+    """It is the sha256 over each weight's name, dtype, shape and the sha256 of its bytes."""
+    model = make_model()
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        total.update(hashlib.sha256(content).digest())
+    assert weights_fingerprint(model) == total.hexdigest()
 
 
 def test_weights_fingerprint_sees_all_writes(make_model: Make) -> None:

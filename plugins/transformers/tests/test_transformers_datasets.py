@@ -186,6 +186,18 @@ def test_several_splits_given(lm: LanguageModel) -> None:
         lm.activations.save("layer_0", table)
 
 
+def test_limit_counts_texts(lm: LanguageModel, save: Make) -> None:
+    """Of a data set, its stream, or its name, a limit takes so many texts that are not empty."""
+    table = datasets.Dataset.from_dict({"text": ["", "one", None, "two", "", "three", ""]})
+    given = [table, table.to_iterable_dataset(), save({"text": list(table["text"])})]
+    for number, dataset in enumerate(given):
+        run = lm.activations.save("layer_0", dataset, f"run-{number}", sample_limit=2)
+        assert lm.store is not None
+        about = lm.store.run(run).metadata["documents"]
+        assert about["count"] == 2
+        assert (about["skipped_empty"], about["skipped_records"]) == (2, [[0, 0], [2, 2]])
+
+
 def test_limit_reads_no_more(lm: LanguageModel) -> None:
     """Of a stream, only what the limit asks for is read."""
     taken = []

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from tenterhook_transformers.families import unwrapped
 
+THREADS = 16
+"""Tensors hashed at once, at most: each is copied where it is not in memory of the CPU."""
+
 _PACKAGES = ("tenterhook", "tenterhook-transformers", "torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
 
@@ -27,7 +30,10 @@ def describe(
     and `versions`.
     """
     inner = unwrapped(module)
-    weights = weights_fingerprint(inner)
+    tensors = _tensors(inner)
+    with ThreadPoolExecutor(1) as pool:  # hashing lets go of the interpreter
+        weights = pool.submit(_fingerprint, tensors)
+        tokenizer_hash = tokenizer_fingerprint(tokenizer)
     dtypes = {t.dtype for t in inner.parameters() if t.is_floating_point()}
     return {
         "name": name,
@@ -35,11 +41,11 @@ def describe(
         "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
         "config": _config(inner),
         "attention": getattr(getattr(inner, "config", None), "_attn_implementation", None),
-        "weights": weights,
+        "weights": weights.result(),
         "parameters": sum(parameter.numel() for parameter in inner.parameters()),
         "tokenizer": {
             "class": type(tokenizer).__qualname__,
-            "fingerprint": tokenizer_fingerprint(tokenizer),
+            "fingerprint": tokenizer_hash,
             "padding_side": getattr(tokenizer, "padding_side", None),
         },
         "dtype": ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
@@ -54,7 +60,14 @@ def weights_fingerprint(module: nn.Module) -> str | None:
     Computed at each call, for a weight can change without torch's knowing (`.data`); a model of
     1 GB takes about a second. `None` where weights are not in memory (the meta device).
     """
-    tensors = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+    return _fingerprint(_tensors(module))
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str | None:
     if any(tensor.is_meta for tensor in tensors.values()):
         return None
     return _hash(tensors)
@@ -88,7 +101,9 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
         for name, t in tensors.items()
     }
     once = {place: tensors[name] for name, place in places.items()}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    # The largest first, so that none is left for one thread while the others have no more to do.
+    once = dict(sorted(once.items(), key=lambda item: -item[1].numel() * item[1].element_size()))
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         digests = dict(zip(once, pool.map(_digest, once.values()), strict=True))
     total = hashlib.sha256()
     for name in sorted(tensors):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
+from tenterhook.loading import ModelName, note_name
 from tenterhook.registry import OnError
 from tenterhook_transformers import encoding, generation
 from tenterhook_transformers.description import describe
@@ -131,13 +132,18 @@ class LanguageModel(HookedModel):
         module, found = load_parts(
             name_or_path, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
         )
-        return cls(
+        model = cls(
             module,
             found,
             store,
             model_id=model_id or fspath(name_or_path),
             revision=kwargs.get("revision"),
         )
+        if tokenizer is None and kwargs.keys() <= {"revision"}:  # `load_model` takes no more
+            note_name(
+                model, ModelName.of(fspath(name_or_path), dtype, kwargs.get("revision"), device)
+            )
+        return model
 
     @property
     def store(self) -> "Store | None":
