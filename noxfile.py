@@ -71,6 +71,14 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill captures 100 times at random moments; fill disks, flip bytes, cut connections."""
+    install_for_work(session)
+    tests = sorted(map(str, HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3i]*.py")))
+    session.run("pytest", *tests, *session.posargs, env={"TENTERHOOK_KILLS": "100"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time what we promise to be fast, and print the tables; `-- NAME` runs bench_NAME.py alone."""
     install_for_work(session)

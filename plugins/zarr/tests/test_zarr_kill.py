@@ -8,14 +8,28 @@ from pathlib import Path
 import pytest
 
 DRIVER = Path(__file__).with_name("zarr_kill_driver.py")
+KILLS = int(os.environ.get("TENTERHOOK_KILLS", "20"))
+"""How many kills at random moments; `nox -s faults` does 100."""
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def kill(folder: Path, way: str, number: int) -> int:
+    """Run the driver; return how often it killed."""
+    command = [sys.executable, "-W", "ignore", str(DRIVER), str(folder), way, str(number)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
 def test_killed_at_any_step_and_resumed(tmp_path: Path) -> None:
     """Killed between any two steps on disk, a run shows whole rows alone, and once resumed it has
     the same files, to the byte, as one never killed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", DRIVER, tmp_path, "13"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
+    assert kill(tmp_path, "steps", 13) > 10
+
+
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
+    """The same at random moments, for one process and for one of three that write one run; a
+    reader that looks all along never sees a row that is not final."""
+    assert kill(tmp_path, "moments", KILLS) == KILLS

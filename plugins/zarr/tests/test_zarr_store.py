@@ -176,6 +176,7 @@ def test_tensor_is_plain_zarr(tmp_path: Path) -> None:
     assert json.loads(current.read_bytes()) == {
         "name": "a/b",
         "array": array.name,
+        "metadata": ANY,
         "crc32c": ANY,
     }
     found: Any = zarr.open_array(array, mode="r")

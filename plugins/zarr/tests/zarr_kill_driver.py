@@ -1,14 +1,20 @@
-"""Kill a capture at each of its steps on disk, resume it, and compare: run by a test.
+"""Kill captures, resume them, and compare: run by a test; prints how often it killed.
 
-`python zarr_kill_driver.py FOLDER EVERY` prints how often it killed. A child process is killed
-(SIGKILL) when it is about to do its n-th thing with the file system, for n = 1, 1 + EVERY, ...
+`zarr_kill_driver.py FOLDER steps EVERY`: a process is killed (SIGKILL) when it is about to do its
+n-th thing with the file system, for n = 1, 1 + EVERY, ...
+
+`zarr_kill_driver.py FOLDER moments COUNT`: a process is killed at a random moment, in every other
+round one of three that write one run, while another process reads all along.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
+import random
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -43,15 +49,7 @@ def run_capture(folder: Path) -> str:
 
 def forked(act: Callable[[], Any]) -> int:
     """Do it in a child; return the signal that ended it, or -(exit status)."""
-    child = os.fork()
-    if not child:
-        try:
-            act()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 - the exit status says it
-            traceback.print_exc()
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
+    _, status = os.waitpid(started(act), 0)
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
 
@@ -96,8 +94,16 @@ def check_what_is_seen(folder: Path, other: Path) -> None:
     assert run.tokens[:].tolist() == whole.tokens[: len(run)].tolist()
 
 
-def main(root: Path, every: int) -> None:
-    """Kill, look, resume, compare."""
+def check_resumed(folder: Path, expected: dict[str, str], what: str) -> None:
+    """Resume a run, and compare every file with those of a run that was never killed."""
+    assert forked(functools.partial(run_capture, folder)) == 0, what
+    assert bytes_of(folder) == expected, what
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")], what
+    assert ZarrStore(folder).verify_run("run") == [], what
+
+
+def at_steps(root: Path, every: int) -> int:
+    """Kill at every so many steps; return how often."""
     assert forked(lambda: run_capture(root / "whole")) == 0
     expected = bytes_of(root / "whole")
     kills, step = 0, 1
@@ -105,18 +111,66 @@ def main(root: Path, every: int) -> None:
         folder = root / f"killed-{step}"
         ended = forked(killed_at(step, folder))
         if ended == 0:
-            break
+            return kills
         assert ended == signal.SIGKILL, ended
         kills += 1
-
         look = functools.partial(check_what_is_seen, folder, root / "whole")
         assert forked(look) == 0, f"step {step}"
-        assert forked(functools.partial(run_capture, folder)) == 0, f"step {step}"
-        assert bytes_of(folder) == expected, f"step {step}"
-        assert not list(folder.rglob("*.partial")), f"step {step}"
+        check_resumed(folder, expected, f"step {step}")
         step += every
-    print(kills)
+
+
+def started(act: Callable[[], Any]) -> int:
+    """Start it in a child; return the child."""
+    child = os.fork()
+    if not child:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the exit status says it
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+def reads_on(folder: Path, other: Path, stop: Path) -> None:
+    """Compare what is seen, again and again, until a file says to stop."""
+    seen = 0
+    while not stop.exists():
+        check_what_is_seen(folder, other)
+        with contextlib.suppress(UnknownRun):
+            committed = len(ZarrStore(folder).run("run"))
+            assert committed >= seen, "rows that were seen are gone"
+            seen = committed
+        time.sleep(0.002)
+
+
+def at_moments(root: Path, count: int) -> int:
+    """Kill at random moments, so often."""
+    began = time.monotonic()
+    assert forked(lambda: run_capture(root / "whole")) == 0
+    length = time.monotonic() - began
+    expected = bytes_of(root / "whole")
+    chance = random.Random(0)
+    kills = tries = 0
+    while kills < count:
+        tries += 1
+        folder, stop = root / f"killed-{tries}", root / f"stop-{tries}"
+        reader = started(functools.partial(reads_on, folder, root / "whole", stop))
+        writers = 1 if tries % 2 else 3
+        children = [started(lambda: run_capture(folder)) for _ in range(writers)]  # noqa: B023
+        time.sleep(chance.uniform(0, length * (1 + writers) / 2))
+        os.kill(children[0], signal.SIGKILL)
+        ended = [os.waitpid(child, 0)[1] for child in children]
+        kills += os.WIFSIGNALED(ended[0])
+        assert not any(ended[1:]), f"try {tries}"
+        check_resumed(folder, expected, f"try {tries}")
+        stop.touch()
+        assert os.waitpid(reader, 0)[1] == 0, f"try {tries}: the reader"
+        assert tries < 5 * count + 20, "the processes end before they can be killed"
+    return kills
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    way = {"steps": at_steps, "moments": at_moments}[sys.argv[2]]
+    print(way(Path(sys.argv[1]), int(sys.argv[3])))

@@ -1,5 +1,6 @@
 """Object stores through fsspec, where obstore is not installed."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ class FsspecObjects:
         else:
             files = fsspec.filesystem(files.protocol, asynchronous=True)
         return FsspecStore(files, read_only=True, path=self._path(prefix))
+
+    def talking(self) -> AbstractContextManager[None]:
+        """Do nothing: file systems raise `OSError`."""
+        return nullcontext()
 
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._bucket, key) if part) or "/"

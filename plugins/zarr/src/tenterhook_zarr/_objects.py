@@ -57,6 +57,9 @@ class Objects(Protocol):
     def zarr_store(self, prefix: str) -> Any:
         """Return a store of zarr's that reads below a prefix."""
 
+    def talking(self) -> contextlib.AbstractContextManager[None]:
+        """Raise what such a store raises as the `OSError` that it is."""
+
 
 def open_objects(url: ObjectUrl, *, retries: int, timeout: float) -> Objects:
     """Open the bucket of a URL with what is installed; `ImportError` says what to install."""
@@ -169,7 +172,7 @@ class ObjectFiles:
         """Open a zarr array for reading."""
         import zarr
 
-        with self._reading(folder):
+        with self._reading(folder), self._objects.talking():
             store = self._objects.zarr_store(self._key(folder))
             return _Reading(zarr.open_array(store=store, mode="r", zarr_format=3), self, folder)
 
@@ -215,7 +218,7 @@ class _Reading:
         return self
 
     def __getitem__(self, key: Any) -> Any:
-        with self._files._reading(self._folder):
+        with self._files._reading(self._folder), self._files._objects.talking():
             return self._array.oindex[key]
 
 

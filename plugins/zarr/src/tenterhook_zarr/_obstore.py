@@ -32,7 +32,7 @@ class ObstoreObjects:
             self._store: Any = _IN_MEMORY.setdefault(url.bucket, MemoryStore())
             return
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-        with self._talking():
+        with self.talking():
             self._store = from_url(
                 f"{url.scheme}://{url.bucket}",
                 client_options={
@@ -52,17 +52,17 @@ class ObstoreObjects:
 
     def get(self, key: str) -> bytes:
         """Return an object."""
-        with self._talking():
+        with self.talking():
             return bytes(self._store.get(key).bytes())
 
     def size(self, key: str) -> int:
         """Return how many bytes an object has."""
-        with self._talking():
+        with self.talking():
             return int(self._store.head(key)["size"])
 
     def put(self, key: str, content: bytes | Path, once: bool) -> bool:
         """Put an object in one request; `False` if `once` and there is one."""
-        with self._talking():
+        with self.talking():
             mode = "create" if once else "overwrite"
             try:
                 self._store.put(key, content, mode=mode, use_multipart=False)
@@ -72,20 +72,20 @@ class ObstoreObjects:
 
     def names(self, prefix: str) -> list[str]:
         """Return the next parts of all keys below a prefix, each once."""
-        with self._talking():
+        with self.talking():
             found = self._store.list_with_delimiter(prefix or None)
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
 
     def keys(self, prefix: str) -> list[str]:
         """Return all keys below a prefix."""
-        with self._talking():
+        with self.talking():
             return [each["path"] for each in self._store.list(prefix or None).collect()]
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         try:
-            with self._talking():
+            with self.talking():
                 self._store.delete(key)
         except FileNotFoundError:
             return
@@ -97,7 +97,7 @@ class ObstoreObjects:
         return StorePath(ObjectStore(self._store, read_only=True), prefix)
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def talking(self) -> Iterator[None]:
         """Raise what obstore raises as an `OSError`."""
         try:
             yield
@@ -117,7 +117,7 @@ class ObstoreObjects:
 
     def _hint(self, error: exceptions.BaseError) -> str:
         said = str(error).lower()
-        if any(word in said for word in ("credential", "metadata", "169.254.169.254", "token")):
+        if any(word in said for word in ("credential", "169.254.169.254", "latest/api/token")):
             return f"no credentials; {self._credentials()}: "
         return ""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import secrets
 from pathlib import Path, PurePath
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from tenterhook.store import DamagedStore, dtype_name
-from tenterhook_zarr._checksums import CRC_BYTES, crc32c
+from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (
     TRIES,
@@ -34,12 +35,14 @@ def save_tensor(files: Files, folder: PurePath, tensor: Tensor, name: str) -> No
     """Keep a tensor in its folder, in place of what was there; atomic."""
     content = to_bytes(tensor).tobytes()
     array = f"array-{secrets.token_hex(8)}"
-    record = sealed({"name": name, "array": array})
+    metadata = _metadata(tensor, name)
+    record = sealed({"name": name, "array": array, "metadata": checksum(metadata)})
+    axes = tensor.ndim
     if files.is_local:
-        _save_here(files, Path(folder), array, record, tensor, content, name)
+        _save_here(files, Path(folder), array, record, metadata, content, axes)
         return
     before = _array_of(files, folder / CURRENT)
-    _write_tensor(files, folder / array, tensor, content, name)
+    _write_tensor(files, folder / array, metadata, content, axes)
     files.write(folder / CURRENT, record)
     if before is not None:
         files.remove_all(folder / before)
@@ -50,16 +53,16 @@ def _save_here(
     folder: Path,
     array: str,
     record: bytes,
-    tensor: Tensor,
+    metadata: bytes,
     content: bytes,
-    name: str,
+    axes: int,
 ) -> None:
     claim: Path | None = None
     current = folder / CURRENT
     try:
         # There before the array is, and then what names it: see `_remove_old`.
         claim = in_folder(folder, lambda: write_aside(current, record))
-        _write_tensor(files, folder / array, tensor, content, name)
+        _write_tensor(files, folder / array, metadata, content, axes)
         put_in_place(claim, current)
     finally:
         if claim is not None:
@@ -71,14 +74,14 @@ def _save_here(
 def load_tensor(files: Files, folder: PurePath) -> Tensor | None:
     """Return the current tensor of a folder, bit for bit; `None` where there is none."""
     for _ in range(TRIES):
-        array = _array_of(files, folder / CURRENT)
-        if array is None:
+        record = _current(files, folder / CURRENT)
+        if record is None:
             return None
         try:
-            return _read_tensor(files, folder / array)
+            return _read_tensor(files, folder / record["array"], record["metadata"])
         except DamagedStore as error:
             # What is current stays; what another process has replaced meanwhile is removed.
-            if _array_of(files, folder / CURRENT) == array:
+            if _array_of(files, folder / CURRENT) == record["array"]:
                 raise
             failed = error
     raise failed
@@ -126,35 +129,50 @@ def _remove_old(files: Files, folder: Path) -> None:
             remove_tree(folder / array)
 
 
-def _read_tensor(files: Files, array: PurePath) -> Tensor:
+def _read_tensor(files: Files, array: PurePath, metadata: str) -> Tensor:
     """Read what `_write_tensor` wrote, each file at once.
 
     Not through zarr, to which a chunk that is removed meanwhile is one of fill values.
     """
-    try:
-        metadata = json.loads(read_file(files, array / "zarr.json"))
-        shape, dtype = metadata["shape"], metadata["attributes"]["torch_dtype"]
-        stored = stored_as(dtype).numpy
-        if 0 in shape:
-            return from_numpy(np.empty(shape, dtype=stored), dtype)
-        chunk = read_file(files, array / _only_chunk(len(shape)))
-        content, checksum = chunk[:-CRC_BYTES], chunk[-CRC_BYTES:]
-        if crc32c(content) != checksum:
-            raise ValueError("its checksum is another")
-        return from_numpy(np.frombuffer(content, dtype=stored).reshape(shape), dtype)
-    except (ValueError, LookupError, TypeError) as error:
-        raise DamagedStore(files.show(array), f"this tensor cannot be read ({error})") from error
+    path = array / "zarr.json"
+    content = read_file(files, path)
+    if checksum(content) != metadata:
+        raise DamagedStore(files.show(path), "its checksum says that it is not what was written")
+    said = json.loads(content)
+    shape, dtype = said["shape"], said["attributes"]["torch_dtype"]
+    stored = stored_as(dtype).numpy
+    if 0 in shape:
+        return from_numpy(np.empty(shape, dtype=stored), dtype)
+    path = array / _only_chunk(len(shape))
+    chunk = read_file(files, path)
+    values = chunk[:-CRC_BYTES]
+    if len(values) != math.prod(shape) * stored.itemsize or crc32c(values) != chunk[-CRC_BYTES:]:
+        reason = "this tensor cannot be read: its checksum says that it is not what was written"
+        raise DamagedStore(files.show(path), reason)
+    return from_numpy(np.frombuffer(values, dtype=stored).reshape(shape), dtype)
 
 
-def _write_tensor(files: Files, array: PurePath, tensor: Tensor, content: bytes, name: str) -> None:
+def _write_tensor(
+    files: Files, array: PurePath, metadata: bytes, content: bytes, axes: int
+) -> None:
     """Write a zarr array of one chunk."""
+    if content:
+        chunk = array / _only_chunk(axes)
+        files.make(chunk.parent)
+        files.write(chunk, content + crc32c(content))
+    files.make(array)
+    files.write(array / "zarr.json", metadata)
+
+
+def _metadata(tensor: Tensor, name: str) -> bytes:
+    """Return the `zarr.json` of a tensor: an array of one chunk."""
     dtype = dtype_name(tensor.dtype)
     shape = list(tensor.shape)
     stored = stored_as(dtype)
     values: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if stored.numpy.itemsize == 1:
         values = {"name": "bytes"}
-    metadata = to_json(
+    return to_json(
         {
             "zarr_format": 3,
             "node_type": "array",
@@ -170,9 +188,3 @@ def _write_tensor(files: Files, array: PurePath, tensor: Tensor, content: bytes,
             "attributes": {"torch_dtype": dtype, "tensor": name},
         }
     )
-    if content:
-        chunk = array / _only_chunk(len(shape))
-        files.make(chunk.parent)
-        files.write(chunk, content + crc32c(content))
-    files.make(array)
-    files.write(array / "zarr.json", metadata)

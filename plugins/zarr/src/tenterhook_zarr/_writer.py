@@ -21,6 +21,7 @@ from tenterhook.store import (
     RowBlock,
     RunPlan,
     Unit,
+    Unreachable,
     WrongRows,
     torch_dtype,
 )
@@ -272,7 +273,7 @@ def naming(folder: RunFolder, what: str) -> Iterator[None]:
     """Say of what the system refuses which part of the run it was, and what to do."""
     try:
         yield
-    except (NotWritable, NotAStore):
+    except (NotWritable, NotAStore, Unreachable):
         raise
     except FileNotFoundError as error:
         if not folder.files.is_there(folder.path / PLAN):
