@@ -31,7 +31,7 @@ class GpuModel(WordModel):
         return super().__call__(ids.cuda(), mask.cuda())
 
 
-def save(writing: str, **how: Any) -> Any:
+def save(writing: Any, **how: Any) -> Any:
     """Capture enough for buffers to be used many times, and open the run."""
     texts = [" ".join(f"w{at}.{i}" for i in range(1 + at % 16)) for at in range(500)]
     store = MemoryStore()

@@ -222,6 +222,19 @@ def test_int8_of_rows_that_are_zero_or_not_finite() -> None:
     assert run.metadata["int8"]["embed"]["max_error"] < 0.02
 
 
+def test_statistics_of_int8_are_those_of_the_floats() -> None:
+    """They are computed before the rows lose anything, and tell of no error where none is kept."""
+    run = captured(dtype="int8", reduce="mean")
+    torch.testing.assert_close(
+        run.reduced("blocks.0", "mean"), captured()["blocks.0"][:].double().mean(0)
+    )
+    assert run.layers == ()
+    assert "int8" not in run.metadata
+    both = captured(dtype="int8", reduce="mean", keep_rows=True)
+    assert same_bits(both.reduced("blocks.0", "mean"), run.reduced("blocks.0", "mean"))
+    assert both.layers == ("blocks.0",)
+
+
 # --- attention patterns
 
 

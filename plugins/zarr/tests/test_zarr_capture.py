@@ -59,3 +59,21 @@ def test_inputs_and_patterns_have_names_of_their_own(tmp_path: Path) -> None:
     assert run.layers == ("head:input", "head")
     assert (run["head:input"].shape, run["head"].shape) == ((6, 12), (6, 97))
     assert ZarrStore(tmp_path).verify_run(run.id) == []
+
+
+def test_the_files_are_the_same_whoever_writes(tmp_path: Path) -> None:
+    """Many small units, two of them open at a time, leave byte for byte what one thread leaves."""
+    texts = [f"{number} b c d e" for number in range(60)]
+    files = {}
+    for writing in ("inline", "thread"):
+        folder = tmp_path / writing
+        how: dict[str, Any] = {"rows_per_unit": 16, "batch_size": 4, "writing": writing}
+        run_id = save_activations(WordModel(), ["blocks.0"], texts, ZarrStore(folder), **how)
+        assert ZarrStore(folder).verify_run(run_id) == []
+        files[writing] = {
+            path.relative_to(folder): path.read_bytes()
+            for path in sorted((folder / "runs" / run_id).rglob("c/**/*"))
+            if path.is_file()
+        }
+    assert len(files["inline"]) > 60
+    assert files["inline"] == files["thread"]

@@ -125,7 +125,8 @@ class _UnitWork:
         self._reducing = [
             Reducing(spec.reduce, top=spec.top_k) for _ in (spec.layers if spec.reduce else ())
         ]
-        self._off = {each.name: ErrorMeter() for each in spec.layers if each.dtype == "int8"}
+        kept = spec.layers if spec.keep_rows else ()
+        self._off = {each.name: ErrorMeter() for each in kept if each.dtype == "int8"}
 
     def arrays(self, seen: Seen, picks: Tensor | None, places: Tensor | None) -> dict[str, Rows]:
         """Reduce the chosen rows of each point; return those that are kept, as they are kept."""

@@ -1,5 +1,6 @@
 """What made the activations: a model and its tokenizer, in plain JSON values."""
 
+import functools
 import hashlib
 import json
 import os
@@ -50,7 +51,7 @@ def describe(
         },
         "dtype": ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
         "device": ", ".join(sorted({str(t.device) for t in inner.parameters()})),
-        "versions": _versions(),
+        "versions": dict(_versions()),
     }
 
 
@@ -136,6 +137,7 @@ def _without(values: Any) -> Any:
     return values
 
 
+@functools.cache  # looking them up takes as long as a small forward
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
