@@ -620,3 +620,20 @@ def test_any_plan_is_done_from_what_it_holds(
         for name in ("planned", "whole")
     ]
     assert files[0] == files[1]
+
+
+def test_another_process_keeps_the_same(th: Command, tmp_path: Path) -> None:
+    """What is kept goes with the run: a worker that has its id alone does as it was planned."""
+    how = ("--reduce", "mean,topk", "--keep-rows", "--tokens", "1:", "--bucket", "--dtype", "int8")
+    how = (*how, "--batch-tokens", "8", "--writing", "thread", "--inputs")
+    for name, more in (("planned", ("--plan",)), ("whole", ())):
+        code, out, err = capture(th, tmp_path, *how, "--run-name", name, *more)
+        assert code == 0, err
+    assert not LocalStore(tmp_path).run("planned").committed
+    code, out, err = th("work", str(tmp_path), "planned")
+    assert code == 0, err
+    planned, whole = (LocalStore(tmp_path).run(name) for name in ("planned", "whole"))
+    assert planned.layers == whole.layers == ("blocks.0:input", "head:input")
+    for layer in whole.layers:
+        assert planned[layer][:].equal(whole[layer][:])
+        assert planned.reduced(layer, "mean").equal(whole.reduced(layer, "mean"))
