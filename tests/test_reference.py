@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import tenterhook
+import tenterhook.capture
 import tenterhook.hooks
 import tenterhook.hooks.utils
 
@@ -16,7 +17,14 @@ CODE = re.findall(
 )
 NAMED = {word for code in CODE for word in re.findall(r"\w+", code)}
 
-NAMES = sorted({*tenterhook.__all__, *tenterhook.hooks.__all__, *tenterhook.hooks.utils.__all__})
+NAMES = sorted(
+    {
+        *tenterhook.__all__,
+        *tenterhook.capture.__all__,
+        *tenterhook.hooks.__all__,
+        *tenterhook.hooks.utils.__all__,
+    }
+)
 CLASSES = [
     tenterhook.Captured,
     tenterhook.Extension,
