@@ -2,7 +2,8 @@
 
 import sys
 
-from tenterhook._dispatch import _left_to_python, lock, tell_compiler
+from tenterhook._dispatch import _left_to_python, tell_compiler
+from tenterhook._frames import lock
 
 
 def hooks_changed() -> bool:
