@@ -630,7 +630,7 @@ def test_another_process_keeps_the_same(th: Command, tmp_path: Path) -> None:
         code, out, err = capture(th, tmp_path, *how, "--run-name", name, *more)
         assert code == 0, err
     assert not LocalStore(tmp_path).run("planned").committed
-    code, out, err = th("work", str(tmp_path), "planned")
+    code, _, err = th("work", str(tmp_path), "planned")
     assert code == 0, err
     planned, whole = (LocalStore(tmp_path).run(name) for name in ("planned", "whole"))
     assert planned.layers == whole.layers == ("blocks.0:input", "head:input")
