@@ -6,6 +6,7 @@ import pytest
 
 from tenterhook.store import MemoryStore, NoTokenizer, Run
 from tenterhook.testing.stores import a_plan, write
+from tenterhook.testing.text_models import WordModel
 
 
 class Shows:
@@ -47,3 +48,28 @@ def test_no_tokenizer(about: Any, match: str) -> None:
     with pytest.raises(NoTokenizer, match=match) as caught:
         a_run(**about).text(0, 3)
     assert isinstance(caught.value, LookupError)
+
+
+class Talks(WordModel):
+    """A model with a tokenizer, as language models have."""
+
+    tokenizer = Shows()
+
+
+def test_tokenizer_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded once, by the run's name; a model that has another, or none, is not used."""
+    loaded: list[tuple[str, str | None]] = []
+
+    def load(name: str, *, revision: str | None) -> Any:
+        loaded.append((name, revision))
+        return WordModel() if name == "mute:" else Talks()
+
+    monkeypatch.setattr("tenterhook.loading.load_model", load)
+    made_by = {"name": "words:", "revision": "main", "tokenizer": "words"}
+    run = a_run(model=made_by)
+    assert (run.text(0, 2), run.decode(3)) == ("0 7", "21")
+    assert loaded == [("words:", "main")]
+    with pytest.raises(NoTokenizer, match="the tokenizer of 'words:' is another than it was"):
+        a_run(model={**made_by, "tokenizer": "others"}).text(0, 1)
+    with pytest.raises(NoTokenizer, match="its model 'mute:' is loaded without one"):
+        a_run(model={**made_by, "name": "mute:"}).text(0, 1)

@@ -21,7 +21,8 @@ def load_tokenizer(run_id: str, about: Mapping[str, Any]) -> Any:
     try:
         loaded: Any = load_model(name, revision=revision)
     except (ImportError, LookupError, ValueError, OSError, RuntimeError) as error:
-        raise NoTokenizer(run_id, f"its model {name!r} cannot be loaded: {error}") from error
+        cause = str(error).rstrip(".")
+        raise NoTokenizer(run_id, f"its model {name!r} cannot be loaded: {cause}") from error
     tokenizer = getattr(loaded, "tokenizer", None)
     if tokenizer is None:
         raise NoTokenizer(run_id, f"its model {name!r} is loaded without one")

@@ -48,6 +48,7 @@ class DirectReader:
         self._folder = folder
         self._layout = layout
         self._dtype = torch_dtype(layout.dtype)
+        self._row_bytes = layout.row_bytes
         self._chunk_bytes = layout.chunk_rows * layout.row_bytes
         self._whole: set[int] = set()
         """Shards whose index was checked."""
@@ -57,8 +58,8 @@ class DirectReader:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Return rows that follow each other; their chunks are checked."""
-        content = np.empty((stop - start) * self._layout.row_bytes, dtype=np.uint8)
-        size, row_bytes = self._layout.shard_rows, self._layout.row_bytes
+        size, row_bytes = self._layout.shard_rows, self._row_bytes
+        content = np.empty((stop - start) * row_bytes, dtype=np.uint8)
         for shard in range(start // size, -(-stop // size)):
             first, last = max(start, shard * size), min(stop, (shard + 1) * size)
             some = content[(first - start) * row_bytes : (last - start) * row_bytes]
@@ -69,7 +70,7 @@ class DirectReader:
 
     def take(self, rows: "np.ndarray[Any, np.dtype[np.int64]]", *, check: bool) -> Tensor:
         """Return any rows, in their order; with `check`, each chunk is checked once."""
-        content = np.empty(len(rows), dtype=f"V{self._layout.row_bytes}")
+        content = np.empty(len(rows), dtype=f"V{self._row_bytes}")
         order = np.argsort(rows, kind="stable")
         shards, at = np.divmod(rows[order], self._layout.shard_rows)
         chunks, within = np.divmod(at, self._layout.chunk_rows)
@@ -111,24 +112,21 @@ class DirectReader:
 
     def _read_chunks(self, file: "_Open", start: int, stop: int, to: Bytes) -> None:
         """Read rows of one shard, with what their chunks have before and after them."""
-        layout = self._layout
-        first, last = start // layout.chunk_rows, -(-stop // layout.chunk_rows)
-        before = np.empty((start - first * layout.chunk_rows) * layout.row_bytes, dtype=np.uint8)
-        after = np.empty((last * layout.chunk_rows - stop) * layout.row_bytes, dtype=np.uint8)
+        rows, row_bytes = self._layout.chunk_rows, self._row_bytes
+        first, last = start // rows, -(-stop // rows)
+        before = np.empty((start - first * rows) * row_bytes, dtype=np.uint8)
+        after = np.empty((last * rows - stop) * row_bytes, dtype=np.uint8)
         sums = np.empty((last - first, CRC_BYTES), dtype=np.uint8)
         pieces: list[list[Bytes]] = []
         at = -len(before)
         for _ in range(first, last):
             pieces.append([to[max(at, 0) : at + self._chunk_bytes]])
             at += self._chunk_bytes
-        pieces[0].insert(0, before)
-        pieces[-1].append(after)
-        filled = [
-            part
-            for some, total in zip(pieces, sums, strict=True)
-            for part in (*some, total)
-            if len(part)
-        ]
+        if len(before):
+            pieces[0].insert(0, before)
+        if len(after):
+            pieces[-1].append(after)
+        filled = [part for some, total in zip(pieces, sums, strict=True) for part in (*some, total)]
         file.read_into(filled, first * (self._chunk_bytes + CRC_BYTES))
         for chunk, (some, total) in enumerate(zip(pieces, sums, strict=True), first):
             found = 0
@@ -147,7 +145,7 @@ class DirectReader:
             if hasattr(mmap, "MADV_RANDOM"):
                 memory.madvise(mmap.MADV_RANDOM)
             rows = min(self._layout.shard_rows, self._layout.rows - shard * self._layout.shard_rows)
-            row_bytes = self._layout.row_bytes
+            row_bytes = self._row_bytes
             mapped = np.ndarray(
                 (self._layout.chunks_in(rows), self._layout.chunk_rows),
                 dtype=f"V{row_bytes}",
