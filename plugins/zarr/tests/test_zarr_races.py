@@ -77,6 +77,32 @@ for step in range(8):
 """
 
 
+FAIL = """
+import os
+from tenterhook.store import NotWritable
+from tenterhook_zarr import _files
+plan = RunPlan(rows=4, rows_per_unit=4, documents=1, layers=[LayerArray("h", 1, "float32")])
+real = os.fsync
+def full(descriptor):
+    full.left -= 1
+    if full.left == 0:
+        raise OSError(28, "No space left on device")
+    real(descriptor)
+for step in range(24):
+    meet(step)
+    store, full.left = folder / f"store-{step}", -1 if number else 1 + step // 2
+    os.fsync = full
+    try:
+        ZarrStore(store).save_tensor(f"x{number}", torch.ones(2))
+        ZarrStore(store).write_run(f"run-{number}", plan)
+        done = True
+    except NotWritable:
+        done = False
+    os.fsync = real
+    print(int(done), flush=True)
+"""
+
+
 def together(code: str, folder: Path, processes: int) -> list[list[str]]:
     """Run the code in several processes; return the lines that each printed."""
     command = [sys.executable, "-W", "ignore", "-c", HEAD + textwrap.dedent(code), str(folder)]
@@ -245,6 +271,19 @@ def test_mark_that_another_took_back(tmp_path: Path) -> None:
     with store._place.made():
         (tmp_path / "tenterhook.json").unlink()
     assert ZarrStore(tmp_path, create=False).runs() == []
+
+
+def test_beginning_beside_one_that_fails_and_takes_back(tmp_path: Path) -> None:
+    """Whatever the one that fails takes back of a new store, what the other has put in it stays."""
+    failed, worked = together(FAIL, tmp_path, 2)
+    assert "0" in failed
+    assert set(worked) == {"1"}
+    for step in range(24):
+        store = ZarrStore(tmp_path / f"store-{step}", create=False)
+        assert "x1" in store.list_tensors()
+        assert "run-1" in store.runs()
+        assert store.load_tensor("x1").tolist() == [1, 1]
+        assert store.verify_run("run-1") == []
 
 
 # --- one process

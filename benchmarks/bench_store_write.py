@@ -1,0 +1,190 @@
+"""How fast are rows written into a store, against the same bytes written to one file?
+
+One layer of 768 features, fp32, in batches of 1024 rows (8 documents of 128 tokens) as a model
+hands them out, until they are durable: fsync is counted. Units of 32,768 rows. The baseline is a
+plain sequential write of the same bytes. Beside the zarr store stand: one safetensors file per
+batch; the same with garbage collected after each, as Mi-Crow does; Hugging Face `datasets`, a
+writer of Arrow files fed with arrays, as SAELens does; and zarr-python handed whole shards.
+
+Wall-clock time, rounds interleaved in random order; each way writes to a folder of its own, which
+is removed at once. It needs three times the bytes of a round of free disk (`--megabytes`, 200
+unless said), takes less where there is less, and ends within 90 seconds.
+"""
+
+import gc
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from _rounds import print_machine
+
+from tenterhook.store import LayerArray, LocalStore, RowBlock, RunPlan
+
+FEATURES, BATCH, PER_UNIT = 768, 1024, 32_768
+SECONDS = 75.0
+"""When no new round begins, unless the longest so far says sooner."""
+
+Batches = list[torch.Tensor]
+
+
+def sync(path: Path) -> None:
+    """Make a file that was written durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def plain(folder: Path, batches: Batches) -> None:
+    with (folder / "rows").open("wb", buffering=0) as file:
+        for batch in batches:
+            left = memoryview(batch.numpy()).cast("B")
+            while left:
+                left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+def store(folder: Path, batches: Batches) -> None:
+    rows = BATCH * len(batches)
+    layers = [LayerArray("h", FEATURES, "float32")]
+    plan = RunPlan(rows=rows, rows_per_unit=PER_UNIT, documents=rows // 128, layers=layers)
+    writer = LocalStore(folder / "store").write_run("run", plan)
+    for unit in plan.units():
+        with writer.open_unit(unit) as writing:
+            for start in range(unit.start, unit.stop, BATCH):
+                numbers = torch.arange(start, start + BATCH)
+                writing.append(
+                    RowBlock(
+                        tokens=numbers,
+                        documents=numbers // 128,
+                        positions=numbers % 128,
+                        layers={"h": batches[start // BATCH]},
+                    )
+                )
+            writing.commit({})
+    writer.finish()
+
+
+def safetensors_files(folder: Path, batches: Batches, *, collect: bool = False) -> None:
+    from safetensors.torch import save_file
+
+    for number, batch in enumerate(batches):
+        path = folder / f"batch_{number}.safetensors"
+        save_file({"activations": batch}, path)
+        sync(path)
+        if collect:
+            gc.collect()
+
+
+def mi_crow(folder: Path, batches: Batches) -> None:
+    safetensors_files(folder, [batch.clone() for batch in batches], collect=True)
+
+
+def datasets_arrow(folder: Path, batches: Batches) -> None:
+    from datasets import Array2D, Features
+    from datasets.arrow_writer import ArrowWriter
+
+    path = folder / "data.arrow"
+    features = Features({"h": Array2D(shape=(128, FEATURES), dtype="float32")})
+    writer = ArrowWriter(features=features, path=str(path))
+    for batch in batches:
+        writer.write_batch({"h": batch.numpy().reshape(-1, 128, FEATURES)})
+    writer.finalize()
+    sync(path)
+
+
+def zarr_shards(folder: Path, batches: Batches) -> None:
+    import zarr
+
+    rows = BATCH * len(batches)
+    array = zarr.create_array(
+        store=str(folder / "array"),
+        shape=(rows, FEATURES),
+        chunks=(256, FEATURES),
+        shards=(PER_UNIT, FEATURES),
+        dtype="float32",
+        compressors=None,
+        config={"write_empty_chunks": True},
+    )
+    held = np.empty((PER_UNIT, FEATURES), dtype="float32")
+    per_shard = PER_UNIT // BATCH
+    for at in range(0, len(batches), per_shard):
+        some = batches[at : at + per_shard]
+        for number, batch in enumerate(some):
+            held[number * BATCH : (number + 1) * BATCH] = batch.numpy()
+        array[at * BATCH : (at + len(some)) * BATCH] = held[: len(some) * BATCH]
+    for path in (folder / "array").rglob("*"):
+        if path.is_file():
+            sync(path)
+
+
+WAYS: dict[str, Callable[[Path, Batches], None]] = {
+    "one plain file": plain,
+    "tenterhook, zarr store": store,
+    "zarr-python, whole shards": zarr_shards,
+    "safetensors, a file a batch": safetensors_files,
+    "the same, garbage collected": mi_crow,
+    "datasets, arrow": datasets_arrow,
+}
+
+
+def run(root: Path, count: int, rounds: int) -> dict[str, list[float]]:
+    """Time every way in each round, in random order; the first round warms up."""
+    random_ = torch.Generator().manual_seed(0)
+    batches = [torch.randn(BATCH, FEATURES, generator=random_) for _ in range(count)]
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    order, shuffle = list(WAYS), random.Random(0)
+    began, longest = time.monotonic(), 0.0
+    for round_ in range(rounds + 1):
+        start = time.monotonic()
+        if round_ > 1 and start - began + longest > SECONDS:
+            break
+        shuffle.shuffle(order)
+        for name in order:
+            folder = root / "here"
+            folder.mkdir()
+            before = time.perf_counter()
+            WAYS[name](folder, batches)
+            taken = time.perf_counter() - before
+            shutil.rmtree(folder)
+            if round_ or not rounds:
+                times[name].append(taken)
+        longest = max(longest, time.monotonic() - start)
+    return times
+
+
+def main() -> None:
+    quick = "--quick" in sys.argv
+    wanted = 200
+    if "--megabytes" in sys.argv:
+        wanted = int(sys.argv[sys.argv.index("--megabytes") + 1])
+    root = Path(tempfile.mkdtemp(prefix="bench-", dir="."))
+    try:
+        free = shutil.disk_usage(root).free // 2**20
+        megabytes = min(6 if quick else wanted, free // 3)
+        count = megabytes * 2**20 // (BATCH * FEATURES * 4)
+        if not count:
+            sys.exit(f"The disk has {free} MiB free, which is too little.")
+        print_machine()
+        times = run(root, count, 1 if quick else 7)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    size = count * BATCH * FEATURES * 4 / 1e6
+    print(f"\n{size:,.0f} MB a round, {len(times['one plain file'])} rounds")
+    print(f"{'way':<30}{'MB/s':>8}  {'ratio':>6}  quartiles")
+    for name, taken in times.items():
+        ratio = [base / each for base, each in zip(times["one plain file"], taken, strict=True)]
+        low, middle, high = statistics.quantiles(ratio, n=4) if len(ratio) > 1 else ratio * 3
+        rate = size / statistics.median(taken)
+        print(f"{name:<30}{rate:>8,.0f}  {middle:>6.2f}  {low:.2f} to {high:.2f}")
+
+
+if __name__ == "__main__":
+    main()
