@@ -611,6 +611,7 @@ def test_any_plan_is_done_from_what_it_holds(
     for part in ("1/2", "0/2"):
         code, _, err = th("work", str(tmp_path / "planned"), "--slice", part)
         assert code == 0, err
+    assert capture(th, tmp_path / "whole", *shared, "--dry-run")[0] == 0
     files = [
         {
             path.relative_to(tmp_path / name): path.read_bytes()

@@ -25,7 +25,7 @@ from tenterhook.capture import (
 )
 from tenterhook.documents import Documents, ranges
 from tenterhook.engine import LocalEngine, UnitDone, UnitEvent, UnitFailed, UnitLost
-from tenterhook.store import DamagedStore, MemoryStore, OtherRun, Unit
+from tenterhook.store import DamagedStore, DeletedRun, MemoryStore, OtherRun, Unit
 from tenterhook.testing.stores import same_bits
 from tenterhook.testing.text_models import WordModel
 
@@ -104,6 +104,7 @@ def test_tries_that_make_no_sense(tries: Any) -> None:
     [
         OSError(28, "No space left on device"),
         DamagedStore("here", "gone"),
+        DeletedRun("run"),
         MemoryError(),
         KeyboardInterrupt(),
     ],

@@ -71,8 +71,8 @@ def save_activations(
     A unit that raises is tried again after the others, up to `tries` times in all; if any keeps
     failing the rest is done, and `UnitsFailed` names those and their causes. What is not a unit's
     own trouble is raised at once, as it is: an `OSError` (a disk that is full or gone),
-    `DamagedStore`, `MemoryError`, what `progress` raises, Ctrl-C. Each with a note on how to
-    resume.
+    `DamagedStore`, `DeletedRun`, `MemoryError`, what `progress` raises, Ctrl-C. Each with a note
+    on how to resume.
     """
     options = CaptureOptions(
         batch_size=batch_size,

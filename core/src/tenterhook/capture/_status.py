@@ -75,7 +75,9 @@ def _state(run: Run, sessions: list[dict[str, Any]], failed: dict[int, str]) -> 
         return "complete"
     if not sessions:
         return "planned"
-    if any(session.get("end") is None and may_live(session) for session in sessions):
+    # Workers do not say how they end; the process that sent for them does.
+    own = [session for session in sessions if not session.get("is_worker")]
+    if any(session.get("end") is None and may_live(session) for session in own):
         return "running"
     return "incomplete" if failed else "stopped"
 

@@ -15,12 +15,12 @@ from tenterhook.capture._slices import Slice
 from tenterhook.capture._workers import WorkersHere
 from tenterhook.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker
 from tenterhook.observers import observing
-from tenterhook.store import DamagedStore, RunWriter, Store, Unit
+from tenterhook.store import DamagedStore, DeletedRun, RunWriter, Store, Unit
 
 TRIES = 3
 """How often a unit is tried unless something else is asked for."""
 
-STOPS = (OSError, DamagedStore, MemoryError)
+STOPS = (OSError, DamagedStore, DeletedRun, MemoryError)
 """Errors that are the machine's or the store's, and no unit's own."""
 
 

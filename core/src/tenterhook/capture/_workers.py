@@ -30,7 +30,7 @@ class WorkerFactory:
         """Make the worker; once in each process."""
         capture = rebuild_capture(self.store, self.run_id, self.recipe)
         writer = self.store.write_run(self.run_id, self.store.run(self.run_id).plan)
-        Session(writer, capture.session).begin()
+        Session(writer, capture.session, is_worker=True).begin()
         return make_worker(capture, writer)
 
 
