@@ -628,7 +628,7 @@ def test_another_process_keeps_the_same(th: Command, tmp_path: Path) -> None:
     how = ("--reduce", "mean,topk", "--keep-rows", "--tokens", "1:", "--bucket", "--dtype", "int8")
     how = (*how, "--batch-tokens", "8", "--writing", "thread", "--inputs")
     for name, more in (("planned", ("--plan",)), ("whole", ())):
-        code, out, err = capture(th, tmp_path, *how, "--run-name", name, *more)
+        code, _out, err = capture(th, tmp_path, *how, "--run-name", name, *more)
         assert code == 0, err
     assert not LocalStore(tmp_path).run("planned").committed
     code, _, err = th("work", str(tmp_path), "planned")
