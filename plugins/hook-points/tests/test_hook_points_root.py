@@ -393,6 +393,16 @@ class TestCaching:
         storages = {tensor.untyped_storage().data_ptr() for tensor in cache.values()}
         assert len(storages) == len(cache)
 
+    @pytest.mark.parametrize("settings", [{}, {"device": "cpu"}])
+    def test_inference_mode(self, settings: Any, model: HookedRootModule, x: Tensor) -> None:
+        """What was kept in inference mode can be used with gradients afterwards."""
+        with torch.inference_mode():
+            _, cache = model.run_with_cache(x, **settings)
+        given = x.clone().requires_grad_()
+        loss: Any = (given * cache["hook_embed"]).sum()
+        loss.backward()
+        assert torch.equal(given.grad, x)  # type: ignore[arg-type]
+
     def test_gradients(self, model: HookedRootModule, x: Tensor) -> None:
         """`backward` is called on the output; gradients are under `<name>_grad`."""
         loss, cache = model.run_with_cache(x, total=True, incl_bwd=True)

@@ -49,13 +49,14 @@ class Kit:
         self.scope.opener, self.scope.level = self.scope.owner, level
         for point, key, run, handle in self._puts:
             handle.context_level = level
-            point._forward_hooks[key] = run
             point._fwd.append(handle)
+            point._forward_hooks[key] = run
 
     def close(self) -> None:
         """Take the hooks off, those that are still there."""
         for point, key, _, handle in self._puts:
-            if point._forward_hooks.pop(key, None) is not None:
+            point._forward_hooks.pop(key, None)
+            if handle in point._fwd:
                 point._fwd.remove(handle)
         self.cache, self.scope.owner = {}, None
 

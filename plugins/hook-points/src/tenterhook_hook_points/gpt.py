@@ -7,6 +7,7 @@ positions. Attention is written head by head, so that each head's part can be se
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import attrs
@@ -18,11 +19,11 @@ from torch.nn import functional as F
 from tenterhook_hook_points.point import HookPoint
 from tenterhook_hook_points.root import HookedRootModule
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": nn.GELU("tanh"),
-    "gelu": nn.GELU(),
-    "relu": nn.ReLU(),
-    "silu": nn.SiLU(),
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_new": partial(nn.GELU, "tanh"),
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
 }
 
 
@@ -143,7 +144,7 @@ class HookedAttention(nn.Module):
 
 
 class HookedMLP(nn.Module):
-    """Two linear maps; `hook_pre` and `hook_post`, `(batch, seq, n_inner)`, are around the bend."""
+    """Two linear maps; `hook_pre` and `hook_post`, `(batch, seq, n_inner)`, are around `act`."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -153,13 +154,12 @@ class HookedMLP(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(config.n_embd))
         for weight in (self.W_in, self.W_out):
             nn.init.normal_(weight, std=0.02)
-        self.activation_function = config.activation_function
+        self.act = _ACTIVATIONS[config.activation_function]()
         self.hook_pre, self.hook_post = HookPoint(), HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
         """Take and return `(batch, seq, n_embd)`."""
-        bend = _ACTIVATIONS[self.activation_function]
-        post: Tensor = self.hook_post(bend(self.hook_pre(x @ self.W_in + self.b_in)))
+        post: Tensor = self.hook_post(self.act(self.hook_pre(x @ self.W_in + self.b_in)))
         return post @ self.W_out + self.b_out
 
 

@@ -89,12 +89,12 @@ class HookPoint(nn.Module):
     @property
     def fwd_hooks(self) -> list[LensHandle]:
         """The forward hooks that are attached, in the order they run."""
-        return [handle for handle in self._fwd if handle.hook.id in self._forward_hooks]
+        return [handle for handle in tuple(self._fwd) if handle.hook.id in self._forward_hooks]
 
     @property
     def bwd_hooks(self) -> list[LensHandle]:
         """The backward hooks that are attached, in the order they run."""
-        return [handle for handle in self._bwd if handle.hook.id in self._gradient_hooks]
+        return [handle for handle in tuple(self._bwd) if handle.hook.id in self._gradient_hooks]
 
     def handles(self, dir: str = "both") -> list[LensHandle]:
         """Return what is attached in a direction, forward hooks first."""
@@ -238,7 +238,7 @@ class HookPoint(nn.Module):
                     "revert(tensor). BaseTensorConversion is a class to start from."
                 )
             vars(self)[name] = value  # no submodule of the point, where it is a module
-            for handle in self._fwd:
+            for handle in tuple(self._fwd):
                 if handle._reshape is not None:
                     handle._reshape(value)
             return
@@ -460,10 +460,10 @@ def _watch_gradient(point: HookPoint, args: Any, output: Any) -> Any:
         return None
     others = {
         handle.hook.id
-        for handle in point._bwd
+        for handle in tuple(point._bwd)
         if handle._scope is not None and not handle._scope.is_seen()
     }
-    runs = [(key, run) for key, run in hooks.items() if key not in others]
+    runs = [(key, run) for key, run in list(hooks.items()) if key not in others]
     if not runs:
         return None
     own = output.clone()

@@ -259,7 +259,7 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
                     if clear_contexts:
                         self.clear_contexts()
                 self._kits.give_back(names, kit)
-                return output, cache
+                return output, _fit_for_autograd(cache)
         _, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
         )
@@ -267,7 +267,7 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
             output = self(*model_args, **model_kwargs)
             if incl_bwd:
                 _backward(output)
-        return output, cache
+        return output, _fit_for_autograd(cache)
 
     # --- caching
 
@@ -347,9 +347,10 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
     @contextmanager
     def _opened(self, kit: Kit, cache: ActivationCache) -> Iterator[None]:
         """Have a kit's hooks on while the scope is open."""
-        kit.open(cache, self.context_level + 1)
+        level = self.context_level + 1
         self._open_scopes.scopes.append(kit.scope)
         try:
+            kit.open(cache, level)
             yield
         finally:
             self._open_scopes.scopes.remove(kit.scope)
@@ -359,6 +360,15 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         if type(names_filter) is str and names_filter in self.hook_dict:
             return [names_filter]
         return chosen(names_filter, self.hook_dict, self.mod_dict)
+
+
+def _fit_for_autograd(cache: ActivationCache) -> ActivationCache:
+    """Make of what was kept in inference mode tensors like any other; return the cache."""
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            for name, tensor in cache.items():
+                cache[name] = tensor.clone()
+    return cache
 
 
 def _backward(output: Any) -> None:
