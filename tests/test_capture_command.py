@@ -297,9 +297,10 @@ def test_dry_run(th: Command, tmp_path: Path) -> None:
     lines = out.splitlines()
     assert lines[0].endswith("would have 10 rows, one for each token, of")
     assert lines[1:3] == ["  blocks.0  12 x bfloat16", "  head  97 x bfloat16"]
-    assert lines[3] == "2.2 kB in 15 files and 3 units."
+    assert lines[3] == "2.2 kB in 15 shards and 3 units."
     assert re.fullmatch(
-        r"About [\d.]+ s of forward passes at [\d,]+ tokens/s, measured on the first batches\.",
+        r"Estimated time: 1 s of forward passes in one process, at [\d,]+ tokens/s measured on the "
+        r"first batches\.",
         lines[4],
     )
     assert lines[5] == "Nothing was made."

@@ -106,7 +106,7 @@ def size(count: float) -> str:
 def how_long(seconds: float) -> str:
     """Return a length of time as people say it."""
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
+        return f"{max(seconds, 1):.0f} s" if seconds else "0 s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"

@@ -204,10 +204,10 @@ def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) ->
         f"Run {run_id} in {store.location} would have {found.rows:,} rows, one for each token, of",
         *_layers(prepared.plan),
         *_remarks(about["counts"], about["documents"]["skipped_empty"]),
-        f"{size(found.bytes)} in {_many(found.shards, 'file')} "
+        f"{size(found.bytes)} in {_many(found.shards, 'shard')} "
         f"and {_many(found.units, 'unit')}{already}.",
-        f"About {how_long(found.seconds)} of forward passes at "
-        f"{found.rows_per_second:,.0f} tokens/s, measured on the first batches.",
+        f"Estimated time: {how_long(found.seconds)} of forward passes in one process, at "
+        f"{found.rows_per_second:,.0f} tokens/s measured on the first batches.",
         "Nothing was made.",
     ]
     return "\n".join(lines)
