@@ -18,6 +18,9 @@ else:
     settings.load_profile("tenterhook")
 
 
+pytest_plugins = ["tenterhook.testing.fixtures"]
+
+
 @pytest.fixture(autouse=True)
 def no_plugin_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the variables of whoever runs the tests from choosing the plugins."""

@@ -20,8 +20,9 @@ from tenterhook.plugins import (
     default_manager,
     using,
 )
+from tenterhook.testing.fixtures import InstalledPlugins
 
-Install = Callable[..., Path]
+Install = InstalledPlugins
 
 GOOD = """
 from tenterhook import Extension, hookimpl
@@ -160,7 +161,7 @@ class TestStale:
         """As `lib` and `lib64` are; nothing is reported."""
         site = install("a-plugin", {"good": good()})
         tmp_path.joinpath("again").symlink_to(site)
-        install.paths.append(str(tmp_path / "again"))  # type: ignore[attr-defined]
+        install.paths.append(str(tmp_path / "again"))
 
         manager = PluginManager()
 

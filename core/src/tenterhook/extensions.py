@@ -60,8 +60,9 @@ class Extension:
     )
     """A function that makes one for contract tests, as `package.module:name`.
 
-    Called with nothing, it returns a fresh hook, store, or loaded model. `tenterhook plugins check`
-    calls it where the thing cannot be made of its defaults."""
+    It returns a fresh hook for a layer of 8 features; given a folder, a store in it; or the name of
+    a small model, without the scheme. `tenterhook plugins check` calls it where the thing cannot be
+    made of its defaults."""
 
     def load(self) -> Any:
         """Import the target and return it.

@@ -54,7 +54,7 @@ def lm(make_model: Make, tokenizer: Any) -> LanguageModel:
 def test_attach_gives_the_language_model(lm: LanguageModel) -> None:
     """Attaching to its module gives the language model itself."""
     assert tenterhook.attach(lm.module) is lm
-    assert tenterhook.attach(lm) is lm  # type: ignore[arg-type]
+    assert tenterhook.attach(lm) is lm
 
 
 def test_joins_what_was_attached_before(make_model: Make, tokenizer: Any) -> None:

@@ -148,7 +148,7 @@ def _converter(allow: tuple[str, ...]) -> Converter:
     made.register_structure_hook(slice, lambda value, _: _slice(value))
     made.register_structure_hook_factory(_is_union, union)
     made.register_structure_hook_func(_is_code, code)
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+    made.register_structure_hook_func(_is_literal, _one_of)
     made.register_structure_hook_func(
         _is_iterable, lambda value, kind: _items(made, value, get_args(kind))
     )
@@ -161,6 +161,11 @@ def _is_union(kind: Any) -> bool:
 
 def _is_code(kind: Any) -> bool:
     return get_origin(kind) in (Callable, type)
+
+
+def _is_literal(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
 
 
 def _is_iterable(kind: Any) -> bool:

@@ -1,4 +1,12 @@
-"""For the tests of plugins: contracts to inherit, and a small real model that reads text.
+"""For the tests of plugins: contracts to inherit, fixtures, a small real model that reads text.
 
-`from tenterhook.testing.stores import StoreContract`; nothing here is imported unless asked for.
+- `tenterhook.testing.hooks`: `DetectorContract`, `ControllerContract`
+- `tenterhook.testing.stores`: `StoreContract`
+- `tenterhook.testing.loaders`: `LoaderContract`
+- `tenterhook.testing.fixtures`: fixtures that register a plugin in this process, or lay down a real
+  dist-info folder; `pytest_plugins = ["tenterhook.testing.fixtures"]` in the top `conftest.py`
+- `tenterhook.testing.text_models`: `WordModel`
+
+Nothing here is imported unless asked for, and nothing is a `pytest11` plugin: who does not want it
+pays nothing for it. The contracts need `pip install pytest`.
 """

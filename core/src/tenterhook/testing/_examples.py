@@ -1,0 +1,45 @@
+"""Makes what installed plugins offer, for `tenterhook plugins check`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tenterhook.hooks import HookType
+from tenterhook.plugins import default_manager
+
+
+def target(kind: str, name: str) -> tuple[Any, Callable[[], Any] | None]:
+    """Import an extension and the function that makes one for tests, if it has one."""
+    registered = default_manager().extensions(kind)[name]
+    return registered.load(), registered.extension.load_example()
+
+
+def made(kind: str, name: str, *arguments: Any, layer: str | None = None) -> Any:
+    """Make one: by its example, else of its defaults.
+
+    Skips the test where it needs arguments that nobody gives.
+    """
+    call, example = target(kind, name)
+    if example is not None:
+        return example(*arguments)
+    signature = inspect.signature(call)
+    given = {"layer_signature": layer} if "layer_signature" in signature.parameters else {}
+    try:
+        signature.bind(*arguments, **given)
+    except TypeError as error:
+        pytest.skip(
+            f"{name} cannot be made of its defaults ({error}). Give its Extension an example=, "
+            "the import path of a function that makes one."
+        )
+    return call(*arguments, **given)
+
+
+def place(kind: str, name: str) -> str:
+    """Return where an example of a hook stands: a layer, or the whole model if it says so."""
+    hook = made(kind, name, layer="inner")
+    if hook.layer_signature in ("input", "output"):
+        return str(hook.layer_signature)
+    whole = hook.hook_type is HookType.PRE_FORWARD and not hook.layer_signature
+    return "input" if whole else "inner"
