@@ -1,19 +1,21 @@
-"""`tenterhook plugins`: what the installed plugins offer."""
+"""`tenterhook plugins`: what the installed plugins offer, how they fare, and how to begin one."""
 
+import inspect
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from tenterhook._cli._plugin_commands import quiet_manager
 from tenterhook.hookspecs import KINDS
-from tenterhook.plugins import PluginManager, Registered
+from tenterhook.plugins import PluginManager, Registered, said
 
 
 @click.group()
 def plugins() -> None:
-    """Show installed plugins."""
+    """Show, check and begin plugins."""
 
 
 @plugins.command("list")
@@ -34,22 +36,109 @@ def list_plugins(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
-    """Show what NAME is: an extension, a plugin or a distribution."""
-    rows = [_describe(group) for group in _grouped(quiet_manager())]
-    found = [row for row in rows if name in (row["name"], row["plugin"], row["distribution"])]
-    if not found:
-        raise click.BadParameter(
-            f"no installed plugin has or is called {name!r}; see `tenterhook plugins list`",
-            param_hint="NAME",
-        )
+    """Show what NAME is: an extension, a plugin or a distribution, with its parameters.
+
+    Parameters are read from signatures, so this imports what it shows.
+    """
+    groups = _called(name)
+    rows = [{**_describe(group), **_parameters(group[0])} for group in groups]
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(rows, indent=2))
         return
-    for number, row in enumerate(found):
+    for number, row in enumerate(rows):
         click.echo("\n" * bool(number) + _bold(row["name"]))
         for key in ("kinds", "help", "target", "plugin", "distribution", "version"):
             value = ", ".join(row[key]) if key == "kinds" else row[key]
             click.echo(f"  {key:<13}{value or '-'}")
+        _print_parameters(row)
+
+
+@plugins.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Look for what is wrong with installed plugins: imports each in a process of its own.
+
+    Shows how long each takes to import and what heavy packages that brings in, and reports what is
+    broken, clashes or is stale. Exits with 1 where there is something to repair.
+    """
+    from tenterhook._cli._doctor import examine
+
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found.values(), indent=2))
+    else:
+        for line in found.lines():
+            click.echo(line)
+    if found.complaints:
+        raise click.exceptions.Exit(1)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "--kind",
+    type=click.Choice(["detector", "controller", "store", "loader"]),
+    required=True,
+    help="What it offers first.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where its folder is.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written.")
+def new(name: str, kind: str, out: Path, dry_run: bool) -> None:
+    """Write a plugin called NAME: a distribution that installs, and passes its own tests.
+
+    NAME is the distribution's, as `my-detector`.
+    """
+    from tenterhook._cli._scaffold import scaffold
+
+    files = scaffold(name, kind)
+    folder = out / name
+    if folder.exists():
+        raise click.BadParameter(f"{folder} is there already", param_hint="NAME")
+    for path, text in files.items():
+        if not dry_run:
+            folder.joinpath(path).parent.mkdir(parents=True, exist_ok=True)
+            folder.joinpath(path).write_text(text, encoding="utf-8")
+        click.echo(str(folder / path))
+    if not dry_run:
+        click.echo(
+            f"\nNext:\n  pip install -e '{folder}[test]'\n  tenterhook plugins list\n"
+            f"  pytest {folder}",
+            err=True,
+        )
+
+
+@plugins.command()
+@click.argument("name")
+def check(name: str) -> None:
+    """Run the contract tests on NAME: an installed extension, plugin or distribution.
+
+    What cannot be made of its defaults is made by the `example` of its extension. Exits with 1
+    where a test fails, or nothing could be checked.
+    """
+    from tenterhook._cli._check import run_contracts
+
+    code = run_contracts([each for group in _called(name) for each in group])
+    raise click.exceptions.Exit(code)
+
+
+def _called(name: str) -> list[list[Registered]]:
+    """Return the extensions that have the name, or are of the plugin or distribution."""
+    manager = quiet_manager()
+    found = [
+        group
+        for group in _grouped(manager)
+        if name in (group[0].extension.name, group[0].plugin, group[0].distribution)
+    ]
+    if not found:
+        broken = [
+            str(each) for each in manager.problems if name in (each.entry_point, each.distribution)
+        ]
+        raise click.BadParameter(
+            " ".join(broken)
+            or f"no installed plugin has or is called {name!r}; see `tenterhook plugins list`",
+            param_hint="NAME",
+        )
+    return found
 
 
 def _grouped(manager: PluginManager) -> list[list[Registered]]:
@@ -72,6 +161,57 @@ def _describe(group: list[Registered]) -> dict[str, Any]:
         "help": first.extension.help,
         "target": first.extension.target,
     }
+
+
+def _parameters(registered: Registered) -> dict[str, Any]:
+    """Return the parameters of an extension, or why they cannot be read."""
+    try:
+        target = registered.load()
+        if registered.kind == "commands":
+            return {"parameters": [_click_parameter(each) for each in target.params]}
+        from tenterhook.specs import parameters_of  # imports torch
+
+        return {
+            "parameters": [
+                {
+                    "name": each.name,
+                    "type": _type(each.annotation),
+                    "default": None if each.default is each.empty else repr(each.default),
+                    "required": each.default is each.empty,
+                }
+                for each in parameters_of(target).values()
+            ]
+        }
+    except Exception as error:  # noqa: BLE001 - it is shown
+        return {"parameters": None, "error": said(error)}
+
+
+def _click_parameter(parameter: click.Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.opts[0],
+        "type": parameter.type.name,
+        "default": None if parameter.required else repr(parameter.default),
+        "required": parameter.required,
+    }
+
+
+def _type(annotation: Any) -> str:
+    """Return an annotation as people write it."""
+    if annotation is inspect.Parameter.empty:
+        return "-"
+    text = inspect.formatannotation(annotation)
+    for module in ("typing.", "collections.abc.", "torch."):
+        text = text.replace(module, "")
+    return text
+
+
+def _print_parameters(row: dict[str, Any]) -> None:
+    if row["parameters"] is None:
+        click.echo(f"  parameters   cannot be read: {row['error']}")
+        return
+    for each in row["parameters"]:
+        default = "required" if each["required"] else f"= {each['default']}"
+        click.echo(f"  {'parameter':<13}{each['name']}: {each['type']}  {default}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

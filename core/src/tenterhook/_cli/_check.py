@@ -1,0 +1,85 @@
+"""What `tenterhook plugins check` does: the contract tests, on what is installed."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from tenterhook.plugins import MissingDependency, Registered
+
+_CONTRACTS = {
+    "detectors": ("hooks", "DetectorContract"),
+    "controllers": ("hooks", "ControllerContract"),
+    "stores": ("stores", "StoreContract"),
+    "loaders": ("loaders", "LoaderContract"),
+}
+_HOOK = '''
+class Test{name}{contract}({contract}):
+    """{name} of {origin}."""
+
+    @property
+    def layer(self):
+        return place({kind!r}, {name!r})
+
+    def make(self):
+        return made({kind!r}, {name!r}, layer="inner")
+'''
+_STORE = '''
+class Test{name}{contract}({contract}):
+    """{name} of {origin}."""
+
+    @pytest.fixture
+    def store(self, tmp_path):
+        return made({kind!r}, {name!r}, tmp_path / "store")
+'''
+_LOADER = '''
+class Test{name}{contract}({contract}):
+    """{name} of {origin}."""
+
+    def load(self, name, **settings):
+        load, example = target({kind!r}, {name!r})
+        return load(name or (example() if example else ""), **settings)
+'''
+_SHAPES = {"detectors": _HOOK, "controllers": _HOOK, "stores": _STORE, "loaders": _LOADER}
+
+
+def run_contracts(extensions: Sequence[Registered]) -> int:
+    """Run pytest on the contracts of the extensions; return 0 where all pass, else 1."""
+    checked = [each for each in extensions if each.kind in _CONTRACTS]
+    for each in extensions:
+        if each.kind not in _CONTRACTS:
+            click.echo(
+                f"{each.extension.name}: there is no contract to run for {each.kind}.", err=True
+            )
+    if not checked:
+        return 1
+    try:
+        import pytest  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingDependency("`tenterhook plugins check`", "pytest", "pytest") from error
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "test_contracts.py")
+        file.write_text(_source(checked), encoding="utf-8")
+        Path(folder, "pytest.ini").write_text("[pytest]\n")
+        options = ["-q", "-rs", "-p", "no:cacheprovider", "--rootdir", folder]
+        done = subprocess.run([sys.executable, "-m", "pytest", *options, str(file)], cwd=folder)
+    return 0 if done.returncode == 0 else 1
+
+
+def _source(extensions: Sequence[Registered]) -> str:
+    lines = ["import pytest", "from tenterhook.testing._examples import made, place, target"]
+    for module, contract in sorted({_CONTRACTS[each.kind] for each in extensions}):
+        lines.append(f"from tenterhook.testing.{module} import {contract}")
+    for each in extensions:
+        lines.append(
+            _SHAPES[each.kind].format(
+                name=each.extension.name.replace("-", "_"),
+                kind=each.kind,
+                contract=_CONTRACTS[each.kind][1],
+                origin=each.origin.replace('"', "'"),
+            )
+        )
+    return "\n".join(lines)

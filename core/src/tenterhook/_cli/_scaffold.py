@@ -1,0 +1,76 @@
+"""What `tenterhook plugins new` writes: a distribution that works before anything is changed."""
+
+import keyword
+import re
+import sys
+from importlib import resources
+from string import Template
+
+import click
+
+from tenterhook._version import __version__
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.][A-Za-z0-9]+)*")
+
+_HELP = {
+    "detector": "Keeps the largest entry of each feature.",
+    "controller": "Multiplies a layer's activation by a factor.",
+    "store": "Keeps tensors and runs.",
+    "loader": "Loads a small model that reads bytes.",
+}
+_USAGE = {
+    "detector": "Users register it: `model.layers.register_hook(layer, $target())`.",
+    "controller": "Users steer with it: `with model.steer(layer, $target(factor=2.0)):`.",
+    "store": "Users open it: `from tenterhook.store import $target`.",
+    "loader": "Users name it: `tenterhook layers $extension:small`.",
+}
+
+
+def scaffold(name: str, kind: str) -> dict[str, str]:
+    """Return the files of a plugin that offers one thing of a kind, path to text.
+
+    Raises `click.BadParameter` for what cannot name a distribution, or names one that is taken.
+    """
+    if not _NAME.fullmatch(name) or len(name) > 60:
+        raise _bad(f"{name!r} cannot name a distribution; use letters, digits and '-': my-{kind}")
+    package = re.sub(r"[-_.]", "_", name).lower()
+    if keyword.iskeyword(package) or package in {*sys.stdlib_module_names, "tenterhook", "torch"}:
+        raise _bad(f"{name!r} would be the package {package!r}, which is taken; try {name}-{kind}")
+    stem = re.sub(r"^tenterhook_", "", package)
+    camel = "".join(part.capitalize() for part in stem.split("_"))
+    suffix = kind.capitalize()
+    target = camel if camel.endswith(suffix) and camel != suffix else f"{camel}{suffix}"
+    extension = stem.replace("_", "-") if kind == "loader" else target
+    major, minor = __version__.split(".")[:2]
+    values = {
+        "name": name,
+        "package": package,
+        "entry_point": stem.replace("_", "-"),
+        "kind": kind,
+        "target": "load" if kind == "loader" else target,
+        "extension": extension,
+        "help": _HELP[kind],
+        "version": __version__,
+        "next_version": f"{major}.{int(minor) + 1}",
+    }
+    values["usage"] = Template(_USAGE[kind]).substitute(values)
+    source = f"src/{package}"
+    templates = {
+        "pyproject.toml": "pyproject.toml",
+        "README.md": "README.md",
+        f"{source}/__init__.py": "init.py",
+        f"{source}/plugin.py": "plugin.py",
+        f"{source}/{kind}.py": f"{kind}.py",
+        f"tests/test_{stem}.py": f"test_{kind}.py",
+    }
+    files = {path: _filled(template, values) for path, template in templates.items()}
+    return {**files, f"{source}/py.typed": ""}
+
+
+def _filled(template: str, values: dict[str, str]) -> str:
+    folder = resources.files("tenterhook._cli") / "templates"
+    return Template((folder / f"{template}.txt").read_text("utf-8")).substitute(values)
+
+
+def _bad(said: str) -> click.BadParameter:
+    return click.BadParameter(said, param_hint="NAME")

@@ -1,0 +1,315 @@
+"""`tenterhook plugins info`, `doctor`, `new` and `check`."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tenterhook import _cli
+from tenterhook.testing.fixtures import InstalledPlugins
+
+Th = Callable[..., tuple[object, str, str]]
+
+SOURCE = """
+from tenterhook import Extension, hookimpl
+
+@hookimpl
+def tenterhook_{kind}():
+    return [Extension({name!r}, {target!r}, "Does it."{more})]
+"""
+
+
+def source(name: str, target: str, kind: str = "detectors", more: str = "") -> str:
+    """Return the source of a plugin's module."""
+    return SOURCE.format(name=name, target=target, kind=kind, more=more)
+
+
+CODE = """
+from typing import Literal
+import torch
+from tenterhook.hooks import Controller, Detector
+
+class Keeps(Detector):
+    def __init__(self, layer_signature: str | int | None = None, *,
+                 dtype: torch.dtype | None = None, how: Literal["a", "b"] = "a", deep: int = 2):
+        super().__init__(layer_signature=layer_signature)
+        self.dtype, self.how, self.deep = dtype, how, deep
+    def process_activations(self, module, input, output):
+        pass
+
+class Adds(Controller):
+    def __init__(self, layer_signature, vector):
+        super().__init__(layer_signature=layer_signature)
+        self.vector = vector
+    def modify_activations(self, module, inputs, output):
+        return output + self.vector.to(output.dtype)
+
+class InPlace(Detector):
+    def process_activations(self, module, input, output):
+        self.tensor_metadata["seen"] = output
+
+def adds():
+    return Adds("inner", torch.ones(8))
+"""
+
+
+@pytest.fixture
+def th(capfd: pytest.CaptureFixture[str]) -> Th:
+    """Run the command line: `code, stdout, stderr = th("plugins", "list")`."""
+
+    def run(*args: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            _cli.main(args)
+        return stop.value.code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def code(install: InstalledPlugins) -> None:
+    """Install the module that targets name."""
+    install.site.joinpath("plugin_code.py").write_text(CODE)
+
+
+class TestInfo:
+    def test_parameters_have_types_and_defaults(
+        self, install: InstalledPlugins, code: None, th: Th
+    ) -> None:
+        """As the signature says."""
+        install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+
+        _, out, _ = th("plugins", "info", "Keeps")
+        _, as_json, _ = th("plugins", "info", "Keeps", "--json")
+
+        lines = [" ".join(line.split()) for line in out.splitlines()]
+        assert "parameter dtype: dtype | None = None" in lines
+        assert "parameter how: Literal['a', 'b'] = 'a'" in lines
+        assert json.loads(as_json)[0]["parameters"][-1] == {
+            "name": "deep",
+            "type": "int",
+            "default": "2",
+            "required": False,
+        }
+
+    def test_what_is_required_says_so(self, install: InstalledPlugins, code: None, th: Th) -> None:
+        """Without a default."""
+        install("some", {"some": source("Adds", "plugin_code:Adds", "controllers")})
+
+        assert "vector: -  required" in th("plugins", "info", "some")[1]
+
+    def test_a_command_has_its_own(self, install: InstalledPlugins, th: Th) -> None:
+        """The arguments and options of click."""
+        install("some", {"some": source("greet", "plugin_greeting:greet", "commands")})
+        install.site.joinpath("plugin_greeting.py").write_text(
+            "import click\n@click.command()\n@click.argument('who')\n"
+            "@click.option('--times', type=int, default=2)\ndef greet(who, times): pass\n"
+        )
+
+        out = th("plugins", "info", "greet")[1]
+
+        assert "who: text  required" in out
+        assert "--times: integer  = 2" in out
+
+    def test_what_cannot_be_imported_is_shown_all_the_same(
+        self, install: InstalledPlugins, th: Th
+    ) -> None:
+        """With the reason."""
+        install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+        install.site.joinpath("plugin_code.py").write_text("import not_there_at_all")
+
+        status, out, _ = th("plugins", "info", "Keeps")
+
+        assert status == 0
+        assert "cannot be read: MissingDependency" in out
+        assert "`pip install not-there-at-all`" in out
+
+    def test_a_broken_plugin_says_what_is_wrong(self, install: InstalledPlugins, th: Th) -> None:
+        """And no more."""
+        install("some", {"some": "1 / 0"})
+
+        status, _, err = th("plugins", "info", "some")
+
+        assert status == 2
+        assert "ZeroDivisionError" in err
+
+
+class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def seen_by_others(self, install: InstalledPlugins, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have the processes that are started find the plugins too."""
+        path = os.pathsep.join([str(install.site), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    def test_nothing_is_wrong(self, install: InstalledPlugins, th: Th) -> None:
+        """Each plugin with its time."""
+        install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 0
+        assert out.startswith("some  ")
+        assert " ms  some 1.0\n" in out
+        assert out.endswith("Nothing is wrong.\n")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("import os; os._exit(3)", "ends the process (code 3) when it is imported"),
+            ("import os; os.kill(os.getpid(), 11)", "ends the process (signal 11)"),
+            ("1 / 0", "was left out: ZeroDivisionError"),
+            ("import fake_numpy as numpy", "was left out: ModuleNotFoundError"),
+            ("import time; time.sleep(0.15)\n", "s to import, which every list of plugins waits"),
+        ],
+        ids=["exits", "crashes", "raises", "misses", "is slow"],
+    )
+    def test_a_broken_plugin_is_found(
+        self, install: InstalledPlugins, th: Th, text: str, said: str
+    ) -> None:
+        """Even one that would take this process along."""
+        good = source("Keeps", "plugin_code:Keeps")
+        install("bad", {"bad": f"{text}\n{good.replace('Keeps', 'Bad')}"})
+        install("good", {"good": good})
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 1
+        assert said in out
+        assert [line.split()[0] for line in out.splitlines()[:2]] == ["bad", "good"]
+        assert "good 1.0 was left out" not in out
+
+    def test_heavy_imports_are_named(self, install: InstalledPlugins, th: Th) -> None:
+        """Which every list of plugins would wait for."""
+        install("some", {"some": "import numpy\n" + source("Keeps", "plugin_code:Keeps")})
+
+        status, out, _ = th("plugins", "doctor", "--json")
+
+        assert status == 1
+        (found,) = json.loads(out)["plugins"]
+        assert found["heavy"] == ["numpy"]
+        assert "imports numpy when plugins are listed" in found["complaints"][0]
+
+    def test_stale_metadata_is_named(
+        self, install: InstalledPlugins, th: Th, tmp_path: Path
+    ) -> None:
+        """An editable install whose pyproject.toml has moved on."""
+        install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+        folder = tmp_path / "sources"
+        folder.mkdir()
+        url = {"url": folder.as_uri(), "dir_info": {"editable": True}}
+        info = install.site / "some-1.0.dist-info/direct_url.json"
+        info.write_text(json.dumps(url))
+        for pyproject, said in [
+            ('entry-points."tenterhook.plugins".some = "moved.plugin"', "names 'plugin_some'"),
+            (
+                'version = "2"\nentry-points."tenterhook.plugins".some = "plugin_some"',
+                "pyproject.toml says version 2",
+            ),
+        ]:
+            folder.joinpath("pyproject.toml").write_text(f"[project]\n{pyproject}\n")
+
+            status, out, _ = th("plugins", "doctor")
+
+            assert status == 1
+            assert said in out
+            assert f"pip install -e {folder}" in out
+
+    def test_clashes_are_named(self, install: InstalledPlugins, th: Th) -> None:
+        """Two plugins with one name."""
+        for name in ("one", "two"):
+            install(name, {name: source("Keeps", "plugin_code:Keeps")})
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 1
+        assert "its detector 'Keeps' has the name of a detector of plugin 'one'" in out
+
+    def test_what_is_blocked_is_not_imported(
+        self, install: InstalledPlugins, th: Th, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is listed as kept out."""
+        install("bad", {"bad": "1 / 0"})
+        monkeypatch.setenv("TENTERHOOK_BLOCK_PLUGINS", "bad")
+
+        assert th("plugins", "doctor")[:2] == (0, "bad  kept out  bad 1.0\nNothing is wrong.\n")
+
+
+class TestNew:
+    @pytest.mark.parametrize("kind", ["detector", "controller", "store", "loader"])
+    def test_it_writes_a_distribution(self, th: Th, tmp_path: Path, kind: str) -> None:
+        """Whose files compile, and are those that are printed."""
+        status, out, err = th("plugins", "new", "my-thing", "--kind", kind, "--out", str(tmp_path))
+
+        assert status == 0
+        written = sorted(str(path) for path in tmp_path.rglob("*") if path.is_file())
+        assert sorted(out.split()) == written
+        assert f"pip install -e '{tmp_path}/my-thing[test]'" in err
+        for path in tmp_path.rglob("*.py"):
+            compile(path.read_text(), path, "exec")
+
+    def test_a_dry_run_writes_nothing(self, th: Th, tmp_path: Path) -> None:
+        """It says what would be written."""
+        given = ("--kind", "store", "--out", str(tmp_path), "--dry-run")
+
+        assert "my-store/pyproject.toml" in th("plugins", "new", "my-store", *given)[1]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_is_written_over(self, th: Th, tmp_path: Path) -> None:
+        """A folder that is there stays what it was."""
+        tmp_path.joinpath("mine").mkdir()
+
+        status, _, err = th("plugins", "new", "mine", "--kind", "store", "--out", str(tmp_path))
+
+        assert status == 2
+        assert "is there already" in err
+        assert list(tmp_path.joinpath("mine").iterdir()) == []
+
+    @pytest.mark.parametrize("name", ["", "../x", "a b", "1st", "-x", "x" * 61, "torch", "json"])
+    def test_names_that_cannot_be(self, th: Th, tmp_path: Path, name: str) -> None:
+        """They would leave the folder, or hide another package."""
+        status, _, err = th("plugins", "new", "--kind", "store", "--out", str(tmp_path), "--", name)
+
+        assert status == 2
+        assert "cannot name a distribution" in err or "which is taken" in err
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestCheck:
+    @pytest.fixture(autouse=True)
+    def seen_by_others(
+        self, install: InstalledPlugins, monkeypatch: pytest.MonkeyPatch, code: None
+    ) -> None:
+        """Have the process that runs the tests find the plugins too."""
+        path = os.pathsep.join([str(install.site), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    def test_contracts_are_run(self, install: InstalledPlugins, th: Th) -> None:
+        """Of each extension; an example makes what needs arguments."""
+        example = ", example='plugin_code:adds'"
+        keeps = source("Keeps", "plugin_code:Keeps")
+        adds = source("Adds", "plugin_code:Adds", "controllers", example)
+        install("both", {"one": keeps, "two": adds})
+
+        status, out, _ = th("plugins", "check", "both")
+
+        assert status == 0, out
+        assert "passed" in out
+
+    def test_a_broken_promise_fails(self, install: InstalledPlugins, th: Th) -> None:
+        """And is named."""
+        install("one", {"one": source("InPlace", "plugin_code:InPlace")})
+
+        status, out, _ = th("plugins", "check", "one")
+
+        assert status == 1
+        assert "tensor_metadata['seen'] is the model's memory" in out
+
+    def test_without_a_contract(self, install: InstalledPlugins, th: Th) -> None:
+        """There is nothing to run for some kinds."""
+        install("one", {"one": source("greet", "plugin_code:adds", "commands")})
+
+        status, _, err = th("plugins", "check", "one")
+
+        assert status == 1
+        assert "there is no contract to run for commands" in err
