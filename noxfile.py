@@ -9,7 +9,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["wheels", "ci"]
+nox.options.sessions = ["wheels", "scaffold", "ci"]
 
 HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
@@ -89,22 +89,36 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build an sdist and a wheel of core and of every plugin into dist/."""
+    """Build an sdist and a wheel of core and of every plugin into dist/, of examples beside it."""
     session.install(*CONSTRAINED, "build", "hatchling")
     shutil.rmtree("dist", ignore_errors=True)
     for member in (HERE, *PLUGINS):
         build = ("python", "-m", "build", "--no-isolation", "--outdir", "dist", str(member))
         session.run(*build, silent=True)
+    for example in EXAMPLES:
+        wheel = ("--wheel", "--outdir", "dist/examples", str(example))
+        session.run("python", "-m", "build", "--no-isolation", *wheel, silent=True)
 
 
 @nox.session(requires=["build"], reuse_venv=False)
 def wheels(session: nox.Session) -> None:
-    """Install the built wheels, and a stranger's plugin; see that they are found and work."""
-    built = [str(wheel) for wheel in HERE.glob("dist/*.whl")]
-    session.install(*CONSTRAINED, *built, *map(str, EXAMPLES), "pytest", "pytest-timeout")
+    """Install the built wheels, and strangers' plugins; see that they are found and work."""
+    built = [str(wheel) for wheel in HERE.glob("dist/**/*.whl")]
+    session.install(*CONSTRAINED, *built, "pytest", "pytest-timeout")
     checks = [HERE / "tests/check_wheels.py", *HERE.glob("examples/*/tests")]
     session.chdir(session.create_tmp())  # away from the sources
     session.run("pytest", "-c", str(HERE / "pyproject.toml"), *map(str, checks))
+
+
+@nox.session(requires=["build"], reuse_venv=False)
+def scaffold(session: nox.Session) -> None:
+    """Begin a plugin of each kind in a clean environment; see that it is found and works."""
+    names = ("tenterhook", "tenterhook_layer_activation")
+    core = [str(wheel) for name in names for wheel in HERE.glob(f"dist/{name}-*.whl")]
+    tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "pytest", "pytest-timeout", "ruff")
+    session.install(*CONSTRAINED, *core, *tools)
+    session.chdir(session.create_tmp())  # away from the sources
+    session.run("pytest", "-c", str(HERE / "pyproject.toml"), str(HERE / "tests/check_scaffold.py"))
 
 
 def install_members(session: nox.Session) -> None:

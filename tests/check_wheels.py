@@ -1,4 +1,4 @@
-"""Checks for an environment of built wheels and one stranger's plugin; `nox -s wheels` runs them.
+"""Checks for an environment of built wheels and strangers' plugins; `nox -s wheels` runs them.
 
 Not named `test_...`, so that an ordinary run, where sources are installed, leaves it alone.
 """
@@ -52,6 +52,25 @@ def test_the_strangers_detector_works_like_ours() -> None:
     captured = activations.get_captured()
     assert captured is not None
     torch.testing.assert_close(norms.norms, captured.norm(dim=-1))
+
+
+def test_the_strangers_command_works() -> None:
+    """A plugin adds a command to `tenterhook`, which uses its own detector."""
+    listed = {row["name"]: row for row in json.loads(run("plugins", "list", "--json"))}
+    assert listed["statistics"]["kinds"] == ["command"]
+    assert listed["StatisticsDetector"]["distribution"] == "tenterhook-statistics"
+
+    arguments = ("tiny:", "--layer", "layer_0", "--data", "tiny:sample", "--sample-limit", "1")
+    found = json.loads(run("statistics", *arguments, "--json"))
+
+    assert found["tokens"] > 0
+    assert len(found["features"]) == 128
+
+
+def test_the_strangers_plugins_fulfil_their_contracts() -> None:
+    """As `tenterhook plugins check` runs them."""
+    for name in ("tenterhook-statistics", "tenterhook-token-norms"):
+        assert " passed" in run("plugins", "check", name)
 
 
 def test_the_main_job_works(tmp_path: Path) -> None:

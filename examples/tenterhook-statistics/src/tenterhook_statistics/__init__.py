@@ -1,0 +1,1 @@
+"""Running statistics of each feature of a layer."""

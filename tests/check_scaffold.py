@@ -1,0 +1,134 @@
+"""Checks of what `tenterhook plugins new` writes, in a clean environment of built wheels.
+
+`nox -s scaffold` runs them. Not named `test_...`, so that an ordinary run leaves them alone.
+"""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+def run(*command: str | Path, cwd: Path, expected: int = 0) -> str:
+    """Run a command of this environment in a folder and return its stdout."""
+    done = subprocess.run(
+        [SCRIPTS / command[0], *command[1:]], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a plugin of each kind, build its wheel without the network, and install all."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for kind in KINDS:
+        written = run("tenterhook", "plugins", "new", f"my-{kind}", "--kind", kind, cwd=folder)
+        assert f"my-{kind}/pyproject.toml" in written
+    pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation")
+    members = [str(folder / f"my-{kind}") for kind in KINDS]
+    done = subprocess.run([*pip, *members], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+KINDS = {
+    "detector": "MyDetector",
+    "controller": "MyController",
+    "store": "MyStore",
+    "loader": "my-loader",
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@each_kind
+def test_it_is_listed(workshop: Path, kind: str) -> None:
+    """With its kind, distribution and version."""
+    rows = json.loads(run("tenterhook", "plugins", "list", "--json", cwd=workshop))
+
+    (row,) = [row for row in rows if row["distribution"] == f"my-{kind}"]
+    assert (row["name"], row["kinds"], row["version"]) == (KINDS[kind], [kind], "0.1.0")
+
+
+@each_kind
+def test_its_parameters_are_shown(workshop: Path, kind: str) -> None:
+    """Read from the signature."""
+    said = run("tenterhook", "plugins", "info", f"my-{kind}", cwd=workshop)
+
+    assert "parameter    " in said
+    assert "cannot be read" not in said
+
+
+@each_kind
+def test_its_tests_pass(workshop: Path, kind: str) -> None:
+    """Those it was written with, which run the contract."""
+    said = run("pytest", "-q", "-p", "no:cacheprovider", cwd=workshop / f"my-{kind}")
+
+    assert " passed" in said
+
+
+@each_kind
+def test_it_fulfils_the_contract_as_installed(workshop: Path, kind: str) -> None:
+    """`tenterhook plugins check` finds what to make."""
+    said = run("tenterhook", "plugins", "check", f"my-{kind}", cwd=workshop)
+
+    assert " passed" in said
+
+
+def test_they_lint_and_are_formatted(workshop: Path) -> None:
+    """By ruff, with the settings they were written with."""
+    for kind in KINDS:
+        run("ruff", "check", ".", cwd=workshop / f"my-{kind}")
+        run("ruff", "format", "--check", ".", cwd=workshop / f"my-{kind}")
+
+
+@each_kind
+def test_it_is_typed(workshop: Path, kind: str) -> None:
+    """By mypy, strictly."""
+    run("mypy", "src", "tests", cwd=workshop / f"my-{kind}")
+
+
+def test_nothing_is_wrong_with_them(workshop: Path) -> None:
+    """`doctor` finds neither heavy imports nor clashes."""
+    assert "Nothing is wrong." in run("tenterhook", "plugins", "doctor", cwd=workshop)
+
+
+TYPES = """
+from tenterhook.hooks import LayerActivationDetector
+from tenterhook.store import ZarrStore
+
+reveal_type(LayerActivationDetector("0").get_captured())
+"""
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_names_of_plugins_are_typed_where_they_are_installed(workshop: Path, checker: str) -> None:
+    """And are errors where they are not: here layer-activation is, and zarr is not."""
+    file = workshop / "names.py"
+    file.write_text(TYPES)
+    strict = ("--strict",) if checker == "mypy" else ()
+
+    said = run(checker, *strict, file, cwd=workshop, expected=1)
+
+    assert "Tensor | None" in said
+    lines = [line for line in said.splitlines() if "error" in line and "names.py" in line]
+    assert all("ZarrStore" in line or "tenterhook_zarr" in line for line in lines)
+
+
+def test_a_missing_plugin_is_an_import_error_with_the_pip_command(workshop: Path) -> None:
+    """In a clean environment, as a user meets it."""
+    code = "from tenterhook.hooks import FunctionController"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workshop, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: FunctionController is in a plugin that is not installed: "
+        "`pip install tenterhook-function-controller`."
+    )
