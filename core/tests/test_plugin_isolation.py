@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -419,17 +418,19 @@ def test_with_99_broken_plugins_the_good_one_works(hundred: Path) -> None:
 
 
 def test_a_hundred_plugins_are_listed_in_half_a_second(install: Install) -> None:
-    """Beyond the start of the interpreter; the fastest of a few, for a busy machine only adds."""
+    """Beyond the start of the interpreter, in time of the processor: others may be busy too."""
     for number in range(99):
         install(f"plugin-p{number:02}", {f"p{number:02}": good(f"D{number}")})
     site = install("a-good-one", {"good": good()})
 
     def seconds(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
+        before = os.times()
         run()
-        return time.perf_counter() - start
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])  # of the processes that were waited for
 
     start = min(seconds(lambda: subprocess.run([sys.executable, "-c", ""])) for _ in range(4))
     assert len(json.loads(listed(site).stdout)) == 100
+    taken = min(seconds(lambda: listed(site)) for _ in range(5)) - start
 
-    assert min(seconds(lambda: listed(site)) for _ in range(4)) - start < 0.5
+    assert taken < 0.5
