@@ -313,3 +313,14 @@ class TestCheck:
 
         assert status == 1
         assert "there is no contract to run for commands" in err
+
+    def test_names_with_a_dash(self, install: InstalledPlugins, th: Th) -> None:
+        """As schemes have; a loader that is broken is named by its tests."""
+        install.site.joinpath("plugin_loads.py").write_text("def load(name, **_): return None")
+        install("one", {"one": source("my-loader", "plugin_loads:load", "loaders")})
+
+        status, out, _ = th("plugins", "check", "my-loader")
+
+        assert status == 1
+        assert "KeyError" not in out
+        assert "NoneType" in out

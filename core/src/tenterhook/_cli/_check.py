@@ -17,7 +17,7 @@ _CONTRACTS = {
     "loaders": ("loaders", "LoaderContract"),
 }
 _HOOK = '''
-class Test{name}{contract}({contract}):
+class Test{stem}{contract}({contract}):
     """{name} of {origin}."""
 
     @property
@@ -28,7 +28,7 @@ class Test{name}{contract}({contract}):
         return made({kind!r}, {name!r}, layer="inner")
 '''
 _STORE = '''
-class Test{name}{contract}({contract}):
+class Test{stem}{contract}({contract}):
     """{name} of {origin}."""
 
     @pytest.fixture
@@ -36,7 +36,7 @@ class Test{name}{contract}({contract}):
         return made({kind!r}, {name!r}, tmp_path / "store")
 '''
 _LOADER = '''
-class Test{name}{contract}({contract}):
+class Test{stem}{contract}({contract}):
     """{name} of {origin}."""
 
     def load(self, name, **settings):
@@ -76,7 +76,8 @@ def _source(extensions: Sequence[Registered]) -> str:
     for each in extensions:
         lines.append(
             _SHAPES[each.kind].format(
-                name=each.extension.name.replace("-", "_"),
+                name=each.extension.name,
+                stem=each.extension.name.replace("-", "_"),
                 kind=each.kind,
                 contract=_CONTRACTS[each.kind][1],
                 origin=each.origin.replace('"', "'"),
