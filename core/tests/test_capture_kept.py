@@ -265,6 +265,7 @@ def test_attention_patterns(padding: Any) -> None:
     run = captured("attention:attention", model=model, batch_size=3, rows_per_unit=5)
     assert run.layers == ("attention:attention",)
     assert run["attention:attention"].shape == (22, 2 * 7)
+    assert run.metadata["attention"] == {"attention:attention": {"heads": 2, "keys": 7}}
     for number, text in enumerate(TEXTS):
         ids = torch.tensor(model.token_ids([text]))
         vectors = model.module.state_dict()["embed.weight"][ids[0]]

@@ -222,7 +222,8 @@ def test_inputs_of_a_pattern() -> None:
     [
         ("head:inputs", BadArgument, "'head:inputs' must be a layer, or one with :input"),
         ("output:input", BadArgument, "the token ids are kept"),
-        ("embed:input", NotPerToken, r"'embed:input' gave int64 \[2, 3\]"),
+        ("embed:input", NotPerToken, r"gave int64 \[2, 3\] \(token ids, which a run keeps"),
+        ("input", NotPerToken, r"'input' gave int64 \[2, 3\] \(token ids, which a run keeps"),
         ("pooled:input", NotPerToken, r"'pooled:input' gave float32 \[2, 12\]"),
     ],
 )

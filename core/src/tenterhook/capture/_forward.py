@@ -180,7 +180,10 @@ def _flat(point: Point, calls: Sequence[Tensor], mask: Tensor) -> Tensor:
     if not is_flat and (
         tensor.ndim != 3 or tuple(tensor.shape[:2]) != batch or not tensor.shape[2]
     ):
-        raise NotPerToken(point.name, f"{dtype_name(tensor.dtype)} {list(tensor.shape)}", batch)
+        found = f"{dtype_name(tensor.dtype)} {list(tensor.shape)}"
+        if tensor.ndim == 2 and tuple(tensor.shape) == batch and not tensor.is_floating_point():
+            found += " (token ids, which a run keeps of every row anyway)"
+        raise NotPerToken(point.name, found, batch)
     return tensor.reshape(mask.numel(), -1)
 
 

@@ -9,7 +9,7 @@ from tenterhook.capture._chosen import ChosenRows
 from tenterhook.capture._forward import Forward
 from tenterhook.capture._options import CaptureOptions, check_count, selected
 from tenterhook.capture._points import points_of, spellings
-from tenterhook.capture._probe import point_arrays, stored_arrays
+from tenterhook.capture._probe import attention_shapes, point_arrays, stored_arrays
 from tenterhook.capture._recipe import CaptureRecipe
 from tenterhook.capture._spec import CaptureSpec, model_fingerprint, model_identity
 from tenterhook.capture._tokens import tokenize
@@ -90,6 +90,7 @@ def prepare_capture(
             "documents_without_tokens": ranges(tokens.without),
             "spellings": spellings(model, points),
             "recipe": recipe.values(),
+            **attention_shapes(points, spec.layers, keys=rows.longest),
         },
     )
     session = {"model": description, "documents": documents.describe()}

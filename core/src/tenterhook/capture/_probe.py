@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tenterhook.capture._chosen import ChosenRows
 from tenterhook.capture._forward import Forward
+from tenterhook.capture._points import Point
 from tenterhook.store import LayerArray, dtype_name
 from tenterhook.store._int8 import SCALE
 
@@ -21,6 +22,18 @@ def point_arrays(
         LayerArray(name, found.shape[1], dtype or dtype_name(found.dtype))
         for name, found in seen.layers.items()
     )
+
+
+def attention_shapes(
+    points: Sequence[Point], arrays: Sequence[LayerArray], *, keys: int
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Return under `attention` how each pattern's rows are `heads` times `keys` numbers."""
+    found = {
+        array.name: {"heads": array.features // keys, "keys": keys}
+        for point, array in zip(points, arrays, strict=True)
+        if point.side == "attention"
+    }
+    return {"attention": found} if found else {}
 
 
 def stored_arrays(points: Sequence[LayerArray], *, keep_rows: bool) -> tuple[LayerArray, ...]:
