@@ -260,6 +260,14 @@ class TestScopes:
         assert torch.equal(model(x), plain)
         assert model.run_with_hooks(x, total=True).shape == ()
 
+    @pytest.mark.parametrize("entries", [["hook_embed"], ("hook_embed", keep), [(1, 2, 3)]])
+    def test_entries(self, entries: Any, model: HookedRootModule, x: Tensor) -> None:
+        """What is no list of pairs says what one is."""
+        with pytest.raises(TypeError, match=r"is a pair, \(name, hook\), and one is a"):
+            model.run_with_hooks(x, fwd_hooks=entries)
+        with pytest.raises(TypeError, match=r"write fwd_hooks=\[\(name, hook\)\]"):
+            model.run_with_hooks(x, bwd_hooks=entries)
+
     def test_nests(self, model: HookedRootModule, x: Tensor) -> None:
         """An inner scope takes off its own; so does one that ends by an exception."""
         with model.hooks(fwd_hooks=[("hook_embed", negate)]) as same:

@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from tenterhook_hook_points._scopes import Scope, here
 from tenterhook_hook_points.point import HookPoint, LensHandle
 
-_WATCHED = {"register_forward_hook", "add_hook"}
 _REGISTER, _ADD = nn.Module.register_forward_hook, HookPoint.add_hook
 
 
@@ -24,6 +23,7 @@ class Kit:
         self.points = list(points)
         self.scope = Scope(None, 0)
         self.cache: dict[str, Tensor] = {}
+        self._level: int | None = None
         self._puts = [self._put(*each) for each in zip(names, points, strict=True)]
 
     def _put(self, name: str, point: HookPoint) -> tuple[HookPoint, int, Any, LensHandle]:
@@ -47,8 +47,11 @@ class Kit:
         """Put the hooks on, for this thread or task alone."""
         self.cache, self.scope.owner = cache, here()
         self.scope.opener, self.scope.level = self.scope.owner, level
+        if level != self._level:
+            self._level = level
+            for _, _, _, handle in self._puts:
+                handle.context_level = level
         for point, key, run, handle in self._puts:
-            handle.context_level = level
             point._fwd.append(handle)
             point._forward_hooks[key] = run
 
@@ -56,8 +59,11 @@ class Kit:
         """Take the hooks off, those that are still there."""
         for point, key, _, handle in self._puts:
             point._forward_hooks.pop(key, None)
-            if handle in point._fwd:
-                point._fwd.remove(handle)
+            held = point._fwd
+            if held and held[-1] is handle:  # nearly always: no other came and stayed
+                held.pop()
+            elif handle in held:
+                held.remove(handle)
         self.cache, self.scope.owner = {}, None
 
 
@@ -75,8 +81,10 @@ class Kits:
         """Return a kit for these points; `None` where somebody watches how hooks are put on."""
         if HookPoint.register_forward_hook is not _REGISTER or HookPoint.add_hook is not _ADD:
             return None
-        if any(type(point) is not HookPoint or _WATCHED & vars(point).keys() for point in points):
-            return None
+        for point in points:
+            own = point.__dict__
+            if type(point) is not HookPoint or "register_forward_hook" in own or "add_hook" in own:
+                return None
         try:
             kit = self._idle[tuple(names)].pop()
         except LookupError:

@@ -140,7 +140,8 @@ class HookPoint(nn.Module):
                 handle.hook = self.register_full_backward_hook(run, prepend=prepend)
                 held = self._bwd
             held.insert(0 if prepend else len(held), handle)
-            _stand_last(self, ())
+            if self._watch is not None:
+                _stand_last(self, ())
         if scope is not None:
             scope.removers.append(lambda: self._detach(handle))
         return handle
@@ -251,7 +252,7 @@ class HookPoint(nn.Module):
             for held in (self._fwd, self._bwd):
                 if handle in held:
                     held.remove(handle)
-            if not self._gradient_hooks:
+            if self._watch is not None and not self._gradient_hooks:
                 self._unwatch()
 
     def _unwatch(self) -> None:

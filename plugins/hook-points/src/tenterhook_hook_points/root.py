@@ -186,9 +186,9 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         keep = False
         try:
             with scope.attaching():
-                for name, hook in fwd_hooks:
+                for name, hook in _pairs(fwd_hooks):
                     self.add_hook(name, hook, dir="fwd", level=level)
-                for name, hook in bwd_hooks:
+                for name, hook in _pairs(bwd_hooks):
                     self.add_hook(name, hook, dir="bwd", level=level)
             keep = not reset_hooks_end
             yield self
@@ -360,6 +360,17 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         if type(names_filter) is str and names_filter in self.hook_dict:
             return [names_filter]
         return chosen(names_filter, self.hook_dict, self.mod_dict)
+
+
+def _pairs(hooks: Any) -> Iterator[tuple[NamesFilter, Hook]]:
+    """Yield the entries; `TypeError` for one that is no pair of names and a hook."""
+    for entry in hooks:
+        if not isinstance(entry, tuple | list) or len(entry) != 2:
+            raise TypeError(
+                f"An entry of fwd_hooks and bwd_hooks is a pair, (name, hook), and one is a "
+                f"{type(entry).__name__}. For one hook write fwd_hooks=[(name, hook)]."
+            )
+        yield entry[0], entry[1]
 
 
 def _fit_for_autograd(cache: ActivationCache) -> ActivationCache:
