@@ -639,3 +639,63 @@ def test_another_process_keeps_the_same(th: Command, tmp_path: Path) -> None:
     for layer in whole.layers:
         assert planned[layer][:].equal(whole[layer][:])
         assert planned.reduced(layer, "mean").equal(whole.reduced(layer, "mean"))
+
+
+SPEC = """
+layers = ["layer_0", "head"]
+documents = 2
+
+[model]
+name = "words:"
+
+[data]
+name = "words:all"
+
+[options]
+batch_size = 2
+dtype = "float32"
+"""
+
+
+def test_a_file_says_what_to_capture(th: Command, tmp_path: Path) -> None:
+    """It is the same run as that of the options; what a run holds is such a file, too."""
+    spec = tmp_path / "experiment.toml"
+    spec.write_text(SPEC)
+    code, _, err = th("capture", str(spec), "--out", str(tmp_path / "store"))
+    assert code == 0, err
+    options = ("--sample-limit", "2", "--batch-size", "2", "--dtype", "float32")
+    code, _, err = capture(th, tmp_path / "store", *options)
+    assert (code, err) == (0, "This run was complete already; there was nothing to do.\n")
+    (run,) = LocalStore(tmp_path / "store").runs()
+    recipe = LocalStore(tmp_path / "store").run(run).metadata["recipe"]
+    (tmp_path / "again.json").write_text(json.dumps(recipe))
+    code, out, _ = th("capture", str(tmp_path / "again.json"), "--out", str(tmp_path / "other"))
+    assert (code, f"Run {run} in" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "said"),
+    [
+        (("layers", "layer"), (), "layer"),
+        (("batch_size = 2", "batch_sise = 2"), (), "batch_sise"),
+        (("batch_size = 2", "batch_size = 0"), (), "batch_size"),
+        (('[data]\nname = "words:all"', ""), (), "data"),
+        (("", ""), ("--layer", "head"), "leave out --layer"),
+        (("documents", "= documents"), (), "is no TOML"),
+    ],
+    ids=str,
+)
+def test_a_file_that_makes_no_sense(
+    th: Command, tmp_path: Path, change: tuple[str, str], args: tuple[str, ...], said: str
+) -> None:
+    """The error names the mistake; nothing is made."""
+    spec = tmp_path / "experiment.toml"
+    spec.write_text(SPEC.replace(*change, 1))
+    code, out, err = th("capture", str(spec), "--out", str(tmp_path / "store"), *args)
+    assert (code, out) == (2, ""), err
+    assert said in err
+    assert list(tmp_path.iterdir()) == [spec]
+    code, _, err = th("capture", str(tmp_path / "no.toml"), "--out", str(tmp_path / "store"))
+    assert (code, "No such file" in err) == (2, True), err
+    code, _, err = th("capture", "words:", "--out", str(tmp_path / "store"))
+    assert (code, "--layer" in err) == (2, True), err

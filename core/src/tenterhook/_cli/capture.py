@@ -2,17 +2,23 @@
 
 import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
+from click.core import ParameterSource
 
 from tenterhook._cli._keeping import keeping, kept_settings
 from tenterhook._cli._progress import Seen, how_long, progress_bar, size, stoppable
 
 if TYPE_CHECKING:
-    from tenterhook.capture import Capture
+    from tenterhook.capture import Capture, CaptureRecipe
     from tenterhook.store import Run, RunPlan, Store
+
+SPECS = (".toml", ".yaml", ".yml", ".json")
+WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run", "--plan", "--json"}
+"""What may stand beside a file that says what is captured."""
 
 
 @click.command()
@@ -21,13 +27,11 @@ if TYPE_CHECKING:
     "--layer",
     "layers",
     multiple=True,
-    required=True,
     help="A layer: its dotted name, layer_N, or a pattern such as 'transformer.h.*.mlp'; with "
     ":input or :attention after it, that instead of its output. Repeat.",
 )
 @click.option(
     "--data",
-    required=True,
     help="A text file, JSON lines, a Hugging Face data set, or a name with a scheme: tiny:sample.",
 )
 @click.option("--field", help="The field of a record that holds the text.")
@@ -95,10 +99,13 @@ if TYPE_CHECKING:
 )
 @keeping
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def capture(
+    ctx: click.Context,
+    /,
     model: str,
     layers: tuple[str, ...],
-    data: str,
+    data: str | None,
     out: str,
     *,
     field: str | None,
@@ -121,8 +128,9 @@ def capture(
 ) -> None:
     """Run MODEL over data and keep, for each token, what layers return.
 
-    MODEL is a name on the Hugging Face hub, a folder, or `tiny:`. The same command again goes on
-    with a run that was stopped, and does nothing where it is complete.
+    MODEL is a name on the Hugging Face hub, a folder, or `tiny:`; or a file, .toml, .yaml or .json,
+    that says model, data, layers and options. The same command again goes on with a run that was
+    stopped, and does nothing where it is complete.
     """
     from tenterhook.documents import read_documents
     from tenterhook.store import LocalStore, check_run_id
@@ -133,7 +141,8 @@ def capture(
         check_run_id(run_name)
     store = LocalStore(out)
     store.check_writable()
-    documents = read_documents(data, field=field, sample_by=sample_by)
+    file = _named_file(ctx, model)
+    documents = None if file else read_documents(data or "", field=field, sample_by=sample_by)
 
     from tenterhook.capture import (  # imports torch
         ROWS_PER_UNIT,
@@ -143,15 +152,24 @@ def capture(
     )
     from tenterhook.loading import load_model
 
-    loaded = load_model(model, device=device, revision=revision)
-    settings: dict[str, Any] = {
-        "batch_size": batch_size,
-        "dtype": dtype,
-        "codec": codec,
-        "long_documents": long_documents,
-        "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
-        **kept_settings(kept),
-    }
+    if file:
+        recipe = _read_recipe(file).elsewhere(device=device)
+        assert recipe.model is not None
+        assert recipe.data is not None
+        layers, sample_limit = recipe.layers, recipe.documents
+        documents, loaded = recipe.data.read(), recipe.model.load()
+        settings: dict[str, Any] = attrs.asdict(recipe.options)
+    else:
+        loaded = load_model(model, device=device, revision=revision)
+        settings = {
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "codec": codec,
+            "long_documents": long_documents,
+            "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
+            **kept_settings(kept),
+        }
+    assert documents is not None
     if dry_run or plan_only:
         prepared = prepare_capture(
             loaded,
@@ -182,6 +200,36 @@ def capture(
     if not seen.rows_new:
         click.echo("This run was complete already; there was nothing to do.", err=True)
     click.echo(json.dumps(_summary(store, run), indent=2) if as_json else _report(store, run))
+
+
+def _named_file(ctx: click.Context, model: str) -> str | None:
+    """Return the file that says what to capture, if MODEL is one; check which options are there."""
+    given = {
+        each.opts[0]
+        for each in ctx.command.params
+        if each.name and ctx.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
+    }
+    if model.lower().endswith(SPECS) and not Path(model).is_dir():
+        if more := sorted(given - WITH_SPEC):
+            raise click.UsageError(f"{model} says what is captured: leave out {', '.join(more)}.")
+        return model
+    for option in ("--layer", "--data"):
+        if option not in given:
+            raise click.MissingParameter(ctx=ctx, param_hint=f"'{option}'", param_type="option")
+    return None
+
+
+def _read_recipe(file: str) -> "CaptureRecipe":
+    from tenterhook.capture import CaptureRecipe
+    from tenterhook.specs import BadSpec, read_spec
+
+    recipe = read_spec(file, CaptureRecipe)
+    for part in ("model", "data"):
+        if getattr(recipe, part) is None:
+            raise BadSpec([f"{file} has no table {part!r} with a name"])
+    if recipe.changes:
+        raise BadSpec([f"{file}: 'changes' are controllers at work, which no file can name"])
+    return recipe
 
 
 def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> str:

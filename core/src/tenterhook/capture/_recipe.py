@@ -27,9 +27,9 @@ class CaptureRecipe:
     data: DataName | None
     """`None` for texts that were given."""
     layers: tuple[str, ...]
-    documents: int
-    """How many documents are taken: those that there are, or the limit."""
-    options: CaptureOptions
+    documents: int | None = None
+    """How many documents are taken: those that there are, or the limit; `None` for all."""
+    options: CaptureOptions = attrs.field(factory=CaptureOptions)
     changes: tuple[str, ...] = ()
     """The controllers and replacements at work, which no name gives."""
 
