@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tenterhook_hook_points._scopes import Scope, here
-from tenterhook_hook_points.point import HookPoint, LensHandle
+from tenterhook_hook_points.point import HookPoint, LensHandle, lock
 
 _REGISTER, _ADD = nn.Module.register_forward_hook, HookPoint.add_hook
 
@@ -90,7 +90,8 @@ class Kits:
         except LookupError:
             kit = None
         if kit is None or kit.points != points:
-            kit = Kit(names, points)
+            with lock:
+                kit = Kit(names, points)
         return kit
 
     def give_back(self, names: Sequence[str], kit: Kit) -> None:

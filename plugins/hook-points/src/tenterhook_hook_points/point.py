@@ -26,7 +26,8 @@ from tenterhook_hook_points.names import checked_direction
 Hook = Callable[..., Any]
 """Called as `hook(tensor, hook=point)`; returns what takes the tensor's place, or `None`."""
 
-_lock = threading.RLock()
+lock = threading.RLock()
+"""Held while a hook comes or goes: torch counts its handles without one."""
 
 
 @attrs.define(eq=False)
@@ -132,7 +133,7 @@ class HookPoint(nn.Module):
         handle._aliases = None if aliases is None else tuple(aliases)
         handle._scope = scope
         run = self._runner(handle, dir)
-        with _lock:
+        with lock:
             if dir == "fwd":
                 handle.hook = self.register_forward_hook(run, prepend=prepend)
                 held = self._fwd
@@ -247,7 +248,7 @@ class HookPoint(nn.Module):
 
     def _detach(self, handle: LensHandle) -> None:
         """Take a hook off, if it is there."""
-        with _lock:
+        with lock:
             handle.hook.remove()
             for held in (self._fwd, self._bwd):
                 if handle in held:
