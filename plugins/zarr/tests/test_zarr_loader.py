@@ -61,6 +61,26 @@ def test_damage_stops_the_loader(place: Path, kind: Any) -> None:
     assert len(list(unchecked)) == 25
 
 
+@pytest.mark.parametrize("mixing", ["blocks", "exact"])
+def test_compressed_run(tmp_path: Path, mixing: Any) -> None:
+    """Runs with a codec go through zarr, with the same batches, and damage is told as well."""
+    plan = a_plan(ROWS, 1024, layers=[("h", 6, "bfloat16")], codec="zstd")
+    write(ZarrStore(tmp_path).write_run("one", plan), plan.units(), step=512)
+    expected = rows_of(plan, 0, ROWS).layers["h"]
+    loader = ZarrStore(tmp_path).run("one").loader("h", 100, mixing=mixing, also=["rows"])
+    seen = 0
+    for batch in loader:
+        assert same_bits(batch["h"], expected[batch["rows"]])
+        seen += len(batch["rows"])
+    assert seen == ROWS
+    path = tmp_path / "runs/one/arrays/layers/h/c/1/0"
+    content = bytearray(path.read_bytes())
+    content[10] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedStore, match="layers/h: rows .* cannot be read"):
+        list(ZarrStore(tmp_path).run("one").loader("h", 100, mixing=mixing))
+
+
 def test_growing_run(place: Path, tmp_path: Path) -> None:
     """A loader keeps to the rows that were there when its run was opened."""
     plan = a_plan(ROWS, 1024, layers=[("h", 6, "bfloat16")])
