@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
@@ -44,6 +45,9 @@ from tenterhook_zarr._shards import ShardWriter, shard_facts
 from tenterhook_zarr._writers import is_abandoned, unfinished_name
 
 FORMAT = 1
+
+AT_ONCE = 8
+"""How many files are made durable side by side, because each waits for the disk or a server."""
 
 
 class ZarrRunWriter:
@@ -148,28 +152,23 @@ class ZarrUnitWriter:
         files, name = self._folder.files, unit_file(self._unit.number)
         if files.is_there(self._folder.commits / name):
             return
-        for array in self._arrays:
-            array.finish()
-        check_there(self._folder, self._plan_checksum)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(_UnitArray.finish, self._arrays):
+                pass
+            check_there(self._folder, self._plan_checksum)
+            facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
+            logged = pool.submit(files.write, self._folder.log / name, sealed(facts))
+            kept = pool.submit(self._put_kept)
+            placed = list(pool.map(self._place, self._arrays))
+        logged.result()
         record: dict[str, Any] = {
             "format": FORMAT,
             "unit": self._unit.number,
             "rows": [self._unit.start, self._unit.stop],
             "plan": self._plan_checksum,
-            "arrays": {
-                self._folder.name(array.key): {
-                    "metadata": self._metadata_checksum(array.key),
-                    "shards": array.put_in_place(files, self._folder.array(array.key)),
-                }
-                for array in self._arrays
-            },
+            "arrays": dict(placed),
+            **kept.result(),
         }
-        if self._kept:
-            content = pack(self._kept)
-            record["kept"] = describe(content, self._kept)
-            files.write(self._folder.kept_file(self._unit.number), content)
-        facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
-        files.write(self._folder.log / name, sealed(facts))
         files.write_once(self._folder.commits / name, sealed(record))
 
     def discard(self) -> None:
@@ -191,8 +190,20 @@ class ZarrUnitWriter:
     ) -> None:
         self.discard()
 
-    def _metadata_checksum(self, key: Key) -> str:
-        return checksum(self._folder.read_file(self._folder.array(key) / "zarr.json"))
+    def _place(self, array: "_UnitArray") -> tuple[str, dict[str, Any]]:
+        """Put the shards of an array in their places; return what the record says of them."""
+        folder = self._folder.array(array.key)
+        metadata = checksum(self._folder.read_file(folder / "zarr.json"))
+        shards = array.put_in_place(self._folder.files, folder)
+        return self._folder.name(array.key), {"metadata": metadata, "shards": shards}
+
+    def _put_kept(self) -> dict[str, Any]:
+        """Put the small tensors, if there are any; return what the record says of them."""
+        if not self._kept:
+            return {}
+        content = pack(self._kept)
+        self._folder.files.write(self._folder.kept_file(self._unit.number), content)
+        return {"kept": describe(content, self._kept)}
 
     def _check_room(self, more: int) -> None:
         if self._rows + more > self._unit.rows:
@@ -340,16 +351,19 @@ def _publish(files: Files, path: PurePath, record: bytes) -> bool:
 
 def _lay_out(folder: RunFolder) -> None:
     files = folder.files
-    for each in folder.folders():
-        files.make(each)
-    for group in folder.groups():
-        files.write_once(group / "zarr.json", to_json(group_metadata()))
-    for key in folder.keys():  # noqa: SIM118
+
+    def lay_out(key: Key) -> None:
         array = folder.array(key)
         if not files.is_there(array / "zarr.json"):
             files.make(array)
             metadata = folder.planned_layout(key).metadata({key[0]: key[1]})
             files.write_once(array / "zarr.json", to_json(metadata))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(files.make, folder.folders()))
+        groups = [group / "zarr.json" for group in folder.groups()]
+        list(pool.map(lambda path: files.write_once(path, to_json(group_metadata())), groups))
+        list(pool.map(lay_out, folder.keys()))
 
 
 def _tidy(folder: RunFolder) -> None:
