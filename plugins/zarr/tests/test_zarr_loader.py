@@ -77,7 +77,7 @@ def test_compressed_run(tmp_path: Path, mixing: Any) -> None:
     content = bytearray(path.read_bytes())
     content[10] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedStore, match="layers/h: rows .* cannot be read"):
+    with pytest.raises(DamagedStore, match=r"layers/h: rows .* cannot be read"):
         list(ZarrStore(tmp_path).run("one").loader("h", 100, mixing=mixing))
 
 
