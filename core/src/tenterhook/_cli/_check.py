@@ -1,5 +1,6 @@
 """What `tenterhook plugins check` does: the contract tests, on what is installed."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,14 @@ def run_contracts(extensions: Sequence[Registered]) -> int:
         file.write_text(_source(checked), encoding="utf-8")
         Path(folder, "pytest.ini").write_text("[pytest]\n")
         options = ["-q", "-rs", "-p", "no:cacheprovider", "--rootdir", folder]
-        done = subprocess.run([sys.executable, "-m", "pytest", *options, str(file)], cwd=folder)
+        path = os.pathsep.join(
+            os.path.abspath(each) for each in sys.path
+        )  # whatever we found it by
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, str(file)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
+        )
     return 0 if done.returncode == 0 else 1
 
 
