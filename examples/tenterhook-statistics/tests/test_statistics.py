@@ -19,10 +19,6 @@ class TestStatisticsDetector(DetectorContract):
         """Return a detector."""
         return StatisticsDetector("inner")
 
-    def adds_up(self, hook: object) -> bool:
-        """It sums up all calls."""
-        return True
-
 
 def fed(*batches: torch.Tensor, keep_values: bool = True) -> StatisticsDetector:
     """Return a detector that saw these."""

@@ -184,7 +184,7 @@ class DetectorContract(_HookContract):
         """Each with a detector of its own in a scope sees what it alone would have seen."""
         module, results = a_model(), dict[int, dict[str, Tensor]]()
         hooked, count = attach(module), 4
-        expected = [self.seen(some_ids(seed=at)) for at in range(count)]
+        expected = [self.seen(some_ids(seed=at), calls=5) for at in range(count)]
         start = threading.Barrier(count)
 
         def run(at: int) -> None:
@@ -193,9 +193,7 @@ class DetectorContract(_HookContract):
                 start.wait(timeout=30)
                 for _ in range(5):
                     hooked(some_ids(seed=at))
-            results[at] = (
-                self.seen(some_ids(seed=at)) if self.adds_up(hook) else dict(items_of(hook))
-            )
+            results[at] = dict(items_of(hook))
 
         threads = [threading.Thread(target=run, args=(at,)) for at in range(count)]
         for thread in threads:
@@ -206,15 +204,12 @@ class DetectorContract(_HookContract):
         for at in range(count):
             assert_same_tensors(results[at], expected[at])
 
-    def adds_up(self, hook: Detector) -> bool:
-        """Say whether the detector keeps something of all calls, and not of the latest alone."""
-        return False
-
-    def seen(self, ids: Tensor) -> dict[str, Tensor]:
-        """Return the tensors that a fresh detector keeps of one call."""
+    def seen(self, ids: Tensor, calls: int = 1) -> dict[str, Tensor]:
+        """Return the tensors that a fresh detector keeps of so many calls."""
         hook = self.make()
         with attach(module := a_model()).hooks((self.place(hook), hook)):
-            module(ids)
+            for _ in range(calls):
+                module(ids)
         return dict(items_of(hook))
 
 
