@@ -1,8 +1,7 @@
 """Activations to train on, in shuffled batches: from the rows of a run, or live from a model.
 
-Neither ever holds more than a buffer of rows: blocks of rows, or documents, come in an order that
-the seed gives, and what is in the buffer is shuffled. The same seed gives the same batches, and
-both go on where a saved state says.
+Neither ever holds more than a buffer of rows. The same seed gives the same batches, and both go
+on where a saved state says.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +15,6 @@ from tenterhook.documents import Documents
 from tenterhook.store import Run
 from tenterhook.text_model import TextModel
 from tenterhook_sae.errors import BadSetting, NoRows
-
-BLOCK = 256
-"""Rows that are read together: what a store reads at once."""
 
 BUFFER = 65_536
 """Rows in the buffer unless said otherwise."""
@@ -45,70 +41,12 @@ class Batches(Protocol):
         """Go on from there."""
 
 
-class _Buffered:
-    """Groups of rows, each shuffled and cut into batches; a group is read when its turn comes."""
-
-    def __init__(self, batch_size: int, seed: int) -> None:
-        for name, value in (("batch_size", batch_size),):
-            if type(value) is not int or value < 1:
-                raise BadSetting(name, value, "a whole number, 1 or more")
-        self._batch_size = batch_size
-        self._seed = seed
-        self._state = {"epoch": 0, "group": 0, "batch": 0}
-
-    def _groups(self, order: Tensor) -> list[Any]:
-        """Return what is read together, in an epoch in which `order` is that of its parts."""
-        raise NotImplementedError
-
-    def _parts(self) -> int:
-        raise NotImplementedError
-
-    def _read(self, group: Any) -> Tensor:
-        raise NotImplementedError
-
-    def _generator(self, *numbers: int) -> torch.Generator:
-        mixed = 0
-        for number in (self._seed, *numbers):
-            mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
-        return torch.Generator().manual_seed(mixed)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        while True:
-            epoch = self._state["epoch"]
-            order = torch.randperm(self._parts(), generator=self._generator(epoch))
-            groups = self._groups(order)
-            for number in range(self._state["group"], len(groups)):
-                rows = self._read(groups[number])
-                order = torch.randperm(len(rows), generator=self._generator(epoch, number))
-                # What is left over of a group is left out of the epoch, unless it is all there is.
-                count = max(1, len(rows) // self._batch_size)
-                for batch in range(self._state["batch"], count):
-                    chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
-                    self._state = {"epoch": epoch, "group": number, "batch": batch + 1}
-                    yield rows[chosen]
-                self._state = {"epoch": epoch, "group": number + 1, "batch": 0}
-            self._state = {"epoch": epoch + 1, "group": 0, "batch": 0}
-
-    def one_epoch(self) -> Iterator[Tensor]:
-        """Yield every row once, in order of reading, a group at a time; the state stays."""
-        for group in self._groups(torch.arange(self._parts())):
-            yield self._read(group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where it stands: epoch, group, batch."""
-        return dict(self._state)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._state = {key: int(state[key]) for key in self._state}
-
-
 def _named(source: str | None) -> str | None:
     """Return the name by which documents can be read again; `None` for texts that were given."""
     return None if source == attrs.fields(Documents).source.default else source
 
 
-class RunBatches(_Buffered):
+class RunBatches:
     """Shuffled batches of the rows of one layer of a run; the run is never loaded whole."""
 
     def __init__(
@@ -121,25 +59,34 @@ class RunBatches(_Buffered):
         rows: slice = slice(None),
         buffer_rows: int = BUFFER,
     ) -> None:
-        """Of the rows in the slice `rows`, so that others can be held out.
+        """Of the rows in the slice `rows`, so that others can be held out; see `Run.loader`.
 
         Raises `NotCaptured` for a layer the run does not have, `NoRows` (a `ValueError`) where
         there is none.
         """
-        super().__init__(batch_size, seed)
         self._rows = run[layer]
         found = range(*rows.indices(len(self._rows)))
-        if found.step != 1:
-            raise BadSetting("rows", rows, "a slice without a step")
-        if not len(found):
+        if not found:
             raise NoRows(f"Run {run.id!r}, layer {self._rows.name!r}, rows {rows}")
-        self._range = found
-        self._blocks_per_group = max(1, max(buffer_rows, batch_size) // BLOCK)
+        self._loader = run.loader(
+            self._rows.name,
+            batch_size,
+            seed=seed,
+            rows=rows,
+            buffer_rows=buffer_rows,
+            drop_last=len(found) >= batch_size,
+            rank=0,
+            world_size=1,
+        )
         facts = run.metadata
         self._about = {
             "run": run.id,
             "model": facts.get("spec", {}).get("model"),
             "data": _named(facts.get("documents", {}).get("source")),
+            "layer": self._rows.name,
+            "rows": [found.start, found.stop],
+            "batch_size": batch_size,
+            "seed": seed,
         }
 
     @property
@@ -150,27 +97,27 @@ class RunBatches(_Buffered):
     @property
     def about(self) -> dict[str, Any]:
         """Run, model, data, layer, rows, batch size and seed."""
-        return {
-            **self._about,
-            "layer": self._rows.name,
-            "rows": [self._range.start, self._range.stop],
-            "batch_size": self._batch_size,
-            "seed": self._seed,
-        }
+        return self._about
 
-    def _parts(self) -> int:
-        return -(-len(self._range) // BLOCK)
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            yield from self._loader
 
-    def _groups(self, order: Tensor) -> list[Any]:
-        return list(torch.split(order, self._blocks_per_group))
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it stands: epoch and batch, and what the order follows from."""
+        return self._loader.state_dict()
 
-    def _read(self, group: Any) -> Tensor:
-        starts = [self._range.start + block * BLOCK for block in sorted(group.tolist())]
-        return torch.cat([self._rows[at : min(at + BLOCK, self._range.stop)] for at in starts])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._loader.load_state_dict(state)
 
 
-class ModelBatches(_Buffered):
-    """Shuffled batches of what a layer returns while the model reads documents, nothing stored."""
+class ModelBatches:
+    """Shuffled batches of what a layer returns while the model reads documents, nothing stored.
+
+    Documents come in an order that the seed gives, until the buffer is full; its rows are
+    shuffled and cut into batches. What is left over is left out of the epoch.
+    """
 
     def __init__(
         self,
@@ -187,7 +134,10 @@ class ModelBatches(_Buffered):
 
         Raises `UnknownLayer`, `NoDocuments`, and `NoRows` where no document has a token.
         """
-        super().__init__(batch_size, seed)
+        if type(batch_size) is not int or batch_size < 1:
+            raise BadSetting("batch_size", batch_size, "a whole number, 1 or more")
+        self._batch_size, self._seed = batch_size, seed
+        self._state = {"epoch": 0, "group": 0, "batch": 0}
         self._model = model
         self._layer = model.layers.index.resolve(layer).name
         self._documents = Documents.of(documents)
@@ -218,13 +168,45 @@ class ModelBatches(_Buffered):
             "seed": self._seed,
         }
 
-    def _parts(self) -> int:
-        return len(self._ids)
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            epoch = self._state["epoch"]
+            order = torch.randperm(len(self._ids), generator=self._generator(epoch))
+            groups = self._groups(order.tolist())
+            for number in range(self._state["group"], len(groups)):
+                rows = self._read(groups[number])
+                order = torch.randperm(len(rows), generator=self._generator(epoch, number))
+                count = max(1, len(rows) // self._batch_size)  # less than a batch if it is all
+                for batch in range(self._state["batch"], count):
+                    chosen = order[batch * self._batch_size : (batch + 1) * self._batch_size]
+                    self._state = {"epoch": epoch, "group": number, "batch": batch + 1}
+                    yield rows[chosen]
+                self._state = {"epoch": epoch, "group": number + 1, "batch": 0}
+            self._state = {"epoch": epoch + 1, "group": 0, "batch": 0}
 
-    def _groups(self, order: Tensor) -> list[Any]:
+    def one_epoch(self) -> Iterator[Tensor]:
+        """Yield every row once, a bufferful at a time, not shuffled; the state stays."""
+        for group in self._groups(list(range(len(self._ids)))):
+            yield self._read(group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it stands: epoch, bufferful, batch."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._state = {key: int(state[key]) for key in self._state}
+
+    def _generator(self, *numbers: int) -> torch.Generator:
+        mixed = 0
+        for number in (self._seed, *numbers):
+            mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
+        return torch.Generator().manual_seed(mixed)
+
+    def _groups(self, order: list[int]) -> list[list[int]]:
         groups: list[list[int]] = [[]]
         rows = 0
-        for document in order.tolist():
+        for document in order:
             if rows >= self._buffer_rows:
                 groups.append([])
                 rows = 0
@@ -232,7 +214,7 @@ class ModelBatches(_Buffered):
             rows += len(self._ids[document])
         return groups
 
-    def _read(self, group: Any) -> Tensor:
+    def _read(self, group: list[int]) -> Tensor:
         chosen = sorted(group, key=lambda document: len(self._ids[document]))
         parts = [
             self._run([self._ids[document] for document in chosen[at : at + self._at_once]])
