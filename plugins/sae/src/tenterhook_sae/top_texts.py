@@ -166,13 +166,16 @@ class TopTexts:
         ]
         # What is there already comes first, so that among equals it stays.
         latent, score, text, at = (torch.cat([old, new]) for new, old in column)
-        order = _order(latent, text, score)
+        # By latent, then score, best first; a positive float's bits grow with it.
+        bits = score.view(torch.int32).to(torch.int64)
+        order = ((latent << 32) - bits).argsort(stable=True)
         latent, score, text, at = latent[order], score[order], text[order], at[order]
-        once = torch.ones_like(latent, dtype=torch.bool)
-        once[1:] = (latent[1:] != latent[:-1]) | (text[1:] != text[:-1])
-        latent, score, text, at = latent[once], score[once], text[once], at[once]
-        order = _order(latent, score)
-        latent, score, text, at = latent[order], score[order], text[order], at[order]
+        # Of each latent's entries of one text the first, which is the best.
+        pair = latent * self._next + text
+        by_pair = pair.argsort(stable=True)
+        again = torch.zeros_like(latent, dtype=torch.bool)
+        again[by_pair[1:]] = pair[by_pair[1:]] == pair[by_pair[:-1]]
+        latent, score, text, at = latent[~again], score[~again], text[~again], at[~again]
         counts = torch.bincount(latent, minlength=len(self._scores))[touched]
         starts = counts.cumsum(0) - counts
         rank = torch.arange(len(latent)) - starts.repeat_interleave(counts)
@@ -273,12 +276,3 @@ def _distinct(numbers: Tensor) -> Tensor:
     unique: Any = torch.unique  # it has no types
     found: Tensor = unique(numbers)
     return found
-
-
-def _order(*keys: Tensor) -> Tensor:
-    """Return the order by the keys, the first before the others; scores (floats) downwards."""
-    order = torch.arange(len(keys[0]))
-    for key in reversed(keys):
-        part = key[order].argsort(stable=True, descending=key.is_floating_point())
-        order = order[part]
-    return order
