@@ -29,7 +29,7 @@ PAGES = [
     *sorted(ROOT.glob("plugins/*/README.md")),
 ]
 FENCE = re.compile(
-    r"^(?P<skip><!-- not run: .+ -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
+    r"^(?P<skip><!-- not run: [^\n]+ -->\n+)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\]\((?!\w+:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]*))?\)")
