@@ -117,7 +117,7 @@ def test_jumprelu_keeps_what_is_above_the_threshold() -> None:
 
 def test_jumprelu_thresholds_have_the_gradients_of_the_paper() -> None:
     """Equations 11 and 12 of arXiv:2407.14435, written out for one latent."""
-    sae = JumpReLUSae(1, 1, threshold=0.5, bandwidth=0.2)
+    sae = JumpReLUSae(1, 1, initial_threshold=0.5, bandwidth=0.2)
     pre = torch.tensor([[0.45], [0.55], [0.65], [0.2]], requires_grad=True)
 
     latents = sae.training_latents(pre)
@@ -241,7 +241,10 @@ def test_a_copy_is_an_sae_of_its_own(make: Callable[..., Sae]) -> None:
         (lambda: BatchTopKSae(8, 4, 8.5), r"k=8.5 is not a number of latents"),
         (lambda: TopKSae(0, 4, 1), r"n_latents=0 is not a whole number, 1 or more"),
         (lambda: L1Sae(8, -4), r"n_inputs=-4 is not a whole number, 1 or more"),
-        (lambda: JumpReLUSae(8, 4, threshold=-1.0), r"threshold=-1.0 is not a number, 0 or more"),
+        (
+            lambda: JumpReLUSae(8, 4, initial_threshold=-1.0),
+            r"initial_threshold=-1.0 is not a number, 0 or more",
+        ),
         (lambda: JumpReLUSae(8, 4, bandwidth=0), r"bandwidth=0 is not a positive number"),
         (lambda: L1Sae(8, 4, mode="edits"), r"mode='edits' is not one of 'edit', 'reconstruct'"),  # type: ignore[arg-type]
     ],

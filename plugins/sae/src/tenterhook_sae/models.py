@@ -161,13 +161,13 @@ class JumpReLUSae(Sae):
         device: torch.device | str = "cpu",
         store: Any = None,
         *,
-        threshold: float = 0.01,
+        initial_threshold: float = 0.01,
         bandwidth: float = 0.05,
         dtype: torch.dtype = torch.float32,
         center: bool = True,
         mode: Mode = "edit",
     ) -> None:
-        """`threshold` is where all latents' thresholds begin.
+        """`initial_threshold` is where all latents' thresholds begin.
 
         Raises `ValueError` for sizes that are not whole and positive, a negative threshold, and a
         bandwidth that is not positive.
@@ -182,12 +182,12 @@ class JumpReLUSae(Sae):
             center=center,
             mode=mode,
         )
-        if not threshold >= 0:
-            raise BadSetting("threshold", threshold, "a number, 0 or more")
+        if not initial_threshold >= 0:
+            raise BadSetting("initial_threshold", initial_threshold, "a number, 0 or more")
         if not bandwidth > 0:
             raise BadSetting("bandwidth", bandwidth, "a positive number")
-        self.bandwidth = bandwidth
-        self.threshold = nn.Parameter(torch.full_like(self.b_enc, threshold))
+        self.bandwidth, self.initial_threshold = bandwidth, initial_threshold
+        self.threshold = nn.Parameter(torch.full_like(self.b_enc, initial_threshold))
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the positive latents above their thresholds, and 0 elsewhere."""

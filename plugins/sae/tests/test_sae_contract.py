@@ -1,0 +1,72 @@
+"""Every kind is a detector and a controller, as the contracts have them."""
+
+import torch
+
+from tenterhook.testing.hooks import WIDTH, ControllerContract, DetectorContract
+from tenterhook_sae import BatchTopKSae, JumpReLUSae, L1Sae, Sae, TopKSae
+
+
+class _Both(DetectorContract, ControllerContract):
+    """An SAE that is as it was made."""
+
+    def kind(self) -> Sae:
+        """Return an SAE of random weights."""
+        raise NotImplementedError
+
+    def make(self) -> Sae:
+        """Return it, the same each time."""
+        torch.manual_seed(0)
+        return self.kind()
+
+
+class TestTopK(_Both):
+    """The k largest."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return TopKSae(4 * WIDTH, WIDTH, 4)
+
+
+class TestBatchTopK(_Both):
+    """The batch's largest."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return BatchTopKSae(4 * WIDTH, WIDTH, 4)
+
+
+class TestJumpReLU(_Both):
+    """Those above their threshold."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return JumpReLUSae(4 * WIDTH, WIDTH)
+
+
+class TestL1(_Both):
+    """Those above 0."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return L1Sae(4 * WIDTH, WIDTH)
+
+
+class TestReconstructing(ControllerContract):
+    """One that puts its reconstruction in the activation's place."""
+
+    def make(self) -> Sae:
+        """Return one, the same each time."""
+        torch.manual_seed(0)
+        return L1Sae(4 * WIDTH, WIDTH, mode="reconstruct")
+
+
+class TestManipulating(ControllerContract):
+    """One that changes two latents."""
+
+    def make(self) -> Sae:
+        """Return one, the same each time."""
+        torch.manual_seed(0)
+        sae = TopKSae(4 * WIDTH, WIDTH, 4)
+        sae.concepts.manipulate_concept(3, scale=2.0, add=1.0)
+        sae.concepts.manipulate_concept(5, scale=0.0)
+        return sae
