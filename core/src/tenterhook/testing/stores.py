@@ -422,6 +422,27 @@ class StoreContract:
         assert store.count_shards(plan) >= plan.unit_count * len(plan.layers)
         assert store.runs() == []
 
+    def test_committing_other_values_twice(self, store: Store) -> None:
+        """Rows that are committed stay as they are, whatever another writer has for them."""
+        plan = a_plan()
+        writer = store.write_run("one", plan)
+        expected = rows_of(plan, 0, 8)
+        late = store.write_run("one", plan).open_unit(plan.unit(0))
+        layers = {name: rows + 1 for name, rows in expected.layers.items()}
+        late.append(
+            RowBlock(
+                tokens=expected.tokens,
+                documents=expected.documents,
+                positions=expected.positions,
+                layers=layers,
+            )
+        )
+        write(writer, plan.units()[:1])
+        with late:
+            late.commit({})
+        assert same_bits(store.run("one")["h.0"][:], expected.layers["h.0"])
+        assert store.verify_run("one") == []
+
     def test_another_plan_is_refused(self, store: Store) -> None:
         """A run id belongs to one plan; what `about` says does not matter."""
         store.write_run("one", a_plan())
