@@ -169,7 +169,7 @@ def _parameters(registered: Registered) -> dict[str, Any]:
         target = registered.load()
         if registered.kind == "commands":
             return {"parameters": [_click_parameter(each) for each in target.params]}
-        from tenterhook.specs import parameters_of  # imports torch
+        from tenterhook._signatures import parameters_of
 
         return {
             "parameters": [

@@ -5,9 +5,9 @@ is its numbers, a function or class is named by its import path, and only what t
 imported.
 """
 
+from tenterhook._signatures import parameters_of
 from tenterhook.specs._errors import BadSpec, NotAllowed, NotDescribable
 from tenterhook.specs._model import HookSpec, ModelSpec, apply, describe, describe_hook, make_hook
-from tenterhook.specs._parameters import parameters_of
 from tenterhook.specs._text import dumps, loads, read_spec, write_spec
 from tenterhook.specs._values import plain, structure
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import torch
 
+from tenterhook._signatures import RESERVED, parameters_class, parameters_of
 from tenterhook.errors import closest
 from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
 from tenterhook.plugins import FIRST_PARTY, Registered, default_manager
 from tenterhook.specs._code import import_path, path_of
 from tenterhook.specs._errors import BadSpec, NotDescribable
-from tenterhook.specs._parameters import RESERVED, parameters_class, parameters_of
 from tenterhook.specs._text import read_spec
 from tenterhook.specs._values import plain, revived, structure
 
