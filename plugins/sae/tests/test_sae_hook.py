@@ -140,6 +140,27 @@ def test_a_manipulation(
     torch.testing.assert_close(sae.latents, latents)  # of the unmodified activation
 
 
+def test_the_other_latents_keep_their_bits(lm: Any, make: Callable[..., Sae]) -> None:
+    """Of latents, one column is another; reconstructing is of these."""
+    sae = make(mode="reconstruct")
+    x = activation(lm)
+    latents = sae.encode(x).detach()
+    latent = strongest(sae, x)
+    sae.concepts.manipulate_concept(latent, scale=1.5)
+    sae.concepts.manipulate_concept(latent, add=1.0, rows=0)
+
+    changed = sae.concepts.apply(latents)
+
+    others = [at for at in range(N_LATENTS) if at != latent]
+    assert torch.equal(changed[..., others], latents[..., others])
+    expected = latents[..., latent] * 1.5
+    expected[0] += 1
+    assert torch.equal(changed[..., latent], expected)
+    assert torch.equal(sae.encode(x).detach(), latents)
+    lm.attach_sae(sae, "layer_1")
+    torch.testing.assert_close(activation(lm), sae.decode(changed), atol=1e-4, rtol=1e-4)
+
+
 def test_what_a_manipulation_does_not_reach_keeps_its_bits(lm: Any, sae: Sae) -> None:
     """Tokens where the latent is not active, in the default mode."""
     x = activation(lm)

@@ -270,6 +270,16 @@ class Concepts:
                 table.update(scope.changes)
         return [c for each in table.values() for c in each if not c.manipulation.changes_nothing]
 
+    def apply(self, latents: Tensor) -> Tensor:
+        """Return latents `(..., n_latents)` as the manipulations that count here change them.
+
+        All others are the same, bit for bit; `latents` itself is not written to.
+        """
+        flat = latents.reshape(-1, self.n_latents)
+        for change in self.changes():
+            flat = change.apply(flat, change.latent, latents.shape)
+        return flat.reshape(latents.shape)
+
     # --- top texts
 
     def enable_text_tracking(self, top_k: int = 10) -> None:
