@@ -1,11 +1,13 @@
 """Shards laid down as their rows arrive.
 
 Chunks are appended with their crc32c and the index is written last, which is what zarr's sharding
-codec would write, at the speed of the disk and in the memory of one chunk.
+codec would write, at the speed of the disk and in the memory of one chunk. The disk is told to
+write while more rows come, so that little is left to wait for at the end.
 """
 
 import os
 import struct
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +20,10 @@ from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 
 Bytes = "np.ndarray[Any, np.dtype[np.uint8]]"
 ABSENT = 2**64 - 1
+FLUSHED_AT_ONCE = 16 * 2**20
+"""Bytes of a shard after which the disk is told to write them."""
+
+_flush = getattr(os, "fdatasync", os.fsync)
 
 
 def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> dict[str, Any]:
@@ -50,8 +56,12 @@ def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> d
 class ShardWriter:
     """Writes one shard to a file that nobody reads yet."""
 
-    def __init__(self, path: Path, layout: ArrayLayout) -> None:
+    def __init__(self, path: Path, layout: ArrayLayout, flusher: Executor) -> None:
+        """`flusher` has the disk write what was handed to it; see `close`."""
         self._layout = layout
+        self._flusher = flusher
+        self._flushing: Future[None] | None = None
+        self._flushed = 0
         self._chunk = np.empty(layout.chunk_rows * layout.row_bytes, dtype=np.uint8)
         self._encode = encoder(layout.codec, layout.stored.numpy)
         self._filled = 0
@@ -89,12 +99,16 @@ class ShardWriter:
         self._index += [ABSENT] * (2 * chunks - len(self._index))
         index = struct.pack(f"<{2 * chunks}Q", *self._index)
         self._write(index + crc32c(index))
+        if self._flushing is not None:
+            self._flushing.result()  # an error is told to the first who asks, and to nobody else
         os.fsync(self._file.fileno())
         self.close()
         return {"bytes": self._at, "crc32c": checksum(bytes(self._checksums) + index)}
 
     def close(self) -> None:
-        """Close the file, finished or not."""
+        """Close the file, finished or not; waits for the flusher to let go of it."""
+        if self._flushing is not None:
+            wait([self._flushing])
         self._file.close()
 
     def _write_chunk(self, chunk: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
@@ -103,6 +117,18 @@ class ShardWriter:
         self._write(content)
         self._checksums += crc32c(content)
         self._write(self._checksums[-4:])
+        self._flush()
+
+    def _flush(self) -> None:
+        """Have the disk write what there is, once that is worth it and it has done the rest."""
+        if self._at - self._flushed < FLUSHED_AT_ONCE:
+            return
+        if self._flushing is not None:
+            if not self._flushing.done():
+                return
+            self._flushing.result()
+        self._flushed = self._at
+        self._flushing = self._flusher.submit(_flush, self._file.fileno())
 
     def _write(self, content: Any) -> None:
         left = memoryview(content)

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
@@ -118,8 +118,9 @@ class ZarrUnitWriter:
         self._aside = writing / f"unit-{unit.number:06d}-{secrets.token_hex(4)}"
         check_there(folder, plan_checksum)
         make_folders(self._aside)
+        self._flusher = ThreadPoolExecutor(1, "tenterhook-flush")  # no thread before it is used
         self._arrays = [
-            _UnitArray(key, layout, unit, self._aside / str(number))
+            _UnitArray(key, layout, unit, self._aside / str(number), self._flusher)
             for number, (key, layout) in enumerate(layouts.items())
         ]
 
@@ -175,6 +176,7 @@ class ZarrUnitWriter:
         """Drop what is not in place."""
         for array in self._arrays:
             array.close()
+        self._flusher.shutdown()
         remove_tree(self._aside)
         remove_if_empty(self._aside.parent)
         remove_if_empty(self._folder.writing)
@@ -217,9 +219,12 @@ class ZarrUnitWriter:
 class _UnitArray:
     """The shards of one array in one unit."""
 
-    def __init__(self, key: Key, layout: ArrayLayout, unit: Unit, prefix: Path) -> None:
+    def __init__(
+        self, key: Key, layout: ArrayLayout, unit: Unit, prefix: Path, flusher: Executor
+    ) -> None:
         self.key = key
         self._layout = layout
+        self._flusher = flusher
         self._dtype = torch_dtype(layout.dtype)
         self._prefix = prefix
         self._next = unit.start // layout.shard_rows
@@ -231,7 +236,7 @@ class _UnitArray:
         content = to_bytes(rows.to(self._dtype))
         while len(content):
             if self._writer is None:
-                self._writer = ShardWriter(self._path(self._next), self._layout)
+                self._writer = ShardWriter(self._path(self._next), self._layout, self._flusher)
                 self._room = self._layout.shard_rows * self._layout.row_bytes
             some = content[: self._room]
             self._writer.append(some)
