@@ -30,9 +30,10 @@ class BufferPool:
         """
         size = -(-max(size, 1) // STEP) * STEP
         with self._changed:
-            while self._used and self._used + size > self._limit:
+            while self._full_for(size):
                 check()
-                self._changed.wait(0.2)
+                if self._full_for(size):  # else the check has made room
+                    self._changed.wait(0.2)
             fits = [buffer for buffer in self._free if len(buffer) >= size]
             buffer = min(fits, key=len, default=None)
             if buffer is None:
@@ -44,6 +45,9 @@ class BufferPool:
             while self._free and self._used + sum(map(len, self._free)) > self._limit:
                 self._free.pop()
             return buffer
+
+    def _full_for(self, size: int) -> bool:
+        return self._used > 0 and self._used + size > self._limit
 
     def give_back(self, buffer: Tensor) -> None:
         """Let others use a buffer; nobody reads or writes it any more."""
