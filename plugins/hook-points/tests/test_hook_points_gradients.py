@@ -144,6 +144,17 @@ class TestInPlace:
                 assert bare is not None
                 assert torch.equal(mine, bare)
 
+    def test_hook_that_writes_to_the_gradient(self) -> None:
+        """It counts at this point, returned or not, and not where else the gradient goes."""
+        point, given, beside = HookPoint(), leaf(), leaf()
+        point.add_hook(lambda grad, hook: None if grad.mul_(7) is not None else grad, dir="bwd")
+        point.add_hook(lambda grad, hook: grad.add_(1), dir="bwd")
+        (point(given) + beside * 1).sum().backward()
+        assert given.grad is not None
+        assert beside.grad is not None
+        assert given.grad.tolist() == [8, 8, 8]
+        assert beside.grad.tolist() == [1, 1, 1]
+
 
 class TestEnd:
     """A hook that was taken off runs no more."""
@@ -252,3 +263,16 @@ def test_shape_of_a_returned_gradient() -> None:
     with pytest.raises(ValueError, match=r"returned \(1,\) for a gradient of \(3,\)") as caught:
         point(leaf()).sum().backward()
     assert "'hook_embed'" in caught.value.__notes__[0]
+
+
+def test_gradient_in_a_tuple() -> None:
+    """A tuple of one, as torch's own backward hooks return it, is what is in it."""
+    point, given = HookPoint(), leaf()
+    point.add_hook(lambda grad, hook: (grad * 3,), dir="bwd")
+    point.add_hook(lambda grad, hook: (None,), dir="bwd")
+    point(given).sum().backward()
+    assert given.grad is not None
+    assert given.grad.tolist() == [3, 3, 3]
+    point.add_hook(lambda grad, hook: (grad, grad), dir="bwd")
+    with pytest.raises(TypeError, match="returned a tuple"):
+        point(leaf()).sum().backward()

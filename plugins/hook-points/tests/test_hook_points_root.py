@@ -1,5 +1,6 @@
 """`HookedRootModule`: names, hooks by name, scopes, undoing, caches."""
 
+import inspect
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from tenterhook_hook_points import (
     ActivationCache,
+    BaseTensorConversion,
     HookedRootModule,
     HookIntrospectionMixin,
     HookPoint,
@@ -249,6 +251,14 @@ class TestAdding:
         assert model.list_hooks() == {}
 
 
+@pytest.mark.parametrize("method", ["hooks", "run_with_hooks"])
+def test_defaults_are_lists(method: str) -> None:
+    """As the vocabulary has them, for tools that look; and nobody writes to them."""
+    parameters = inspect.signature(getattr(HookedRootModule, method)).parameters
+    assert parameters["fwd_hooks"].default == []
+    assert parameters["bwd_hooks"].default == []
+
+
 class TestScopes:
     """`hooks` and `run_with_hooks`."""
 
@@ -426,6 +436,62 @@ class TestCaching:
         assert x.grad is not None
         assert torch.equal(cache["hook_embed_grad"], x.grad)
         assert model.list_hooks() == {}
+
+    def test_gradients_of_a_point_that_runs_twice(self) -> None:
+        """A tensor and its gradient are of the same call, the last, though it comes back first."""
+
+        class Loop(HookedRootModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.hook = HookPoint()
+                self.setup()
+
+            def forward(self, x: Tensor) -> Tensor:
+                for _ in range(3):
+                    x = self.hook(x) * 2
+                return x.sum()
+
+        model = Loop()
+        for _ in range(2):
+            _, cache = model.run_with_cache(torch.ones(1, requires_grad=True), incl_bwd=True)
+            assert {name: tensor.item() for name, tensor in cache.items()} == {
+                "hook": 4,
+                "hook_grad": 2,
+            }
+
+    @pytest.mark.parametrize("settings", [{}, {"pos_slice": 0}, {"device": "cpu"}], ids=str)
+    def test_what_is_no_tensor(self, settings: Any) -> None:
+        """A point that returns something else is named, and can be left out."""
+
+        class Pair(HookedRootModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.hook_pair, self.hook_sum = HookPoint(), HookPoint()
+                self.setup()
+
+            def forward(self, x: Tensor) -> Tensor:
+                a, b = self.hook_pair((x, x))
+                out: Tensor = self.hook_sum(a + b)
+                return out
+
+        model = Pair()
+        with pytest.raises(TypeError, match=r"'hook_pair' returned a tuple.*names_filter"):
+            model.run_with_cache(torch.ones(1, 2, 3), **settings)
+        assert model.list_hooks() == {}
+        _, cache = model.run_with_cache(torch.ones(1, 2, 3), names_filter="hook_sum", **settings)
+        assert list(cache) == ["hook_sum"]
+
+    def test_a_conversions_error_names_the_point(self, model: HookedRootModule, x: Tensor) -> None:
+        """In a plain `run_with_cache`, too."""
+
+        class Wrong(BaseTensorConversion):
+            def convert(self, tensor: Tensor) -> Tensor:
+                raise RuntimeError("no way")
+
+        model.hook_dict["hook_embed"].enable_reshape(Wrong())
+        with pytest.raises(RuntimeError, match="no way") as caught:
+            model.run_with_cache(x)
+        assert "at hook point 'hook_embed'" in "".join(caught.value.__notes__)
 
     @pytest.mark.parametrize(
         ("run", "said"),

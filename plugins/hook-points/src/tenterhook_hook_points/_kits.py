@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tenterhook_hook_points._scopes import Scope, here
+from tenterhook_hook_points.caching import detached
 from tenterhook_hook_points.point import HookPoint, LensHandle, lock
 
 _REGISTER, _ADD = nn.Module.register_forward_hook, HookPoint.add_hook
@@ -30,7 +31,7 @@ class Kit:
         scope = self.scope
 
         def keep(tensor: Tensor, hook: HookPoint) -> None:
-            self.cache[name] = tensor.detach().clone()
+            self.cache[name] = detached(name, tensor).clone()
 
         def run(module: HookPoint, args: Any, output: Any) -> None:
             if here() is scope.owner:

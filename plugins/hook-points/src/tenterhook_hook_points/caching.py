@@ -29,14 +29,14 @@ def keeper(
     if device is None and not remove_batch_dim and pos_slice is None:
 
         def keep(tensor: Tensor, hook: HookPoint) -> None:
-            cache[key] = tensor.detach().clone()
+            cache[key] = detached(name, tensor).clone()
 
         return keep
 
     axis = -3 if name.endswith(_PER_HEAD) else -2
 
     def keep_part(tensor: Tensor, hook: HookPoint) -> None:
-        kept = tensor.detach()
+        kept = detached(name, tensor)
         if pos_slice is not None and kept.ndim >= -axis:
             kept = _positions(kept, axis, pos_slice)
         if remove_batch_dim:
@@ -44,6 +44,29 @@ def keeper(
         cache[key] = kept.to(device or kept.device, copy=True)
 
     return keep_part
+
+
+def first_alone(keep: Hook) -> Hook:
+    """Return a hook that keeps what it sees in the first of its calls."""
+    seen = False
+
+    def keep_first(tensor: Tensor, hook: HookPoint) -> None:
+        nonlocal seen
+        if not seen:
+            seen = True
+            keep(tensor, hook=hook)
+
+    return keep_first
+
+
+def detached(name: str, tensor: Any) -> Tensor:
+    """Return the tensor detached; `TypeError` where a point returned something else."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{name!r} returned a {type(tensor).__name__}, and a cache keeps tensors. Leave the "
+            "point out with names_filter=, or have it return one tensor."
+        )
+    return tensor.detach()
 
 
 def without_batch(name: str, tensor: Tensor) -> Tensor:

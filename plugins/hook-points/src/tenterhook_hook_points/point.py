@@ -115,8 +115,9 @@ class HookPoint(nn.Module):
         """Attach a hook, after the others or, with `prepend`, before them.
 
         With `dir="bwd"` it sees the gradient with respect to what the point returned, forward
-        hooks included, and what it returns goes on to them. With `alias_names` it runs once for
-        each, given an object that stands for the point under that name, on what the last run left.
+        hooks included, and what it returns, also in a tuple of one, goes on to them. With
+        `alias_names` it runs once for each, given an object that stands for the point under that
+        name, on what the last run left.
 
         Raises `ValueError` for another `dir`, `TypeError` for what cannot be called. An exception
         of the hook's passes through as it is, with a note that names the point.
@@ -208,7 +209,11 @@ class HookPoint(nn.Module):
 
     def run_hook(self, handle: LensHandle, tensor: Any) -> Any:
         """Run an attached forward hook on a tensor; return what takes its place, or `None`."""
-        return _through(handle, self, tensor)
+        try:
+            return _through(handle, self, tensor)
+        except Exception as error:
+            _blame(error, handle, self)
+            raise
 
     # --- torch's own doors, which `add_hook` goes through
 
@@ -407,8 +412,11 @@ def _backward_runner(handle: LensHandle) -> Callable[..., Any]:
     return run
 
 
-def _through(handle: LensHandle, point: HookPoint, tensor: Any, scale: float = 1.0) -> Any:
-    """Run a hook under each of its names, through the point's conversion; return what is new."""
+def _through(handle: LensHandle, point: HookPoint, tensor: Any, scale: float | None = None) -> Any:
+    """Run a hook under each of its names, through the point's conversion; return what is new.
+
+    `scale` is that of a gradient's sum; `None` for what is no gradient.
+    """
     hook, conversion, new = handle.user_hook, point.hook_conversion, None
     assert hook is not None
     names = handle._aliases
@@ -416,9 +424,11 @@ def _through(handle: LensHandle, point: HookPoint, tensor: Any, scale: float = 1
         seen = tensor if new is None else new
         if conversion is not None:
             seen = conversion.convert(seen)
-        if scale != 1.0:
+        if scale is not None and scale != 1.0:
             seen = ScaledGradient.of(seen, scale)
         returned = hook(seen, hook=stand)
+        if scale is not None and isinstance(returned, tuple) and len(returned) == 1:
+            (returned,) = returned  # as torch has it for backward hooks
         if returned is not None:
             returned = plain(_checked(returned, tensor))
             new = returned if conversion is None else conversion.revert(returned)
@@ -471,13 +481,15 @@ def _watch_gradient(point: HookPoint, args: Any, output: Any) -> Any:
     own = output.clone()
 
     def on_gradient(grad: Tensor) -> Tensor | None:
-        new = grad
+        # The same tensor may be the gradient of others, so hooks that write get one to write to.
+        new = mine = grad.clone()
+        version = mine._version
         for key, run in runs:
             if key in hooks:  # one that was taken off since runs no more
                 returned = run(point, (new,), (new,))
                 if returned is not None:
                     new = returned[0] if isinstance(returned, tuple | list) else returned
-        return None if new is grad else new
+        return None if new is mine and mine._version == version else new
 
     own.register_hook(on_gradient)  # type: ignore[no-untyped-call]
     return own

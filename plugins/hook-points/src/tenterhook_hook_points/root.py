@@ -12,7 +12,7 @@ from tenterhook.compiling import hooks_changed
 from tenterhook_hook_points._kits import Kit, Kits
 from tenterhook_hook_points._scopes import OpenScopes, Scope, here
 from tenterhook_hook_points.cache import ActivationCache
-from tenterhook_hook_points.caching import PosSlice, keeper
+from tenterhook_hook_points.caching import PosSlice, first_alone, keeper
 from tenterhook_hook_points.introspection import HookIntrospectionMixin
 from tenterhook_hook_points.names import NamesFilter, checked_direction, chosen
 from tenterhook_hook_points.point import Hook, HookPoint, LensHandle
@@ -167,8 +167,8 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
     @contextmanager
     def hooks(
         self,
-        fwd_hooks: NamedHooks = (),
-        bwd_hooks: NamedHooks = (),
+        fwd_hooks: NamedHooks = [],  # noqa: B006  # the vocabulary's; never written to
+        bwd_hooks: NamedHooks = [],  # noqa: B006
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator[Self]:
@@ -202,8 +202,8 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
     def run_with_hooks(
         self,
         *model_args: Any,
-        fwd_hooks: NamedHooks = (),
-        bwd_hooks: NamedHooks = (),
+        fwd_hooks: NamedHooks = [],  # noqa: B006
+        bwd_hooks: NamedHooks = [],  # noqa: B006
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         **model_kwargs: Any,
@@ -263,6 +263,9 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         _, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
         )
+        if reset_hooks_end:
+            # `backward` comes first to a point's last call, the one whose tensor is kept.
+            bwd_hooks = [(name, first_alone(hook)) for name, hook in bwd_hooks]
         with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             output = self(*model_args, **model_kwargs)
             if incl_bwd:
