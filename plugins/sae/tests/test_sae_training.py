@@ -1,6 +1,7 @@
 """Training finds what is there, and goes on where it was stopped."""
 
 import copy
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -146,6 +147,89 @@ def test_resumed_it_comes_to_the_same_numbers(make: Callable[..., Sae], tmp_path
         again, first = (p / "training.json" for p in (out, tmp_path / "whole"))
         assert again.read_text() == first.read_text()
         assert torch.equal(load_sae(out).W_enc, whole.W_enc)
+
+
+def seeded() -> TopKSae:
+    """The same one every time."""
+    torch.manual_seed(0)
+    return TopKSae(64, 48, 8)
+
+
+def pressed(sae: Sae, at: int) -> None:
+    """Press Ctrl-C in the middle of a step."""
+    normalize, calls = sae.normalize_decoder, iter(range(1, 100))
+
+    def normalize_decoder() -> None:
+        if next(calls) == at:
+            signal.raise_signal(signal.SIGINT)
+        normalize()
+
+    sae.normalize_decoder = normalize_decoder  # type: ignore[method-assign]
+
+
+def test_ctrl_c_waits_for_the_step_and_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    """The checkpoint is of a whole step, and the SAE works on activations as they are."""
+    whole, stopped = (seeded() for _ in range(2))
+    train_sae(whole, Synthetic(), few(), out=tmp_path / "whole")
+    pressed(stopped, 7)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train_sae(stopped, Synthetic(), few(), out=tmp_path / "stopped")
+
+    assert caught.value.__notes__ == ["Stopped after step 7; the same call again goes on."]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train_sae(seeded(), Synthetic(), few(), out=tmp_path / "stopped")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_interrupted_within_a_step_the_latest_checkpoint_stays(tmp_path: Path) -> None:
+    """Where the interrupt cannot wait, as with a handler of somebody else."""
+    whole, stopped = (seeded() for _ in range(2))
+    train_sae(whole, Synthetic(), few(), out=tmp_path / "whole")
+    pressed(stopped, 7)
+
+    def handler(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(stopped, Synthetic(), few(), out=tmp_path / "stopped")
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    resumed = train_sae(seeded(), Synthetic(), few(), out=tmp_path / "stopped")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+class Large(Synthetic):
+    """Larger, and far from 0."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (20 * rows + 30 for rows in super().__iter__())
+
+
+def test_stopped_it_works_on_activations_as_they_are() -> None:
+    """What a training changes of the scale, it puts right when it ends before its time."""
+    batches, sae = Large(), seeded()
+    batches.spoiled = 60
+    with pytest.raises(NotFinite):
+        train_sae(sae, batches, TrainingSettings(steps=80, learning_rate=1e-2))
+
+    assert evaluate_rows(sae, next(iter(Large()))).explained_variance > 0.3
+
+
+def test_live_batches_of_another_buffer_are_others(loaded: Any, tmp_path: Path) -> None:
+    """They would not come to the same numbers, so the checkpoint is not theirs."""
+    texts = ["And the king said.", "What is this?"]
+    four, six = (
+        ModelBatches(loaded, "layer_1", texts, batch_size=2, buffer_rows=rows) for rows in (4, 6)
+    )
+    train_sae(TopKSae(64, 128, 8), four, few(steps=1), out=tmp_path)
+
+    with pytest.raises(OtherCheckpoint, match="buffer_rows=4, and this training has buffer_rows=6"):
+        train_sae(TopKSae(64, 128, 8), six, few(steps=1), out=tmp_path)
 
 
 def test_finished_it_is_not_trained_again(make: Callable[..., Sae], tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class ModelBatches:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Model, documents, layer, batch size and seed."""
+        """Model, documents, layer, and what the batches follow from: sizes and seed."""
         return {
             "model": self._model.context.model_id,
             "data": _named(self._documents.source),
@@ -166,6 +166,8 @@ class ModelBatches:
             "layer": self._layer,
             "batch_size": self._batch_size,
             "seed": self._seed,
+            "buffer_rows": self._buffer_rows,
+            "documents_at_once": self._at_once,
         }
 
     def __iter__(self) -> Iterator[Tensor]:

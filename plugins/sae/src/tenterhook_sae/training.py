@@ -2,8 +2,11 @@
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,23 +225,33 @@ class Trainer:
     # --- to the end
 
     def run(self, out: FileName | None = None, *, progress: ProgressCallback | None = None) -> Sae:
-        """Take the steps that are left, checkpoint on the way, and finish."""
+        """Take the steps that are left, checkpoint on the way, and finish.
+
+        Ctrl-C waits for the step under way and then raises, with a checkpoint where there is a
+        folder; pressed twice it does not wait, and the latest checkpoint stays.
+        """
         settings = self.settings
         began, first = time.perf_counter(), self.step
         rows = 0
         stream = iter(self.batches)
+        between_steps = True
         try:
-            while self.step < settings.steps:
-                batch = next(stream)
-                last = self.step + 1 == settings.steps
-                report = last or (self.step + 1) % settings.log_every == 0
-                found = self.train_batch(batch, report=report)
-                rows += len(batch)
-                if report:
-                    self.history.append({"step": self.step, **found})
-                    seconds = time.perf_counter() - began
-                    each = seconds / (self.step - first)
-                    if progress is not None:
+            with _asked_to_stop() as asked:
+                while self.step < settings.steps:
+                    if asked.is_set():
+                        raise KeyboardInterrupt
+                    between_steps = False
+                    batch = next(stream)
+                    last = self.step + 1 == settings.steps
+                    report = last or (self.step + 1) % settings.log_every == 0
+                    found = self.train_batch(batch, report=report)
+                    rows += len(batch)
+                    if report:
+                        self.history.append({"step": self.step, **found})
+                    between_steps = True
+                    if report and progress is not None:
+                        seconds = time.perf_counter() - began
+                        each = seconds / (self.step - first)
                         progress(
                             TrainingProgress(
                                 step=self.step,
@@ -248,10 +261,11 @@ class Trainer:
                                 **found,
                             )
                         )
-                if out is not None and not last and self.step % settings.checkpoint_every == 0:
-                    self.save_checkpoint(out)
+                    if out is not None and not last and self.step % settings.checkpoint_every == 0:
+                        self.save_checkpoint(out)
         except KeyboardInterrupt as error:
-            if out is not None and self.step > first:
+            # In the middle of a step, weights and batches do not belong together.
+            if out is not None and self.step > first and between_steps:
                 self.save_checkpoint(out)
                 error.add_note(f"Stopped after step {self.step}; the same call again goes on.")
             raise
@@ -366,18 +380,52 @@ def train_sae(
     the latest checkpoint and comes to the same numbers, on the CPU to the bit.
 
     Raises, with nothing changed: `WrongWidth`; `OtherCheckpoint` where the folder holds a
-    checkpoint of another training, `SaeExists` where it holds an SAE without one; `NotFinite`
-    where rows hold NaN.
+    checkpoint of another training, `SaeExists` where it holds an SAE without one. Raises
+    `NotFinite` where rows hold NaN; the steps before them stand, as they do after Ctrl-C.
     """
     trainer = Trainer(sae, batches, settings)
     if out is None:
-        return trainer.run(progress=progress)
+        return _run(trainer, None, progress)
     folder = Path(out)
     if folder.joinpath(CHECKPOINT).exists():
         trainer.load_checkpoint(folder)
     elif folder.joinpath(CONFIG).exists():
         raise SaeExists(str(folder), "holds an SAE already; give another folder to train in")
-    trainer.run(folder, progress=progress)
+    _run(trainer, folder, progress)
     write_json(folder / HISTORY, {"about": sae.about, "history": trainer.history})
     save_sae(sae, folder, overwrite=True)
     return sae
+
+
+def _run(trainer: Trainer, folder: Path | None, progress: ProgressCallback | None) -> Sae:
+    """Run to the end; stopped before, have the SAE work on activations as they are all the same."""
+    try:
+        return trainer.run(folder, progress=progress)
+    except BaseException:
+        if trainer.step:
+            trainer.finish()
+        raise
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """A block in which Ctrl-C sets an event, and raises only when it is pressed again.
+
+    Where somebody else listens to Ctrl-C, or in another thread than the main one, it is left.
+    """
+    asked = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield asked
+        return
+
+    def note(*_: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
