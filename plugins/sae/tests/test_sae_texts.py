@@ -66,6 +66,28 @@ def test_tracking_changes_nothing(lm: Any, sae: Sae) -> None:
     assert torch.equal(tracked.logits, plain.logits)
 
 
+def test_a_generation_without_a_cache_is_one_text(lm: Any, sae: Sae) -> None:
+    """Each step reads all again and one token more; the scores are those of the whole text."""
+    lm.attach_sae(sae, LAYER)
+    sae.concepts.enable_text_tracking(top_k=50)
+    prompts = ["And God said,", "The LORD"]
+    made = lm.generate(prompts, max_new_tokens=8, do_sample=False, use_cache=False)
+    sae.concepts.disable_text_tracking()
+    lm.inference.execute_inference([made.texts[0]])
+    latents = sae.latents
+    assert latents is not None
+    ids = tuple(made.token_ids[0])
+
+    found = [sae.concepts.get_top_texts(latent) for latent in range(sae.n_latents)]
+    assert {len(texts) for texts in found} <= {0, 1, 2}
+    entries = [(n, top) for n, texts in enumerate(found) for top in texts]
+    first = [(n, top) for n, top in entries if top.token_ids[1] == ids[1]]
+    assert any(top.position >= made.prompt_lengths[0] for _, top in first)
+    for latent, top in first:
+        assert top.token_ids == ids[: len(top.token_ids)]
+        assert top.score == pytest.approx(float(latents[0, top.position, latent]), rel=1e-3)
+
+
 def test_a_generation_is_one_text(lm: Any, sae: Sae) -> None:
     """Steps that see one token each go on with the text of the steps before."""
     lm.attach_sae(sae, LAYER)

@@ -120,17 +120,20 @@ class TopTexts:
         ]
         past = (seen.count - seen.real.sum(1)).tolist()
         before: Sequence[_Row] = getattr(self._here, "rows", ())
-        if len(before) == len(new) and all(
-            length and len(row.ids) == length for row, length in zip(before, past, strict=True)
-        ):
-            texts: set[int] = set()
-            rows = []
-            for row, more in zip(before, new, strict=True):  # of equal prompts the first goes on
-                text = None if row.text in texts else row.text
-                texts |= set() if text is None else {text}
-                rows.append(_Row(row.ids + more, text))
-        else:
-            rows = [_Row(row) for row in new]
+        lengths = [len(row.ids) for row in before]
+        if all(past) and lengths == past:  # a cache has what came before
+            new = [row.ids + more for row, more in zip(before, new, strict=True)]
+        elif not (
+            lengths == [len(ids) - 1 for ids in new]
+            and all(row.ids == ids[:-1] for row, ids in zip(before, new, strict=True))
+        ):  # no step without a cache, which gives all again and one token more
+            before = [_Row([]) for _ in new]
+        texts: set[int] = set()
+        rows = []
+        for row, known in zip(new, before, strict=True):  # of equal prompts the first goes on
+            text = None if known.text in texts else known.text
+            texts |= set() if text is None else {text}
+            rows.append(_Row(row, text))
         self._here.rows = rows
         return rows
 
