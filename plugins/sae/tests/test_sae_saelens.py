@@ -282,3 +282,27 @@ def test_what_is_not_done_here_is_an_error(tmp_path: Path, key: str, value: Any)
 
     with pytest.raises(UnreadableSae, match=key):
         load_sae(folder)
+
+
+def test_missing_weights_are_an_error(tmp_path: Path) -> None:
+    """Those that would be folded too."""
+    config = {**NEW, "architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True}
+    w = weights()
+    del w["W_dec"]
+
+    with pytest.raises(UnreadableSae, match="holds W_enc .* of these sizes has W_dec"):
+        load_sae(written(tmp_path, config, w))
+
+
+def test_saved_over_by_saelens_it_is_what_saelens_says(tmp_path: Path) -> None:
+    """Our file beside it keeps the names, and says no more what the SAE does."""
+    ours = TopKSae(D_SAE, D_IN, K)
+    ours.concepts.name(3, "three")
+    save_sae(ours, tmp_path)
+    other_k = load_sae(written(tmp_path, {**NEW, "architecture": "topk", "k": K + 1}, weights()))
+    assert isinstance(other_k, TopKSae)
+    assert other_k.k == K + 1
+    assert other_k.concepts.names == {3: "three"}
+
+    other_kind = load_sae(written(tmp_path, {**NEW, "architecture": "standard"}, weights()))
+    assert isinstance(other_kind, L1Sae)

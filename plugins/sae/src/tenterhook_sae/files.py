@@ -106,6 +106,10 @@ def load_sae(
     _check(config, str(path))
     weights = _read_weights(path / WEIGHTS)
     settings: dict[str, Any] = dict(ours.get("settings", {}))
+    # Somebody else may have written over what ours described.
+    if config["architecture"] not in (architecture, _written_as(architecture)):
+        architecture, settings = config["architecture"], {}
+    settings = {key: config.get(key, value) for key, value in settings.items()}
     if not settings and architecture in ("topk", "batchtopk"):
         if "k" not in config:
             raise UnreadableSae(str(path), f"{CONFIG} has no 'k'")
@@ -198,6 +202,11 @@ def _check(config: Mapping[str, Any], where: str) -> None:
         raise UnreadableSae(where, f"{CONFIG} says finetuning_scaling_factor, not done here")
 
 
+def _written_as(architecture: str) -> str:
+    """Return what a kind may be in `cfg.json`, beside itself."""
+    return "jumprelu" if architecture == "batchtopk" else architecture
+
+
 def _with_one_threshold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a BatchTopK's weights with its threshold as we have it: one number, -1 for none."""
     found = weights.pop("topk_threshold", None)
@@ -210,6 +219,8 @@ def _with_one_threshold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _with_unit_decoder(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return weights that do with a decoder of unit rows what these do by its rows' lengths."""
+    if not {"W_dec", "W_enc", "b_enc"} <= weights.keys():
+        return weights  # what is missing is said where they are put in
     length = weights["W_dec"].norm(dim=1)
     folded = {
         "W_dec": weights["W_dec"] / length[:, None],
