@@ -48,6 +48,10 @@ BROKEN = {
     "raises an error that cannot be shown": (
         "class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E"
     ),
+    "raises an error that raises itself": (
+        "class E(BaseException):\n    def __str__(self): raise E\nraise E"
+    ),
+    "says what cannot be printed": "raise OSError('\\udc80 \\x1b[2J')",
     "raises what is no Exception": "raise BaseException('odd')",
     "raises GeneratorExit": "raise GeneratorExit",
     "exits": "import sys; sys.exit(3)",
@@ -80,6 +84,8 @@ BROKEN = {
 CAUSES = {
     "import of a name": "cannot import name 'not_there_at_all'",
     "raises an error that cannot be shown": "E.",
+    "raises an error that raises itself": "E.",
+    "says what cannot be printed": "OSError: \\udc80 \\x1b[2J",
     "raises what is no Exception": "BaseException: odd",
     "raises GeneratorExit": "GeneratorExit",
     "exits with a message": "it called sys.exit('bye')",
@@ -285,6 +291,14 @@ class TestMissingDependency:
 
 
 class TestImport:
+    def test_an_import_that_exits_is_an_import_error(self, install: Install) -> None:
+        """The program that asks goes on."""
+        site = install("exits", {"exits": good("Exits", "plugin_exits_code:Exits")})
+        site.joinpath("plugin_exits_code.py").write_text("import sys; sys.exit(3)")
+
+        with pytest.raises(ImportError, match=r"detector 'Exits' of .* called sys.exit\(3\)"):
+            from tenterhook.hooks import Exits  # noqa: F401
+
     def test_a_misspelt_name_is_an_import_error_with_the_nearest(self, install: Install) -> None:
         """Python's own message would have no hint."""
         install("a-plugin", {"good": good("TokenDetector")})

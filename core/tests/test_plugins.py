@@ -485,7 +485,7 @@ class TestExtension:
         with pytest.raises(ValueError, match="not an import target"):
             one(target=target)
 
-    @pytest.mark.parametrize("help", ["", " ", "two\nlines"])
+    @pytest.mark.parametrize("help", ["", " ", "two\nlines", "\x1b[2J", "half \udc80"])
     def test_help_is_one_line(self, help: str) -> None:
         """Lists show it beside the name."""
         with pytest.raises(ValueError, match="not one line of help"):

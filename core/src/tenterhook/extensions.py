@@ -33,7 +33,7 @@ def _check_example(_: object, attribute: "attrs.Attribute[Any]", example: str) -
 
 
 def _check_help(_: object, attribute: "attrs.Attribute[Any]", help: str) -> None:
-    if not help.strip() or "\n" in help:
+    if not help.strip() or not help.isprintable():
         raise ValueError(f"{attribute.name}={help!r} is not one line of help.")
 
 
@@ -48,7 +48,7 @@ class Extension:
     """Where it is, as `package.module:Name`; imported by `load` and not before."""
 
     help: str = attrs.field(validator=[validators.instance_of(str), _check_help])
-    """One line that says what it does."""
+    """One line, printable, that says what it does."""
 
     needs: str = attrs.field(default="", kw_only=True, validator=validators.instance_of(str))
     """What to `pip install` where its import finds a module missing: `"my-plugin[plots]"`.

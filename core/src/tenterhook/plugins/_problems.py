@@ -98,9 +98,19 @@ def singular(kind: str) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return an error as one line; a plugin's error may fail to say what it is."""
+    """Return an error as one line that can be printed; a plugin's may fail to say what it is."""
     try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - its type is shown
+        text = printable(str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - its type is shown
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return text as one line, what no terminal should be told as escapes."""
+    line = " ".join(text.split())
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
+    )

@@ -35,8 +35,9 @@ class Registered:
         """Import the thing and return it.
 
         Raises `MissingDependency` (an `ImportError`), with the pip command, where a package that
-        it needs is not installed; `ImportError` where the plugin has no such thing; and whatever
-        else the import raises, with a note that names the plugin.
+        it needs is not installed; `ImportError` where the plugin has no such thing, or its import
+        would end the program; and whatever else the import raises, with a note that names the
+        plugin.
         """
         try:
             return self.extension.load()
@@ -45,6 +46,12 @@ class Registered:
             if error.name is None or f"{own}.".startswith(f"{error.name}."):
                 raise self._declared_wrongly() from error
             raise self._missing(error.name) from error
+        except SystemExit as error:
+            raise ImportError(
+                f"The import of {self._what} called sys.exit({error.code!r}). "
+                f"Update {self.distribution or 'it'}.",
+                name=self.extension.target.partition(":")[0],
+            ) from error
         except Exception as error:
             if isinstance(error, AttributeError) and self._names(error.name):
                 raise self._declared_wrongly() from error
