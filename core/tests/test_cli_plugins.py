@@ -21,6 +21,17 @@ def tenterhook_{kind}():
 """
 
 
+ASKED = """
+import os
+from tenterhook import hookimpl
+
+@hookimpl
+def tenterhook_stores():
+    {}
+    return []
+"""
+
+
 def source(name: str, target: str, kind: str = "detectors", more: str = "") -> str:
     """Return the source of a plugin's module."""
     return SOURCE.format(name=name, target=target, kind=kind, more=more)
@@ -125,6 +136,16 @@ class TestInfo:
         assert "cannot be read: MissingDependency" in out
         assert "`pip install not-there-at-all`" in out
 
+    def test_what_plugins_print_is_no_json(self, install: InstalledPlugins, th: Th) -> None:
+        """It goes to stderr, when plugins are listed and when one is imported."""
+        install.site.joinpath("plugin_loud.py").write_text("print('loud')\nclass Loud: pass\n")
+        install("some", {"some": "print('hello')\n" + source("Loud", "plugin_loud:Loud")})
+
+        status, out, err = th("plugins", "info", "Loud", "--json")
+
+        assert (status, json.loads(out)[0]["name"]) == (0, "Loud")
+        assert err.split() == ["hello", "loud"]
+
     def test_a_broken_plugin_says_what_is_wrong(self, install: InstalledPlugins, th: Th) -> None:
         """And no more."""
         install("some", {"some": "1 / 0"})
@@ -156,13 +177,23 @@ class TestDoctor:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("import os; os._exit(3)", "ends the process (code 3) when it is imported"),
+            ("import os; os._exit(3)", "ends the process (code 3) when it is loaded"),
+            (ASKED.format("os._exit(4)"), "ends the process (code 4) when it is loaded"),
+            (ASKED.format("__import__('numpy')"), "imports numpy when plugins are listed"),
             ("import os; os.kill(os.getpid(), 11)", "ends the process (signal 11)"),
             ("1 / 0", "was left out: ZeroDivisionError"),
             ("import fake_numpy as numpy", "was left out: ModuleNotFoundError"),
             ("import time; time.sleep(0.15)\n", "s to import, which every list of plugins waits"),
         ],
-        ids=["exits", "crashes", "raises", "misses", "is slow"],
+        ids=[
+            "exits",
+            "exits when asked",
+            "is heavy when asked",
+            "crashes",
+            "raises",
+            "misses",
+            "is slow",
+        ],
     )
     def test_a_broken_plugin_is_found(
         self, install: InstalledPlugins, th: Th, text: str, said: str
@@ -178,6 +209,15 @@ class TestDoctor:
         assert said in out
         assert [line.split()[0] for line in out.splitlines()[:2]] == ["bad", "good"]
         assert "good 1.0 was left out" not in out
+
+    def test_what_is_printed_late_is_no_crash(self, install: InstalledPlugins, th: Th) -> None:
+        """Of a plugin that prints when the process ends, and whenever it can."""
+        talks = "import atexit\nprint('hello')\natexit.register(print, 'bye')\n"
+        install("some", {"some": talks + source("Keeps", "plugin_code:Keeps")})
+
+        status, out, _ = th("plugins", "doctor", "--json")
+
+        assert (status, json.loads(out)["problems"]) == (0, [])
 
     def test_heavy_imports_are_named(self, install: InstalledPlugins, th: Th) -> None:
         """Which every list of plugins would wait for."""
@@ -237,14 +277,15 @@ class TestDoctor:
 
 class TestNew:
     @pytest.mark.parametrize("kind", ["detector", "controller", "store", "loader"])
-    def test_it_writes_a_distribution(self, th: Th, tmp_path: Path, kind: str) -> None:
+    @pytest.mark.parametrize("name", ["my-thing", "tenterhook-3d"])
+    def test_it_writes_a_distribution(self, th: Th, tmp_path: Path, kind: str, name: str) -> None:
         """Whose files compile, and are those that are printed."""
-        status, out, err = th("plugins", "new", "my-thing", "--kind", kind, "--out", str(tmp_path))
+        status, out, err = th("plugins", "new", name, "--kind", kind, "--out", str(tmp_path))
 
         assert status == 0
         written = sorted(str(path) for path in tmp_path.rglob("*") if path.is_file())
         assert sorted(out.split()) == written
-        assert f"pip install -e '{tmp_path}/my-thing[test]'" in err
+        assert f"pip install -e '{tmp_path}/{name}[test]'" in err
         for path in tmp_path.rglob("*.py"):
             compile(path.read_text(), path, "exec")
 
@@ -265,13 +306,17 @@ class TestNew:
         assert "is there already" in err
         assert list(tmp_path.joinpath("mine").iterdir()) == []
 
-    @pytest.mark.parametrize("name", ["", "../x", "a b", "1st", "-x", "x" * 61, "torch", "json"])
+    @pytest.mark.parametrize(
+        "name", ["", "../x", "a b", "1st", "-x", "x" * 61, "torch", "json", "zarr", "memory"]
+    )
     def test_names_that_cannot_be(self, th: Th, tmp_path: Path, name: str) -> None:
-        """They would leave the folder, or hide another package."""
+        """They would leave the folder, or hide another package, or a name of ours."""
         status, _, err = th("plugins", "new", "--kind", "store", "--out", str(tmp_path), "--", name)
 
         assert status == 2
-        assert "cannot name a distribution" in err or "which is taken" in err
+        assert any(
+            said in err for said in ("cannot name a distribution", "which is taken", "would offer")
+        )
         assert list(tmp_path.iterdir()) == []
 
 

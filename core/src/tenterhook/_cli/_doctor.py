@@ -10,12 +10,13 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from tenterhook.plugins import BLOCK_VARIABLE, ENTRY_POINT_GROUP, PluginManager
+from tenterhook.plugins import BLOCK_VARIABLE, ENTRY_POINT_GROUP, ONLY_VARIABLE, PluginManager
 from tenterhook.plugins._entry_points import InstalledPlugin, find_installed
 
 HEAVY = (
@@ -41,17 +42,21 @@ SLOW = 0.1
 TIMEOUT = 60.0
 """Seconds after which an import hangs."""
 
-_PROBE = """
-import importlib, json, sys, time
-import tenterhook.extensions, tenterhook.hookspecs
+_MARK = "tenterhook doctor: "
+_PROBE = f"""
+import json, sys, time
+from importlib.metadata import EntryPoint
+from tenterhook.plugins import PluginManager
 before = set(sys.modules)
 start = time.perf_counter()
 try:
-    importlib.import_module(sys.argv[1])
+    plugin = EntryPoint("plugin", sys.argv[1], "").load()
+    PluginManager(autoload=False).register(plugin, "plugin")
 finally:
     seconds = time.perf_counter() - start
-    new = {name.partition(".")[0] for name in set(sys.modules) - before}
-    sys.__stdout__.write("\\n" + json.dumps({"seconds": seconds, "modules": sorted(new)}))
+    new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+    said = json.dumps({{"seconds": seconds, "modules": sorted(new)}})
+    sys.__stdout__.write("\\n{_MARK}" + said + "\\n")
 """
 
 
@@ -65,7 +70,7 @@ class Examined:
     blocked: bool
     """Whether the environment keeps it out; it was not imported then."""
     seconds: float | None
-    """How long its module took to import; `None` where it did not come to an end."""
+    """How long it took to import and to ask; `None` where it did not come to an end."""
     heavy: list[str]
     """The heavy packages that the import brought in."""
     complaints: list[str]
@@ -120,7 +125,7 @@ def _load(lethal: list[str]) -> tuple[Any, ...]:
     blocked = os.environ.get(BLOCK_VARIABLE)
     os.environ[BLOCK_VARIABLE] = ",".join([*filter(None, [blocked]), *lethal])
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             return PluginManager().problems
     finally:
@@ -137,13 +142,13 @@ def _examine(plugin: InstalledPlugin) -> tuple[Examined, bool]:
     heavy: list[str] = []
     survives = True
     if plugin.wanted():
-        seconds, modules, ended = _probe(plugin.entry_point.module)
+        seconds, modules, ended = _probe(plugin.entry_point.value)
         heavy = [name for name in HEAVY if name in modules]
         survives = ended is None
         who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
         if ended is not None:
             complaints.append(
-                f"{who} {ended} when it is imported. Uninstall it, or set "
+                f"{who} {ended} when it is loaded. Uninstall it, or set "
                 f"{BLOCK_VARIABLE}={plugin.entry_point.name}."
             )
         if heavy:
@@ -168,13 +173,13 @@ def _examine(plugin: InstalledPlugin) -> tuple[Examined, bool]:
     return one, survives
 
 
-def _probe(module: str) -> tuple[float | None, list[str], str | None]:
-    """Import a module in a process of its own: seconds, new packages, and how it ended badly.
+def _probe(value: str) -> tuple[float | None, list[str], str | None]:
+    """Load an entry point in a process of its own: seconds, new packages, and how it ended badly.
 
-    An import that raises has come to an end; what it raised is reported when it is loaded.
+    One that raises has come to an end; what it raised is reported when all are loaded.
     """
     path = os.pathsep.join(each for each in sys.path if each)
-    command = [sys.executable, "-c", _PROBE, module]
+    command = [sys.executable, "-c", _PROBE, value]
     try:
         done = subprocess.run(
             command,
@@ -182,13 +187,13 @@ def _probe(module: str) -> tuple[float | None, list[str], str | None]:
             text=True,
             errors="replace",
             timeout=TIMEOUT,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, ONLY_VARIABLE: ""},  # no other one
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return None, [], f"does not come to an end in {TIMEOUT:.0f} s"
     try:
-        said = json.loads(done.stdout.rpartition("\n")[2])
+        said = json.loads(done.stdout.rpartition(f"\n{_MARK}")[2].partition("\n")[0])
         return said["seconds"], said["modules"], None
     except (ValueError, KeyError, TypeError):
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"

@@ -1,6 +1,8 @@
 """The commands that plugins add: known by name and help, imported when they are run."""
 
+import sys
 import warnings
+from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -11,9 +13,10 @@ from tenterhook.plugins import PluginManager, PluginWarning, Registered, default
 def quiet_manager() -> PluginManager:
     """Return the default manager without a warning for each plugin that was left out.
 
-    `tenterhook plugins` reports them; every other command would repeat them.
+    `tenterhook plugins` reports them; every other command would repeat them. What a plugin prints
+    when it is imported goes to stderr: stdout may be JSON.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore", PluginWarning)
         return default_manager()
 

@@ -9,9 +9,11 @@ from string import Template
 import click
 
 from tenterhook._version import __version__
+from tenterhook.plugins import FIRST_PARTY
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.][A-Za-z0-9]+)*")
 
+_OF_CORE = {"MemoryStore": "tenterhook"}
 _HELP = {
     "detector": "Keeps the largest entry of each feature.",
     "controller": "Multiplies a layer's activation by a factor.",
@@ -36,11 +38,14 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
     package = re.sub(r"[-_.]", "_", name).lower()
     if keyword.iskeyword(package) or package in {*sys.stdlib_module_names, "tenterhook", "torch"}:
         raise _bad(f"{name!r} would be the package {package!r}, which is taken; try {name}-{kind}")
-    stem = re.sub(r"^tenterhook_", "", package)
+    stem = re.sub(r"^tenterhook_(?=[a-z])", "", package)
     camel = "".join(part.capitalize() for part in stem.split("_"))
     suffix = kind.capitalize()
     target = camel if camel.endswith(suffix) and camel != suffix else f"{camel}{suffix}"
     extension = stem.replace("_", "-") if kind == "loader" else target
+    taken = FIRST_PARTY[f"{kind}s"].get(extension) or _OF_CORE.get(extension)
+    if taken:
+        raise _bad(f"{name!r} would offer {extension!r}, which {taken} has; try my-{name}")
     major, minor = __version__.split(".")[:2]
     values = {
         "name": name,

@@ -3,6 +3,8 @@
 import inspect
 import json
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +168,8 @@ def _describe(group: list[Registered]) -> dict[str, Any]:
 def _parameters(registered: Registered) -> dict[str, Any]:
     """Return the parameters of an extension, or why they cannot be read."""
     try:
-        target = registered.load()
+        with redirect_stdout(sys.stderr):  # what it prints is no part of what we show
+            target = registered.load()
         if registered.kind == "commands":
             return {"parameters": [_click_parameter(each) for each in target.params]}
         from tenterhook._signatures import parameters_of
