@@ -77,6 +77,38 @@ def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         printed = None
 
 
+def test_the_tutorials_plugin_passes_its_tests(tmp_path: Path) -> None:
+    """Its detector and test, put where the tutorial says; ruff has nothing to add."""
+    page = (ROOT / "docs/tutorial/write-a-plugin.md").read_text()
+    blocks = [fence["code"] for fence in FENCE.finditer(page) if fence["language"] == "python"]
+    detector = blocks[0].partition("\n\n\nmodel = ")[0].replace("import tenterhook\n", "") + "\n"
+    (test,) = (block for block in blocks if block.startswith("def test_"))
+    new = ("tenterhook", "plugins", "new", "dead-features", "--kind", "detector")
+    subprocess.run([sys.executable, "-m", *new], cwd=tmp_path, check=True, capture_output=True)
+    folder = tmp_path / "dead-features"
+    folder.joinpath("src/dead_features/detector.py").write_text(detector)
+    for file in folder.rglob("*.py"):
+        text = file.read_text().replace("DeadFeaturesDetector", "DeadFeatures")
+        if file.name == "test_dead_features.py":
+            text = text.partition("def test_")[0] + test
+        file.write_text(text)
+    path = os.pathsep.join([str(folder / "src"), os.environ.get("PYTHONPATH", "")])
+
+    for tool in (
+        ("pytest", "-q", "-p", "no:cacheprovider"),
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *tool],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> str:
     """Execute the block, with the page's own line numbers, and return what it prints."""
     code = compile("\n" * block.line + block.code, page, "exec")
