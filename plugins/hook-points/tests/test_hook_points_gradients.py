@@ -203,6 +203,16 @@ class TestEnd:
         model.run_with_hooks(x, bwd_hooks=[("hook_embed", times(1))])
         assert "with model.hooks(bwd_hooks=...)" in caplog.text
 
+    def test_after_torchs_hooks_were_cleared(self) -> None:
+        """One that comes after somebody emptied torch's dictionaries runs."""
+        point, seen = HookPoint(), []
+        point.add_hook(times(1), dir="bwd")
+        point._forward_hooks.clear()
+        point._forward_pre_hooks.clear()
+        point.add_hook(lambda grad, hook: seen.append(grad), dir="bwd")
+        point(leaf()).sum().backward()
+        assert len(seen) == 1
+
     def test_no_gradient(self) -> None:
         """Without gradients there is nothing to hook, and the tensor itself comes back."""
         point = HookPoint()

@@ -312,6 +312,26 @@ class TestScopes:
             (added,) = model.add_hook("hook_embed", negate)
         assert model.list_hooks() == {"hook_embed": [added]}
 
+    @pytest.mark.parametrize("inner", ["hooks", "run_with_cache"])
+    def test_added_inside_at_its_level(
+        self, inner: str, model: HookedRootModule, x: Tensor
+    ) -> None:
+        """Goes with the scope of that level; what is permanent, or was there before, stays."""
+        before = model.add_hook("hook_embed", keep, level=1)
+
+        def add(tensor: Tensor, hook: HookPoint) -> None:
+            model.add_hook("hook_embed", keep, dir="bwd", level=model.context_level)
+
+        if inner == "hooks":
+            with model.hooks():
+                model.add_hook("hook_embed", keep, level=1)
+                (stays,) = model.add_hook("hook_embed", keep, level=1, is_permanent=True)
+                assert len(model.list_hooks("hook_embed")["hook_embed"]) == 3
+        else:
+            (stays,) = model.add_hook("hook_embed", add)
+            model.run_with_cache(x)
+        assert model.list_hooks() == {"hook_embed": [*before, stays]}
+
     def test_reset_inside(self, model: HookedRootModule) -> None:
         """Hooks of a scope that were reset inside it are gone, and its end is quiet."""
         with model.hooks([("hook_embed", keep)], [("hook_embed", keep)]):
@@ -598,6 +618,20 @@ class TestCaching:
         assert torch.equal(cache["hook_embed"], x)
         assert torch.equal(inner[1]["hook_embed"], x * 2)
         assert [handle.context_level for handle in inner[0]] == [None, 1]
+
+    def test_a_run_in_a_run_beside_backward_hooks(self, model: HookedRootModule, x: Tensor) -> None:
+        """It leaves torch's own dictionaries as they were, their order too."""
+
+        def look(tensor: Tensor, hook: HookPoint) -> None:
+            hook.remove_hooks()  # or the inner run would come by here
+            before = [list(p._forward_hooks) for p in model.hook_points()]
+            model(x)
+            assert [list(p._forward_hooks) for p in model.hook_points()][1:] == before[1:]
+
+        model.add_hook(None, keep, dir="bwd")
+        model.add_hook("hook_embed", look)
+        _, cache = model.run_with_cache(x)
+        assert set(cache) == set(NAMES)
 
     def test_conversion(self, model: HookedRootModule, x: Tensor) -> None:
         """A cache, like any hook, sees what the point's conversion makes."""

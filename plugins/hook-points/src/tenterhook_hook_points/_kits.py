@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tenterhook_hook_points._scopes import Scope, here
 from tenterhook_hook_points.caching import detached
-from tenterhook_hook_points.point import HookPoint, LensHandle, lock
+from tenterhook_hook_points.point import HookPoint, LensHandle, lock, stand_last
 
 _REGISTER, _ADD = nn.Module.register_forward_hook, HookPoint.add_hook
 
@@ -55,6 +55,8 @@ class Kit:
         for point, key, run, handle in self._puts:
             point._fwd.append(handle)
             point._forward_hooks[key] = run
+            if point._watch is not None:
+                stand_last(point, ())
 
     def close(self) -> None:
         """Take the hooks off, those that are still there."""

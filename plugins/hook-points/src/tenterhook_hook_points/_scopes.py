@@ -91,5 +91,13 @@ class OpenScopes:
         me = here()
         return sum(scope.opener is me for scope in self.scopes)
 
+    def mine_at(self, level: int | None) -> Scope | None:
+        """Return this thread's or task's scope of a level, if it is open."""
+        if level is None or not self.scopes:
+            return None
+        me = here()
+        found = (each for each in self.scopes if each.opener is me and each.level == level)
+        return next(found, None)
+
     def __reduce__(self) -> Any:
         return OpenScopes, ()

@@ -143,7 +143,7 @@ class HookPoint(nn.Module):
                 held = self._bwd
             held.insert(0 if prepend else len(held), handle)
             if self._watch is not None:
-                _stand_last(self, ())
+                stand_last(self, ())
         if scope is not None:
             scope.removers.append(lambda: self._detach(handle))
         return handle
@@ -230,9 +230,10 @@ class HookPoint(nn.Module):
         self._gradient_hooks[handle.id] = hook
         if prepend:
             self._gradient_hooks.move_to_end(handle.id, last=False)
-        if self._watch is None:
+        if self._watch is None or self._watch[1] not in self._forward_hooks:
+            self._unwatch()
             self._watch = (
-                super().register_forward_pre_hook(_stand_last).id,
+                super().register_forward_pre_hook(stand_last).id,
                 super().register_forward_hook(_watch_gradient).id,
             )
         return handle
@@ -450,7 +451,7 @@ def _blame(error: Exception, handle: LensHandle, point: HookPoint) -> None:
     error.add_note(f"Raised by hook {hook} at hook point {point.name or '(unnamed)'!r}.")
 
 
-def _stand_last(point: HookPoint, args: Any) -> None:
+def stand_last(point: HookPoint, args: Any) -> None:
     """Before the point runs: have what looks for gradients come after every forward hook."""
     hooks, watch = point._forward_hooks, point._watch
     if not point._gradient_hooks:  # all were taken off by their torch handles

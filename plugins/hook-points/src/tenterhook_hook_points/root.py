@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tenterhook.compiling import hooks_changed
 from tenterhook_hook_points._kits import Kit, Kits
-from tenterhook_hook_points._scopes import OpenScopes, Scope, here
+from tenterhook_hook_points._scopes import OpenScopes, Scope, here, opening
 from tenterhook_hook_points.cache import ActivationCache
 from tenterhook_hook_points.caching import PosSlice, first_alone, keeper
 from tenterhook_hook_points.introspection import HookIntrospectionMixin
@@ -83,6 +83,8 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
     ) -> list[LensHandle]:
         """Attach a hook to the points that `name` means; see `HookPoint.add_hook`.
 
+        At the `level` of a scope that this thread or task has open it is one of that scope's.
+
         Raises `UnknownHookPoint`, naming the closest.
         """
         checked_direction(dir, both=False)
@@ -117,9 +119,11 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         self.check_hooks_to_add(
             hook_point, hook_point_name, hook, dir=dir, is_permanent=is_permanent, prepend=prepend
         )
-        return hook_point.add_hook(
-            hook, dir=dir, is_permanent=is_permanent, level=level, prepend=prepend
-        )
+        scope = None if is_permanent or opening() else self._open_scopes.mine_at(level)
+        with nullcontext() if scope is None else scope.attaching():
+            return hook_point.add_hook(
+                hook, dir=dir, is_permanent=is_permanent, level=level, prepend=prepend
+            )
 
     def check_hooks_to_add(
         self,
@@ -358,6 +362,7 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         finally:
             self._open_scopes.scopes.remove(kit.scope)
             kit.close()
+            kit.scope.close()
 
     def _chosen(self, names_filter: NamesFilter) -> list[str]:
         if type(names_filter) is str and names_filter in self.hook_dict:
