@@ -290,7 +290,7 @@ def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     w = weights()
     del w["W_dec"]
 
-    with pytest.raises(UnreadableSae, match="holds W_enc .* of these sizes has W_dec"):
+    with pytest.raises(UnreadableSae, match=r"holds W_enc .* of these sizes has W_dec"):
         load_sae(written(tmp_path, config, w))
 
 
