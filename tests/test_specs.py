@@ -253,7 +253,11 @@ MISTAKES = {
         {"hooks": [{"hook": "AddVector", "layer": "0", "parameters": {"vector": "ones"}}]},
         "hooks[0].parameters.vector: expected a tensor or a list of numbers, not str 'ones'",
     ),
-    "no list": ({"hooks": {"hook": "Scale"}}, "hooks"),
+    "no list": (
+        {"hooks": {"hook": "Scale"}},
+        "hooks[0]: expected a table, not str 'hook'",
+    ),
+    "no table": ({"hooks": [3]}, "hooks[0]: expected a table, not int 3"),
 }  # fmt: skip
 
 
@@ -317,6 +321,13 @@ class TestCode:
         with pytest.raises(NotAllowed, match="is code, and a spec may name code"):
             hooked.apply(self.spec(function), allow=allow)
         assert len(hooked.layers) == 0
+
+    def test_what_is_defined_elsewhere_says_what_to_allow(self) -> None:
+        """Which is not the module that the path names."""
+        with pytest.raises(NotAllowed, match="defined in posix") as error:
+            model().apply(self.spec("os:system"), allow=["os"])
+
+        assert "apply(spec, allow=['os', 'posix'])" in str(error.value)
 
     def test_a_module_that_is_not_allowed_is_not_imported(self, tmp_path: Path) -> None:
         """Importing runs code."""

@@ -58,7 +58,7 @@ def import_path(target: str, allow: Sequence[str]) -> Any:
         raise ValueError(f"{target!r} names nothing: {error}") from error
     home = getattr(found, "__module__", None)
     if not _is_allowed(home or "", allow):
-        raise NotAllowed(target, allow, f"It is defined in {home}.")
+        raise NotAllowed(target, allow, f"It is defined in {home}.", home or "")
     return found
 
 

@@ -22,17 +22,19 @@ class BadSpec(TenterhookError, ValueError):
 class NotAllowed(TenterhookError, ValueError):
     """A spec names code that the user did not allow it to import."""
 
-    def __init__(self, target: str, allow: Sequence[str], why: str = "") -> None:
-        super().__init__(target, allow, why)
+    def __init__(self, target: str, allow: Sequence[str], why: str = "", home: str = "") -> None:
+        super().__init__(target, allow, why, home)
         self.target, self.allow, self.why = target, tuple(allow), why
+        self.home = home or target.partition(":")[0]
+        """The module that has the code."""
 
     def __str__(self) -> str:
-        package = self.target.partition(":")[0].partition(".")[0]
+        package = self.home.partition(".")[0]
         allowed = f"only from {', '.join(self.allow)}" if self.allow else "from nowhere"
         why = f" {self.why}" if self.why else ""
         return (
             f"{self.target!r} is code, and a spec may name code {allowed}.{why} If you trust it, "
-            f"allow where it is defined, as apply(spec, allow=[{package!r}])."
+            f"allow where it is defined, as apply(spec, allow={[*self.allow, package]!r})."
         )
 
 

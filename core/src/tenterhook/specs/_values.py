@@ -17,6 +17,7 @@ import attrs
 import torch
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn
 from torch import Tensor
 
 from tenterhook.errors import TenterhookError, closest
@@ -141,11 +142,24 @@ def _converter(allow: tuple[str, ...]) -> Converter:
         members = get_args(kind)
         return lambda value, _: _first_that_fits(made, value, members)
 
+    def table(kind: Any) -> Callable[[Any, Any], Any]:
+        structured = make_dict_structure_fn(
+            kind, made, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True
+        )
+
+        def checked(value: Any, _: Any) -> Any:
+            if not isinstance(value, Mapping):
+                raise ValueError(f"expected a table, not {type(value).__name__} {value!r}")
+            return structured(value, kind)
+
+        return checked
+
     for kind in (bool, int, float, str):
         made.register_structure_hook(kind, _exactly)
     made.register_structure_hook(Tensor, lambda value, _: _tensor(value))
     made.register_structure_hook(torch.dtype, lambda value, _: _dtype(value))
     made.register_structure_hook(slice, lambda value, _: _slice(value))
+    made.register_structure_hook_factory(attrs.has, table)
     made.register_structure_hook_factory(_is_union, union)
     made.register_structure_hook_func(_is_code, code)
     made.register_structure_hook_func(_is_literal, _one_of)
