@@ -122,6 +122,17 @@ def test_a_broken_plugin_is_reported_once(install: Install, how: str) -> None:
     assert "\n" not in str(problem)
 
 
+def test_of_two_plugins_with_one_name_the_first_works(install: Install) -> None:
+    """The remedy blocks the other one alone."""
+    install("a-plugin", {"same": good()})
+    install("b-plugin", {"same": good("Other")})
+
+    (problem,) = PluginManager().problems
+
+    assert problem.distribution == "b-plugin"
+    assert problem.remedy.endswith("or set TENTERHOOK_BLOCK_PLUGINS=b-plugin.")
+
+
 class TestStale:
     def test_metadata_that_names_a_module_that_is_gone(self, install: Install) -> None:
         """As when an editable install's module was renamed; the remedy installs it again."""

@@ -49,15 +49,19 @@ class InstalledPlugin:
         only, blocked = _names_in(ONLY_VARIABLE), _names_in(BLOCK_VARIABLE)
         return (only is None or self.called(only)) and not self.called(blocked or ())
 
-    def problem(self, error: BaseException) -> PluginProblem:
-        """Say that it was left out because of the error."""
+    def problem(self, error: BaseException, *, shares_name: bool = False) -> PluginProblem:
+        """Say that it was left out because of the error.
+
+        Where another distribution has an entry point of that name, its own name blocks it alone.
+        """
         name = self.entry_point.name
+        blocked = self.distribution if shares_name else name
         return PluginProblem(
             entry_point=name,
             distribution=self.distribution,
             version=self.version,
             cause=self._cause(error),
-            remedy=f"{self._repair(error)}, or set {BLOCK_VARIABLE}={name}.",
+            remedy=f"{self._repair(error)}, or set {BLOCK_VARIABLE}={blocked}.",
         )
 
     def _cause(self, error: BaseException) -> str:

@@ -15,7 +15,7 @@ from tenterhook._version import __version__
 from tenterhook.errors import closest
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import CONTRACT, KINDS
-from tenterhook.plugins._entry_points import find_installed, names_not_installed
+from tenterhook.plugins._entry_points import find_installed, names_not_installed, normal_name
 from tenterhook.plugins._problems import (
     BrokenPlugins,
     PluginError,
@@ -112,7 +112,12 @@ class PluginManager:
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # noqa: BLE001 - it is reported
-                    problems.append(each.problem(error))
+                    alike = [
+                        other
+                        for other in found
+                        if other.called({normal_name(each.entry_point.name)})
+                    ]
+                    problems.append(each.problem(error, shares_name=len(alike) > 1))
             fresh = tuple(each for each in problems if each not in self._problems)
             self._problems += fresh
         if fresh and self.strict:
