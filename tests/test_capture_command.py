@@ -626,8 +626,8 @@ def test_any_plan_is_done_from_what_it_holds(
 
 def test_another_process_keeps_the_same(th: Command, tmp_path: Path) -> None:
     """What is kept goes with the run: a worker that has its id alone does as it was planned."""
-    how = ("--reduce", "mean,topk", "--keep-rows", "--tokens", "1:", "--bucket", "--dtype", "int8")
-    how = (*how, "--batch-tokens", "8", "--writing", "thread", "--inputs")
+    kept = ("--reduce", "mean,topk", "--keep-rows", "--tokens", "1:", "--dtype", "int8")
+    how = (*kept, "--bucket", "--batch-tokens", "8", "--writing", "thread", "--inputs")
     for name, more in (("planned", ("--plan",)), ("whole", ())):
         code, _out, err = capture(th, tmp_path, *how, "--run-name", name, *more)
         assert code == 0, err

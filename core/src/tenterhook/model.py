@@ -298,7 +298,11 @@ def attach(
 
 
 def assert_clean(module: nn.Module | HookedModel) -> None:
-    """Raise `NotClean` if any hook or scope of ours is still on `module` or inside it."""
+    """Raise `NotClean` if any hook or scope of ours is still on `module` or inside it.
+
+    A module of a plugin that keeps hooks of its own says so by a method `attached_hooks()`, which
+    returns a phrase for each kind of them.
+    """
     root = module.module if isinstance(module, HookedModel) else module
     places = []
     for name, inner in root.named_modules():
@@ -307,5 +311,7 @@ def assert_clean(module: nn.Module | HookedModel) -> None:
             what += [f"{site.scopes} open scope(s)"] if site.scopes else []
             if what or site.installed:
                 places.append(f"{' and '.join(what) or 'a torch hook'} at {name or 'the model'!r}")
+        ask = getattr(type(inner), "attached_hooks", None)
+        places += [f"{what} at {name or 'the model'!r}" for what in (ask(inner) if ask else ())]
     if places:
         raise NotClean(places)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tenterhook
 from tenterhook_hook_points import (
     ActivationCache,
     BaseTensorConversion,
@@ -702,3 +703,16 @@ class TestIntrospection:
         assert Mine().list_hooks() == {"b": [handle]}
         assert Mine().list_hooks(["a", "b"]) == {"b": [handle]}
         assert Mine().list_hooks("a") == {}
+
+
+def test_hooks_on_points_are_not_clean(model: HookedRootModule) -> None:
+    """What is on a point is ours too, permanent or not, until it is taken off."""
+    name = next(iter(model.hook_dict))
+    tenterhook.assert_clean(model)
+    model.add_hook(name, lambda tensor, hook: None)
+    model.add_perma_hook(name, lambda grad, hook: None, dir="bwd")
+    found = f"1 forward hook.* at {re.escape(repr(name))}.*1 backward hook"
+    with pytest.raises(tenterhook.NotClean, match=found):
+        tenterhook.assert_clean(model)
+    model.reset_hooks(including_permanent=True)
+    tenterhook.assert_clean(model)

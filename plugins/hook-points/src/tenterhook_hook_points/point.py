@@ -97,6 +97,11 @@ class HookPoint(nn.Module):
         """The backward hooks that are attached, in the order they run."""
         return [handle for handle in tuple(self._bwd) if handle.hook.id in self._gradient_hooks]
 
+    def attached_hooks(self) -> list[str]:
+        """Say how many hooks are attached in each direction, for `tenterhook.assert_clean`."""
+        counts = (("forward", len(self.fwd_hooks)), ("backward", len(self.bwd_hooks)))
+        return [f"{count} {kind} hook(s)" for kind, count in counts if count]
+
     def handles(self, dir: str = "both") -> list[LensHandle]:
         """Return what is attached in a direction, forward hooks first."""
         checked_direction(dir)
