@@ -230,7 +230,7 @@ class TestPluginsList:
         assert err.startswith("warning: Plugin 'bad' of bad-plugin 1.0 was left out: ModuleNot")
         assert err.count("\n") == 1
 
-    def test_nothing_installed(self, th: Th) -> None:
+    def test_nothing_installed(self, th: Th, install: Install) -> None:
         """Says how to get some, and prints an empty list."""
         assert th("plugins", "list") == (
             0,

@@ -275,6 +275,20 @@ class TestDoctor:
         assert th("plugins", "doctor")[:2] == (0, "bad  kept out  bad 1.0\nNothing is wrong.\n")
 
 
+def test_a_list_that_is_kept_empty_says_by_what(
+    install: InstalledPlugins, th: Th, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be no help to install more."""
+    install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+    monkeypatch.setenv("TENTERHOOK_PLUGINS", "")
+
+    assert th("plugins", "list") == (
+        0,
+        "",
+        "No plugins are loaded. See TENTERHOOK_PLUGINS in the environment.\n",
+    )
+
+
 class TestNew:
     @pytest.mark.parametrize("kind", ["detector", "controller", "store", "loader"])
     @pytest.mark.parametrize("name", ["my-thing", "tenterhook-3d"])

@@ -12,7 +12,7 @@ import click
 
 from tenterhook._cli._plugin_commands import quiet_manager
 from tenterhook.hookspecs import KINDS
-from tenterhook.plugins import PluginManager, Registered, said
+from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Registered, said
 
 
 @click.group()
@@ -219,7 +219,12 @@ def _print_parameters(row: dict[str, Any]) -> None:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        click.echo("No plugins are installed. Try `pip install 'tenterhook[all]'`.", err=True)
+        kept_out = [each for each in (ONLY_VARIABLE, BLOCK_VARIABLE) if each in os.environ]
+        if kept_out:
+            hint = f"No plugins are loaded. See {' and '.join(kept_out)} in the environment."
+        else:
+            hint = "No plugins are installed. Try `pip install 'tenterhook[all]'`."
+        click.echo(hint, err=True)
     cells = [
         (
             row["name"],
