@@ -1,6 +1,7 @@
 """`model.capture(...)`: keeps what layers return, in memory that is the user's own."""
 
 import copy
+import operator
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -251,6 +252,10 @@ class _KeepSome(_Keep):
         return tensor if features is None else tensor.index_select(-1, features)
 
 
+_get: Callable[[dict[str, Any], str], Any] = dict.get
+_calls = operator.attrgetter("calls")
+
+
 class _Plan:
     """Which layers a capture looks at, and where they are: found once for each set of names."""
 
@@ -278,15 +283,15 @@ class _Plan:
             for name in named
             for at, part, child in index.path(name)
         }
-        self._path = tuple(path.values())
+        self._owners = [at for at, _, _ in path.values()]
+        self._parts = [part for _, part, _ in path.values()]
+        self._children = [child for _, _, child in path.values()]
         self._idle: list[_Kit] = []
 
     def holds(self) -> bool:
         """Whether the names still mean these modules."""
-        for at, part, child in self._path:  # noqa: SIM110 - runs at each opening
-            if at.get(part) is not child:
-                return False
-        return True
+        found = map(_get, self._owners, self._parts)
+        return all(map(operator.is_, found, self._children))
 
     def take(self) -> "_Kit":
         """Return a kit that no open scope uses."""
@@ -441,7 +446,7 @@ class Capture(Scope):
 
     def _unseen(self) -> list[str]:
         keeps = [] if self._kit is None else self._kit.keeps
-        if self._selection is None and [] not in [keep.calls for keep in keeps]:
+        if self._selection is None and all(map(_calls, keeps)):
             return []
         reports = [
             f"Layer {keep.layer!r} {keep.without}, which holds no tensor, so nothing was captured."
