@@ -17,6 +17,7 @@ import tenterhook
 from tenterhook import _cli
 from tenterhook._version import __version__
 from tenterhook.errors import TenterhookError
+from tenterhook.store import NotWritable
 
 Install = Callable[..., Path]
 
@@ -93,6 +94,12 @@ class DiskFull(TenterhookError):
     """Nobody's mistake."""
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    """Return the error as raised from its cause."""
+    error.__cause__ = cause
+    return error
+
+
 class TestHowCommandsEnd:
     def test_the_version(self, th: Th) -> None:
         """On stdout, with the name."""
@@ -135,6 +142,11 @@ class TestHowCommandsEnd:
                 OSError(28, "No space left on device"),
                 1,
                 "error: [Errno 28] No space left on device\n",
+            ),
+            (
+                caused(NotWritable("there", "unit 4 cannot be written"), OSError(28, "full")),
+                1,
+                "error: there: unit 4 cannot be written\n",
             ),
             (ImportError("`pip install it`"), 1, "error: `pip install it`\n"),
             (

@@ -154,7 +154,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, to: Any) -> None:
     (tmp_path / "empty").mkdir()
     to(run, tmp_path / "empty", layers=["h.0"])
     before = {path.name for path in (tmp_path / "empty").iterdir()}
-    with pytest.raises(PlaceTaken, match="say overwrite=True"):
+    with pytest.raises(PlaceTaken, match="overwrite=True, --overwrite"):
         to(run, tmp_path / "empty")
     assert {path.name for path in (tmp_path / "empty").iterdir()} == before
     to(run, tmp_path / "empty", overwrite=True)

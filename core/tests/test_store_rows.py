@@ -159,3 +159,12 @@ def test_run_of_a_memory_store_stays_in_its_process() -> None:
         pickle.dumps(store.run("one"))
     with pytest.raises(TypeError):
         copy.deepcopy(store)
+
+
+def test_documents_are_read_once() -> None:
+    """Asking for one document after the other does not read the documents of all rows again."""
+    store, plan = MemoryStore(), a_plan()
+    write(store.write_run("one", plan), plan.units())
+    run = store.run("one")
+    assert run.documents is run.documents
+    assert [run.documents.rows(0), run.documents.rows(0)] == [run.documents.rows(0)] * 2

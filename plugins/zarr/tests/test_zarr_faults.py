@@ -283,3 +283,13 @@ def test_codec_that_there_is_not() -> None:
     """It is refused with those there are."""
     with pytest.raises(ValueError, match="codec='zip' is none of none, zstd, blosc"):
         a_plan(codec="zip")
+
+
+def test_folders_that_a_removal_left(tmp_path: Path) -> None:
+    """Empty folders are no store and nothing else either: one is begun there anew."""
+    (tmp_path / "store/runs/one/commits").mkdir(parents=True)
+    plan = a_plan()
+    store = ZarrStore(tmp_path / "store")
+    assert store.runs() == []
+    write(store.write_run("one", plan), plan.units())
+    assert store.run("one").is_complete

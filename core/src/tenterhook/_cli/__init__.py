@@ -3,6 +3,7 @@
 Each command is a module of its own, imported when it is asked for.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -28,6 +29,9 @@ BAD_INPUT = (
     NotADirectoryError,
     PermissionError,
 )
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+"""What a disk says that is full or failing."""
 
 
 class LazyGroup(click.Group):
@@ -110,7 +114,17 @@ def _failed(error: Exception, *, debug: bool) -> int:
         _say(f"hint: {note}")
     if not expected and not debug:
         _say("hint: --debug shows the traceback")
-    return 2 if expected and isinstance(error, BAD_INPUT) else 1
+    return 2 if expected and isinstance(error, BAD_INPUT) and not _of_the_disk(error) else 1
+
+
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether a full or failing disk is behind it, which nothing typed differently mends."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in DISK:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _say(line: str) -> None:

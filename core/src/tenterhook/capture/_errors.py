@@ -133,7 +133,8 @@ class NoPattern(TenterhookError, ValueError):
         return (
             f"Layer {self.layer!r} returned no attention pattern, (batch, heads, seq, seq), beside "
             "its output. Choose the attention layer of a block, and load the model so that it "
-            "computes patterns: attn_implementation='eager' for transformers."
+            "computes patterns: from Python, for models of transformers, "
+            "LanguageModel.from_pretrained(name, attn_implementation='eager')."
         )
 
 

@@ -360,7 +360,10 @@ def _check_place(target: Path, overwrite: bool) -> None:
     if not _is_export(target):
         raise PlaceTaken(str(target), "something else is there; choose another folder")
     if not overwrite:
-        reason = "a run was exported to it before; choose another folder, or say overwrite=True"
+        reason = (
+            "a run was exported to it before; choose another folder, or replace it "
+            "(overwrite=True, --overwrite)"
+        )
         raise PlaceTaken(str(target), reason)
 
 

@@ -73,6 +73,7 @@ class Run:
         self._read_layer = read_layer
         self._read_number = read_number
         self._load_records = load_records
+        self._documents: DocumentMap | None = None
         self._take_layer = take_layer
         self._take_number = take_number
         self._store = store
@@ -139,9 +140,11 @@ class Run:
     @property
     def documents(self) -> "DocumentMap":
         """Where every row comes from."""
-        return DocumentMap(
-            self._numbers("document"), self._numbers("position"), self.plan.documents
-        )
+        if self._documents is None or len(self._documents.index) != len(self):
+            self._documents = DocumentMap(
+                self._numbers("document"), self._numbers("position"), self.plan.documents
+            )
+        return self._documents
 
     def unit_tensors(self, number: int) -> list[str]:
         """Return the names of the small tensors that a unit keeps, sorted.

@@ -88,6 +88,8 @@ class LocalPlace:
             if names - {"runs", "tensors"}:
                 break
             time.sleep(0.01)
+        if not any(files for _, _, files in os.walk(self.root)):
+            return False  # empty folders, that a removal which was cut short or raced with left
         reason = "this folder holds something else and no store; choose another"
         raise NotAStore(self.location, reason)
 
