@@ -172,11 +172,15 @@ def test_ctrl_c_waits_for_the_step_and_resumes_to_the_same_numbers(tmp_path: Pat
     whole, stopped = (seeded() for _ in range(2))
     train_sae(whole, Synthetic(), few(), out=tmp_path / "whole")
     pressed(stopped, 7)
-    with pytest.raises(KeyboardInterrupt) as caught:
-        train_sae(stopped, Synthetic(), few(), out=tmp_path / "stopped")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignored it
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            train_sae(stopped, Synthetic(), few(), out=tmp_path / "stopped")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert caught.value.__notes__ == ["Stopped after step 7; the same call again goes on."]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = train_sae(seeded(), Synthetic(), few(), out=tmp_path / "stopped")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
