@@ -134,7 +134,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-@attrs.frozen(cache_hash=True)
+@attrs.frozen
 class _Form:
     """How tensors are kept."""
 
@@ -156,27 +156,26 @@ _PLAIN = _Form()
 class _Keep(Step):
     """Keeps what one layer returned, or was given, in memory of its own."""
 
-    __slots__ = ("calls", "form", "kit", "layer", "without")
+    __slots__ = ("calls", "form", "kit", "layer")
     keeps = True
     kit: "_Kit"
+    calls: list[Tensor]
 
     def __init__(self, layer: str, form: "_Form") -> None:
         self.layer = layer
-        self.calls: list[Tensor] = []
         self.form = form
-        self.without: str | None = None
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         tensor = output if type(output) is Tensor else activation_of(output)
         if tensor is None:
-            self.without = f"returned {type(output).__name__}"
+            self.kit.without[self.layer] = f"returned {type(output).__name__}"
         else:
             self.calls.append(self.form.of(tensor))
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         tensor = first_input(inputs_of(module, args, kwargs))
         if tensor is None:
-            self.without = "was called without a tensor"
+            self.kit.without[self.layer] = "was called without a tensor"
         else:
             self.calls.append(self.form.of(tensor))
 
@@ -226,7 +225,7 @@ class _KeepSome(_Keep):
     def _take(self, tensor: Tensor | None, otherwise: str) -> None:
         call, self.seen_calls = self.seen_calls, self.seen_calls + 1
         if tensor is None:
-            self.without = otherwise
+            self.kit.without[self.layer] = otherwise
         elif call % self.selection.every == 0:
             try:
                 some = self._some(tensor)
@@ -253,7 +252,6 @@ class _KeepSome(_Keep):
 
 
 _get: Callable[[dict[str, Any], str], Any] = dict.get
-_calls = operator.attrgetter("calls")
 
 
 class _Plan:
@@ -269,7 +267,6 @@ class _Plan:
     ) -> None:
         self.form = form
         self.layers = tuple(layers)
-        self.names = [layer.name for layer in layers]
         self.before = tuple(inputs or layer.name == "input" for layer in layers)
         self.stop = stop
         sides: list[Side] = ["before" if before else "after" for before in self.before]
@@ -303,9 +300,9 @@ class _Plan:
     def give_back(self, kit: "_Kit") -> None:
         """Let a later scope use the kit; what it kept is its scope's alone."""
         for keep in kit.keeps:
-            keep.calls = []
-            if keep.without is not None:
-                keep.without = None
+            keep.calls = _NOBODYS
+        if kit.without:
+            kit.without = {}
         if kit.stop is not None:
             kit.stop.scope = None
         self._idle.append(kit)
@@ -343,7 +340,7 @@ class _Plan:
 class _Kit:
     """The steps of one open capture."""
 
-    __slots__ = ("frame", "keeps", "puts", "steps", "stop")
+    __slots__ = ("frame", "keeps", "puts", "steps", "stop", "without")
 
     def __init__(
         self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps], stop: "_Stop | None"
@@ -352,9 +349,20 @@ class _Kit:
         self.puts: Sequence[Put] | None = None
         self.frame: Any = _CLOSED
         """The frame of the capture that uses it."""
+        self.without: dict[str, str] = {}
+        """What the layers did that gave no tensor."""
+
+    def fill(self) -> dict[str, list[Tensor]]:
+        """Return the lists, by layer, that are filled from now on."""
+        calls: dict[str, list[Tensor]] = {}
+        for keep in self.keeps:
+            calls[keep.layer] = keep.calls = []
+        return calls
 
 
 _CLOSED = object()
+_NOBODYS: list[Tensor] = []
+"""Where the calls of a layer are while no scope keeps them: nothing is added to it."""
 
 
 class Capture(Scope):
@@ -389,10 +397,9 @@ class Capture(Scope):
         check_one_sequence(selection, index.module)
         self._selection = selection
         self._index = index
-        plain = device is None and dtype is None and detach
-        form = _PLAIN if plain else _Form(device, dtype, detach)
-        self._plan = _plan_for(index, choices, form, inputs, stop_after)
+        self._plan = _plan_for(index, choices, (device, dtype, detach), inputs, stop_after)
         self._kit: _Kit | None = None
+        self._calls: dict[str, list[Tensor]] = {}
 
     def _again(self) -> "Capture":
         again = copy.copy(self)
@@ -410,6 +417,7 @@ class Capture(Scope):
         self._kit = kit = (
             plan.take() if selection is None else plan.selecting(selection, self._index.module)
         )
+        self._calls = kit.fill()
         if kit.stop is not None:
             kit.stop.scope = self
         return kit.steps
@@ -419,11 +427,10 @@ class Capture(Scope):
 
     def _result(self) -> Captured:
         keeps = self._kit.keeps if self._kit else []
-        calls = dict(zip(self._plan.names, [keep.calls for keep in keeps], strict=True))
         if self._selection is None or not self._selection.of_tokens:
-            return Captured(self._index, calls)
+            return Captured(self._index, self._calls)
         places = {keep.layer: keep.where for keep in keeps if isinstance(keep, _KeepSome)}
-        return Captured(self._index, calls, places)
+        return Captured(self._index, self._calls, places)
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
@@ -440,23 +447,22 @@ class Capture(Scope):
             _make_own(self._kit.keeps)
 
     def _ended(self) -> None:
-        kit, self._kit = self._kit, None
+        kit, self._kit, self._calls = self._kit, None, {}
         if kit is not None and self._reusable:
             self._plan.give_back(kit)
 
     def _unseen(self) -> list[str]:
-        keeps = [] if self._kit is None else self._kit.keeps
-        if self._selection is None and all(map(_calls, keeps)):
+        if self._selection is None and all(self._calls.values()):
             return []
+        keeps, without = ([], {}) if self._kit is None else (self._kit.keeps, self._kit.without)
         reports = [
-            f"Layer {keep.layer!r} {keep.without}, which holds no tensor, so nothing was captured."
-            for keep in keeps
-            if keep.without is not None
+            f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."
+            for layer, what in without.items()
         ]
         never = [
             layer
             for layer, keep in zip(self._plan.layers, keeps, strict=True)
-            if not keep.calls and keep.without is None
+            if not keep.calls and keep.layer not in without
         ]
         if never:
             reports.append(never_ran("Nothing was captured at", never))
@@ -482,7 +488,7 @@ def _make_own(keeps: "Sequence[_Keep]") -> None:
 def _plan_for(
     index: LayerIndex,
     choices: tuple[LayerChoice, ...],
-    form: _Form,
+    form: tuple[torch.device | str | None, torch.dtype | str | None, bool],
     inputs: bool,
     stop: LayerSpec | None,
 ) -> _Plan:
@@ -498,7 +504,8 @@ def _plan_for(
         plan = None
     if plan is None or not plan.holds():
         layers = index.expand(choices)
-        plan = _Plan(index, layers, form, inputs, None if stop is None else index.resolve(stop))
+        stop_at = None if stop is None else index.resolve(stop)
+        plan = _Plan(index, layers, _Form(*form), inputs, stop_at)
         if [layer.name for layer in layers] == list(choices):
             if len(index.plans) >= _MOST_PLANS:
                 index.plans.clear()

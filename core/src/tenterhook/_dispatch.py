@@ -398,17 +398,16 @@ def open_frame(
         frame = Frame(own, tuple(also), mute)
         if "torch._dynamo" in sys.modules:
             tell_compiler()
-        if puts is None:
+        if puts is None or _left_to_python:
             for place in (*own, *also):
                 place.enter()
         else:  # what enter does, in line: it is most of what opening a scope costs
-            compiling = bool(_left_to_python)
             for site, hooks, key, alone in puts:
                 if site.scopes or site.held:
                     site.enter()
                 else:
                     site.scopes = 1
-                    hooks[key] = site.after_scoped if compiling else alone
+                    hooks[key] = alone
     show_frame(frame)
     return frame
 

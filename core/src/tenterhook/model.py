@@ -242,8 +242,8 @@ def _chosen(
     every: int,
 ) -> Selection | None:
     """Return the selection, given whole or in parts; `None` where everything is selected."""
-    parts = (tokens, phase, rows, features)
-    if every == 1 and all(part is None for part in parts):
+    whole = tokens is None and phase is None and rows is None and features is None
+    if whole and every == 1:
         return None if selection is None or selection.everything else selection
     if selection is None:
         return Selection(tokens, phase, rows, features, every)
