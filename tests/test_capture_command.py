@@ -21,6 +21,7 @@ from tenterhook import Extension, hookimpl
 from tenterhook._cli import main
 from tenterhook.capture import CaptureOptions, begin_run, prepare_capture
 from tenterhook.documents import Documents
+from tenterhook.loading import load_model
 from tenterhook.plugins import default_manager
 from tenterhook.store import LocalStore
 from tenterhook.testing.text_models import WordModel
@@ -173,6 +174,7 @@ def test_runs(th: Command, tmp_path: Path) -> None:
         ({"--out": "DIR/text.txt/below"}, "no folder"),
         ({"--out": "DIR"}, "holds something else"),
         ({"--out": "/proc/nowhere/store"}, "nothing can be written there"),
+        ({"--out": "memory://x"}, "is gone when this command ends"),
         ({"--run-name": "../x"}, "cannot name a run"),
         ({"--run-name": "/x"}, "cannot name a run"),
         ({"--run-name": "a\0b"}, "cannot name a run"),
@@ -328,7 +330,7 @@ def test_plan(th: Command, tmp_path: Path) -> None:
     assert shlex.split(command[0])[1:] == ["work", str(store), "r", "--slice", "1/2"]
     assert len(LocalStore(store).run("r")) == 0
     code, out, _ = th(*shlex.split(command[0])[1:])
-    assert (code, out) == (0, "Run r: slice 1/2 is done; 1 of its 3 units are missing.\n")
+    assert (code, out) == (0, "Run r: slice 1/2 is done; 1 of its 3 units is missing.\n")
     planned = capture(th, store, "--plan", "--run-name", "r", "--rows-per-unit", "4", "--json")
     found = json.loads(planned[1])
     assert (found["units"], found["units_done"]) == (3, 2)
@@ -515,6 +517,45 @@ def test_what_is_kept(th: Command, tmp_path: Path) -> None:
     assert json.loads(out)["int8"]["head:input"]["max_error"] > 0
 
 
+def test_attention_patterns(th: Command, tmp_path: Path) -> None:
+    """They are those of the bare model; without eager attention the error names the option."""
+    layer = "transformer.h.1.attn:attention"
+    words = ["capture", "tiny:", "--layer", layer, "--layer", "layer_1", "--data", "tiny:sample"]
+    words += ["--sample-limit", "3", "--out", str(tmp_path / "store")]
+    code, _, err = th(*words)
+    assert (code, "add --attn-implementation eager" in err) == (2, True), err
+    assert not (tmp_path / "store").exists()
+    eager = (*words, "--attn-implementation", "eager", "--rows-per-unit", "200")
+    assert th(*eager, "--plan")[0] == 0
+    code, _, err = th("work", str(tmp_path / "store"))
+    assert code == 0, err
+    assert "complete already" in th(*eager)[2]
+    (run_id,) = LocalStore(tmp_path / "store").runs()
+    run = LocalStore(tmp_path / "store").run(run_id)
+    shape = run.metadata["attention"][layer]
+    bare: Any = load_model("tiny:", attn_implementation="eager")
+    for document in range(3):
+        rows = run.documents.rows(document)
+        ids = run.tokens[rows].long()[None]
+        with torch.no_grad():
+            seen = bare.module(ids, output_attentions=True, output_hidden_states=True)
+        expected = seen.attentions[1][0].transpose(0, 1)
+        found = run[layer][rows].view(len(expected), shape["heads"], shape["keys"])
+        torch.testing.assert_close(found[..., : len(expected)], expected)
+        assert not found[..., len(expected) :].any()
+        torch.testing.assert_close(run["layer_1"][rows], seen.hidden_states[2][0])
+
+
+def test_attention_is_part_of_what_a_capture_is(th: Command, tmp_path: Path) -> None:
+    """Another implementation gives other last bits, so another run; some loaders have no choice."""
+    words = ["capture", "tiny:", "--layer", "layer_1", "--data", "tiny:sample"]
+    words += ["--sample-limit", "2", "--out", str(tmp_path / "store")]
+    assert th(*words)[0] == th(*words, "--attn-implementation", "eager")[0] == 0
+    assert len(LocalStore(tmp_path / "store").runs()) == 2
+    code, _, err = capture(th, tmp_path / "store", "--attn-implementation", "eager")
+    assert (code, "the loader of 'words:' has no choice of attention" in err) == (2, True)
+
+
 @pytest.mark.parametrize("more", [(), ("--keep-rows",)])
 def test_reduce(th: Command, tmp_path: Path, more: tuple[str, ...]) -> None:
     """Statistics from the command line, with rows or without; the report says how to read them."""
@@ -536,7 +577,8 @@ def test_mistakes_about_what_is_kept(th: Command, tmp_path: Path) -> None:
         (("--keep-rows",), "--keep-rows goes with --reduce"),
         (("--reduce", "median"), "one or more of mean, var, cov, quantiles, topk"),
         (("--tokens", "first"), "tokens='first'"),
-        (("--tokens", "77"), "chooses no token"),
+        (("--tokens", "77"), "tokens='77' chooses no token of any document"),
+        (("--tokens", "77"), "the longest has 5."),
     ):
         code, out, err = capture(th, tmp_path / "store", *options)
         assert (code in (1, 2), out) == (True, ""), err

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +139,14 @@ def test_a_slice_that_is_killed(start: Start, tmp_path: Path, whole: dict[str, s
     assert start("runs", "finalize", str(store)).wait()[0] == 1
     said = start("runs", "status", str(store)).wait()[1]
     assert f"stopped, {len(done.committed)}0 of 120 rows" in said
+    session = {"host": "node7", "process": 12, "start": "2026-01-02T03:04:05+00:00", "end": None}
+    LocalStore(store).write_run("run", done.plan).note_session("elsewhere", session)
+    said = start("runs", "status", str(store)).wait()[1]
+    assert f"silent, {len(done.committed)}0 of 120 rows" in said
+    assert re.search(
+        r"  process 12 on node7 was last seen [\d,]+ days ago: it is gone, or cannot reach the",
+        said,
+    )
     code, said = start("runs", "resume", str(store)).wait()
     assert (code, "the run is complete, 120 rows" in said) == (0, True)
     assert files_of(store) == whole

@@ -1,7 +1,10 @@
 """Units that fail, slices of a plan, captures made again: what becomes of a run."""
 
 import pickle
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tenterhook.capture import (
     BadSlice,
     CaptureOptions,
     NotRebuildable,
+    Progress,
     Slice,
     UnitsFailed,
     begin_run,
@@ -407,3 +411,62 @@ def test_units_say_when() -> None:
     assert status.rows_per_second > 0
     assert status.last_activity == found.metadata["end"]
     assert (status.rows_done, status.units_done, status.bytes_done) == (15, 3, 15 * 97 * 4)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "state", "silent"),
+    [
+        ({"a": {"start": 7200}}, "silent", [True]),
+        ({"a": {"start": 7200, "seen": 60}}, "running", [False]),
+        ({"a": {"start": 7200}, "b": {"start": 30}}, "running", [True, False]),
+        ({"a": {"start": 7200, "end": 3600}}, "stopped", []),
+        ({"a": {"start": 30, "is_worker": True}}, "stopped", []),
+    ],
+    ids=str,
+)
+def test_processes_of_other_machines(
+    sessions: dict[str, dict[str, Any]], state: str, silent: list[bool]
+) -> None:
+    """One that was killed there cannot say so: it is silent once it has not been seen for long."""
+    store = MemoryStore()
+    capture = prepare_capture(WordModel(), "head", TEXTS, options=CaptureOptions())
+    writer = begin_run(store, capture, "run")
+    for name, ago in sessions.items():
+        times = {
+            key: (datetime.now(UTC) - timedelta(seconds=value)).isoformat()
+            for key, value in ago.items()
+            if key != "is_worker"
+        }
+        facts = {"host": f"node-{name}", "process": 7, "end": None, **ago, **times}
+        writer.note_session(name, facts)
+    status = run_status(store.run("run"))
+    assert status.state == state
+    assert [each.is_silent for each in status.open_sessions] == silent
+    for each in status.open_sessions:
+        ago = sessions[each.host.removeprefix("node-")]
+        assert each.seconds == pytest.approx(ago.get("seen", ago["start"]), abs=30)
+
+
+def test_a_process_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From time to time, while it works; all that it noted before stays."""
+    monkeypatch.setattr("tenterhook.capture._session.HEARTBEAT", 0.01)
+    store = MemoryStore()
+    found: list[dict[str, Any]] = []
+
+    def wait(progress: Progress) -> None:
+        until = time.monotonic() + 30
+        while progress.rows_new and not found and time.monotonic() < until:
+            (session,) = store.run("run").metadata["sessions"]
+            if "seen" in session:
+                found.append(session)
+                assert run_status(store.run("run")).state == "running"
+
+    save_activations(WordModel(), "head", TEXTS, store, run_name="run", progress=wait, **SETTINGS)
+    (session,) = store.run("run").metadata["sessions"]
+    assert found[0]["seen"] >= found[0]["start"] == session["start"]
+    assert (found[0]["end"], session["outcome"], session["host"]) == (
+        None,
+        "done",
+        found[0]["host"],
+    )
+    assert not [each for each in threading.enumerate() if each.name == "tenterhook-session"]

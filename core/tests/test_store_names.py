@@ -37,6 +37,7 @@ def test_names_of_capture() -> None:
         "NotRebuildable",
         "NothingChosen",
         "NothingToCapture",
+        "OpenSession",
         "Point",
         "Progress",
         "ProgressCallback",

@@ -1,8 +1,10 @@
 """Models by name: `load_model` hands the name to the plugin that serves it."""
 
 import contextlib
+import inspect
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -29,6 +31,20 @@ class BadModelName(TenterhookError, ValueError):
         )
 
 
+class NoAttentionChoice(TenterhookError, ValueError):
+    """An attention implementation is asked for of a loader that has no choice of them."""
+
+    def __init__(self, name: str, attn_implementation: str) -> None:
+        super().__init__(name, attn_implementation)
+        self.name, self.attn_implementation = name, attn_implementation
+
+    def __str__(self) -> str:
+        return (
+            f"attn_implementation={self.attn_implementation!r}: the loader of {self.name!r} has no "
+            "choice of attention implementations. Leave it out; models of transformers have one."
+        )
+
+
 @attrs.frozen
 class ModelName:
     """How a model was named, so that another process can load the same."""
@@ -38,15 +54,30 @@ class ModelName:
     revision: str | None = None
     device: str | None = None
     """Where it ran; another process may have it elsewhere."""
+    attn_implementation: str | None = None
+    """How attention is computed; its patterns can be kept where it is `"eager"`."""
 
     @classmethod
-    def of(cls, name: str, dtype: object, revision: str | None, device: object) -> "ModelName":
+    def of(
+        cls,
+        name: str,
+        dtype: object = None,
+        revision: str | None = None,
+        device: object = None,
+        attn_implementation: str | None = None,
+    ) -> "ModelName":
         """Return it, dtype and device as torch has them or as their names."""
-        return cls(name, _plain(dtype), revision, _plain(device))
+        return cls(name, _plain(dtype), revision, _plain(device), attn_implementation)
 
     def load(self) -> "TextModel":
         """Load it; see `load_model`."""
-        return load_model(self.name, dtype=self.dtype, device=self.device, revision=self.revision)
+        return load_model(
+            self.name,
+            dtype=self.dtype,
+            device=self.device,
+            revision=self.revision,
+            attn_implementation=self.attn_implementation,
+        )
 
 
 _NAMES: "weakref.WeakKeyDictionary[object, ModelName]" = weakref.WeakKeyDictionary()
@@ -72,18 +103,34 @@ def load_model(
     dtype: "str | torch.dtype | None" = None,
     device: "str | torch.device | None" = None,
     revision: str | None = None,
+    attn_implementation: str | None = None,
 ) -> "TextModel":
     """Load a model: `tiny:` and so on by the plugin of that scheme, other names from the hub.
 
     `dtype`, `device` and `revision` are handed on; the loader decides where they are `None`.
-    Raises `UnknownScheme`, `MissingPlugin` (saying what to install), and what the loader raises.
+    `attn_implementation` is handed on where it is given: models of transformers compute attention
+    patterns with `"eager"`, and other last bits of every row.
+    Raises `UnknownScheme`, `MissingPlugin` (saying what to install), `NoAttentionChoice`, and what
+    the loader raises.
     """
     if not name.strip() or "\0" in name:
         raise BadModelName(name)
     load, rest = load_served("loaders", name)
-    model: TextModel = load(rest, dtype=dtype, device=device, revision=revision)
-    note_name(model, ModelName.of(name, dtype, revision, device))
+    settings: dict[str, Any] = {"dtype": dtype, "device": device, "revision": revision}
+    if attn_implementation is not None:
+        if not _takes(load, "attn_implementation"):
+            raise NoAttentionChoice(name, attn_implementation)
+        settings["attn_implementation"] = attn_implementation
+    model: TextModel = load(rest, **settings)
+    note_name(model, ModelName.of(name, dtype, revision, device, attn_implementation))
     return model
+
+
+def _takes(load: Callable[..., object], keyword: str) -> bool:
+    parameters = inspect.signature(load).parameters
+    return keyword in parameters or any(
+        each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()
+    )
 
 
 def _plain(setting: object) -> str | None:

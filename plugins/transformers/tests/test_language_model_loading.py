@@ -86,8 +86,22 @@ def test_models_that_no_name_gives(saved: Make, tokenizer: Any) -> None:
     folder = saved()
     assert name_of(LanguageModel.from_pretrained(folder)) is not None
     assert name_of(LanguageModel.from_pretrained(folder, tokenizer=tokenizer)) is None
-    eager = LanguageModel.from_pretrained(folder, attn_implementation="eager")
-    assert name_of(eager) is None
+    remote = LanguageModel.from_pretrained(folder, trust_remote_code=False)
+    assert name_of(remote) is None
+
+
+def test_the_attention_implementation_is_part_of_the_name(saved: Make) -> None:
+    """Whichever call loads the model; one that is not there is an error with those that are."""
+    folder = str(saved())
+    for lm in (
+        LanguageModel.from_pretrained(folder, attn_implementation="eager"),
+        load_model(folder, attn_implementation="eager"),
+    ):
+        name = name_of(lm)
+        assert name == ModelName(folder, attn_implementation="eager")
+        assert name.load().describe_model()["attention"] == "eager"
+    with pytest.raises(ValueError, match=r"attn_implementation='eagre': .*supported.*'?eager"):
+        load_model(folder, attn_implementation="eagre")
 
 
 def test_bare_model(saved: Make, make_model: Make, texts: list[str]) -> None:

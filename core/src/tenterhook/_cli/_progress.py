@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tenterhook._cli._words import size
+
 if TYPE_CHECKING:
     from tenterhook.capture import Progress
-    from tenterhook.store import Run
 
 
 @contextlib.contextmanager
@@ -93,28 +94,3 @@ def said(progress: "Progress") -> str:
         f"{progress.rows:,} of {progress.rows_total:,} tokens, "
         f"{progress.rows_per_second:,.0f} tokens/s, {size(progress.bytes_new)}"
     )
-
-
-def size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def how_long(seconds: float) -> str:
-    """Return a length of time as people say it."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s" if seconds else "0 s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def said_of_run(run: "Run") -> str:
-    """Say how much of a run there is."""
-    if run.is_complete:
-        return f"the run is complete, {run.plan.rows:,} rows"
-    missing = run.plan.unit_count - len(run.committed)
-    return f"{missing:,} of its {run.plan.unit_count:,} units are missing"

@@ -10,7 +10,8 @@ import click
 from click.core import ParameterSource
 
 from tenterhook._cli._keeping import keeping, kept_settings
-from tenterhook._cli._progress import Seen, how_long, progress_bar, size, stoppable
+from tenterhook._cli._progress import Seen, progress_bar, stoppable
+from tenterhook._cli._words import how_long, many, size
 
 if TYPE_CHECKING:
     from tenterhook.capture import Capture, CaptureRecipe
@@ -80,6 +81,10 @@ WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run",
 @click.option("--device", help="Where the model runs, for example cuda; the loader chooses.")
 @click.option("--revision", help="The model's revision on the hub.")
 @click.option(
+    "--attn-implementation",
+    help="How the model computes attention: 'eager' gives the patterns that LAYER:attention keeps.",
+)
+@click.option(
     "--tries",
     type=click.IntRange(min=1),
     default=3,
@@ -119,6 +124,7 @@ def capture(
     rows_per_unit: int | None,
     device: str | None,
     revision: str | None,
+    attn_implementation: str | None,
     tries: int,
     dry_run: bool,
     plan_only: bool,
@@ -137,6 +143,11 @@ def capture(
 
     if dry_run and plan_only:
         raise click.UsageError("--dry-run makes nothing and --plan makes the run: give one.")
+    if out.startswith("memory:") and not dry_run:
+        raise click.UsageError(
+            f"--out {out}: what is kept in memory is gone when this command ends. "
+            "Name a folder, or the URL of an object store."
+        )
     if run_name is not None:
         check_run_id(run_name)
     store = LocalStore(out)
@@ -160,7 +171,9 @@ def capture(
         documents, loaded = recipe.data.read(), recipe.model.load()
         settings: dict[str, Any] = attrs.asdict(recipe.options)
     else:
-        loaded = load_model(model, device=device, revision=revision)
+        loaded = load_model(
+            model, device=device, revision=revision, attn_implementation=attn_implementation
+        )
         settings = {
             "batch_size": batch_size,
             "dtype": dtype,
@@ -252,8 +265,8 @@ def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) ->
         f"Run {run_id} in {store.location} would have {found.rows:,} rows, one for each token, of",
         *_layers(prepared.plan),
         *_remarks(about["counts"], about["documents"]["skipped_empty"]),
-        f"{size(found.bytes)} in {_many(found.shards, 'shard')} "
-        f"and {_many(found.units, 'unit')}{already}.",
+        f"{size(found.bytes)} in {many(found.shards, 'shard')} "
+        f"and {many(found.units, 'unit')}{already}.",
         f"Estimated time: {how_long(found.seconds)} of forward passes in one process, at "
         f"{found.rows_per_second:,.0f} tokens/s measured on the first batches.",
         "Nothing was made.",
@@ -276,7 +289,7 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
     already = f", {done:,} of them done" if done else ""
     lines = [
         f"Run {run_id} in {store.location} is planned: {prepared.plan.rows:,} rows in "
-        f"{_many(units, 'unit')}{already}.",
+        f"{many(units, 'unit')}{already}.",
         "One process does it:",
         f"  {work}",
         "or several, each a part of its units, here or wherever the store can be reached:",
@@ -332,13 +345,9 @@ def _remarks(counts: dict[str, int], skipped: int) -> list[str]:
     """Say what of the documents is not in the run."""
     remarks = []
     if empty := skipped + counts["documents_without_tokens"]:
-        remarks.append(f"Skipped: {_many(empty, 'empty document')}.")
+        remarks.append(f"Skipped: {many(empty, 'empty document')}.")
     if long := counts["documents_too_long"]:
         cut = counts["tokens_cut"]
-        what = f"Cut: {_many(cut, 'token')} of" if cut else "Split:"
-        remarks.append(f"{what} {_many(long, 'document')} longer than the model takes.")
+        what = f"Cut: {many(cut, 'token')} of" if cut else "Split:"
+        remarks.append(f"{what} {many(long, 'document')} longer than the model takes.")
     return remarks
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

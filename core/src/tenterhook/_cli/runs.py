@@ -9,11 +9,11 @@ import attrs
 import click
 
 from tenterhook._cli._places import find_run, find_runs, natural, open_store
-from tenterhook._cli._progress import said_of_run, size
+from tenterhook._cli._words import how_long, many, said_of_run, size
 from tenterhook._cli.work import do_part, elsewhere_options
 
 if TYPE_CHECKING:
-    from tenterhook.capture import RunStatus
+    from tenterhook.capture import OpenSession, RunStatus
     from tenterhook.store import Run
 
 
@@ -97,7 +97,7 @@ def verify(store: str, run: str | None, as_json: bool) -> int:
         if not as_json:
             found = opened.run(name)
             units = f"{len(found.committed):,} of {found.plan.unit_count:,} units"
-            click.echo(f"{name}: {units}, {_many(len(problems), 'problem')}")
+            click.echo(f"{name}: {units}, {many(len(problems), 'problem')}")
             for each in problems:
                 click.echo(f"  {each}")
     if as_json:
@@ -167,7 +167,7 @@ def export(
         "datasets": to_datasets,
     }
     writers[kind](found, folder, layers=layers or None, overwrite=overwrite)
-    click.echo(f"Wrote {_many(len(found), 'row')} of run {run_id} to {folder}.")
+    click.echo(f"Wrote {many(len(found), 'row')} of run {run_id} to {folder}.")
 
 
 @runs.command()
@@ -179,7 +179,7 @@ def delete(store: str, run: str | None, yes: bool) -> None:
     opened, run_id = find_run(store, run)
     found = opened.run(run_id)
     rows = sum(found.plan.unit(number).rows for number in found.committed)
-    what = f"run {run_id} of {opened.location}, {_many(rows, 'row')}"
+    what = f"run {run_id} of {opened.location}, {many(rows, 'row')}"
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"Nobody is there to be asked: say --yes to delete {what}.")
@@ -205,14 +205,19 @@ def _status_lines(found: "RunStatus") -> list[str]:
         ]
         more = f" and {len(shown) - 10} more stretches" if len(shown) > 10 else ""
         lines.append(f"  missing: units {', '.join(shown[:10])}{more}")
+    lines += [f"  {_said_of_session(each)}" for each in found.open_sessions]
     lines += [f"  unit {number} failed: {cause}" for number, cause in [*found.failed.items()][:10]]
     if len(found.failed) > 10:
         lines.append(f"  and {len(found.failed) - 10} more failed; --json has them all")
     return lines
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _said_of_session(session: "OpenSession") -> str:
+    who = f"process {session.process} on {session.host}"
+    ago = f"{how_long(session.seconds)} ago"
+    if not session.is_silent:
+        return f"{who} is at work, last seen {ago}"
+    return f"{who} was last seen {ago}: it is gone, or cannot reach the store"
 
 
 def _row(run: "Run") -> dict[str, Any]:

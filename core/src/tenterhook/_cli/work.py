@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tenterhook._cli._places import find_run
-from tenterhook._cli._progress import Seen, progress_bar, said_of_run, stoppable
+from tenterhook._cli._progress import Seen, progress_bar, stoppable
+from tenterhook._cli._words import said_of_run
 
 if TYPE_CHECKING:
     from tenterhook.capture import CaptureRecipe, Slice

@@ -25,7 +25,7 @@ from tenterhook.capture._recipe import CaptureRecipe
 from tenterhook.capture._save import begin_run, resume_run, save_activations
 from tenterhook.capture._slices import Slice, slice_of_launcher
 from tenterhook.capture._spec import CaptureSpec
-from tenterhook.capture._status import RunStatus, run_status
+from tenterhook.capture._status import OpenSession, RunStatus, run_status
 from tenterhook.capture._tokens import LongDocuments, TokenCounts
 from tenterhook.capture._units import TRIES
 from tenterhook.capture._workers import WorkerFactory
@@ -47,6 +47,7 @@ __all__ = [
     "NotRebuildable",
     "NothingChosen",
     "NothingToCapture",
+    "OpenSession",
     "Point",
     "Progress",
     "ProgressCallback",

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from tenterhook.capture._errors import NothingChosen
+from tenterhook.capture._options import selected
 from tenterhook.capture._tokens import TokenRows, Window
-from tenterhook.selections import Selection
 from tenterhook.store import Unit
 
 
@@ -30,10 +30,13 @@ class ChosenRows:
     Beside the tokens themselves, 32 bytes a window are held where there is a selection.
     """
 
-    def __init__(self, tokens: TokenRows, selection: Selection | None = None) -> None:
-        """Raises `NothingChosen` where no document has a token that the selection chooses."""
+    def __init__(self, tokens: TokenRows, chosen: str | None = None) -> None:
+        """`chosen` is a selection as text, as `CaptureOptions.tokens` has it.
+
+        Raises `NothingChosen` where no document has a token that it chooses.
+        """
         self.tokens = tokens
-        self._selection = selection
+        self._selection = selected(chosen)
         self._longest = 0
         self._starts, self._windows, self._counts = array("q"), array("q"), array("q")
         self._rows = 0
@@ -46,8 +49,8 @@ class ChosenRows:
                 document = []
             document.append(window)
         self._add(document, tokens.window_count - len(document))
-        if selection is not None and not self._rows:
-            raise NothingChosen(selection)
+        if chosen is not None and not self._rows:
+            raise NothingChosen(chosen, tokens.longest_document)
 
     def __len__(self) -> int:
         return self._rows

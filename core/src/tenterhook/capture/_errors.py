@@ -132,21 +132,22 @@ class NoPattern(TenterhookError, ValueError):
     def __str__(self) -> str:
         return (
             f"Layer {self.layer!r} returned no attention pattern, (batch, heads, seq, seq), beside "
-            "its output. Choose the attention layer of a block, and load the model so that it "
-            "computes patterns: from Python, for models of transformers, "
-            "LanguageModel.from_pretrained(name, attn_implementation='eager')."
+            "its output. Choose the attention layer of a block, and have the model compute "
+            "patterns: add --attn-implementation eager, from Python "
+            "load_model(name, attn_implementation='eager')."
         )
 
 
 class NothingChosen(TenterhookError, ValueError):
     """No document has a token that is selected."""
 
-    def __init__(self, selection: Any) -> None:
-        super().__init__(selection)
-        self.selection = selection
+    def __init__(self, tokens: str, longest: int) -> None:
+        super().__init__(tokens, longest)
+        self.tokens, self.longest = tokens, longest
 
     def __str__(self) -> str:
         return (
-            f"{self.selection} chooses no token of any document, so there is nothing to capture. "
-            "Positions count a document's tokens from 0, negative ones from its end."
+            f"tokens={self.tokens!r} chooses no token of any document, so there is nothing to "
+            f"capture: the longest has {self.longest:,}. Positions count a document's tokens from "
+            "0, negative ones from its end."
         )

@@ -7,7 +7,7 @@ import attrs
 
 from tenterhook.capture._chosen import ChosenRows
 from tenterhook.capture._forward import Forward
-from tenterhook.capture._options import CaptureOptions, check_count, selected
+from tenterhook.capture._options import CaptureOptions, check_count
 from tenterhook.capture._points import points_of, spellings
 from tenterhook.capture._probe import attention_shapes, point_arrays, stored_arrays
 from tenterhook.capture._recipe import CaptureRecipe
@@ -52,7 +52,7 @@ def prepare_capture(
     points = points_of(model, layers, inputs=inputs)
     documents = Documents.of(documents).first(sample_limit)
     tokens = tokenize(model, documents, long_documents=options.long_documents)
-    rows = ChosenRows(tokens, selected(options.tokens))
+    rows = ChosenRows(tokens, options.tokens)
     forward = Forward(model, points, keys=rows.longest)
     description = model.describe_model()
     changes = tuple(changes_active(model.layers))

@@ -8,16 +8,20 @@ from tenterhook.capture._points import Point
 from tenterhook.store import LayerArray, dtype_name
 from tenterhook.store._int8 import SCALE
 
+PROBE_TOKENS = 13
+"""Tokens of a document that show what a point gives; no number that models have of other things."""
+
 
 def point_arrays(
     forward: Forward, rows: ChosenRows, dtype: str | None = None
 ) -> tuple[LayerArray, ...]:
-    """Run the first documents and return each point's width and the dtype that is kept.
+    """Run the beginning of the first documents; return each point's width, and the dtype kept.
 
     Two, so that a layer that has nothing of the batch in it is found out before anything is made.
     """
     tokens = rows.tokens
-    seen = forward([tokens.window(at).ids for at in range(min(2, tokens.window_count))])
+    first = [tokens.window(at).ids[:PROBE_TOKENS] for at in range(min(2, tokens.window_count))]
+    seen = forward(first)
     return tuple(
         LayerArray(name, found.shape[1], dtype or dtype_name(found.dtype))
         for name, found in seen.layers.items()

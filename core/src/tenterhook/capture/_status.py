@@ -1,11 +1,11 @@
 """How far a run is, from what its store says of it."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
-from tenterhook.capture._provenance import may_live
+from tenterhook.capture._session import SILENT, is_gone
 from tenterhook.documents import ranges
 from tenterhook.store import Run
 
@@ -14,14 +14,31 @@ RECENT = 600.0
 
 
 @attrs.frozen(kw_only=True)
+class OpenSession:
+    """A process that has not said how it ended, and is not known to be gone."""
+
+    host: str
+    process: int | None
+    seen: str
+    """When it said that it lives, which it does every minute; UTC, ISO 8601."""
+    seconds: float
+    """Since then."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether that is so long ago that it is gone, or cannot reach the store."""
+        return self.seconds > SILENT
+
+
+@attrs.frozen(kw_only=True)
 class RunStatus:
     """A run's units, done and missing, and what became of them."""
 
     run: str
     state: str
-    """`complete`, `planned` (nobody has begun), `running` (a process has not said how it ended: it
-    is at work, or was killed on another machine), `incomplete` (units failed and were left out) or
-    `stopped`."""
+    """`complete`, `planned` (nobody has begun), `running` (a process said lately that it lives),
+    `silent` (none did for ten minutes, and one has not said how it ended), `incomplete` (units
+    failed and were left out) or `stopped`."""
     rows: int
     rows_done: int
     units: int
@@ -35,7 +52,9 @@ class RunStatus:
     failed: dict[int, str]
     """Units that failed at every try and are missing still, with what they raised last."""
     last_activity: str | None
-    """When a unit was committed, or a process began or ended; UTC, ISO 8601."""
+    """When a unit was committed, or a process began, lived or ended; UTC, ISO 8601."""
+    open_sessions: list[OpenSession]
+    """The processes that are at work, or silent; none of a run that is complete."""
 
 
 def run_status(run: Run) -> RunStatus:
@@ -52,12 +71,13 @@ def run_status(run: Run) -> RunStatus:
     times = [
         each[key]
         for each in [*found["sessions"], *found["units"]]
-        for key in ("start", "end")
+        for key in ("start", "seen", "end")
         if each.get(key)
     ]
+    open_sessions = [] if run.is_complete else _open_sessions(found["sessions"])
     return RunStatus(
         run=run.id,
-        state=_state(run, found["sessions"], failed),
+        state=_state(run, found["sessions"], open_sessions, failed),
         rows=plan.rows,
         rows_done=done,
         units=plan.unit_count,
@@ -67,18 +87,38 @@ def run_status(run: Run) -> RunStatus:
         rows_per_second=_rate(found["units"]),
         failed=dict(sorted(failed.items())),
         last_activity=max(times, default=None),
+        open_sessions=open_sessions,
     )
 
 
-def _state(run: Run, sessions: list[dict[str, Any]], failed: dict[int, str]) -> str:
+def _open_sessions(sessions: list[dict[str, Any]]) -> list[OpenSession]:
+    # Workers do not say how they end; the process that sent for them does.
+    unended = [each for each in sessions if each.get("end") is None and not each.get("is_worker")]
+    return [_open_session(each) for each in unended if not is_gone(each)]
+
+
+def _open_session(session: dict[str, Any]) -> OpenSession:
+    seen = session.get("seen") or session["start"]
+    return OpenSession(
+        host=session.get("host", "?"),
+        process=session.get("process"),
+        seen=seen,
+        seconds=max((datetime.now(UTC) - datetime.fromisoformat(seen)).total_seconds(), 0),
+    )
+
+
+def _state(
+    run: Run,
+    sessions: list[dict[str, Any]],
+    open_sessions: list[OpenSession],
+    failed: dict[int, str],
+) -> str:
     if run.is_complete:
         return "complete"
     if not sessions:
         return "planned"
-    # Workers do not say how they end; the process that sent for them does.
-    own = [session for session in sessions if not session.get("is_worker")]
-    if any(session.get("end") is None and may_live(session) for session in own):
-        return "running"
+    if open_sessions:
+        return "silent" if all(each.is_silent for each in open_sessions) else "running"
     return "incomplete" if failed else "stopped"
 
 

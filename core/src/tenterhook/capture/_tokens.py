@@ -79,6 +79,12 @@ class TokenRows:
             yield self.window(number)
 
     @property
+    def longest_document(self) -> int:
+        """The tokens that are kept of the longest document."""
+        windows = map(self.window, range(self.window_count))
+        return max(window.position + len(window.ids) for window in windows)
+
+    @property
     def window_count(self) -> int:
         """How many windows there are."""
         return len(self._starts)

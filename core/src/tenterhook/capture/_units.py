@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from tenterhook.capture._errors import UnitsFailed
 from tenterhook.capture._prepare import Capture
 from tenterhook.capture._progress import Meter, ProgressCallback
-from tenterhook.capture._provenance import Session, in_one_line
+from tenterhook.capture._session import Session, in_one_line
 from tenterhook.capture._slices import Slice
 from tenterhook.capture._workers import WorkersHere
 from tenterhook.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker

@@ -7,9 +7,9 @@ import attrs
 
 from tenterhook.capture._errors import NotRebuildable
 from tenterhook.capture._prepare import Capture
-from tenterhook.capture._provenance import Session
 from tenterhook.capture._rebuild import rebuild_capture
 from tenterhook.capture._recipe import CaptureRecipe
+from tenterhook.capture._session import Session
 from tenterhook.capture._worker import CaptureWorker
 from tenterhook.store import RunWriter, Store
 

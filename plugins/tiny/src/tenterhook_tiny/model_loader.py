@@ -4,7 +4,7 @@ Running it, and hooks on it, are the transformers plugin's.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tenterhook_tiny.errors import NoRevisions, UnknownName
 
@@ -25,6 +25,7 @@ def load(
     dtype: "torch.dtype | str | None" = None,
     device: "torch.device | str | None" = None,
     revision: str | None = None,
+    attn_implementation: str | None = None,
 ) -> "LanguageModel":
     """Load the model: `""`, `"kjv"`, and both with `tiny:` before them, mean the one there is.
 
@@ -38,6 +39,9 @@ def load(
         raise NoRevisions(revision)
     from tenterhook_transformers import LanguageModel
 
+    options: dict[str, Any] = {}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
     return LanguageModel.from_pretrained(
-        str(model_path()), model_id="tiny:", dtype=dtype, device=device
+        str(model_path()), model_id="tiny:", dtype=dtype, device=device, **options
     )

@@ -16,7 +16,8 @@ class _NotFound(TenterhookError, OSError, LookupError):
         return type(self), (self.name, self.reason, self.way_out)
 
     def __str__(self) -> str:
-        return f"No {self.kind} {self.name!r}: {self.reason}. {self.way_out}".rstrip()
+        reason = self.reason.removesuffix(".")
+        return f"No {self.kind} {self.name!r}: {reason}. {self.way_out}".rstrip()
 
 
 class UnknownModel(_NotFound):
@@ -32,7 +33,7 @@ class UnknownDataset(_NotFound):
 
 
 class BadSetting(TenterhookError, ValueError):
-    """A dtype or device that is not there."""
+    """A dtype, device or attention implementation that is not there."""
 
 
 class EmptyText(TenterhookError, ValueError):

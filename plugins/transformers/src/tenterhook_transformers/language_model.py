@@ -123,12 +123,13 @@ class LanguageModel(HookedModel):
         transformers: `revision`, `trust_remote_code`, `attn_implementation`, ...
 
         Raises `UnknownModel` (an `OSError` and a `LookupError`) where there is none or it cannot
-        be loaded, `ValueError` for a dtype or device that is not there; warns `MissingWeights`
-        where the checkpoint lacks some.
+        be loaded, `ValueError` for a dtype, device or attention implementation that is not there;
+        warns `MissingWeights` where the checkpoint lacks some.
         """
         from tenterhook_transformers.model_loader import load_parts
 
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its older name
+        attention = kwargs.get("attn_implementation")
         module, found = load_parts(
             name_or_path, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
         )
@@ -139,10 +140,10 @@ class LanguageModel(HookedModel):
             model_id=model_id or fspath(name_or_path),
             revision=kwargs.get("revision"),
         )
-        if tokenizer is None and kwargs.keys() <= {"revision"}:  # `load_model` takes no more
-            note_name(
-                model, ModelName.of(fspath(name_or_path), dtype, kwargs.get("revision"), device)
-            )
+        # `load_model` takes no more
+        named = kwargs.keys() <= {"revision", "attn_implementation"}
+        if tokenizer is None and named and isinstance(attention, str | None):
+            note_name(model, ModelName.of(fspath(name_or_path), dtype, device=device, **kwargs))
         return model
 
     @property

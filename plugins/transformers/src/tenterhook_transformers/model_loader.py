@@ -38,11 +38,13 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    attn_implementation: str | None = None,
 ) -> "LanguageModel":
     """Load a model by its name on the hub or its folder; see `LanguageModel.from_pretrained`."""
     from tenterhook_transformers.language_model import LanguageModel
 
-    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    asked = {"revision": revision, "attn_implementation": attn_implementation}
+    options: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     return LanguageModel.from_pretrained(name, dtype=dtype, device=device, **options)
 
 
@@ -95,10 +97,16 @@ def _load_weights(name: str, config: Any, **options: Any) -> tuple[nn.Module, li
                 module, info = auto.from_pretrained(
                     name, config=config, output_loading_info=True, **options
                 )
-        except ValueError as error:
-            if "Unrecognized configuration class" not in str(error):
-                raise
-            continue
+        except (ValueError, ImportError) as error:
+            if "Unrecognized configuration class" in str(error):
+                continue
+            wanted = options.get("attn_implementation")
+            if (
+                wanted is not None
+                and "attention" in str(error).replace("attn", "attention").lower()
+            ):
+                raise BadSetting(f"attn_implementation={wanted!r}: {_first_line(error)}") from None
+            raise
         return module, sorted(info.get("missing_keys") or ())
     raise ValueError(f"transformers has no language model for {type(config).__name__}")
 
@@ -249,7 +257,7 @@ def _errors_of(name: str, part: str) -> Iterator[None]:
     """Turn what transformers and the hub raise into one error with the way out."""
     try:
         yield
-    except (UnknownModel, torch.OutOfMemoryError):
+    except (UnknownModel, BadSetting, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - of the hub, of safetensors, of remote code
         raise _unknown(name, part, error) from None
