@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -290,6 +291,50 @@ def test_state_of_another_loader() -> None:
     small(seed=1, threads=7, also=[]).load_state_dict(state)  # these change no batch
 
 
+def test_state_that_is_none() -> None:
+    """A state without its numbers, or with others than there can be, is refused."""
+    state = small().state_dict()
+    for broken in ({**state, "batches": -3}, {**state, "epoch": None}, {**state, "workers": 0}):
+        with pytest.raises(
+            BadSetting, match=r"state\['(batches|epoch|workers)'\]=.* must be a whole"
+        ):
+            small().load_state_dict(broken)
+    del state["batches"]
+    with pytest.raises(BadSetting, match=r"state\['batches'\]=None"):
+        small().load_state_dict(state)
+
+
+@pytest.mark.parametrize("loader", [small(), small(mixing="exact")], ids=["blocks", "exact"])
+def test_any_kind_of_int(loader: RowLoader) -> None:
+    """numpy's ints give the orders that Python's give, and a state of plain values."""
+    kind: Any = np.int64
+    mixing = "exact" if "exact" in repr(loader) else "blocks"
+    sizes: dict[str, Any] = {"buffer_rows": kind(256), "block_rows": kind(16), "seed": kind(0)}
+    same = small(batch_size=kind(64), mixing=mixing, **sizes)
+    loader.set_epoch(2)
+    same.set_epoch(kind(2))
+    assert json.loads(json.dumps(same.state_dict())) == loader.state_dict()
+    assert rows_in(same) == rows_in(loader)
+
+
+def test_state_is_gone_on_with_once() -> None:
+    """A state loaded before the one worker was there is the rest of an epoch, then the next comes.
+
+    The worker is made anew for each epoch, and finds the state in its copy of the loader.
+    """
+    whole = small()
+    batches = iter(whole)
+    for _ in range(5):
+        next(batches)
+    state = whole.state_dict()
+    rest, after = rows_in(batches), rows_in(whole)
+    resumed = small()
+    resumed.load_state_dict(state)
+    data = DataLoader(resumed, batch_size=None, num_workers=1)
+    assert rows_in(data) == rest
+    assert rows_in(data) == after
+
+
 def test_state_of_other_workers(worker: list[int]) -> None:
     """A state of one of three workers is not gone on with by two."""
     worker[:] = [1, 3]
@@ -394,6 +439,14 @@ def test_rank_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = small()
     assert (loader.rank, loader.world_size, len(loader)) == (2, 3, 5)
     assert len(small(rank=0, world_size=1)) == 16
+    monkeypatch.delenv("RANK")
+    with pytest.raises(
+        BadSetting, match=r"\(None, '3'\) must be both set, or rank= and world_size="
+    ):
+        small()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert small().rank == 0
+    monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "two")
     with pytest.raises(BadSetting, match=r"RANK, WORLD_SIZE\)=\('two', '3'\) must be whole"):
         small()

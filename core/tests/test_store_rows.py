@@ -1,7 +1,9 @@
 """Rows are indexed as a numpy array is."""
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tenterhook.store import MemoryStore, RowOutOfRange, Rows, WrongIndex
+from tenterhook.store import DocumentMap, MemoryStore, RowOutOfRange, Rows, WrongIndex
 from tenterhook.testing.stores import a_plan, write
 
 ROWS, FEATURES = 700, 5
@@ -103,6 +105,21 @@ def test_each_piece_is_read_once() -> None:
     assert asked == [(0, 256), (512, 700)]
 
 
+def test_far_apart_rows_are_found_by_themselves() -> None:
+    """A slice of wide steps reads what is around each row, and not all that is between."""
+    asked: list[int] = []
+    values = torch.arange(100_000.0)[:, None].expand(100_000, 2)
+
+    def read(start: int, stop: int) -> Tensor:
+        asked.append(stop - start)
+        return values[start:stop]
+
+    rows = Rows("h", (100_000, 2), torch.float32, read)
+    assert torch.equal(rows[5:90_000:3000], values[5:90_000:3000])
+    assert torch.equal(rows[::-3000, 1], values.flip(0)[::3000, 1])
+    assert sum(asked) < 20_000
+
+
 def test_wide_slices_of_features_do_not_read_it_whole() -> None:
     """One feature of all rows is read in blocks."""
     asked: list[int] = []
@@ -161,10 +178,67 @@ def test_run_of_a_memory_store_stays_in_its_process() -> None:
         copy.deepcopy(store)
 
 
-def test_documents_are_read_once() -> None:
-    """Asking for one document after the other does not read the documents of all rows again."""
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=40), block=st.integers(1, 20))
+def test_rows_of_documents(lengths: list[int], block: int) -> None:
+    """Whatever the documents, and wherever blocks end, each has its rows; those without have none.
+
+    They are asked for backwards, then in order.
+    """
+    numbers = [at for at, length in enumerate(lengths) for _ in range(length)]
+    index = the_rows(torch.tensor(numbers, dtype=torch.int64))
+    expected, at = [], 0
+    for length in lengths:
+        expected.append(slice(at, at + length))
+        at += length
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tenterhook.store._run.BLOCK", block)
+        documents = DocumentMap(index, index, len(lengths))
+        backwards = [documents.rows(at) for at in range(-1, -len(lengths) - 1, -1)]
+        assert backwards == expected[::-1]
+        assert [documents.rows(at) for at in range(len(lengths))] == expected
+
+
+def test_documents_are_found_in_little_memory() -> None:
+    """One document is found by a few looks; one after the other reads each row once or so."""
+    asked: list[int] = []
+    values = torch.arange(10**6) // 100
+
+    def read(start: int, stop: int) -> Tensor:
+        asked.append(stop - start)
+        return values[start:stop]
+
+    index = Rows("document", (10**6,), torch.int64, read)
+    documents = DocumentMap(index, index, 10**4)
+    assert documents.rows(7000) == slice(700_000, 700_100)
+    assert sum(asked) < 20_000
+    asked.clear()
+    assert all(documents.rows(at) == slice(100 * at, 100 * at + 100) for at in range(10**4))
+    assert sum(asked) < 1.1 * 10**6
+    assert max(asked) <= 8192
+
+
+def test_documents_are_one_object() -> None:
+    """What was looked up stays known to the run."""
     store, plan = MemoryStore(), a_plan()
     write(store.write_run("one", plan), plan.units())
     run = store.run("one")
     assert run.documents is run.documents
-    assert [run.documents.rows(0), run.documents.rows(0)] == [run.documents.rows(0)] * 2
+
+
+def test_runs_are_let_go_of() -> None:
+    """A run that nobody holds is freed at once, with the files that it has mapped."""
+    store, plan = MemoryStore(), a_plan()
+    write(store.write_run("one", plan), plan.units())
+    run = store.run("one")
+    loader = run.loader(run.layers[0], 2)
+    next(iter(loader))
+    gone = weakref.ref(run)
+    gc.collect()
+    gc.disable()
+    try:
+        run.documents.rows(0)
+        del run, loader
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,7 @@
 """Training batches from a run on disk: in other processes, in little memory, with damage told."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,57 @@ def test_workers_of_either_kind(place: Path, start: str, mixing: Any) -> None:
         assert sorted(rows) == list(range(ROWS))
         orders.append(rows)
     assert start == "spawn" or orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))],
+    ids=["deep", "pickle"],
+)
+def test_copies_count_epochs(place: Path, copied: Any) -> None:
+    """Workers of a copy hear which epoch it is, as those of the loader do."""
+    loader = copied(ZarrStore(place).run("one").loader("h", 100, also=["rows"]))
+    data = DataLoader(loader, batch_size=None, num_workers=2)
+    first, second = ([row for batch in data for row in batch["rows"].tolist()] for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(ROWS))
+    assert first != second
+
+
+OPEN_FILES = """
+import os, resource, sys
+from tenterhook_zarr import ZarrStore
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+run = ZarrStore(sys.argv[1]).run("many")
+for mixing in ("exact", "blocks"):
+    loader = run.loader(list(run.layers), 500, mixing=mixing, also=["rows"], threads=2)
+    rows = [row for batch in loader for row in batch["rows"].tolist()]
+    assert sorted(rows) == list(range(len(run)))
+print(len(os.listdir("/proc/self/fd")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_few_files_are_open(tmp_path: Path) -> None:
+    """Whatever the layers and the shards, far fewer files are open than a process may have."""
+    plan = a_plan(40 * 64, 64, layers=[(f"h.{at}", 2, "float32") for at in range(5)])
+    write(ZarrStore(tmp_path).write_run("many", plan), plan.units(), step=64)
+    command = [sys.executable, "-c", OPEN_FILES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 20
+
+
+def test_maps_of_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards beyond those that are kept mapped are read as well."""
+    monkeypatch.setattr("tenterhook_zarr._direct.MAPS", 3)
+    plan = a_plan(20 * 64, 64, layers=[("h", 3, "bfloat16")])
+    write(ZarrStore(tmp_path).write_run("many", plan), plan.units(), step=64)
+    run = ZarrStore(tmp_path).run("many")
+    expected = rows_of(plan, 0, 20 * 64).layers["h"]
+    for batch in run.loader("h", 300, mixing="exact", also=["rows"]):
+        assert same_bits(batch["h"], expected[batch["rows"]])
 
 
 @pytest.mark.parametrize("kind", [{}, {"mixing": "exact"}, {"shuffle": False}], ids=str)

@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, TypeVar, final, get_args
+from typing import Any, Literal, TypeVar, cast, final, get_args
 
 import torch
 from torch import Tensor
@@ -59,14 +59,7 @@ class RowLoader(IterableDataset[Any]):
         check: bool = True,
     ) -> None:
         """See `Run.loader`."""
-        for name, number in {
-            "batch_size": batch_size,
-            "buffer_rows": buffer_rows,
-            "block_rows": block_rows,
-            "threads": threads,
-        }.items():
-            _check_count(name, number, 1)
-        _check_count("seed", seed, None)
+        batch_size = _count("batch_size", batch_size, 1)
         if mixing not in get_args(Mixing):
             raise BadSetting("mixing", mixing, " or ".join(map(repr, get_args(Mixing))))
         part = range(*rows.indices(len(run)))
@@ -85,11 +78,11 @@ class RowLoader(IterableDataset[Any]):
             world_size=self.world_size,
         )
         self._shuffle = shuffle
-        self._seed = seed
+        self._seed = _count("seed", seed, None)
         self._mixing = mixing
-        self._buffer_rows = buffer_rows
-        self._block_rows = block_rows
-        self._threads = threads
+        self._buffer_rows = _count("buffer_rows", buffer_rows, 1)
+        self._block_rows = _count("block_rows", block_rows, 1)
+        self._threads = _count("threads", threads, 1)
         self._check = check
         Columns(run, layers, also)  # a mistake in these is told now
         # One count for each number of workers and each worker among them, so that workers that
@@ -100,6 +93,7 @@ class RowLoader(IterableDataset[Any]):
         self._given: int | None = None
         """Batches of the epoch that were given; `None` where none was begun."""
         self._resume: tuple[int, int, int] | None = None
+        """Epoch, batches and workers to go on from, once."""
 
     def __len__(self) -> int:
         """How many batches an epoch gives on this rank."""
@@ -110,8 +104,7 @@ class RowLoader(IterableDataset[Any]):
 
         What `load_state_dict` said is forgotten.
         """
-        _check_count("epoch", epoch, 0)
-        self._next_epoch.fill_(epoch)
+        self._next_epoch.fill_(_count("epoch", epoch, 0))
         self._given = self._resume = None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -134,15 +127,16 @@ class RowLoader(IterableDataset[Any]):
         epoch, given = self._epoch, self._given
         if given is None:
             epoch = int(self._next_epoch[_slot(worker, workers)])
-        if self._resume is not None:
-            epoch, given, workers = self._resume
+        if self._goes_on(_slot(worker, workers)):
+            epoch, given, workers = cast(tuple[int, int, int], self._resume)
         settings = self._settings()
         return {"epoch": epoch, "batches": given or 0, "workers": max(workers, 1), **settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next iteration go on from a state: the batches that are left, bit for bit.
 
-        Raises `OtherLoader` where the state is of a loader that gives other batches.
+        Raises `OtherLoader` where the state is of a loader that gives other batches, `BadSetting`
+        where it is no state.
         """
         mine = self._settings()
         if differences := [
@@ -151,7 +145,19 @@ class RowLoader(IterableDataset[Any]):
             if state.get(key) != mine[key]
         ]:
             raise OtherLoader(differences)
-        self._resume = state["epoch"], state["batches"], state["workers"]
+        epoch, given, workers = (
+            _count(f"state[{name!r}]", state.get(name), least)
+            for name, least in (("epoch", 0), ("batches", 0), ("workers", 1))
+        )
+        self._resume = epoch, given, workers
+        # Workers made anew for each epoch find this in their copies: what they began, they count.
+        worker, of = _worker()
+        slots = slice(None) if not of else _slot(worker, of)
+        self._next_epoch[slots] = epoch
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._next_epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         order = f"mixing={self._mixing!r}" if self._shuffle else "in order"
@@ -183,14 +189,18 @@ class RowLoader(IterableDataset[Any]):
         """Count the epoch that begins; return its number and how much of it was given before."""
         slot = _slot(worker, workers)
         epoch, given = int(self._next_epoch[slot]), 0
-        if self._resume is not None:
-            epoch, given, then = self._resume
+        if self._goes_on(slot):
+            epoch, given, then = cast(tuple[int, int, int], self._resume)
             if then != max(workers, 1):
                 raise OtherLoader([f"workers is {then} there and {max(workers, 1)} here"])
-            self._resume = None
+        self._resume = None
         self._next_epoch[slot] = epoch + 1
         self._epoch, self._given = epoch, given
         return epoch, given
+
+    def _goes_on(self, slot: int) -> bool:
+        """Whether the next iteration goes on from a state that was loaded."""
+        return self._resume is not None and int(self._next_epoch[slot]) == self._resume[0]
 
     def _give(self, epoch: int, given: int, worker: int, workers: int) -> Iterator[Batch]:
         columns = Columns(self.run, self._layers, self._also)
@@ -336,21 +346,27 @@ def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
             rank = int(os.environ.get("RANK", 0))
             world_size = int(os.environ.get("WORLD_SIZE", 1))
         except ValueError:
-            found = (os.environ.get("RANK"), os.environ.get("WORLD_SIZE"))
-            remedy = "whole numbers, or rank= and world_size= given"
-            raise BadSetting("(RANK, WORLD_SIZE)", found, remedy) from None
-    _check_count("world_size", world_size, 1)
-    _check_count("rank", rank, 0)
+            raise _bad_variables("whole numbers") from None
+        if world_size > 1 and "RANK" not in os.environ:  # else every process would be the first
+            raise _bad_variables("both set")
+    rank, world_size = _count("rank", rank, 0), _count("world_size", world_size, 1)
     if rank >= world_size:
         raise BadSetting("rank", rank, f"below world_size, which is {world_size}")
     return rank, world_size
 
 
-def _check_count(name: str, number: Any, least: int | None) -> None:
+def _bad_variables(expected: str) -> BadSetting:
+    found = (os.environ.get("RANK"), os.environ.get("WORLD_SIZE"))
+    return BadSetting("(RANK, WORLD_SIZE)", found, f"{expected}, or rank= and world_size= given")
+
+
+def _count(name: str, number: Any, least: int | None) -> int:
+    """Return a whole number as an int, whatever kind it was: a random order follows from it."""
     try:
-        is_whole = not isinstance(number, bool) and operator.index(number) is not None
+        found = None if isinstance(number, bool) else operator.index(number)
     except TypeError:
-        is_whole = False
-    if not is_whole or (least is not None and number < least):
+        found = None
+    if found is None or (least is not None and found < least):
         more = "" if least is None else f", {least} or more"
         raise BadSetting(name, number, f"a whole number{more}")
+    return found

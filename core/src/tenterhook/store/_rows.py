@@ -122,6 +122,8 @@ class Rows:
             return as_bytes(forward).flip(0).view(self.dtype).reshape(forward.shape)
         if rows.step == 1 and features is None:
             return self._read(rows.start, rows.stop)
+        if rows.step > PIECE:
+            return _some(self.take(torch.arange(rows.start, rows.stop, rows.step)), features)
         parts = []
         per_block = max(1, BLOCK // rows.step)
         for at in range(0, len(rows), per_block):

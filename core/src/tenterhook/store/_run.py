@@ -1,5 +1,7 @@
 """A run, opened for reading."""
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -12,7 +14,7 @@ from tenterhook.store._errors import NotCaptured, NotKept
 from tenterhook.store._int8 import SCALE, int8_errors, int8_rows
 from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook.store._reduced import QUANTILES, quantile_error, reduced
-from tenterhook.store._rows import Rows
+from tenterhook.store._rows import BLOCK, Rows
 from tenterhook.store._text import load_tokenizer
 
 if TYPE_CHECKING:
@@ -68,18 +70,24 @@ class Run:
         """
         self.id = run_id
         self.plan = plan
-        self.committed = frozenset(committed)
-        """Numbers of the units that are committed."""
+        self._see(committed)
         self._read_layer = read_layer
         self._read_number = read_number
         self._load_records = load_records
-        self._documents: DocumentMap | None = None
         self._take_layer = take_layer
         self._take_number = take_number
         self._store = store
         self._load_attributes = load_attributes
         self._kept = kept
         self._tokenizer: Any = None
+
+    def _see(self, committed: Iterable[int]) -> None:
+        """Take these units for all that are committed."""
+        self.committed = frozenset(committed)
+        """Numbers of the units that are committed."""
+        whole = next(number for number in itertools.count() if number not in self.committed)
+        self._rows = min(whole * self.plan.rows_per_unit, self.plan.rows)
+        self._documents: DocumentMap | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -95,10 +103,7 @@ class Run:
 
     def __len__(self) -> int:
         """How many rows can be read."""
-        number = 0
-        while number in self.committed:
-            number += 1
-        return min(number * self.plan.rows_per_unit, self.plan.rows)
+        return self._rows
 
     def __getitem__(self, layer: str | int) -> Rows:
         """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
@@ -117,12 +122,12 @@ class Run:
         return self._layer(array)
 
     def _layer(self, array: LayerArray) -> Rows:
-        take = self._take_layer
+        read, take = self._read_layer, self._take_layer
         return Rows(
             array.name,
             (len(self), array.features),
             torch_dtype(array.dtype),
-            lambda start, stop: self._read_layer(array.name, start, stop),
+            lambda start, stop: read(array.name, start, stop),
             take and (lambda rows, check: take(array.name, rows, check)),
         )
 
@@ -140,7 +145,7 @@ class Run:
     @property
     def documents(self) -> "DocumentMap":
         """Where every row comes from."""
-        if self._documents is None or len(self._documents.index) != len(self):
+        if self._documents is None:
             self._documents = DocumentMap(
                 self._numbers("document"), self._numbers("position"), self.plan.documents
             )
@@ -326,19 +331,19 @@ class Run:
         return _reopen, (self._store, self.id, self.committed)
 
     def _numbers(self, array: str) -> Rows:
-        take = self._take_number
+        read, take = self._read_number, self._take_number
         return Rows(
             array,
             (len(self),),
             torch_dtype(ROW_ARRAYS[array]),
-            lambda start, stop: self._read_number(array, start, stop),
+            lambda start, stop: read(array, start, stop),
             take and (lambda rows, check: take(array, rows, check)),
         )
 
 
 def _reopen(store: "Store", run_id: str, committed: frozenset[int]) -> Run:
     run = store.run(run_id)
-    run.committed = committed  # and not what was committed since
+    run._see(committed)  # and not what was committed since
     return run
 
 
@@ -352,7 +357,10 @@ class DocumentMap:
         self.position = position
         """The token of its document that every row is, int32 `[rows]`, from 0."""
         self._count = count
-        self._of_rows: Tensor | None = None
+        self._firsts: dict[int, int] = {}
+        """The document of a row that was looked at: the first of a block."""
+        self._block: tuple[int, Tensor] = (-1, torch.empty(0))
+        """The block that was looked into last, by its number."""
 
     def __len__(self) -> int:
         """How many documents there are, those without rows among them."""
@@ -366,7 +374,21 @@ class DocumentMap:
         at = document + len(self) if document < 0 else document
         if not 0 <= at < len(self):
             raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
-        if self._of_rows is None:  # 8 bytes a row, read at the first question
-            self._of_rows = self.index[:].contiguous()
-        ends = torch.searchsorted(self._of_rows, torch.tensor([at, at + 1]))
-        return slice(int(ends[0]), int(ends[1]))
+        return slice(self._first_row(at), self._first_row(at + 1))
+
+    def _first_row(self, document: int) -> int:
+        """Return the first row of a document or one after it: rows are in the documents' order."""
+        count = -(-len(self.index) // BLOCK)
+        block = bisect_left(range(count), document, key=self._first_of) - 1
+        if block < 0:
+            return 0
+        known, numbers = self._block
+        if known != block:
+            numbers = self.index[block * BLOCK : (block + 1) * BLOCK].contiguous()
+            self._block = block, numbers
+        return block * BLOCK + int(torch.searchsorted(numbers, document))
+
+    def _first_of(self, block: int) -> int:
+        if block not in self._firsts:
+            self._firsts[block] = int(self.index[block * BLOCK])
+        return self._firsts[block]

@@ -5,10 +5,12 @@ its crc32c, and the index last. Blocks of rows are read at their places into the
 handed out; rows here and there are copied from a memory map.
 """
 
+import ctypes
 import mmap
 import os
 import struct
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,8 @@ from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 BUFFERS = 1024
 """How many pieces of memory the system fills in one call at most."""
 
-MAPS = 64
-"""How many shards of an array are kept mapped; each has an open file."""
+MAPS = 1024
+"""How many shards of an array are kept mapped; a system lets a process have some 65,000 maps."""
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -141,9 +143,7 @@ class DirectReader:
         if mapped is None:
             with _Open(self._path(shard)) as file:
                 self._check_index(file, shard)
-                memory = mmap.mmap(file.number, 0, prot=mmap.PROT_READ)
-            if hasattr(mmap, "MADV_RANDOM"):
-                memory.madvise(mmap.MADV_RANDOM)
+                memory = _map(file.number, self._layout.shard_bytes(shard))
             rows = min(self._layout.shard_rows, self._layout.rows - shard * self._layout.shard_rows)
             row_bytes = self._row_bytes
             mapped = np.ndarray(
@@ -180,6 +180,41 @@ class DirectReader:
         rows = self._layout.chunk_rows
         which = f"rows {chunk * rows} to {(chunk + 1) * rows} of this file"
         raise DamagedStore(path, f"{which} are not what was written: their checksum is another")
+
+
+def _map(file: int, size: int) -> Any:
+    """Return a file's bytes, mapped for reading here and there, with no file open for it.
+
+    `mmap.mmap` keeps one open as long as the map, and a process may have no more than 1,024 of
+    these, or so.
+    """
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    unmapping = weakref.finalize(memory, _LIBC.munmap, address, size)
+    unmapping.atexit = False  # threads may read still
+    if hasattr(mmap, "MADV_RANDOM"):
+        _LIBC.madvise(address, size, mmap.MADV_RANDOM)
+    return memory
+
+
+def _system() -> Any:
+    """Return the C library, told what its functions take."""
+    if os.name == "nt":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    size, number, address = ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p
+    libc.mmap.argtypes = [address, size, number, number, number, ctypes.c_int64]
+    libc.mmap.restype = address
+    libc.munmap.argtypes = [address, size]
+    libc.madvise.argtypes = [address, size, number]
+    return libc
+
+
+_LIBC = _system()
+_FAILED = ctypes.c_void_p(-1).value
 
 
 class _Open:
