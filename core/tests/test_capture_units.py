@@ -270,6 +270,17 @@ def test_slices_that_make_no_sense(text: str) -> None:
             "5/6",
             "SLURM_ARRAY_TASK_ID=9",
         ),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "3",
+                "SLURM_ARRAY_TASK_COUNT": "16",
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_PROCID": "0",  # of the script, whose job asked for no number of tasks
+            },
+            "3/16",
+            "SLURM_ARRAY_TASK_ID=3",
+        ),
+        ({"SLURM_PROCID": "0"}, "0/1", "SLURM_PROCID=0"),
         ({"JOB_COMPLETION_INDEX": "0", "JOB_COMPLETIONS": "8"}, "0/8", "JOB_COMPLETIONS=8"),
         ({"WORLD_SIZE": "4"}, None, ""),
         ({}, None, ""),
@@ -290,7 +301,7 @@ def test_slices_of_launchers(variables: dict[str, str], expected: str | None, sa
             {"RANK": "0"},
             "RANK=0: it is the number .* torchrun, and there is no WORLD_SIZE.*--slice",
         ),
-        ({"SLURM_PROCID": "0"}, "SLURM_PROCID=0: .*no SLURM_NTASKS"),
+        ({"SLURM_PROCID": "1"}, "SLURM_PROCID=1: .*no SLURM_NTASKS"),
         ({"SLURM_ARRAY_TASK_ID": "0"}, "no SLURM_ARRAY_TASK_COUNT"),
         ({"JOB_COMPLETION_INDEX": "0"}, "no JOB_COMPLETIONS or JOB_COMPLETION_COUNT"),
         ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 WORLD_SIZE=4: .* give no slice"),

@@ -1,7 +1,10 @@
 """Runs as npy, safetensors and data sets of Hugging Face: bit for bit, whole or not there."""
 
 import json
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tenterhook.store import (
     BadSetting,
     MemoryStore,
     NotCaptured,
+    NotWritable,
     PlaceTaken,
     Run,
     to_datasets,
@@ -216,3 +220,38 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="of real numbers"):
         to_datasets(a_run(layers=[("h", 1, "complex64")]), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@each_writer
+def test_place_that_is_a_link(tmp_path: Path, to: Any) -> None:
+    """A link to a folder stays one, and the export is in the folder that it leads to."""
+    (tmp_path / "large-disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "large-disk", target_is_directory=True)
+    to(a_run(), link)
+    assert link.is_symlink()
+    assert (tmp_path / "large-disk/run.json").is_file()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@each_writer
+def test_disk_that_fills_up(full_disk: Path, to: Any) -> None:
+    """The error names the folder and the way out, and nothing is left of the export."""
+    run = a_run(3000, [("h.0", 100, "float32")])
+    with pytest.raises(NotWritable, match=r"disk/out: it cannot be written .No space.*make room"):
+        to(run, full_disk / "out")
+    assert list(full_disk.iterdir()) == []
+    with pytest.raises(PlaceTaken, match="a file system is mounted there; choose a folder in it"):
+        to(run, full_disk)
+    to(a_run(), full_disk / "out")

@@ -62,7 +62,8 @@ def slice_of_launcher(variables: Mapping[str, str]) -> tuple[Slice, str] | None:
     """Return the slice that a launcher gives this process, and the variables that say so.
 
     Reads those of torchrun, then Slurm (tasks of a step, elements of an array, or both), then a
-    Kubernetes indexed job. `None` where there are none; `BadSlice` where they make no sense.
+    Kubernetes indexed job. A Slurm job's script, which has no count of tasks unless the job asked
+    for several, is the only one. `None` where there are none; `BadSlice` where they make no sense.
     """
     if TORCHRUN.index in variables:
         return _read(TORCHRUN, variables)
@@ -87,6 +88,8 @@ def _read(
     scheme: Scheme, variables: Mapping[str, str], first: str | None = None
 ) -> tuple[Slice, str]:
     count = next((name for name in scheme.counts if variables.get(name)), None)
+    if count is None and scheme is SLURM_TASK and variables[scheme.index] == "0":
+        return Slice(0, 1), f"{scheme.index}=0"
     if count is None:
         names = " or ".join(scheme.counts)
         raise BadSlice(

@@ -5,6 +5,7 @@ and has its name once it is whole and on the disk.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook.errors import TenterhookError
 from tenterhook.store._dtypes import dtype_name
 from tenterhook.store._errors import BadSetting, NotWritable, PlaceTaken
 from tenterhook.store._rows import Rows, as_bytes
@@ -29,6 +31,19 @@ MARK = "run.json"
 FORMAT = "tenterhook export"
 PIECE_BYTES = 16 * 2**20
 """About as much is in memory at a time."""
+
+REFUSED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
+"""What the system says where a folder cannot be written."""
 
 FILE_BYTES = 2**30
 ARROW_FILE = "data-00000-of-00001.arrow"
@@ -334,27 +349,29 @@ def _mark(folder: Path, run: Run, kind: str, facts: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _new_folder(folder: str | os.PathLike[str], overwrite: bool) -> Iterator[Path]:
     """Give a folder to write to, which becomes the one asked for when all is in it."""
-    target = Path(folder).expanduser().absolute()
+    target = Path(folder).expanduser().resolve()
     _check_place(target, overwrite)
     aside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
     try:
         aside.mkdir(parents=True)
-    except OSError as error:
-        raise NotWritable(
-            str(target), f"nothing can be written there ({error.strerror})"
-        ) from error
-    try:
         yield aside
         for path in aside.iterdir():
             _sync(path)
         _sync(aside)
         _put_in_place(aside, target, overwrite)
+    except OSError as error:
+        if error.errno not in REFUSED or isinstance(error, TenterhookError):
+            raise
+        reason = f"it cannot be written ({error.strerror}); make room or rights, or choose another"
+        raise NotWritable(str(target), f"{reason}. Nothing of it is left") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_place(target: Path, overwrite: bool) -> None:
     """Raise `PlaceTaken` unless nothing is there, or what may be overwritten."""
+    if os.path.ismount(target):
+        raise PlaceTaken(str(target), "a file system is mounted there; choose a folder in it")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not _is_export(target):

@@ -5,6 +5,7 @@ written the same way, so that not even a blank of it can change unnoticed.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
 
 SEAL = "crc32c"
+
+_SEAL_LINE = re.compile(rb',?\n  "crc32c": "([0-9a-f]{8})"(,?)(?=\n)')
 
 
 def sealed(facts: Mapping[str, Any]) -> bytes:
@@ -24,6 +27,9 @@ def sealed(facts: Mapping[str, Any]) -> bytes:
 
 def unsealed(record: bytes, path: str) -> dict[str, Any]:
     """Return what a record says; `DamagedStore` where it is not what was written."""
+    plain, said = _without_seal(record)
+    if said == checksum(plain):
+        return dict(json.loads(plain))
     try:
         found = json.loads(record)
         said = found.pop(SEAL)
@@ -32,3 +38,18 @@ def unsealed(record: bytes, path: str) -> dict[str, Any]:
     if said != checksum(to_json(found)) or record != to_json({**found, SEAL: said}):
         raise DamagedStore(path, "its checksum says that it is not what was written")
     return dict(found)
+
+
+def _without_seal(record: bytes) -> tuple[bytes, str]:
+    """Return a record as it was without its seal, and what the seal says.
+
+    Nothing else of a record begins a line with two blanks and that name, and writing it out again
+    to compare takes ten times as long.
+    """
+    found = _SEAL_LINE.search(record)
+    if found is None:
+        return record, ""
+    start, end = found.span()
+    if found[2] and record[start : start + 1] == b",":  # between two others: one comma stays
+        end -= 1
+    return record[:start] + record[end:], found[1].decode()

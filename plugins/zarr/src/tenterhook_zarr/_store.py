@@ -176,9 +176,8 @@ class ZarrStore:
 
     def _check_known(self, run_id: str) -> None:
         check_run_id(run_id)
-        known = self.runs()
-        if run_id not in known:
-            raise UnknownRun(run_id, known, self.location)
+        if not self._folders_with(self._runs, PLAN, only=run_id):
+            raise UnknownRun(run_id, self.runs(), self.location)
 
     def _opened(self, run_id: str) -> RunFolder:
         self._check_known(run_id)
@@ -219,10 +218,15 @@ class ZarrStore:
     def _tensors(self) -> PurePath:
         return self._place.root / "tensors"
 
-    def _folders_with(self, parent: PurePath, file: str) -> list[PurePath]:
-        """Return the folders that have the file; `NotWritable` where they cannot be looked at."""
+    def _folders_with(
+        self, parent: PurePath, file: str, *, only: str | None = None
+    ) -> list[PurePath]:
+        """Return the folders that have the file; `NotWritable` where they cannot be looked at.
+
+        With `only`, the folder of that very name: to some file systems several names are one.
+        """
         try:
-            names = self._files.names(parent)
+            names = [name for name in self._files.names(parent) if only in (None, name)]
             folders = [parent / name for name in names if not name.startswith(".")]
             return [folder for folder in folders if self._files.is_there(folder / file)]
         except (NotWritable, Unreachable):
