@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import DynamicCache, MambaConfig, MambaForCausalLM
 
 import tenterhook
 import tenterhook_tiny
@@ -111,6 +112,134 @@ def test_a_generation_is_one_text(lm: Any, sae: Sae) -> None:
                     float(latents[: len(each.token_ids), latent].max()), rel=1e-3
                 )
     assert seen
+
+
+def assert_scores_are_those_of_the_texts(lm: Any, sae: Sae) -> int:
+    """Read every top text again, alone: the latent is as active there; return how many there are.
+
+    A text without its beginning, or with another's, gives other numbers.
+    """
+    sae.concepts.disable_text_tracking()
+    entries = [
+        (latent, top)
+        for latent in range(sae.n_latents)
+        for top in sae.concepts.get_top_texts(latent)
+    ]
+    latents: dict[tuple[int, ...], Tensor] = {}
+    for latent, top in entries:
+        if top.token_ids not in latents:
+            with lm.capture(LAYER) as captured, torch.no_grad():
+                lm.module(torch.tensor([top.token_ids]))
+            latents[top.token_ids] = sae.encode(captured.last(LAYER))[0].detach()
+        again = float(latents[top.token_ids][top.position, latent])
+        assert again == pytest.approx(top.score, rel=1e-2, abs=1e-2), top
+    return len(entries)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"num_beams": 4},
+        {"num_beams": 4, "use_cache": False},
+        {"num_beams": 3, "num_return_sequences": 3, "do_sample": True},
+        {"num_return_sequences": 3, "do_sample": True},
+        {"num_beams": 3, "cache_implementation": "static"},
+    ],
+    ids=["beams", "beams, no cache", "sampled beams", "samples", "static cache"],
+)
+def test_the_texts_of_beams_are_their_own(lm: Any, more: dict[str, Any]) -> None:
+    """Beams come, split and go between two steps; each score is of the text that it names."""
+    torch.manual_seed(0)
+    sae = L1Sae(64, 128)
+    lm.attach_sae(sae, LAYER)
+    sae.concepts.enable_text_tracking(top_k=20)
+    asked = {"do_sample": False, "max_new_tokens": 12, **more}
+    # A static cache is given its mask in a form that does not show padding.
+    prompts = ["And God said,", "The LORD"][: 1 if "cache_implementation" in more else 2]
+    made = lm.generate(prompts, **asked)
+
+    longest = [
+        top
+        for latent in range(64)
+        for top in sae.concepts.get_top_texts(latent)
+        if top.position >= max(made.prompt_lengths)
+    ]
+    assert longest
+    assert assert_scores_are_those_of_the_texts(lm, sae)
+
+
+def test_conversations_that_take_turns_keep_their_texts(lm: Any) -> None:
+    """Each has a cache of its own, and both are as long; a call goes on with what its cache has."""
+    torch.manual_seed(0)
+    sae = L1Sae(64, 128)
+    lm.attach_sae(sae, LAYER)
+    sae.concepts.enable_text_tracking(top_k=20)
+    generator = torch.Generator().manual_seed(0)
+    caches = [DynamicCache(), DynamicCache()]
+    spoken = [torch.zeros(2, 0, dtype=torch.int64) for _ in caches]
+    with torch.no_grad():
+        for turn in range(6):
+            for at, cache in enumerate(caches):
+                new = torch.randint(5, 1000, (2, 4 if turn == 0 else 1), generator=generator)
+                spoken[at] = torch.cat([spoken[at], new], 1)
+                lm.module(new, past_key_values=cache)
+
+    texts = {top.token_ids for n in range(64) for top in sae.concepts.get_top_texts(n)}
+    assert texts <= {tuple(row) for ids in spoken for row in ids.tolist()}
+    assert assert_scores_are_those_of_the_texts(lm, sae)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_state_that_stands_for_all_tokens_shows_its_text(beams: int) -> None:
+    """A state-space model keeps no keys, and does not say how much it read before."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4)
+    mamba: Any = MambaForCausalLM(config)
+    mamba.eval()
+    model = tenterhook.attach(mamba)
+    sae = L1Sae(8, 16)
+    model.layers.register_hook("backbone.layers.0", sae)
+    sae.concepts.enable_text_tracking(top_k=20)
+    more = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "num_beams": beams}
+    mamba.generate(torch.randint(5, 50, (2, 4)), **more)
+
+    found = [(n, top) for n in range(8) for top in sae.concepts.get_top_texts(n)]
+    model.layers.clear()
+    assert max(len(top.token_ids) for _, top in found) == 9  # nobody reads the last token
+    for latent, top in found:
+        with torch.no_grad(), model.capture("backbone.layers.0") as captured:
+            mamba(torch.tensor([top.token_ids]))
+        latents = sae.encode(captured.last("backbone.layers.0"))[0].detach()
+        assert float(latents[top.position, latent]) == pytest.approx(top.score, rel=1e-2)
+
+
+class Remembering(nn.Module):
+    """A model with a cache of its own kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(6, 3)
+
+    def forward(self, input_ids: Tensor, state: Tensor | None = None) -> Tensor:
+        """Add what is remembered."""
+        found: Tensor = self.embedding(input_ids)
+        return found if state is None else found + state
+
+
+def test_a_cache_that_shows_nothing_is_warned_of() -> None:
+    """Its calls are not counted: nobody knows how their texts begin."""
+    model = tenterhook.attach(Remembering())
+    sae = L1Sae(5, 3)
+    model.layers.register_hook("output", sae)
+    sae.concepts.enable_text_tracking(top_k=20)
+    first = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    model(first)
+    with pytest.warns(HookWarning, match=r"its cache does not show.*use_cache=False"):
+        model(torch.tensor([[1], [2]]), state=torch.ones(2, 1, 3))
+
+    texts = {top.token_ids for latent in range(5) for top in sae.concepts.get_top_texts(latent)}
+    assert texts <= {tuple(row) for row in first.tolist()}
+    model.layers.clear()
 
 
 def test_memory_is_bounded(lm: Any) -> None:

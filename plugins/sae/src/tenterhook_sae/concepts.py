@@ -337,8 +337,11 @@ class Concepts:
     def _follow(self) -> None:
         """Follow the model's forwards while what they were given is needed."""
         needed = self._selecting > 0 or any(c.manipulation.selection for c in self._standing)
-        context = self._context if needed or self.tracks_texts else None
-        self._following.follow(None if context is None else context.model)
+        texts = self._texts if self.tracks_texts else None
+        context = self._context if needed or texts is not None else None
+        self._following.follow(
+            None if context is None else context.model, None if texts is None else texts.ended
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or pickle holds: names and standing manipulations."""

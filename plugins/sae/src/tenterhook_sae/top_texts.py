@@ -3,7 +3,7 @@
 import threading
 import warnings
 from array import array
-from collections.abc import Sequence
+from collections import deque
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from torch import Tensor
 from tenterhook import HookContext
 from tenterhook.hooks import HookWarning
 from tenterhook.selections import Seen
-from tenterhook_sae.following import Following
+from tenterhook_sae.following import Following, Forward, Marks
 from tenterhook_sae.sparse_latents import SparseLatents
 
 
@@ -39,6 +39,10 @@ class TopText:
     """The text as the model read it, special tokens included, padding left out."""
 
 
+FORWARDS = 8
+"""So many forwards of a thread can be gone on with, with their caches or copies of them."""
+
+
 class _Row:
     """A sequence of the batch, as far as this thread has seen it."""
 
@@ -46,6 +50,19 @@ class _Row:
 
     def __init__(self, ids: list[int], text: int | None = None) -> None:
         self.ids, self.text = ids, text
+
+
+class _Ended:
+    """The rows of a forward that ended, and how to find them in the cache that it left."""
+
+    def __init__(self, rows: list[_Row], marks: Marks | None) -> None:
+        self.rows, self.marked = rows, dict[bytes, _Row]()
+        doubtful = set()
+        for mark, row in zip(marks or (), rows, strict=marks is not None):
+            if self.marked.setdefault(mark, row).ids != row.ids:
+                doubtful.add(mark)
+        for mark in doubtful:
+            del self.marked[mark]
 
 
 class TopTexts:
@@ -70,7 +87,7 @@ class TopTexts:
         self._tokenizer: Any = None
         self._lock = threading.Lock()
         self._here = threading.local()
-        self._warned = False
+        self._warned = set[str]()
 
     # --- seeing
 
@@ -78,12 +95,15 @@ class TopTexts:
         self, latents: Tensor | SparseLatents, following: Following, context: HookContext | None
     ) -> None:
         """Take note of the latents of one call, `(batch, seq, n_latents)` or flat."""
-        ids, seen = following.token_ids, following.seen
+        ids, seen, forward = following.token_ids, following.seen, following.forward
         if ids is None or latents.shape[:-1].numel() != ids.numel():
-            self._warn(ids is None, latents.shape)
+            self._warn(_NO_IDS if ids is None else _OTHER_SHAPE)
             return
         seen = Seen.of_all(*ids.shape) if seen is None else seen
-        rows = self._rows(ids, seen)
+        rows = self._rows(ids, seen, forward)
+        if rows is None:
+            self._warn(_NO_MARKS)
+            return
         special = set() if context is None else context.special_token_ids
         counted = self._counted(ids, seen, special)
         if self._floor.device != latents_device(latents):
@@ -96,46 +116,78 @@ class TopTexts:
                 self._tokenizer = context.tokenizer
             self._merge(latent, place, score, rows, seen, ids.shape[1])
 
-    def _warn(self, no_ids: bool, shape: torch.Size) -> None:
-        if not self._warned:
-            self._warned = True
-            why = (
-                "the model was given no token ids"
-                if no_ids
-                else f"latents of shape {tuple(shape)} do not go with its token ids"
-            )
-            warnings.warn(
-                f"Texts are tracked, and {why}; such calls are not counted. Attach the SAE to a "
-                "layer of a model that is called with input_ids.",
-                HookWarning,
-                stacklevel=3,
-            )
+    def _warn(self, why: str) -> None:
+        if why not in self._warned:
+            self._warned.add(why)
+            said = f"Texts are tracked, and {why}"
+            warnings.warn(said, HookWarning, stacklevel=3)
 
-    def _rows(self, ids: Tensor, seen: Seen) -> list[_Row]:
-        """Return the rows of the batch; one that goes on, step by step, with what came before."""
-        real = seen.real.tolist()
+    def ended(self, forward: Forward, marks: Marks | None) -> None:
+        """Remember the rows of a forward that ended, for those that go on with its cache."""
+        self._ended.append(_Ended(forward.rows, marks))
+
+    @property
+    def _ended(self) -> "deque[_Ended]":
+        ended: deque[_Ended] | None = getattr(self._here, "ended", None)
+        if ended is None:
+            ended = self._here.ended = deque(maxlen=FORWARDS)
+        return ended
+
+    def _rows(self, ids: Tensor, seen: Seen, forward: Forward | None) -> list[_Row] | None:
+        """Return the rows of the batch, each with what came before it.
+
+        `None` where the model has seen tokens before and nothing says which.
+        """
+        if forward is not None and forward.rows is not None:  # the layer was called before
+            known: list[_Row] = forward.rows
+            return known
         new = [
             [id for id, is_real in zip(row, mask, strict=True) if is_real]
-            for row, mask in zip(ids.tolist(), real, strict=True)
+            for row, mask in zip(ids.tolist(), seen.real.tolist(), strict=True)
         ]
         past = (seen.count - seen.real.sum(1)).tolist()
-        before: Sequence[_Row] = getattr(self._here, "rows", ())
-        lengths = [len(row.ids) for row in before]
-        if all(past) and lengths == past:  # a cache has what came before
+        marks = None if forward is None else forward.past
+        if marks is None and not any(past):
+            before = self._read_again(new)
+        else:
+            found = self._before(past, marks)
+            if found is None:
+                return None
+            before = found
             new = [row.ids + more for row, more in zip(before, new, strict=True)]
-        elif not (
-            lengths == [len(ids) - 1 for ids in new]
-            and all(row.ids == ids[:-1] for row, ids in zip(before, new, strict=True))
-        ):  # no step without a cache, which gives all again and one token more
-            before = [_Row([]) for _ in new]
         texts: set[int] = set()
         rows = []
-        for row, known in zip(new, before, strict=True):  # of equal prompts the first goes on
-            text = None if known.text in texts else known.text
+        for row, known_row in zip(new, before, strict=True):  # of equal rows the first goes on
+            text = None if known_row.text in texts else known_row.text
             texts |= set() if text is None else {text}
             rows.append(_Row(row, text))
-        self._here.rows = rows
+        if forward is not None:
+            forward.rows = rows
         return rows
+
+    def _read_again(self, new: list[list[int]]) -> list[_Row]:
+        """Return what rows go on with that were read from their beginnings.
+
+        A step without a cache gives all again and one token more; other rows go on with nothing.
+        """
+        last = self._ended[-1].rows if self._ended else []
+        known = {tuple(row.ids): row for row in reversed(last)}
+        before = [known.get(tuple(ids[:-1])) for ids in new]
+        found = [row for row in before if row is not None and row.ids]
+        return found if len(found) == len(new) else [_Row([]) for _ in new]
+
+    def _before(self, past: list[int], marks: Marks | None) -> list[_Row] | None:
+        """Return what rows go on with of which a cache has so many tokens each, 0 if unknown."""
+        if not marks:
+            return None
+        known: dict[bytes, _Row] = {}
+        for ended in self._ended:
+            known.update(ended.marked)
+        before = [known.get(mark, _Row([])) for mark in marks]
+        return [
+            row if length in (0, len(row.ids)) else _Row([])
+            for row, length in zip(before, past, strict=True)
+        ]
 
     def _counted(self, ids: Tensor, seen: Seen, special: set[int]) -> Tensor:
         """Return which tokens count, bool `(batch * seq,)` on the CPU."""
@@ -251,6 +303,20 @@ class TopTexts:
             return " ".join(map(str, ids))
         text: str = self._tokenizer.decode(ids, skip_special_tokens=whole)
         return text
+
+
+_NO_IDS = (
+    "the model was given no token ids; such calls are not counted. Attach the SAE to a layer of a "
+    "model that is called with input_ids."
+)
+_OTHER_SHAPE = (
+    "the shape of latents does not go with the model's token ids; such calls are not counted. "
+    "Attach the SAE to a layer that returns an activation for each token."
+)
+_NO_MARKS = (
+    "the model goes on with texts that its cache does not show; such calls are not counted. "
+    "Generate with use_cache=False."
+)
 
 
 def latents_device(latents: Tensor | SparseLatents) -> torch.device:
