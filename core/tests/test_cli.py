@@ -155,7 +155,7 @@ class TestHowCommandsEnd:
                 "error: ZeroDivisionError: division by zero\nhint: --debug shows the traceback\n",
             ),
             (ValueError("ours"), 1, "error: ValueError: ours\nhint: --debug shows the traceback\n"),
-            (DiskFull(), 1, "error: DiskFull: \n"),
+            (DiskFull(), 1, "error: DiskFull\n"),
             (KeyboardInterrupt(), 130, "\nstopped.\n"),
         ],
         ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

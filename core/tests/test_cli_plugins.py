@@ -265,6 +265,22 @@ class TestDoctor:
         assert status == 1
         assert "its detector 'Keeps' has the name of a detector of plugin 'one'" in out
 
+    def test_a_lethal_plugin_hides_none_of_its_name(
+        self, install: InstalledPlugins, th: Th
+    ) -> None:
+        """The other is loaded and found broken."""
+        install("one", {"same": "import os; os._exit(3)"})
+        install("two", {"other": "1 / 0"})
+        install.site.joinpath("two-1.0.dist-info/entry_points.txt").write_text(
+            "[tenterhook.plugins]\nsame = plugin_other\n"
+        )
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 1
+        assert "when it is loaded. Uninstall it, or set TENTERHOOK_BLOCK_PLUGINS=one." in out
+        assert "Plugin 'same' of two 1.0 was left out: ZeroDivisionError" in out
+
     def test_what_is_blocked_is_not_imported(
         self, install: InstalledPlugins, th: Th, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -383,3 +399,29 @@ class TestCheck:
         assert status == 1
         assert "KeyError" not in out
         assert "NoneType" in out
+
+
+class TestClashes:
+    """Two plugins with one name: whoever asks for it by name is told of both."""
+
+    @pytest.fixture(autouse=True)
+    def two(self, install: InstalledPlugins, code: None) -> None:
+        """Install them."""
+        for name in ("one", "two"):
+            install(name, {name: source("greet", "plugin_code:Keeps", "commands")})
+
+    @pytest.mark.parametrize("asked", [("greet",), ("plugins", "info", "greet")], ids="/".join)
+    def test_it_is_bad_input(self, th: Th, asked: tuple[str, ...]) -> None:
+        """One line that has the way out."""
+        status, out, err = th(*asked)
+
+        assert (status, out) == (2, "")
+        assert "is offered by plugin 'one' (one 1.0) and by plugin 'two' (two 1.0)" in err
+        assert "TENTERHOOK_BLOCK_PLUGINS=one or TENTERHOOK_BLOCK_PLUGINS=two" in err
+
+    def test_lists_and_help_work(self, th: Th) -> None:
+        """They report it, and miss the one name."""
+        assert th("--help")[0] == 0
+        status, _, err = th("plugins", "list")
+        assert status == 0
+        assert err.count("warning: Plugin 'two' of two 1.0 clashes with another: ") == 1

@@ -137,9 +137,15 @@ class TestLayerNames:
         [
             ("\ndef name(module): return 1 / 0", "ZeroDivisionError"),
             ("\ndef name(module): return {}", "returned a dict, and no StandardNames"),
+            ("\ndef name(module): raise SystemExit(3)", "SystemExit: 3"),
+            (
+                "\nfrom tenterhook.standard_names import StandardNames"
+                "\ndef name(module): return StandardNames(layers={1: 2}, residual='parallel')",
+                "layers has 1, which is no name",
+            ),
             ("", "has no 'plugin_two:name'"),
         ],
-        ids=["raises", "returns something else", "is not there"],
+        ids=["raises", "returns something else", "exits", "odd names", "is not there"],
     )
     def test_a_plugin_that_fails_is_skipped(
         self, install: Install, model: tenterhook.HookedModel, broken: str, cause: str
@@ -270,8 +276,11 @@ class TestObservers:
             OBSERVER.replace("def end(self, error):", "def end(self, error):\n        1 / 0"),
             OBSERVER.replace("class Observer:", "class Observer:\n    def __init__(self): 1 / 0"),
             "1 / 0",
+            OBSERVER.replace(
+                "def unit(self, event):", "def unit(self, event):\n        exit('ZeroDiv')"
+            ),
         ],
-        ids=["begin", "unit", "end", "making it", "importing it"],
+        ids=["begin", "unit", "end", "making it", "importing it", "exits"],
     )
     def test_one_that_fails_stops_nothing(self, install: Install, broken: str) -> None:
         """It is one warning; the run is complete, and others are told of it."""
@@ -289,3 +298,14 @@ class TestObservers:
         assert len(caught) == 1
         assert store.run(run_id).is_complete
         assert plugin_two.told[1:] == [0, 1, 2, None]
+
+    @pytest.mark.filterwarnings("error::RuntimeWarning")
+    def test_one_that_would_be_awaited_is_reported(self, install: Install) -> None:
+        """It would do nothing, and Python complain about it somewhere else."""
+        broken = OBSERVER.replace("def unit", "async def unit")
+        install("one", {"one": declaring("observers", "watch", "plugin_one:Observer") + broken})
+
+        with pytest.warns(PluginWarning, match="'watch' .* write `def`, not `async def`") as caught:
+            self.capture(MemoryStore())
+
+        assert len(caught) == 1

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tenterhook import hooks
+from tenterhook import Extension, hookimpl, hooks
 from tenterhook.plugins import (
     STRICT_VARIABLE,
     BrokenPlugins,
@@ -74,9 +75,7 @@ BROKEN = {
     "bad target": good("Some", target="fractions"),
     "bad name": good("two words"),
     "bad help": WORKS.replace("Does it.", ""),
-    "name taken": good("Good"),
-    "name taken by a controller": good("Good", kind="controllers"),
-    "command taken": good("plugins", kind="commands"),
+    "name twice": WORKS.replace("return [", "return 2 * ["),
     "a later contract": "TENTERHOOK_CONTRACT = 99\n" + WORKS,
     "a contract that is no number": "TENTERHOOK_CONTRACT = 'new'\n" + WORKS,
     "replaces the registry's module": "import sys; sys.modules[__name__] = None",
@@ -122,15 +121,139 @@ def test_a_broken_plugin_is_reported_once(install: Install, how: str) -> None:
     assert "\n" not in str(problem)
 
 
-def test_of_two_plugins_with_one_name_the_first_works(install: Install) -> None:
-    """The remedy blocks the other one alone."""
+CLASHES = {
+    "a detector": (good(), "its detector 'Good' has the name of a detector of plugin 'good'"),
+    "a controller": (
+        good(kind="controllers"),
+        "its controller 'Good' has the name of a detector of plugin 'good' (a-plugin 1.0)",
+    ),
+    "a command of core": (
+        good("plugins", kind="commands"),
+        "its command 'plugins' is one of tenterhook's own, which is what runs",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "cause"), CLASHES.values(), ids=CLASHES.keys())
+def test_a_clash_takes_out_one_name(install: Install, source: str, cause: str) -> None:
+    """All else of both plugins works, and it is reported once, and again after a refresh."""
+    stores = good("Mine", kind="stores")
+    install("a-plugin", {"good": good() + good("Theirs", kind="stores")})
+    install("b-plugin", {"other": source + stores}, version="0.3")
+
+    manager = PluginManager()
+    assert manager.load_entry_points() == ()
+    assert manager.refresh() == manager.problems
+
+    assert list(manager.extensions("stores")) == ["Mine", "Theirs"]
+    (problem,) = manager.problems
+    assert (problem.entry_point, problem.distribution, problem.version, problem.clashes) == (
+        "other",
+        "b-plugin",
+        "0.3",
+        True,
+    )
+    assert cause in problem.cause
+    assert "TENTERHOOK_BLOCK_PLUGINS=other" in problem.remedy
+    assert str(problem).startswith("Plugin 'other' of b-plugin 0.3 clashes with another: its ")
+
+
+class TestClash:
+    """A stranger, whose name sorts first, takes a name of ours."""
+
+    @pytest.fixture
+    def clash(self, install: Install) -> Install:
+        """Install both."""
+        kinds = ["detectors", "stores", "loaders", "commands"]
+        theirs = "".join(good(name, kind=kind) for name, kind in zip("Desc", kinds, strict=True))
+        ours = "".join(
+            good(name, "decimal:Decimal", kind) for name, kind in zip("Desc", kinds, strict=True)
+        )
+        install("aaa", {"stranger": theirs})
+        install("tenterhook-ours", {"ours": ours + good("Free", kind="observers")})
+        return install
+
+    def test_asking_for_it_is_an_error_that_names_both(self, clash: Install) -> None:
+        """And the way out; no class is handed out in silence."""
+        with pytest.warns(PluginWarning):
+            manager = default_manager()
+
+        both = r"'stranger' \(aaa 1.0\) and by plugin 'ours' \(tenterhook-ours 1.0\)"
+        with pytest.raises(ImportError, match=f"Detector 'D' is offered by plugin {both}"):
+            from tenterhook.hooks import D  # noqa: F401
+        with pytest.raises(ImportError, match=f"Store 'e' is offered by plugin {both}"):
+            from tenterhook.store import e  # noqa: F401
+        with pytest.raises(LookupError, match=f"Loader 's' is offered by plugin {both}"):
+            manager.load("loaders", "s")
+        assert list(manager.extensions("observers")) == ["Free"]
+        assert len(manager.problems) == 4
+
+    def test_blocking_either_gives_it_to_the_other(
+        self, clash: Install, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the words of the remedy."""
+        for blocked, left in [("stranger", "Decimal"), ("ours", "Fraction")]:
+            monkeypatch.setenv("TENTERHOOK_BLOCK_PLUGINS", blocked)
+            manager = PluginManager()
+
+            assert manager.problems == ()
+            assert manager.load("stores", "e").__name__ == left
+
+    def test_what_the_program_registered_it_keeps(self, clash: Install) -> None:
+        """It said what it means; the installed ones are reported."""
+        manager = PluginManager(autoload=False)
+        manager.register(SimpleNamespace(tenterhook_detectors=hookimpl(one)), "mine")
+
+        problems = manager.load_entry_points()
+
+        assert manager.load("detectors", "D").__name__ == "TextWrapper"
+        assert [each.distribution for each in problems if "by hand" in each.cause] == [
+            "aaa",
+            "tenterhook-ours",
+        ]
+
+    def test_it_is_gone_with_one_of_them(self, clash: Install) -> None:
+        """A refresh after `pip uninstall` finds the other."""
+        manager = PluginManager()
+        for path in clash.site.joinpath("aaa-1.0.dist-info").iterdir():
+            path.unlink()
+
+        assert manager.refresh() == ()
+        assert manager.load("stores", "e").__name__ == "Decimal"
+
+
+def one() -> list[Extension]:
+    """Declare a detector by hand."""
+    return [Extension("D", "textwrap:TextWrapper", "Does it.")]
+
+
+def test_two_plugins_with_one_name_both_work(install: Install) -> None:
+    """It is reported, for what names one names both; the remedy says what does not."""
+    install("b-plugin", {"same": ""})
     install("a-plugin", {"same": good()})
-    install("b-plugin", {"same": good("Other")})
+    Path(install.site, "plugin_other.py").write_text(good("Other"))
+    Path(install.site, "b_plugin-1.0.dist-info/entry_points.txt").write_text(
+        "[tenterhook.plugins]\nsame = plugin_other\n"
+    )
 
-    (problem,) = PluginManager().problems
+    manager = PluginManager()
 
+    assert list(manager.extensions("detectors")) == ["Good", "Other"]
+    (problem,) = manager.problems
     assert problem.distribution == "b-plugin"
-    assert problem.remedy.endswith("or set TENTERHOOK_BLOCK_PLUGINS=b-plugin.")
+    assert "plugin 'same' (a-plugin 1.0) is called so too. Both work" in problem.cause
+    assert "Name a distribution there, as b-plugin" in problem.remedy
+
+
+def test_a_broken_plugin_whose_name_another_has_is_blocked_alone(install: Install) -> None:
+    """By its distribution's name."""
+    install("a-plugin", {"same": good()})
+    install("b-plugin", {"same": "1 / 0"})
+
+    problems = PluginManager().problems
+
+    assert all("ZeroDivisionError" in each.cause for each in problems)
+    assert problems[-1].remedy.endswith("or set TENTERHOOK_BLOCK_PLUGINS=b-plugin.")
 
 
 class TestStale:

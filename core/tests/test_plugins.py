@@ -12,6 +12,7 @@ from tenterhook import plugins
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import KINDS, hookimpl
 from tenterhook.plugins import (
+    AmbiguousExtension,
     PluginError,
     PluginManager,
     PluginWarning,
@@ -69,16 +70,27 @@ class TestInstalled:
         assert list(PluginManager().extensions("detectors")) == ["Some"]
         assert "plugin_heavy" not in sys.modules
 
-    def test_the_first_by_distribution_and_entry_point_keeps_a_name(self, install: Install) -> None:
-        """Which of two plugins is left out does not depend on the file system."""
-        install("b-plugin", {"a": declaring("Same")})
-        install("a-plugin", {"z": declaring("Other"), "b": declaring("Same")})
+    @pytest.mark.parametrize("names", [("b-plugin", "a-plugin"), ("a-plugin", "b-plugin")])
+    def test_a_name_that_two_plugins_offer_serves_neither(
+        self, install: Install, names: tuple[str, str]
+    ) -> None:
+        """Whichever is found first; all else of both works, and one problem names both."""
+        install(names[0], {"one": declaring("Same", "One")})
+        install(names[1], {"two": declaring("Same", "Two")})
 
         manager = PluginManager()
 
-        assert manager.extensions("detectors")["Same"].plugin == "b"
-        assert [problem.entry_point for problem in manager.problems] == ["a"]
-        assert list(manager.extensions("detectors")) == ["Other", "Same"]
+        assert list(manager.extensions("detectors")) == ["One", "Two"]
+        (problem,) = manager.problems
+        assert problem.distribution == "b-plugin"
+        for name in ("one", "two"):
+            assert f"TENTERHOOK_BLOCK_PLUGINS={name}" in problem.remedy
+        with pytest.raises(
+            AmbiguousExtension, match=r"by plugin '...' \(a-plugin .* and by plugin"
+        ):
+            manager.extension("detectors", "Same")
+        with pytest.raises(AmbiguousExtension):
+            manager.load("detectors", "Same")
 
     def test_a_distribution_found_twice_counts_once(self, install: Install) -> None:
         """Stale metadata of the same distribution, in any spelling, is no second plugin."""
@@ -133,8 +145,7 @@ BROKEN = {
     "returns-one": (declaring("X").replace("return [", "return (").replace("]", ")"), "Extension"),
     "returns-names": (declaring("X").replace("return", "return ['X'] #"), "'X', which is no Ext"),
     "bad-target": (declaring("X", target="fractions"), "not an import target"),
-    "name-taken": (declaring("Good"), "has the name of a detector of plugin 'good' (a-plugin)"),
-    "name-twice": (declaring("X", "X"), "has the name of a detector of plugin 'broken'"),
+    "name-twice": (declaring("X", "X"), "has the name of a detector of its own"),
 }
 
 

@@ -13,7 +13,10 @@ RESERVED = frozenset({"layer_signature", "hook_type", "hook_id", "store"})
 
 
 def parameters_of(call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters that can be given by name, annotations resolved where they can be."""
+    """Return the parameters that can be given by name, annotations resolved where they can be.
+
+    One that is for type checkers alone stays the text that it is.
+    """
     try:
         signature = inspect.signature(call)
     except (ValueError, TypeError):  # some builtins have none
@@ -30,7 +33,7 @@ def parameters_class(hook_class: type) -> type:
     """Return an attrs class of a hook's own parameters, with the types and defaults it states."""
     fields = {
         name: attrs.field(
-            type=Any if parameter.annotation is parameter.empty else parameter.annotation,
+            type=_type(parameter.annotation),
             default=attrs.NOTHING if parameter.default is parameter.empty else parameter.default,
             alias=name,
         )
@@ -38,6 +41,12 @@ def parameters_class(hook_class: type) -> type:
         if name not in RESERVED
     }
     return attrs.make_class(hook_class.__name__, fields, frozen=True, kw_only=True, eq=False)
+
+
+def _type(annotation: Any) -> Any:
+    return (
+        Any if annotation is inspect.Parameter.empty or isinstance(annotation, str) else annotation
+    )
 
 
 def _hints(call: Callable[..., Any]) -> dict[str, Any]:
@@ -57,7 +66,7 @@ def _evaluated(annotation: Any, names: Mapping[str, Any]) -> Any:
     try:
         return typing.get_type_hints(_annotated(annotation), dict(names))["it"]
     except Exception:  # noqa: BLE001 - it is for type checkers alone
-        return Any
+        return annotation
 
 
 def _annotated(annotation: Any) -> Any:

@@ -4,10 +4,19 @@ Declaring imports nothing heavy; `Extension.load` does, when somebody asks for t
 """
 
 import importlib
-from typing import Any
+from typing import Any, final
 
 import attrs
-from attrs import validators
+
+from tenterhook._saying import exact, shown, type_name
+
+LONGEST_NAME = 100
+LONGEST_HELP = 200
+
+
+def _check_text(_: object, attribute: "attrs.Attribute[Any]", text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{attribute.name}={shown(text)} is of type {type_name(text)}. Give text.")
 
 
 def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
@@ -16,6 +25,8 @@ def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None
             f"{attribute.name}={name!r} is not a name. "
             "Write a class name, or a scheme without its colon."
         )
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{attribute.name}={name[:20]!r}... is longer than {LONGEST_NAME}.")
 
 
 def _check_target(_: object, attribute: "attrs.Attribute[Any]", target: str) -> None:
@@ -35,28 +46,47 @@ def _check_example(_: object, attribute: "attrs.Attribute[Any]", example: str) -
 def _check_help(_: object, attribute: "attrs.Attribute[Any]", help: str) -> None:
     if not help.strip() or not help.isprintable():
         raise ValueError(f"{attribute.name}={help!r} is not one line of help.")
+    if len(help) > LONGEST_HELP:
+        raise ValueError(f"{attribute.name}={help[:20]!r}... is longer than {LONGEST_HELP}.")
 
 
+def _check_needs(_: object, attribute: "attrs.Attribute[Any]", needs: str) -> None:
+    if not needs.isprintable():
+        raise ValueError(f"{attribute.name}={needs!r} is not what one types after `pip install`.")
+
+
+@final
 @attrs.frozen
 class Extension:
-    """One thing that a plugin offers: a hook, a store, a model loader, a command, ..."""
+    """One thing that a plugin offers: a hook, a store, a model loader, a command, ...
 
-    name: str = attrs.field(validator=[validators.instance_of(str), _check_name])
+    Its texts are plain `str`: of another kind of text, what it says is kept.
+    """
+
+    name: str = attrs.field(converter=exact, validator=[_check_text, _check_name])
     """Class name of a hook or store; scheme (`tiny`) of a loader or data source; else a word."""
 
-    target: str = attrs.field(validator=[validators.instance_of(str), _check_target])
+    target: str = attrs.field(converter=exact, validator=[_check_text, _check_target])
     """Where it is, as `package.module:Name`; imported by `load` and not before."""
 
-    help: str = attrs.field(validator=[validators.instance_of(str), _check_help])
+    help: str = attrs.field(converter=exact, validator=[_check_text, _check_help])
     """One line, printable, that says what it does."""
 
-    needs: str = attrs.field(default="", kw_only=True, validator=validators.instance_of(str))
+    needs: str = attrs.field(
+        default="",
+        kw_only=True,
+        converter=exact,
+        validator=[_check_text, _check_needs],
+    )
     """What to `pip install` where its import finds a module missing: `"my-plugin[plots]"`.
 
     By default what the distribution says it requires."""
 
     example: str = attrs.field(
-        default="", kw_only=True, validator=[validators.instance_of(str), _check_example]
+        default="",
+        kw_only=True,
+        converter=exact,
+        validator=[_check_text, _check_example],
     )
     """A function that makes one for contract tests, as `package.module:name`.
 

@@ -3,6 +3,7 @@
 An observer watches; it cannot stop a run, and one that fails is told nothing more of it.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -81,9 +82,12 @@ class Observation(AbstractContextManager["Observation"]):
     ) -> None:
         self._tell(lambda observer: observer.end(error))
 
-    def _tell(self, what: Callable[[RunObserver], None]) -> None:
+    def _tell(self, what: Callable[[RunObserver], object]) -> None:
         def tell(observer: RunObserver) -> bool:
-            what(observer)
+            answer = what(observer)
+            if inspect.iscoroutine(answer):
+                answer.close()  # or Python complains that nobody awaited it
+                raise TypeError("it is called, not awaited; write `def`, not `async def`")
             return True
 
         self._watching = [each for each in self._watching if _tried(each[0], tell, each[1])]
@@ -93,7 +97,9 @@ def _tried(registered: Registered, call: Callable[[Any], Any], argument: Any) ->
     """Return what the call returns; `None`, with a warning, where it raises."""
     try:
         return call(argument)
-    except Exception as error:  # noqa: BLE001 - it is shown
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is shown, and an exit would stop the run
         warnings.warn(
             f"Observer {registered.extension.name!r} of {registered.origin} failed and is told "
             f"no more of this run: {said(error)}",

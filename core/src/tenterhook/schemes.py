@@ -67,7 +67,8 @@ def absolute_name(name: str) -> str:
 def load_served(kind: str, name: str) -> tuple[Any, str]:
     """Return what serves a name of `"loaders"` or `"datasets"`, and what to hand it.
 
-    Raises `UnknownScheme`, or `MissingPlugin` where one of ours would serve it.
+    Raises `UnknownScheme`, `AmbiguousExtension` where plugins clash over the scheme, or
+    `MissingPlugin` where one of ours would serve it.
     """
     scheme, rest = split_scheme(name)
     manager = default_manager()
@@ -76,6 +77,8 @@ def load_served(kind: str, name: str) -> tuple[Any, str]:
     said = {"loaders": "models", "datasets": "data"}[kind]
     if wanted in known:
         return known[wanted].load(), rest
+    if clash := manager.clash(kind, wanted):
+        raise clash
     if distribution := FIRST_PARTY[kind].get(wanted):
         broken = [str(each) for each in manager.problems if each.distribution == distribution]
         raise MissingPlugin(said, name, distribution, " ".join(broken))

@@ -7,11 +7,12 @@ add to the stream. Which layers those are, plugins know; which sum holds, `resid
 import re
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, final, get_args
 
 import attrs
 from attrs import validators
 
+from tenterhook._saying import exact, shown, type_name
 from tenterhook.plugins import PluginWarning, Registered, default_manager, said
 
 if TYPE_CHECKING:
@@ -45,11 +46,20 @@ def _check_names(_: object, attribute: object, layers: Mapping[str, str]) -> Non
             )
 
 
+def _plain(layers: Mapping[str, str]) -> dict[str, str]:
+    """Return a dict of plain text; `TypeError` for what is none."""
+    for text in (*layers.keys(), *layers.values()):
+        if not isinstance(text, str):
+            raise TypeError(f"layers has {shown(text)}, which is no name. Give text.")
+    return {exact(name): exact(layer) for name, layer in layers.items()}
+
+
+@final
 @attrs.frozen(kw_only=True)
 class StandardNames:
     """The standard names of one model."""
 
-    layers: Mapping[str, str] = attrs.field(validator=_check_names)
+    layers: Mapping[str, str] = attrs.field(converter=_plain, validator=_check_names)
     """Standard name to dotted name, in the order of the blocks."""
     residual: Residual = attrs.field(validator=validators.in_(get_args(Residual)))
 
@@ -69,10 +79,12 @@ def standard_names(module: "nn.Module") -> StandardNames | None:
 def _asked(registered: Registered, module: "nn.Module") -> StandardNames | None:
     try:
         found = registered.load()(module)
-        if found is None or isinstance(found, StandardNames):
+        if found is None or type(found) is StandardNames:
             return found
-        raise TypeError(f"it returned a {type(found).__name__}, and no StandardNames")
-    except Exception as error:  # noqa: BLE001 - it is shown, and others may know the model
+        raise TypeError(f"it returned a {type_name(found)}, and no StandardNames")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is shown, and others may know the model
         warnings.warn(
             f"Layer names {registered.extension.name!r} of {registered.origin} failed: "
             f"{said(error)}",

@@ -10,11 +10,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn, TextIO
 
 import click
 
 from tenterhook._commands import COMMANDS as COMMANDS
+from tenterhook._saying import said, type_name
 from tenterhook._version import __version__
 from tenterhook.errors import TenterhookError
 
@@ -46,9 +48,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command of that name."""
         if cmd_name not in COMMANDS:
-            from tenterhook._cli._plugin_commands import plugin_commands
+            from tenterhook._cli._plugin_commands import plugin_command
 
-            return plugin_commands().get(cmd_name)
+            return plugin_command(cmd_name)
         module, _, name = COMMANDS[cmd_name].partition(":")
         found: click.Command = getattr(importlib.import_module(module), name)
         return found
@@ -67,6 +69,8 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 (failed), 2 (bad input) or 130 (stopped)."""
+    if isinstance(sys.stdout, TextIOWrapper):  # letters that a terminal lacks end nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]  # so that it may stand anywhere
@@ -108,8 +112,8 @@ def _usage(error: click.ClickException) -> int:
 
 def _failed(error: Exception, *, debug: bool) -> int:
     expected = isinstance(error, (TenterhookError, OSError, ImportError))
-    said = " ".join(str(error).split())
-    _say(f"error: {said if expected and said else f'{type(error).__name__}: {said}'}")
+    text = said(error, longest=10_000)
+    _say(f"error: {text.removeprefix(f'{type_name(error)}: ') if expected else text}")
     for note in getattr(error, "__notes__", ()):
         _say(f"hint: {note}")
     if not expected and not debug:

@@ -113,10 +113,10 @@ def examine() -> Examination:
     found, _ = find_installed()
     examined, lethal = [], []
     for each in found:
-        one, survives = _examine(each)
+        one, survives = _examine(each, each.word(found))
         examined.append(one)
         if not survives:
-            lethal.append(each.entry_point.name)
+            lethal.append(each.word(found))
     return Examination(examined, [str(each) for each in _load(lethal)])
 
 
@@ -135,8 +135,11 @@ def _load(lethal: list[str]) -> tuple[Any, ...]:
             os.environ[BLOCK_VARIABLE] = blocked
 
 
-def _examine(plugin: InstalledPlugin) -> tuple[Examined, bool]:
-    """Return what was found, and whether the import came to an end."""
+def _examine(plugin: InstalledPlugin, word: str) -> tuple[Examined, bool]:
+    """Return what was found, and whether the import came to an end.
+
+    `word` is what blocks this plugin and no other.
+    """
     complaints = list(_stale(plugin))
     seconds: float | None = None
     heavy: list[str] = []
@@ -148,8 +151,7 @@ def _examine(plugin: InstalledPlugin) -> tuple[Examined, bool]:
         who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
         if ended is not None:
             complaints.append(
-                f"{who} {ended} when it is loaded. Uninstall it, or set "
-                f"{BLOCK_VARIABLE}={plugin.entry_point.name}."
+                f"{who} {ended} when it is loaded. Uninstall it, or set {BLOCK_VARIABLE}={word}."
             )
         if heavy:
             complaints.append(

@@ -27,6 +27,13 @@ def plugin_commands() -> dict[str, click.Command]:
     return {name: PluginCommand(each) for name, each in found.items()}
 
 
+def plugin_command(name: str) -> click.Command | None:
+    """Return the command of that name; `AmbiguousExtension` where plugins clash over it."""
+    if clash := quiet_manager().clash("commands", name):
+        raise clash
+    return plugin_commands().get(name)
+
+
 class PluginCommand(click.Command):
     """Stands for a plugin's command in lists, and becomes it when it is run."""
 

@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from tenterhook._cli._plugin_commands import quiet_manager
+from tenterhook._saying import printable, said, said_by, shown
 from tenterhook.hookspecs import KINDS
-from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Registered, said
+from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Registered
 
 
 @click.group()
@@ -131,6 +132,9 @@ def _called(name: str) -> list[list[Registered]]:
         for group in _grouped(manager)
         if name in (group[0].extension.name, group[0].plugin, group[0].distribution)
     ]
+    clashes = [clash for kind in KINDS if (clash := manager.clash(kind, name))]
+    if clashes and not found:
+        raise clashes[0]
     if not found:
         broken = [
             str(each) for each in manager.problems if name in (each.entry_point, each.distribution)
@@ -179,21 +183,23 @@ def _parameters(registered: Registered) -> dict[str, Any]:
                 {
                     "name": each.name,
                     "type": _type(each.annotation),
-                    "default": None if each.default is each.empty else repr(each.default),
+                    "default": None if each.default is each.empty else shown(each.default),
                     "required": each.default is each.empty,
                 }
                 for each in parameters_of(target).values()
             ]
         }
-    except Exception as error:  # noqa: BLE001 - it is shown
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is shown
         return {"parameters": None, "error": said(error)}
 
 
 def _click_parameter(parameter: click.Parameter) -> dict[str, Any]:
     return {
-        "name": parameter.opts[0],
-        "type": parameter.type.name,
-        "default": None if parameter.required else repr(parameter.default),
+        "name": printable(parameter.opts[0]),
+        "type": printable(parameter.type.name),
+        "default": None if parameter.required else shown(parameter.default),
         "required": parameter.required,
     }
 
@@ -202,7 +208,9 @@ def _type(annotation: Any) -> str:
     """Return an annotation as people write it."""
     if annotation is inspect.Parameter.empty:
         return "-"
-    text = inspect.formatannotation(annotation)
+    if type(annotation) is str:  # it is for type checkers alone
+        return printable(annotation)
+    text = said_by(lambda: inspect.formatannotation(annotation)) or shown(annotation)
     for module in ("typing.", "collections.abc.", "torch."):
         text = text.replace(module, "")
     return text

@@ -1,10 +1,11 @@
 """Which plugins there are and what they offer: found through entry points, looked up by name.
 
-A plugin is registered and asked once; nothing here runs in a forward pass.
-A plugin is in whole or not at all: one that fails in any way becomes a `PluginProblem`, and the
-others work.
+A plugin is asked when it is loaded; nothing here runs in a forward pass.
+A plugin that fails in any way is left out whole and becomes a `PluginProblem`, and the others work.
+Where two offer one name, that name serves neither, and all else of both works.
 """
 
+from tenterhook._saying import said
 from tenterhook.plugins._default import default_manager, load_hook, load_store, using
 from tenterhook.plugins._entry_points import (
     BLOCK_VARIABLE,
@@ -15,13 +16,13 @@ from tenterhook.plugins._entry_points import (
 from tenterhook.plugins._first_party import FIRST_PARTY
 from tenterhook.plugins._manager import PluginManager
 from tenterhook.plugins._problems import (
+    AmbiguousExtension,
     BrokenPlugins,
     MissingDependency,
     PluginError,
     PluginProblem,
     PluginWarning,
     UnknownExtension,
-    said,
 )
 from tenterhook.plugins._registered import Registered
 
@@ -31,6 +32,7 @@ __all__ = [
     "FIRST_PARTY",
     "ONLY_VARIABLE",
     "STRICT_VARIABLE",
+    "AmbiguousExtension",
     "BrokenPlugins",
     "MissingDependency",
     "PluginError",

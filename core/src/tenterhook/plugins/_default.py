@@ -20,34 +20,56 @@ from tenterhook.plugins._entry_points import (
 )
 from tenterhook.plugins._first_party import FIRST_PARTY
 from tenterhook.plugins._manager import PluginManager
-from tenterhook.plugins._problems import PluginWarning
+from tenterhook.plugins._problems import PluginProblem, PluginWarning
 from tenterhook.plugins._registered import Registered
 
 _default: PluginManager | None = None
-_default_lock = threading.RLock()
+_unloaded: PluginManager | None = None
+"""The default manager, until a thread has loaded all that is installed."""
+_default_lock = threading.Lock()
+_here = threading.local()
 
 
 def default_manager() -> PluginManager:
     """Return the manager that `tenterhook` itself uses; the first call loads what is installed.
 
-    Warns once, with `PluginWarning`, of each plugin that was left out; with
-    `TENTERHOOK_STRICT_PLUGINS=1` raises `BrokenPlugins` instead, each time.
+    Warns once, with `PluginWarning`, of each plugin that was left out or clashes with another; with
+    `TENTERHOOK_STRICT_PLUGINS=1` raises `BrokenPlugins` instead, each time. A plugin that asks for
+    it while it is imported gets it as far as it is.
     """
-    global _default
+    global _default, _unloaded
     with _default_lock:
         if _default is None:
-            # Set before loading: a plugin that asks for the manager while it is imported gets
-            # this one, as far as it is.
             strict = os.environ.get(STRICT_VARIABLE, "") not in ("", "0")
-            _default = PluginManager(autoload=False, strict=strict)
-            try:
-                problems = _default.load_entry_points()
-            except BaseException:
+            _default = _unloaded = PluginManager(autoload=False, strict=strict)
+        manager = _default
+    if manager is _unloaded and not getattr(_here, "loads", False):
+        for problem in _load(manager):
+            warnings.warn(str(problem), PluginWarning, stacklevel=2)
+    return manager
+
+
+def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
+    """Load what is installed into the default manager.
+
+    Threads that ask at once all do so, which is how they wait for each other: with a lock, an
+    import that asks would wait for a thread that waits for that import.
+    """
+    global _default, _unloaded
+    _here.loads = True
+    try:
+        problems = manager.load_entry_points()
+    except BaseException:
+        with _default_lock:
+            if _default is manager:
                 _default = None
-                raise
-            for problem in problems:
-                warnings.warn(str(problem), PluginWarning, stacklevel=2)
-        return _default
+        raise
+    finally:
+        _here.loads = False
+    with _default_lock:
+        if _unloaded is manager:
+            _unloaded = None
+    return problems
 
 
 @contextmanager
@@ -92,6 +114,9 @@ def _load_attribute(module: str, name: str, kinds: tuple[str, ...]) -> Any:
         known = _offered(manager, kinds)
     if name in known:
         return known[name].load()
+    for kind in kinds:
+        if clash := manager.clash(kind, name):
+            raise ImportError(str(clash), name=module) from clash
     for kind in kinds:
         if distribution := FIRST_PARTY[kind].get(name):
             raise ImportError(_why_missing(manager, name, distribution), name=module)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlparse
@@ -11,7 +11,8 @@ from urllib.request import url2pathname
 
 import attrs
 
-from tenterhook.plugins._problems import PluginError, PluginProblem, said
+from tenterhook._saying import exact, printable, said, shown, type_name
+from tenterhook.plugins._problems import PluginError, PluginProblem
 
 ENTRY_POINT_GROUP = "tenterhook.plugins"
 
@@ -49,26 +50,37 @@ class InstalledPlugin:
         only, blocked = _names_in(ONLY_VARIABLE), _names_in(BLOCK_VARIABLE)
         return (only is None or self.called(only)) and not self.called(blocked or ())
 
-    def problem(self, error: BaseException, *, shares_name: bool = False) -> PluginProblem:
+    def problem(self, error: BaseException, found: "Collection[InstalledPlugin]") -> PluginProblem:
         """Say that it was left out because of the error.
 
-        Where another distribution has an entry point of that name, its own name blocks it alone.
+        Where another of those found has an entry point of that name, its distribution's name
+        blocks it alone.
         """
-        name = self.entry_point.name
-        blocked = self.distribution if shares_name else name
+        try:
+            cause, repair = self._cause(error), self._repair(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - the error is of the plugin's own kind
+            cause, repair = f"{type_name(error)}.", self._look()
         return PluginProblem(
-            entry_point=name,
+            entry_point=self.entry_point.name,
             distribution=self.distribution,
             version=self.version,
-            cause=self._cause(error),
-            remedy=f"{self._repair(error)}, or set {BLOCK_VARIABLE}={blocked}.",
+            cause=cause,
+            remedy=f"{repair}, or set {BLOCK_VARIABLE}={self.word(found)}.",
         )
 
+    def word(self, found: "Collection[InstalledPlugin]") -> str:
+        """Return what names it, and of those found no other where that can be."""
+        name = normal_name(self.entry_point.name)
+        alike = [other for other in found if other.called({name})]
+        return self.distribution if len(alike) > 1 else self.entry_point.name
+
     def _cause(self, error: BaseException) -> str:
-        if isinstance(error, PluginError):
-            return error.cause
+        if type(error) is PluginError:
+            return printable(f"{error.cause}")
         if isinstance(error, SystemExit):
-            return f"it called sys.exit({error.code!r})."
+            return f"it called sys.exit({shown(error.code)})."
         if self._is_stale(error):
             gone = self.folder is not None and not Path(self.folder).is_dir()
             where = f", because its folder {self.folder} is gone" if gone else ""
@@ -82,6 +94,9 @@ class InstalledPlugin:
             return (
                 f"Its metadata is stale: install it again (`pip install {again}`), or uninstall it"
             )
+        return self._look()
+
+    def _look(self) -> str:
         module = self.entry_point.module
         return f"See `python -c 'import {module}'`, update or uninstall {self.distribution}"
 
@@ -99,14 +114,15 @@ def find_installed() -> tuple[list[InstalledPlugin], list[PluginProblem]]:
     A distribution found twice counts once, where Python would import it from.
     """
     found: dict[tuple[str, str], InstalledPlugin] = {}
-    problems = []
+    problems: list[PluginProblem] = []
     seen: dict[str, metadata.Distribution] = {}
-    for distribution in metadata.distributions():
+    for distribution in _distributions(problems):
         try:
             entry_points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
             if not entry_points:
                 continue
-            name, version = distribution.metadata["Name"], distribution.version
+            name = _printed("name", distribution.metadata["Name"])
+            version = _printed("version", distribution.metadata["Version"])
             first = seen.setdefault(normal_name(name), distribution)
             if first is not distribution:
                 problems += _twice(first, distribution, entry_points)
@@ -114,10 +130,54 @@ def find_installed() -> tuple[list[InstalledPlugin], list[PluginProblem]]:
             folder = _editable_folder(distribution)
             for entry_point in entry_points:
                 each = InstalledPlugin(entry_point, name, version, folder)
-                found.setdefault(each.key, each)
+                if _can_be_loaded(entry_point):
+                    found.setdefault(each.key, each)
+                else:
+                    problems.append(_odd(each))
         except Exception as error:  # noqa: BLE001 - it is reported
             problems.append(_unreadable(distribution, error))
     return [found[key] for key in sorted(found)], problems
+
+
+def _distributions(problems: list[PluginProblem]) -> Iterator[metadata.Distribution]:
+    """Yield what is installed; where somebody's import hook fails at that, note it and stop."""
+    try:
+        yield from metadata.distributions()
+    except Exception as error:  # noqa: BLE001 - it is reported
+        problems.append(
+            PluginProblem(
+                entry_point=None,
+                distribution=None,
+                version=None,
+                cause=f"listing what is installed failed ({said(error)}), and may be incomplete.",
+                remedy="Look for an import hook in sys.meta_path that a package has put there.",
+            )
+        )
+
+
+def _printed(what: str, value: object) -> str:
+    """Return a name or version as text; raise `ValueError` for what cannot be one."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError(f"its {what} is {shown(value)}")
+    return exact(value)
+
+
+def _can_be_loaded(entry_point: metadata.EntryPoint) -> bool:
+    name, target = entry_point.name, re.sub(r"\s*\[.*\]\s*$", "", entry_point.value)
+    parts = target.replace(":", ".", 1).split(".")
+    return name.isprintable() and all(part.strip().isidentifier() for part in parts)
+
+
+def _odd(plugin: InstalledPlugin) -> PluginProblem:
+    value = shown(plugin.entry_point.value)
+    return PluginProblem(
+        entry_point=printable(plugin.entry_point.name),
+        distribution=plugin.distribution,
+        version=plugin.version,
+        cause=f"its entry point {shown(plugin.entry_point.name)} names {value}, which is not "
+        "'package.module' under a printable name.",
+        remedy=f"Update or uninstall {plugin.distribution}.",
+    )
 
 
 def _twice(
@@ -156,22 +216,28 @@ def _editable_folder(distribution: metadata.Distribution) -> str | None:
     if text is None:
         return None
     try:
-        said = json.loads(text)
-        editable = said.get("dir_info", {}).get("editable", False)
-        return url2pathname(urlparse(said["url"]).path) if editable else None
-    except (ValueError, KeyError, AttributeError):
+        origin = json.loads(text)
+        editable = origin.get("dir_info", {}).get("editable", False)
+        return url2pathname(urlparse(origin["url"]).path) if editable else None
+    except (ValueError, KeyError, AttributeError, TypeError):
         return None  # it only makes messages better
 
 
 def _unreadable(distribution: metadata.Distribution, error: Exception) -> PluginProblem:
-    place = distribution.locate_file("")
     return PluginProblem(
         entry_point=None,
         distribution=None,
         version=None,
-        cause=f"the metadata of a distribution in {place} cannot be read ({said(error)}).",
-        remedy="Run `pip check` and install that distribution again.",
+        cause=f"the metadata in {_place(distribution)} cannot be read ({said(error)}).",
+        remedy="Install that distribution again, or remove that folder.",
     )
+
+
+def _place(distribution: metadata.Distribution) -> str:
+    try:
+        return printable(str(_folder_of(distribution)))
+    except Exception:  # noqa: BLE001 - of a distribution that is no folder
+        return shown(distribution)
 
 
 def names_not_installed(found: Collection[InstalledPlugin]) -> list[PluginProblem]:

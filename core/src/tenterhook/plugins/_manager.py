@@ -1,22 +1,27 @@
-"""The plugins of a program and what they offer; pluggy is used here and nowhere else."""
+"""The plugins of a program and what they offer."""
 
 import importlib
+import sys
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import pluggy
+import attrs
 
-from tenterhook import hookspecs
 from tenterhook._commands import COMMANDS
-from tenterhook._version import __version__
-from tenterhook.errors import closest
+from tenterhook._saying import exact
 from tenterhook.extensions import Extension
-from tenterhook.hookspecs import CONTRACT, KINDS
-from tenterhook.plugins._entry_points import find_installed, names_not_installed, normal_name
+from tenterhook.hookspecs import KINDS
+from tenterhook.plugins._asking import Offers, ask, share_a_name
+from tenterhook.plugins._entry_points import (
+    InstalledPlugin,
+    find_installed,
+    names_not_installed,
+)
 from tenterhook.plugins._problems import (
+    AmbiguousExtension,
     BrokenPlugins,
     PluginError,
     PluginProblem,
@@ -24,22 +29,36 @@ from tenterhook.plugins._problems import (
     singular,
 )
 from tenterhook.plugins._registered import Registered
+from tenterhook.plugins._serving import Serving
+
+
+@attrs.frozen(eq=False)
+class _Plugin:
+    """A plugin that is registered."""
+
+    name: str
+    code: object
+    extensions: tuple[Registered, ...]
+    key: tuple[str, str] | None
+    """What an installed plugin is told apart by; `None` for one registered by hand."""
 
 
 class PluginManager:
     """The plugins of one program: those installed, and those registered by hand.
 
     `autoload=True` loads the installed ones at once. Managers share nothing with each other.
-    Any thread may call any method; readers take no lock. With `strict=True` an installed plugin
-    that cannot be loaded raises `BrokenPlugins`, when all were tried, instead of being left out.
+    Any thread may call any method; readers take no lock, and none is held while a plugin's code
+    runs. With `strict=True` an installed plugin that is broken or clashes with another raises
+    `BrokenPlugins`, when all were tried, instead of being reported.
     """
 
     def __init__(self, *, autoload: bool = True, strict: bool = False) -> None:
         self.strict = strict
-        self._lock = threading.RLock()
-        self._pluggy = pluggy.PluginManager(hookspecs.PROJECT)
-        self._pluggy.add_hookspecs(hookspecs)
-        self._registered: tuple[Registered, ...] = ()
+        self._lock = threading.Lock()
+        """For changes of what follows. A plugin's import may wait for another thread's, and that
+        for us: whoever runs a plugin's code holds no lock."""
+        self._plugins: tuple[_Plugin, ...] = ()
+        self._serving = Serving.of(())
         self._problems: tuple[PluginProblem, ...] = ()
         self._tried: dict[tuple[str, str], bool] = {}
         """The installed plugins, by what they are told apart by: whether each was loaded."""
@@ -49,30 +68,42 @@ class PluginManager:
 
     @property
     def problems(self) -> tuple[PluginProblem, ...]:
-        """The installed plugins that were left out, and why."""
+        """What is wrong with the installed plugins: those left out, and those that clash."""
         return self._problems
 
     def extensions(self, kind: str) -> Mapping[str, Registered]:
-        """Return what plugins offer of one kind, by name, sorted."""
+        """Return what plugins offer of one kind, by name, sorted.
+
+        Without names over which plugins clash: see `extension`.
+        """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is no kind of extension. Use one of {list(KINDS)}.")
-        found = {each.extension.name: each for each in self._registered if each.kind == kind}
-        return MappingProxyType(dict(sorted(found.items())))
+        return self._serving.by_kind[kind]
 
     def extension(self, kind: str, name: str) -> Extension:
-        """Return the extension of that kind and name; `UnknownExtension` where there is none."""
-        known = self.extensions(kind)
-        if name not in known:
-            raise UnknownExtension(kind, name, tuple(known))
-        return known[name].extension
+        """Return the extension of that kind and name.
+
+        Raises `AmbiguousExtension` where plugins clash over the name, and `UnknownExtension` where
+        there is none.
+        """
+        return self._registered(kind, name).extension
 
     def load(self, kind: str, name: str) -> Any:
         """Import the extension of that kind and name; see `Registered.load`.
 
-        Raises `UnknownExtension` where there is none.
+        Raises `AmbiguousExtension` and `UnknownExtension` as `extension` does.
         """
-        self.extension(kind, name)
-        return self.extensions(kind)[name].load()
+        return self._registered(kind, name).load()
+
+    def clash(self, kind: str, name: str) -> AmbiguousExtension | None:
+        """Return the error that tells of a name over which plugins clash; else `None`."""
+        return self._serving.ambiguous(kind, name)
+
+    def _registered(self, kind: str, name: str) -> Registered:
+        known = self.extensions(kind)
+        if name in known:
+            return known[name]
+        raise self.clash(kind, name) or UnknownExtension(kind, name, tuple(known))
 
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a plugin by hand: a module, or an object whose methods implement hooks.
@@ -80,49 +111,71 @@ class PluginManager:
         Raises `PluginError`, and changes nothing, where it breaks the contract or a name of it is
         taken.
         """
-        self._add(plugin, name or self._pluggy.get_canonical_name(plugin), None, None)
+        name = name or getattr(plugin, "__name__", None) or str(id(plugin))
+        if not isinstance(name, str):
+            raise TypeError(f"name is a {type(name).__name__}. Give text.")
+        name = exact(name)
+        offers = ask(plugin, name)
+        with self._lock:
+            if any(each.name == name for each in self._plugins):
+                raise PluginError(name, "a plugin of its name is registered already.")
+            self._check_new(plugin, name)
+            self._check_taken(name, offers)
+            self._add(_plugin(plugin, name, offers))
 
     def unregister(self, name: str) -> bool:
         """Take out the plugin of that name and all it offers; `False` if it was not there."""
         with self._lock:
-            found = self._pluggy.unregister(name=name) is not None
-            self._registered = tuple(each for each in self._registered if each.plugin != name)
-        return found
+            return self._keep(tuple(each for each in self._plugins if each.name != name))
 
     def load_entry_points(self) -> tuple[PluginProblem, ...]:
         """Load the installed plugins that were not tried before, sorted, one at a time.
 
         Returns what went wrong with them, which `problems` keeps too. What the environment
         variables `TENTERHOOK_PLUGINS` and `TENTERHOOK_BLOCK_PLUGINS` keep out is not imported.
-        Raises `BrokenPlugins` in strict mode, once the others are loaded.
+        Raises `BrokenPlugins` in strict mode, once the others are loaded. Of threads that call
+        this at once each waits for what the others import, as every import does; a plugin that
+        calls it while it is imported finds what is there so far.
         """
-        with self._lock:
-            self._follows_installed = True
-            found, problems = find_installed()
-            problems += names_not_installed(found)
+        self._follows_installed = True
+        found, problems = find_installed()
+        problems += names_not_installed(found)
+        with _filters_kept():
             for each in found:
-                if each.key in self._tried or not each.wanted():
-                    continue
-                self._tried[each.key] = False
-                try:
-                    with warnings.catch_warnings():  # whatever it does to the filters
-                        plugin = each.entry_point.load()
-                        self._add(plugin, each.entry_point.name, each.distribution, each.version)
-                    self._tried[each.key] = True
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is reported
-                    alike = [
-                        other
-                        for other in found
-                        if other.called({normal_name(each.entry_point.name)})
-                    ]
-                    problems.append(each.problem(error, shares_name=len(alike) > 1))
-            fresh = tuple(each for each in problems if each not in self._problems)
+                if each.key not in self._tried and each.wanted():
+                    problems += self._load(each, found)
+        with self._lock:
+            problems += self._serving.problems
+            fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
             self._problems += fresh
         if fresh and self.strict:
             raise BrokenPlugins(fresh)
         return fresh
+
+    def _load(self, each: InstalledPlugin, found: list[InstalledPlugin]) -> list[PluginProblem]:
+        """Import a plugin and ask it; return why it was left out, if it was."""
+        name = each.entry_point.name
+        try:
+            code = each.entry_point.load()
+            if _half_imported(each.entry_point.module):
+                return []  # whoever imports it, further up or in another thread, loads it
+            offers = ask(code, name)
+            with self._lock:
+                if each.key in self._tried:  # another thread was faster
+                    return []
+                self._check_new(code, name)
+                self._add(_plugin(code, name, offers, each))
+                self._tried[each.key] = True
+            return []
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is reported
+            problem = each.problem(error, found)
+        with self._lock:
+            if each.key in self._tried or _half_imported(each.entry_point.module):
+                return []
+            self._tried[each.key] = False
+        return [problem]
 
     def _installed_since(self) -> bool:
         """Say whether something is installed that `load_entry_points` would load now.
@@ -142,108 +195,98 @@ class PluginManager:
         was imported stays what it was: an upgrade of a plugin in use takes a new process. Returns
         and raises as `load_entry_points` does.
         """
+        importlib.invalidate_caches()
+        found, _ = find_installed()
+        here = {each.key for each in found if each.wanted()}
         with self._lock:
-            importlib.invalidate_caches()
-            found, _ = find_installed()
-            here = {each.key for each in found if each.wanted()}
-            for key, loaded in list(self._tried.items()):
-                if loaded and key not in here:
-                    self.unregister(key[1])
-                if not loaded or key not in here:
-                    del self._tried[key]
+            self._keep(
+                tuple(each for each in self._plugins if each.key is None or each.key in here)
+            )
+            self._tried = {
+                key: True for key, loaded in self._tried.items() if loaded and key in here
+            }
             self._problems = ()
-            return self.load_entry_points()
+        return self.load_entry_points()
 
-    def _add(
-        self, plugin: object, name: str, distribution: str | None, version: str | None
-    ) -> None:
-        with self._lock:
-            if plugin is None:
-                raise PluginError(name, "it is None. Name a module, or an object with hooks.")
-            _check_contract(plugin, name)
-            try:
-                self._pluggy.register(plugin, name)
-            except pluggy.PluginValidationError as error:
-                raise PluginError(name, " ".join(str(error).split())) from error
-            except ValueError as error:
-                raise PluginError(name, "its name, or itself, is registered already.") from error
-            try:
-                fresh = tuple(
-                    Registered(
-                        extension=extension,
-                        kind=kind,
-                        plugin=name,
-                        distribution=distribution,
-                        version=version,
+    def _check_new(self, code: object, name: str) -> None:
+        """Raise `PluginError` where the object is registered; call with the lock."""
+        for each in self._plugins:
+            if each.code is code:
+                raise PluginError(name, f"it is registered already, as {each.name!r}.")
+
+    def _check_taken(self, name: str, offers: Offers) -> None:
+        """Raise `PluginError` where another has a name that would be served; call with the lock."""
+        for kind, extension in offers:
+            what = f"its {singular(kind)} {extension.name!r}"
+            if kind == "commands" and extension.name in COMMANDS:
+                own = "is one of tenterhook's own. Give it another name."
+                raise PluginError(name, f"{what} {own}")
+            for old in (old for plugin in self._plugins for old in plugin.extensions):
+                if share_a_name(kind, extension, old.kind, old.extension):
+                    raise PluginError(
+                        name, f"{what} has the name of a {singular(old.kind)} of {old.origin}."
                     )
-                    for kind, extension in self._ask(plugin, name)
-                )
-                _check_clashes(fresh, self._registered + fresh)
-            except BaseException:
-                self._pluggy.unregister(name=name)
-                raise
-            self._registered += fresh
 
-    def _ask(self, plugin: object, name: str) -> Iterator[tuple[str, Extension]]:
-        """Call the plugin's hooks, and no other plugin's."""
-        hooks = {f"tenterhook_{kind}": kind for kind in KINDS}
-        callers = self._pluggy.get_hookcallers(plugin) or []
-        if not callers:
-            raise PluginError(name, "it implements no hook. Mark its functions with @hookimpl.")
-        for caller in callers:
-            own = [each for each in caller.get_hookimpls() if each.plugin is plugin]
-            if caller.has_spec():
-                for implementation in own:
-                    for extension in _checked(name, caller.name, implementation.function()):
-                        if caller.name == "tenterhook_commands" and extension.name in COMMANDS:
-                            what = f"its command {extension.name!r} is one of tenterhook's own."
-                            raise PluginError(name, f"{what} Give it another name.")
-                        yield hooks[caller.name], extension
-            elif not all(each.optionalhook for each in own):
-                near = (closest(caller.name, hooks) or list(hooks))[0]
-                raise PluginError(name, f"there is no hook {caller.name!r}. Did you mean {near!r}?")
+    def _add(self, plugin: _Plugin) -> None:
+        self._keep((*self._plugins, plugin))
+
+    def _keep(self, plugins: tuple[_Plugin, ...]) -> bool:
+        """Have these be the plugins; say whether that is a change."""
+        changed = len(plugins) != len(self._plugins)
+        self._plugins = plugins
+        self._serving = Serving.of(each for plugin in plugins for each in plugin.extensions)
+        return changed
 
 
-def _check_contract(plugin: object, name: str) -> None:
-    wanted = getattr(plugin, "TENTERHOOK_CONTRACT", CONTRACT)
-    if not isinstance(wanted, int) or isinstance(wanted, bool):
-        raise PluginError(name, f"its TENTERHOOK_CONTRACT is {wanted!r}. Give a whole number.")
-    if wanted > CONTRACT:
-        raise PluginError(
-            name,
-            f"it is made for version {wanted} of the contract, and tenterhook {__version__} has "
-            f"version {CONTRACT}. Update tenterhook.",
+def _plugin(
+    code: object, name: str, offers: Offers, installed: InstalledPlugin | None = None
+) -> _Plugin:
+    extensions = tuple(
+        Registered(
+            extension=extension,
+            kind=kind,
+            plugin=name,
+            distribution=installed.distribution if installed else None,
+            version=installed.version if installed else None,
         )
+        for kind, extension in offers
+    )
+    return _Plugin(name, code, extensions, installed.key if installed else None)
 
 
-def _check_clashes(fresh: Collection[Registered], registered: Collection[Registered]) -> None:
-    for new in fresh:
-        for old in registered:
-            if old is not new and _clash(old, new):
-                raise PluginError(
-                    new.plugin,
-                    f"its {singular(new.kind)} {new.extension.name!r} has the name of a "
-                    f"{singular(old.kind)} of plugin {old.plugin!r}"
-                    f" ({old.distribution or 'registered by hand'}).",
-                )
+def _half_imported(module: str) -> bool:
+    """Say whether a module's import has begun and not ended, as where imports go in a circle.
 
-
-def _clash(one: Registered, other: Registered) -> bool:
-    if one.extension.name != other.extension.name:
+    Two threads whose imports wait for each other are such a circle: Python gives one of them what
+    there is of the other's module.
+    """
+    try:
+        spec = getattr(sys.modules.get(module), "__spec__", None)
+        return getattr(spec, "_initializing", False) is True
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - an object of its own stands for the module
         return False
-    if one.kind == other.kind:
-        return True
-    # `tenterhook.hooks` serves both kinds; a class that is both is declared twice by its plugin.
-    served_together = {one.kind, other.kind} == {"detectors", "controllers"}
-    same = (one.plugin, one.extension) == (other.plugin, other.extension)
-    return served_together and not same
 
 
-def _checked(plugin: str, hook: str, answer: object) -> list[Extension]:
-    if not isinstance(answer, (list, tuple)):
-        shown = "None" if answer is None else f"a {type(answer).__name__}"
-        raise PluginError(plugin, f"{hook} returned {shown}. Return a list of Extensions.")
-    for each in answer:
-        if not isinstance(each, Extension):
-            raise PluginError(plugin, f"{hook} listed {each!r}, which is no Extension.")
-    return list(answer)
+_filters_lock = threading.Lock()
+_loading = 0
+_filters = warnings.catch_warnings()
+
+
+@contextmanager
+def _filters_kept() -> Iterator[None]:
+    """Undo what plugins do to the filters of warnings, when the last thread that loads is done."""
+    global _loading, _filters
+    with _filters_lock:
+        if not _loading:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+        _loading += 1
+    try:
+        yield
+    finally:
+        with _filters_lock:
+            _loading -= 1
+            if not _loading:
+                _filters.__exit__(None, None, None)

@@ -10,7 +10,7 @@ from tenterhook.plugins._first_party import FIRST_PARTY
 
 @attrs.frozen(kw_only=True)
 class PluginProblem:
-    """Why an installed plugin is not there, and what to do about it."""
+    """What is wrong with an installed plugin, and what to do about it."""
 
     entry_point: str | None
     """`None` where the distribution's list of entry points could not be read."""
@@ -18,12 +18,15 @@ class PluginProblem:
     version: str | None
     cause: str
     remedy: str
+    clashes: bool = False
+    """Whether the plugin is there all the same, but for a name that another has too."""
 
     def __str__(self) -> str:
         release = " ".join(part for part in (self.distribution, self.version) if part)
         name = f"Plugin {self.entry_point!r}" if self.entry_point else "A plugin"
         origin = f" of {release}" if release else ""
-        return f"{name}{origin} was left out: {self.cause} {self.remedy}"
+        outcome = "clashes with another" if self.clashes else "was left out"
+        return f"{name}{origin} {outcome}: {self.cause} {self.remedy}"
 
 
 class PluginWarning(TenterhookWarning):
@@ -78,6 +81,21 @@ class UnknownExtension(TenterhookError, LookupError):
         return f"{what} See `tenterhook plugins list`."
 
 
+class AmbiguousExtension(TenterhookError, LookupError):
+    """Several plugins register this name, and nobody said which is meant."""
+
+    def __init__(self, kind: str, name: str, origins: Sequence[str], remedy: str) -> None:
+        super().__init__(kind, name, origins, remedy)
+        self.kind, self.name, self.remedy = kind, name, remedy
+        self.origins = tuple(origins)
+
+    def __str__(self) -> str:
+        return (
+            f"{singular(self.kind).capitalize()} {self.name!r} is offered by "
+            f"{' and by '.join(self.origins)}. {self.remedy}"
+        )
+
+
 class MissingDependency(TenterhookError, ImportError):
     """Something that a plugin offers needs a package that is not installed."""
 
@@ -95,22 +113,3 @@ class MissingDependency(TenterhookError, ImportError):
 
 def singular(kind: str) -> str:
     return kind.removesuffix("s").replace("_", " ")
-
-
-def said(error: BaseException) -> str:
-    """Return an error as one line that can be printed; a plugin's may fail to say what it is."""
-    try:
-        text = printable(str(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001 - its type is shown
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Return text as one line, what no terminal should be told as escapes."""
-    line = " ".join(text.split())
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in line
-    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from tenterhook._saying import printable, said, shown
 from tenterhook.extensions import Extension
 from tenterhook.plugins._entry_points import normal_name
 from tenterhook.plugins._problems import MissingDependency, singular
@@ -46,17 +47,21 @@ class Registered:
             if error.name is None or f"{own}.".startswith(f"{error.name}."):
                 raise self._declared_wrongly() from error
             raise self._missing(error.name) from error
-        except SystemExit as error:
-            raise ImportError(
-                f"The import of {self._what} called sys.exit({error.code!r}). "
-                f"Update {self.distribution or 'it'}.",
-                name=self.extension.target.partition(":")[0],
-            ) from error
+        except KeyboardInterrupt:
+            raise
         except Exception as error:
             if isinstance(error, AttributeError) and self._names(error.name):
                 raise self._declared_wrongly() from error
             error.add_note(f"It was raised by the import of {self._what}.")
             raise
+        except BaseException as error:  # it would end the program
+            did = f"raised {said(error)}"
+            if isinstance(error, SystemExit):
+                did = f"called sys.exit({shown(error.code)})"
+            raise ImportError(
+                f"The import of {self._what} {did}. Update {self.distribution or 'it'}.",
+                name=self.extension.target.partition(":")[0],
+            ) from error
 
     @property
     def _what(self) -> str:
@@ -79,7 +84,7 @@ class Registered:
 
     def _installing(self, module: str) -> str:
         """Return what pip has to install, as the distribution's own requirements say it."""
-        top = normal_name(module.partition(".")[0])
+        top = printable(normal_name(module.partition(".")[0]))
         for requirement in _requirements(self.distribution):
             found = re.match(r"[\w.-]+", requirement)
             if found and normal_name(found[0]) == top:

@@ -190,6 +190,8 @@ def _class_of(name: str, path: str, allow: Sequence[str]) -> type[Hook]:
         found = import_path(name, allow)
     else:
         known = _offered()
+        if clash := default_manager().clash("detectors", name):
+            raise BadSpec([f"{path}.hook: {clash}"])
         if name not in known:
             raise BadSpec([f"{path}.hook: {_unknown(name, list(known))}"])
         found = known[name].load()
