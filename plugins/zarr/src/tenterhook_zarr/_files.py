@@ -21,6 +21,11 @@ def make_folders(path: Path) -> list[Path]:
     return _insist(lambda: _make_folders(path))
 
 
+def make_scratch(path: Path) -> None:
+    """Make a folder and those above it, for what may be gone when the power fails."""
+    _insist(lambda: path.mkdir(parents=True, exist_ok=True))
+
+
 def in_folder(path: Path, act: Callable[[], T]) -> T:
     """Do something in a folder that is made for it, and again if it is gone.
 

@@ -1,13 +1,16 @@
 """Shards laid down as their rows arrive.
 
 Chunks are appended with their crc32c and the index is written last, which is what zarr's sharding
-codec would write, at the speed of the disk and in the memory of one chunk. The disk is told to
-write while more rows come, so that little is left to wait for at the end.
+codec would write, at the speed of the disk and in the memory of one chunk. Where the system can,
+the room of a shard is taken before its first row, which writes faster than a file that grows, and
+the disk is told to write while more rows come, so that little is left to wait for at the end.
 """
 
+import contextlib
+import errno
 import os
 import struct
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +26,8 @@ ABSENT = 2**64 - 1
 FLUSHED_AT_ONCE = 16 * 2**20
 """Bytes of a shard after which the disk is told to write them."""
 
-_flush = getattr(os, "fdatasync", os.fsync)
+NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What systems say of a request that they know and a file system that does not serve it."""
 
 
 def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> dict[str, Any]:
@@ -56,12 +60,9 @@ def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> d
 class ShardWriter:
     """Writes one shard to a file that nobody reads yet."""
 
-    def __init__(self, path: Path, layout: ArrayLayout, flusher: Executor) -> None:
-        """`flusher` has the disk write what was handed to it; see `close`."""
+    def __init__(self, path: Path, layout: ArrayLayout, shard: int) -> None:
         self._layout = layout
-        self._flusher = flusher
-        self._flushing: Future[None] | None = None
-        self._flushed = 0
+        self._started = 0
         self._chunk = np.empty(layout.chunk_rows * layout.row_bytes, dtype=np.uint8)
         self._encode = encoder(layout.codec, layout.stored.numpy)
         self._filled = 0
@@ -69,6 +70,12 @@ class ShardWriter:
         self._checksums = bytearray()
         self._at = 0
         self._file: BinaryIO = path.open("xb", buffering=0)
+        if self._encode is None:
+            try:
+                self._take_room(layout.shard_bytes(shard))
+            except BaseException:
+                self._file.close()
+                raise
 
     def append(self, content: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
         """Write whole rows."""
@@ -99,16 +106,11 @@ class ShardWriter:
         self._index += [ABSENT] * (2 * chunks - len(self._index))
         index = struct.pack(f"<{2 * chunks}Q", *self._index)
         self._write(index + crc32c(index))
-        if self._flushing is not None:
-            self._flushing.result()  # an error is told to the first who asks, and to nobody else
         os.fsync(self._file.fileno())
-        self.close()
         return {"bytes": self._at, "crc32c": checksum(bytes(self._checksums) + index)}
 
     def close(self) -> None:
-        """Close the file, finished or not; waits for the flusher to let go of it."""
-        if self._flushing is not None:
-            wait([self._flushing])
+        """Close the file, finished or not."""
         self._file.close()
 
     def _write_chunk(self, chunk: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
@@ -117,18 +119,23 @@ class ShardWriter:
         self._write(content)
         self._checksums += crc32c(content)
         self._write(self._checksums[-4:])
-        self._flush()
+        self._start_writing()
 
-    def _flush(self) -> None:
-        """Have the disk write what there is, once that is worth it and it has done the rest."""
-        if self._at - self._flushed < FLUSHED_AT_ONCE:
-            return
-        if self._flushing is not None:
-            if not self._flushing.done():
-                return
-            self._flushing.result()
-        self._flushed = self._at
-        self._flushing = self._flusher.submit(_flush, self._file.fileno())
+    def _take_room(self, size: int) -> None:
+        """Have the file be as long as it will be; a disk without that much room says so now."""
+        if hasattr(os, "posix_fallocate"):
+            with _if_served():
+                os.posix_fallocate(self._file.fileno(), 0, size)
+
+    def _start_writing(self) -> None:
+        """Have the disk begin with what it was not told of, once that is worth it."""
+        new = self._at - self._started
+        if new >= FLUSHED_AT_ONCE and hasattr(os, "posix_fadvise"):
+            with _if_served():
+                # Waits for nothing, and drops nothing: what is not on the disk yet cannot be.
+                advice = os.POSIX_FADV_DONTNEED
+                os.posix_fadvise(self._file.fileno(), self._started, new, advice)
+            self._started = self._at
 
     def _write(self, content: Any) -> None:
         left = memoryview(content)
@@ -137,3 +144,13 @@ class ShardWriter:
             written = self._file.write(left)
             self._at += written
             left = left[written:]
+
+
+@contextlib.contextmanager
+def _if_served() -> Iterator[None]:
+    """Go on where the file system does not serve a request that only saves time."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise

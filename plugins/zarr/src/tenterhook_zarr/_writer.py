@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +28,7 @@ from tenterhook.store import (
 )
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._dtypes import to_bytes
-from tenterhook_zarr._files import LocalFiles, in_folder, make_folders, remove_if_empty, remove_tree
+from tenterhook_zarr._files import LocalFiles, in_folder, make_scratch, remove_if_empty, remove_tree
 from tenterhook_zarr._folder import (
     PLAN,
     Key,
@@ -117,10 +117,10 @@ class ZarrUnitWriter:
         self._rows = 0
         self._aside = writing / f"unit-{unit.number:06d}-{secrets.token_hex(4)}"
         check_there(folder, plan_checksum)
-        make_folders(self._aside)
-        self._flusher = ThreadPoolExecutor(1, "tenterhook-flush")  # no thread before it is used
+        make_scratch(self._aside)
+        self._pool = ThreadPoolExecutor(AT_ONCE, "tenterhook-write")  # no thread before it is used
         self._arrays = [
-            _UnitArray(key, layout, unit, self._aside / str(number), self._flusher)
+            _UnitArray(key, layout, unit, self._aside / str(number), self._pool)
             for number, (key, layout) in enumerate(layouts.items())
         ]
 
@@ -153,14 +153,15 @@ class ZarrUnitWriter:
         files, name = self._folder.files, unit_file(self._unit.number)
         if files.is_there(self._folder.commits / name):
             return
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(_UnitArray.finish, self._arrays):
-                pass
-            check_there(self._folder, self._plan_checksum)
-            facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
-            logged = pool.submit(files.write, self._folder.log / name, sealed(facts))
-            kept = pool.submit(self._put_kept)
-            placed = list(pool.map(self._place, self._arrays))
+        for array in self._arrays:
+            array.finish()
+        for array in self._arrays:
+            array.wait()
+        check_there(self._folder, self._plan_checksum)
+        facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
+        logged = self._pool.submit(files.write, self._folder.log / name, sealed(facts))
+        kept = self._pool.submit(self._put_kept)
+        placed = list(self._pool.map(self._place, self._arrays))
         logged.result()
         record: dict[str, Any] = {
             "format": FORMAT,
@@ -174,9 +175,9 @@ class ZarrUnitWriter:
 
     def discard(self) -> None:
         """Drop what is not in place."""
+        self._pool.shutdown()
         for array in self._arrays:
             array.close()
-        self._flusher.shutdown()
         remove_tree(self._aside)
         remove_if_empty(self._aside.parent)
         remove_if_empty(self._folder.writing)
@@ -220,23 +221,25 @@ class _UnitArray:
     """The shards of one array in one unit."""
 
     def __init__(
-        self, key: Key, layout: ArrayLayout, unit: Unit, prefix: Path, flusher: Executor
+        self, key: Key, layout: ArrayLayout, unit: Unit, prefix: Path, pool: Executor
     ) -> None:
+        """Shards that are full are made durable by the pool."""
         self.key = key
         self._layout = layout
-        self._flusher = flusher
+        self._pool = pool
         self._dtype = torch_dtype(layout.dtype)
         self._prefix = prefix
         self._next = unit.start // layout.shard_rows
         self._room = 0
         self._writer: ShardWriter | None = None
+        self._finishing: dict[int, Future[dict[str, Any]]] = {}
         self._done: dict[int, dict[str, Any]] = {}
 
     def append(self, rows: Tensor) -> None:
         content = to_bytes(rows.to(self._dtype))
         while len(content):
             if self._writer is None:
-                self._writer = ShardWriter(self._path(self._next), self._layout, self._flusher)
+                self._writer = ShardWriter(self._path(self._next), self._layout, self._next)
                 self._room = self._layout.shard_rows * self._layout.row_bytes
             some = content[: self._room]
             self._writer.append(some)
@@ -246,9 +249,13 @@ class _UnitArray:
                 self._finish_shard()
 
     def finish(self) -> None:
-        """Finish the last shard."""
+        """Have the last shard be made durable, too."""
         if self._writer is not None:
             self._finish_shard()
+
+    def wait(self) -> None:
+        """Wait until all shards are durable."""
+        self._done = {shard: facts.result() for shard, facts in self._finishing.items()}
 
     def put_in_place(self, files: Files, folder: PurePath) -> list[dict[str, Any]]:
         """Move the shards into the folder of the array, durably; say what is there then.
@@ -276,12 +283,17 @@ class _UnitArray:
 
     def _finish_shard(self) -> None:
         assert self._writer is not None
-        self._done[self._next] = self._writer.finish()
+        self._finishing[self._next] = self._pool.submit(_finished, self._writer)
         self._writer = None
         self._next += 1
 
     def _path(self, shard: int) -> Path:
         return self._prefix.with_name(f"{self._prefix.name}-{shard}")
+
+
+def _finished(writer: ShardWriter) -> dict[str, Any]:
+    with contextlib.closing(writer):
+        return writer.finish()
 
 
 @contextlib.contextmanager
