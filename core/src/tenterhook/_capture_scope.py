@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook._dispatch import Place, Put, Side, Site, puts_of, site_of
+from tenterhook._entries import StopForward
 from tenterhook._frames import Steps, of_thread, visible_frame
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
@@ -18,7 +19,6 @@ from tenterhook.scopes import (
     Report,
     Scope,
     Step,
-    StopForward,
     add_steps,
     never_ran,
     nothing_matched,
@@ -234,7 +234,7 @@ class _KeepSome(_Keep):
             self.calls.append(self.form.of(some))
 
     def _some(self, tensor: Tensor) -> Tensor:
-        selection, seen = self.selection, self.watch.seen
+        selection, seen = self.selection, self.watch.seen_for(self.selection)
         if selection.of_tokens or selection.rows is not None:
             mask = selection.token_mask(tensor.shape, tensor.device, seen)
             places = mask.nonzero()
@@ -316,7 +316,7 @@ class _Plan:
 
     def selecting(self, selection: Selection, whole: nn.Module) -> "_Kit":
         """Return a kit for one scope that keeps a part of the activations of the model `whole`."""
-        watch = Watch()
+        watch = Watch(whole)
         keeps = [_KeepSome(layer.name, self.form, selection, watch) for layer in self.layers]
         steps: dict[Place, Steps] = {site_of(whole, "before"): Steps((watch,))}
         kit = self._kit(keeps, steps)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling as tracing
+from torch.utils.checkpoint import _StopRecomputationError
 
 from tenterhook.activations import (
     activation_of,
@@ -25,6 +26,19 @@ from tenterhook.hooks._hook import Controller, Detector, Hook
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+
+
+class StopForward(BaseException):
+    """Ends a forward after the last layer that anybody needs.
+
+    No error: `except Exception` in a model's own code must not keep it.
+    """
+
+
+_STOPPED = (
+    "It ran the model, and the stop_after of a scope around it ended that forward. Call what "
+    "attach() gave instead of its module: it returns None then."
+)
 
 
 class ErrorPolicy(Protocol):
@@ -72,8 +86,12 @@ class Entry:
     def __reduce__(self) -> Any:
         return without_hook, (type(self),)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Surface `error` as the model's policy says: raise it, or warn and go on."""
+        if isinstance(error, _StopRecomputationError):  # checkpointing has what it needs
+            raise error
+        if isinstance(error, StopForward):
+            error = RuntimeError(_STOPPED)
         hook = self.hook
         policy = "raise" if self.policy is None else self.policy.on_error
         if isinstance(error, WroteInPlace):  # the numbers are wrong already: nothing to skip
@@ -116,7 +134,7 @@ class Detect(Entry):
                 or (tensor is not output and activation_of(output) is not tensor)
             ):
                 raise wrote("The detector")
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
@@ -131,7 +149,7 @@ class Detect(Entry):
             self.observe(module, inputs, None)
             if tensor is not None and tensor._version != version:
                 raise wrote("The detector")
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
     def gradient(self, module: nn.Module, grad: Tensor) -> None:
@@ -140,7 +158,7 @@ class Detect(Entry):
             self.observe(module, (grad,), grad)
             if grad._version != version:
                 raise wrote("The detector")
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
 
@@ -153,7 +171,7 @@ class DetectOnly(Detect):
         self.fired = True
         try:
             self.observe(module, inputs_of(module, args, kwargs) if kwargs else args, output)
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
 
@@ -189,7 +207,7 @@ class Control(Entry):
             if not isinstance(new, Tensor):
                 raise not_a_tensor(new, _WANTED)
             return replace(output, new)
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
@@ -213,7 +231,7 @@ class Control(Entry):
             if not isinstance(new, Tensor):
                 raise not_a_tensor(new, _WANTED)
             return replace(output, new)
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
@@ -236,7 +254,7 @@ class Control(Entry):
             if not isinstance(new, Tensor | tuple):
                 raise not_a_tensor(new, "a tensor, a tuple of inputs, or None to leave them alone")
             return replace_input(inputs, new)
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
@@ -256,7 +274,7 @@ class Control(Entry):
                     "{}, {}, on {}.".format(*_kind(new), *_kind(grad))
                 )
             return new
-        except Exception as error:  # noqa: BLE001 - a hook may raise anything
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
@@ -366,17 +384,39 @@ class Scoped(Entry):
         if not self.hook._enabled:
             return None
         self.fired = True
-        return self.entry.after(module, args, kwargs, output)
+        new = self.entry.after(module, args, kwargs, output)
+        if new is not None:
+            _mark_checkpoint()
+        return new
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         if not self.hook._enabled:
             return None
         self.fired = True
-        return self.entry.before(module, args, kwargs)
+        new = self.entry.before(module, args, kwargs)
+        if new is not None:
+            _mark_checkpoint()
+        return new
 
     def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
         self.fired = True
         return self.entry.gradient(module, grad)
+
+
+def _mark_checkpoint() -> None:
+    """Have `torch.utils.checkpoint` find a run without this change, if it runs the layer again.
+
+    It compares number and shapes of the tensors that the two runs save for backward, and raises
+    where they differ. So each change saves one more, of a shape of its own; its second run, if
+    that comes after the scope has ended, does not.
+    """
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint":
+        save, load = hooks
+        kept = save(torch.empty(0, 7919))
+        vars(load).setdefault("_tenterhook", []).append(
+            kept
+        )  # `load` lives while backward can come
 
 
 class _Part(Scoped):

@@ -69,8 +69,8 @@ class Hooks(Scope):
         steps: dict[Place, Steps] = {}
         self._entries = []
         self._parts = []
-        watch = None if self._selection is None else Watch()
         whole = self._registry.index.module
+        watch = None if self._selection is None else Watch(whole)
         if watch is not None:
             add_steps(steps, site_of(whole, "before"), Steps((watch,)))
         for (layer, hook), inner in zip(self._placed, found, strict=True):
@@ -249,7 +249,7 @@ class Part(Entry):
         if tensor is None or call % self.selection.every:
             return None
         shape, device = tensor.shape, tensor.device
-        mask = self.selection.token_mask(shape, device, self.watch.seen)
+        mask = self.selection.token_mask(shape, device, self.watch.seen_for(self.selection))
         if not mask.any():
             return None
         self.matched = True

@@ -9,6 +9,7 @@ from torch import nn
 
 from tenterhook._capture_scope import Capture
 from tenterhook._dispatch import sites_of
+from tenterhook._entries import StopForward
 from tenterhook._frames import lock
 from tenterhook._hook_scope import Change, Hooks, Replaced, Steering
 from tenterhook.context import HookContext
@@ -16,7 +17,7 @@ from tenterhook.errors import TenterhookError
 from tenterhook.hooks._hook import Hook, HookType
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.registry import HookRegistry, OnError
-from tenterhook.scopes import Muted, Report, StopForward
+from tenterhook.scopes import Muted, Report
 from tenterhook.selections import Selection, Where
 
 if TYPE_CHECKING:

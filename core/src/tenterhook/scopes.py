@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from torch import nn
 
 from tenterhook._dispatch import Place, Put, close_frame, open_frame, sites_of
+from tenterhook._entries import StopForward
 from tenterhook._frames import Frame, Steps, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
 from tenterhook.hooks._hook import Controller, Detector, HookType
@@ -32,13 +33,6 @@ class NeverFired(TenterhookError, RuntimeError):
 
     def __str__(self) -> str:
         return " ".join(self.reports)
-
-
-class StopForward(BaseException):
-    """Ends a forward after the last layer that anybody needs.
-
-    No error: `except Exception` in a model's own code must not keep it.
-    """
 
 
 class Scope(ABC):

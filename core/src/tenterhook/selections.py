@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any, Literal
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from tenterhook._calls import calls_here, is_call_of
 from tenterhook.activations import inputs_of, named_inputs, parameters_of
 
 Where = int | str | slice | Sequence[int]
@@ -153,7 +155,7 @@ class Selection:
     def _row_mask(self, batch: int, seen: "Seen | None", device: torch.device) -> Tensor:
         if self.rows is None:
             return torch.ones(batch, dtype=torch.bool, device=device)
-        copies = _copies(batch) if seen is None else seen.copies
+        copies = _copies(batch, _generation.get()) if seen is None else seen.copies
         mask = torch.zeros(batch // copies, dtype=torch.bool)
         mask[_indices(self.rows, batch // copies, "row")] = True
         return mask.repeat_interleave(copies).to(device)
@@ -219,17 +221,20 @@ class Seen:
     @classmethod
     def of_all(cls, batch: int, seq: int) -> "Seen":
         """Return tokens that are all real and all given."""
-        return cls.read(torch.ones(batch, seq, dtype=torch.bool), seq)
+        mask = torch.ones(batch, seq, dtype=torch.bool)
+        return cls.read(mask, seq, generation=_generation.get())
 
     @classmethod
-    def read(cls, mask: Tensor, seq: int) -> "Seen":
-        """Return what a mask `(batch, past + seq)` says of the last `seq` tokens."""
+    def read(cls, mask: Tensor, seq: int, *, generation: "Generation | None" = None) -> "Seen":
+        """Return what a mask `(batch, past + seq)` says of the last `seq` tokens.
+
+        `generation` is the one that the forward is a step of.
+        """
         mask = mask.bool().cpu()
         total = mask.sum(1)
         place = mask.cumsum(1) - 1
         past = mask.shape[1] - seq
-        running = _generation.get()
-        copies = _copies(len(mask))
+        running, copies = generation, _copies(len(mask), generation)
         if running is not None and copies * len(running.prompt) == len(mask):
             prompt = running.prompt.repeat_interleave(copies)
         else:
@@ -237,10 +242,13 @@ class Seen:
         return cls(mask[:, past:], place[:, past:], total, prompt, copies)
 
     @classmethod
-    def of_call(cls, named: Mapping[str, Any], past: int) -> "Seen | None":
+    def of_call(
+        cls, named: Mapping[str, Any], past: int, *, generation: "Generation | None" = None
+    ) -> "Seen | None":
         """Return the tokens of a call of the whole model; `None` where it was given none.
 
-        `named` are its inputs by name; `past` is how many tokens its cache held as it began.
+        `named` are its inputs by name; `past` is how many tokens its cache held as it began;
+        `generation` is the one that the call is a step of.
         """
         shape = _token_shape(named)
         if shape is None:
@@ -248,8 +256,9 @@ class Seen:
         batch, seq = shape
         mask = named.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= seq:
-            return cls.read(mask, seq)
-        return cls.read(torch.ones(batch, past + seq, dtype=torch.bool), seq)
+            return cls.read(mask, seq, generation=generation)
+        everything = torch.ones(batch, past + seq, dtype=torch.bool)
+        return cls.read(everything, seq, generation=generation)
 
 
 def _token_shape(named: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -274,56 +283,143 @@ class Generation:
     prompt: Tensor
     """Long `(batch,)`: the real tokens of each prompt."""
 
+    model: nn.Module | None = None
+    """The model that generates; `None` where nobody said."""
+
+    within: FrameType | None = None
+    """The call of a module in which the generation began."""
+
+    def has_step(self, module: nn.Module) -> bool:
+        """Whether the innermost call that runs here, which is one of `module`, is a step of it.
+
+        Not one within another call of `module`, as a hook makes it to look at other text, and none
+        of a model that has no part in it.
+        """
+        if self.model is not None and not _is_part(module, self.model):
+            return False
+        _, *outer = calls_here()
+        for call in outer:
+            if call is self.within:
+                break
+            if is_call_of(call, module):
+                return False
+        return True
+
+
+def _is_part(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether one of the two modules is the other, or a part of it."""
+    if one is other:
+        return True
+    return any(part is one for part in other.modules()) or any(m is other for m in one.modules())
+
 
 _generation: ContextVar[Generation | None] = ContextVar("tenterhook_generation", default=None)
 
 
-def _copies(batch: int) -> int:
-    """Return how many rows of a forward stand for one prompt of the generation that runs."""
-    running = _generation.get()
-    if running is None or batch % len(running.prompt):
+def _copies(batch: int, generation: Generation | None) -> int:
+    """Return how many rows of a forward stand for one prompt of the generation."""
+    if generation is None or batch % len(generation.prompt):
         return 1
-    return batch // len(running.prompt)
+    return batch // len(generation.prompt)
 
 
 @contextmanager
-def generating(prompt_lengths: Sequence[int]) -> Iterator[None]:
+def generating(prompt_lengths: Sequence[int], *, model: nn.Module | None = None) -> Iterator[None]:
     """Say that the forwards in this block generate from prompts of so many real tokens each.
 
     Without it, the tokens of a forward that has a past count as generated, all others as prompt.
+    A forward that a hook makes within one of them is none of them; nor, where `model` is named, is
+    one of a model that has no part in it.
     """
-    token = _generation.set(Generation(torch.as_tensor(list(prompt_lengths))))
+    lengths = torch.as_tensor(list(prompt_lengths))
+    token = _generation.set(Generation(lengths, model, next(calls_here(), None)))
     try:
         yield
     finally:
         _generation.reset(token)
 
 
+@attrs.define(eq=False)
+class _Forward:
+    """What one forward that runs was given."""
+
+    call: FrameType | None
+    named: Mapping[str, Any]
+    past: int
+    generation: Generation | None
+    seen: Seen | None = None
+    is_read: bool = False
+    kept: dict[str, Any] = attrs.field(factory=dict)
+
+    def tokens(self) -> Seen | None:
+        if not self.is_read:
+            self.seen = Seen.of_call(self.named, self.past, generation=self.generation)
+            self.is_read = True
+        return self.seen
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.forwards: list[_Forward] = []
+        """Those that run, outermost first; among them some that failed since."""
+
+
 class Watch:
     """Remembers what the forward that runs was given; a step of a scope on the whole model.
 
     A hook that needs to know, as one that keeps texts does, has one of its own on the model it is
-    attached to: `before` as a forward pre-hook `with_kwargs`, `after` as a forward hook.
+    attached to: `before` as a forward pre-hook `with_kwargs`, `after` as a forward hook. Where a
+    hook runs the model itself, the forward is the innermost one.
     """
 
-    def __init__(self) -> None:
-        self._here = threading.local()
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self._module = module
+        self._here = _Here()
+        self._padded = False
 
     @property
     def inputs(self) -> Mapping[str, Any] | None:
         """The inputs, by name, of the forward that runs in this thread; `None` outside one."""
-        named: Mapping[str, Any] | None = getattr(self._here, "named", None)
-        return named
+        forwards = self._running()
+        return forwards[-1].named if forwards else None
 
     @property
     def seen(self) -> Seen | None:
         """The tokens of the forward that runs in this thread; `None` outside one."""
-        call = getattr(self._here, "call", None)
-        if call is None:
-            return None
-        if not isinstance(call, Seen):
-            self._here.call = call = Seen.of_call(*call)
-        return call
+        forwards = self._running()
+        seen = forwards[-1].tokens() if forwards else None
+        if seen is not None and not self._padded:
+            self._padded = not torch.equal(
+                seen.count, torch.full_like(seen.count, seen.real.shape[1])
+            )
+        return seen
+
+    def seen_for(self, selection: Selection) -> Seen | None:
+        """Return `seen`, for a selection that is to pick among the tokens.
+
+        Raises `ValueError` where tokens are selected and it cannot be known which are real.
+        """
+        seen = self.seen
+        if seen is None and selection.of_tokens and not self._running():
+            whole = self._module
+            if whole is not None and any(is_call_of(call, whole) for call in calls_here()):
+                raise ValueError(
+                    "Tokens are selected in a scope that was opened while the model ran, which "
+                    "does not know what the model was given. Open the scope before."
+                )
+            if self._padded and torch._C._current_graph_task_id() != -1:
+                raise ValueError(
+                    "The layer runs again during backward(), as activation checkpointing has it, "
+                    "and it is not known for which of the forwards, so not which tokens are real. "
+                    "Select tokens without checkpointing, or in batches without padding."
+                )
+        return seen
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """What hooks keep with the forward that runs, to be forgotten with it; `None` outside."""
+        forwards = self._running()
+        return forwards[-1].kept if forwards else None
 
     def quiet(self) -> "Watch":
         """Run while controllers are off, too."""
@@ -335,9 +431,23 @@ class Watch:
         All but the length of the cache, which grows as the layers run.
         """
         named = named_inputs(module, inputs_of(module, args, kwargs))
-        self._here.named = named
-        self._here.call = (named, _past_length(named))
+        forwards, running = self._running(), _generation.get()
+        if running is not None and not running.has_step(module):
+            running = None
+        forwards.append(_Forward(next(calls_here(), None), named, _past_length(named), running))
 
     def after(self, *_: Any) -> None:
         """Forget them."""
-        self._here.call = self._here.named = None
+        call = next(calls_here(), None)
+        self._here.forwards = [each for each in self._running() if each.call is not call]
+
+    def _running(self) -> list[_Forward]:
+        """Return the forwards that run here, outermost first; forget those that failed."""
+        forwards = self._here.forwards
+        calls: list[FrameType | None] = []
+        for call in calls_here() if forwards else ():
+            calls.append(call)
+            if call is forwards[0].call:
+                break
+        forwards[:] = [each for each in forwards if each.call in calls]
+        return forwards

@@ -242,6 +242,32 @@ def test_a_cache_that_shows_nothing_is_warned_of() -> None:
     model.layers.clear()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_other_text_within_a_generation(lm: Any, sae: Sae, stopped: bool) -> None:
+    """What a hook runs between the layers of a step is a text of its own, also one that stops."""
+    prompts, aside = ["And God said,", "The LORD"], ["In the beginning", "Let there be light"]
+    steps = iter(range(100))
+
+    def look(t: Tensor) -> None:
+        if next(steps) % 2 == 0:  # its own forward comes by here, too
+            stop = LAYER if stopped else None
+            lm.inference.execute_inference(aside, stop_after_layer=stop)
+
+    lm.attach_sae(sae, LAYER)
+    sae.concepts.enable_text_tracking(top_k=50)
+    with lm.steer("transformer.h.0", look):
+        made = lm.generate(prompts, max_new_tokens=6, do_sample=False)
+    wanted = {tuple(ids) for ids in [*made.token_ids, *lm.tokenizer(aside)["input_ids"]]}
+    found = {
+        tuple(each.token_ids)
+        for latent in range(sae.n_latents)
+        for each in sae.concepts.get_top_texts(latent)
+    }
+    assert found
+    assert all(any(whole[: len(ids)] == ids for whole in wanted) for ids in found)
+    assert any(len(ids) > max(map(len, lm.tokenizer(prompts)["input_ids"])) for ids in found)
+
+
 def test_memory_is_bounded(lm: Any) -> None:
     """Texts that no latent names any more are dropped."""
     sae = L1Sae(4, 128)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tenterhook import HookContext, Selection
-from tenterhook.selections import Seen, Where
+from tenterhook.selections import Where
 from tenterhook_sae.errors import BadSetting, NoSuchLatent, NoTexts
 from tenterhook_sae.following import Following
 from tenterhook_sae.sparse_latents import SparseLatents
@@ -89,16 +89,13 @@ class Change:
         if selection is not None:
             if next(self.calls) % selection.every:
                 return columns
-            mask = selection.token_mask(shape, columns.device, self._seen())
+            mask = selection.token_mask(shape, columns.device, self.following.seen_for(selection))
             mask = mask.reshape(mask.shape + (1,) * (len(shape) - 1 - mask.ndim))
             mask = mask.expand(shape[:-1]).reshape(-1)
             changed = torch.where(mask, changed, columns[:, column])
         new = columns.clone()
         new[:, column] = changed
         return new
-
-    def _seen(self) -> Seen | None:
-        return self.following.seen
 
 
 @attrs.frozen(eq=False)

@@ -1,6 +1,5 @@
 """What the whole model was given in the forward that runs, and what its cache has from before."""
 
-import threading
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tenterhook import Selection
 from tenterhook.selections import Seen, Watch
 from tenterhook_sae.eager import eager
 
@@ -44,7 +44,6 @@ class Following:
         self._watch = Watch()
         self._followed: tuple[nn.Module | None, Any] = None, None
         self._handles: list[RemovableHandle] = []
-        self._here = threading.local()
 
     def follow(self, module: nn.Module | None, ended: Any = None) -> None:
         """Follow this model, and no other; with `None`, none.
@@ -58,22 +57,25 @@ class Following:
             handle.remove()
         self._handles, self._followed = [], (module, ended)
         if module is not None:
-            watch = self._watch = Watch()
+            watch = self._watch = Watch(module)
             self._handles = [
-                module.register_forward_pre_hook(watch.before, prepend=True, with_kwargs=True),
-                module.register_forward_hook(watch.after, always_call=True),
+                module.register_forward_pre_hook(watch.before, prepend=True, with_kwargs=True)
             ]
-        if module is not None and ended is not None:
-            self._here = threading.local()
-            self._handles += [
-                module.register_forward_pre_hook(self._begin),
-                module.register_forward_hook(self._end, always_call=True),
-            ]
+            if ended is not None:
+                self._handles += [
+                    module.register_forward_pre_hook(self._begin),
+                    module.register_forward_hook(self._end, always_call=True),
+                ]
+            self._handles.append(module.register_forward_hook(watch.after, always_call=True))
 
     @property
     def seen(self) -> Seen | None:
         """The tokens of the forward that runs in this thread: which are real, and where."""
         return self._watch.seen
+
+    def seen_for(self, selection: Selection) -> Seen | None:
+        """Return `seen`; `ValueError` where `selection` needs to know it and cannot."""
+        return self._watch.seen_for(selection)
 
     @property
     def token_ids(self) -> Tensor | None:
@@ -90,28 +92,19 @@ class Following:
     @property
     def forward(self) -> Forward | None:
         """The forward that runs in this thread, the innermost; where caches are looked at."""
-        running = self._running
-        return running[-1] if running else None
-
-    @property
-    def _running(self) -> list[Forward]:
-        running: list[Forward] | None = getattr(self._here, "running", None)
-        if running is None:
-            running = self._here.running = []
-        return running
+        found: Forward | None = (self._watch.kept or {}).get("forward")
+        return found
 
     @eager
     def _begin(self, *_: Any) -> None:
-        cache = _cache((self._watch.inputs or {}).get)
-        self._running.append(Forward(cache, marks(cache)))
+        kept, cache = self._watch.kept, _cache((self._watch.inputs or {}).get)
+        if kept is not None:
+            kept["forward"] = Forward(cache, marks(cache))
 
     @eager
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._running:  # what came before us failed
-            return
-        forward = self._running.pop()
-        ended = self._followed[1]
-        if forward.rows is not None and ended is not None:
+        forward, ended = self.forward, self._followed[1]
+        if forward is not None and forward.rows is not None and ended is not None:
             given = forward.cache
             cache = _cache(lambda name: getattr(output, name, None)) if given is None else given
             ended(forward, marks(cache))

@@ -87,7 +87,7 @@ def generate(
     with ExitStack() as scopes:
         scopes.enter_context(evaluating(module))
         scopes.enter_context(torch.no_grad())
-        scopes.enter_context(generating(prompt_mask.sum(1).tolist()))
+        scopes.enter_context(generating(prompt_mask.sum(1).tolist(), model=module))
         if not with_controllers:
             scopes.enter_context(model.without_controllers())
         as_asked = settings.pop("return_dict_in_generate", None)

@@ -1,0 +1,25 @@
+"""Which calls of modules run in this thread, read off Python's own stack.
+
+torch tells hooks nothing of a forward that was stopped or interrupted, and of one that raised only
+those that ask for it. On the stack a call is for exactly as long as it runs, whoever catches what.
+"""
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from torch import nn
+
+
+def calls_here() -> Iterator[FrameType]:
+    """Give the stack's frame of each call of a module that runs in this thread, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_call_impl":
+            yield frame
+        frame = frame.f_back
+
+
+def is_call_of(frame: FrameType, module: nn.Module) -> bool:
+    """Whether a frame of `calls_here` is a call of `module`."""
+    return frame.f_locals.get("self") is module
