@@ -2,18 +2,34 @@
 
 import http.client
 import http.server
+import multiprocessing
+import os
 import re
+import resource
+import signal
 import socket
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tenterhook.store import DamagedStore, NoStore, NotAStore, OtherRun, Unreachable
+from tenterhook.store import (
+    DamagedStore,
+    DeletedRun,
+    NoStore,
+    NotAStore,
+    NotWritable,
+    OtherRun,
+    UnknownRun,
+    Unreachable,
+)
 from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
@@ -101,6 +117,34 @@ def cuts(method: str, path: str, *, times: int = 10**6) -> Fault:
         request.connection.shutdown(socket.SHUT_RDWR)
         request.close_connection = True
         return True
+
+    return fault
+
+
+def refuses(method: str, path: str) -> Fault:
+    """Answer 403 to some requests, as to a key that nobody knows."""
+
+    def fault(request: _Handler) -> bool:
+        if request.command != method or not re.search(path, request.path):
+            return False
+        said = b"<Error><Code>InvalidAccessKeyId</Code></Error>"
+        request.send_response(403)
+        request.send_header("Content-Length", str(len(said)))
+        request.end_headers()
+        request.wfile.write(said)
+        return True
+
+    return fault
+
+
+def meanwhile(method: str, path: str, act: Callable[[], None]) -> Fault:
+    """Do something once, before the first of some requests is passed on."""
+    acts = [act]
+
+    def fault(request: _Handler) -> bool:
+        if acts and request.command == method and re.search(path, request.path):
+            acts.pop()()
+        return False
 
     return fault
 
@@ -303,6 +347,178 @@ def test_no_credentials(proxy: Proxy, url: str, monkeypatch: pytest.MonkeyPatch)
         ZarrStore(url, retries=0, timeout=2)
 
 
+def test_wrong_credentials(proxy: Proxy, url: str) -> None:
+    """A key that the server does not know is refused, with where to look."""
+    proxy.fault = refuses("GET", "")
+    with pytest.raises(Unreachable, match=rf"{url}.*refused; look at AWS_ACCESS_KEY_ID"):
+        ZarrStore(url, retries=0, timeout=5)
+    proxy.fault = refuses("PUT", "")
+    with pytest.raises(NotWritable, match=rf"{url}.*refused; look at AWS_ACCESS_KEY_ID"):
+        ZarrStore(url, retries=0, timeout=5).check_writable()
+
+
+def test_bucket_that_is_not_there(proxy: Proxy) -> None:
+    """It is said to be the bucket, and what to do."""
+    with pytest.raises(Unreachable, match=r"s3://no-such-bucket/x.*no such bucket; make it first"):
+        ZarrStore("s3://no-such-bucket/x", retries=0)
+
+
+def test_endpoint_of_s3_alone(proxy: Proxy, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable that is for S3 alone leads to a server without TLS too."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.server_address[1]}")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert ZarrStore(url, retries=0, timeout=5).runs() == []
+
+
+def test_reading_a_run_that_was_deleted(proxy: Proxy, url: str) -> None:
+    """Rows that were read before are gone, and no fill values."""
+    plan, store = a_plan(), ZarrStore(url)
+    write(store.write_run("one", plan), plan.units())
+    rows = store.run("one")["h.0"]
+    assert len(rows[:]) == 20
+    ZarrStore(url).delete_run("one")
+    with pytest.raises(DamagedStore, match=rf"{url}/runs/one/.*h\.0/c/1/0: this file is gone"):
+        rows[8:12]
+    with pytest.raises(DamagedStore, match="this file is gone"):
+        rows[[1, 9]]
+
+
+@pytest.mark.parametrize("moment", ["rows/token/zarr.json", "c/0", "commits/000000"])
+def test_deletion_under_a_commit(proxy: Proxy, url: str, moment: str) -> None:
+    """Whenever a run is deleted while a unit is committed, its writer is told, and a run of another
+    plan in its place has nothing of it."""
+    plan, store = a_plan(), ZarrStore(url)
+    with store.write_run("one", plan).open_unit(plan.unit(0)) as writing:
+        writing.append(rows_of(plan, 0, 8))
+        method = "GET" if moment.endswith("json") else "PUT"
+        proxy.fault = meanwhile(method, moment, lambda: ZarrStore(url).delete_run("one"))
+        with pytest.raises(DeletedRun):
+            writing.commit({})
+    assert store.runs() == []
+    other = a_plan(spec={"batch_size": 3})
+    writer = store.write_run("one", other)
+    assert writer.committed() == frozenset()
+    write(writer, other.units())
+    assert store.verify_run("one") == []
+
+
+def test_record_left_by_a_killed_writer(proxy: Proxy, url: str) -> None:
+    """What a writer put after its run had been deleted is no part of the next run."""
+    plan, store = a_plan(), ZarrStore(url)
+    write(store.write_run("one", plan), plan.units())
+    left = store.path / "runs/one/commits/000000.json"
+    record = store._place.files.read(left)
+    store.delete_run("one")
+    store._place.files.write(left, record)  # and was killed before it looked again
+    assert store.runs() == []
+    other = a_plan(spec={"batch_size": 3})
+    writer = store.write_run("one", other)
+    assert writer.committed() == frozenset()
+    write(writer, other.units())
+    assert store.verify_run("one") == []
+
+
+def test_tensor_whose_removal_was_cut_short(proxy: Proxy, url: str) -> None:
+    """It can be saved again, and is there then."""
+    store = ZarrStore(url, retries=0, timeout=5)
+    store.save_tensor("a", torch.ones(2))
+    proxy.fault = fails("POST", r"\?delete")
+    with pytest.raises(Unreachable):
+        store.delete_tensor("a")
+    proxy.fault = None
+    assert store.list_tensors() == []
+    store.save_tensor("a", torch.zeros(3))
+    assert store.list_tensors() == ["a"]
+    assert store.load_tensor("a").tolist() == [0, 0, 0]
+
+
+def test_others_that_look_whether_they_can_write(proxy: Proxy, url: str) -> None:
+    """What one process puts to see whether it can does not keep another from beginning."""
+    looking, found = ZarrStore(url), []
+    proxy.fault = meanwhile("POST", r"\?delete", lambda: found.append(ZarrStore(url).runs()))
+    looking.check_writable()
+    assert found == [[]]
+
+
+def test_opening_one_run_of_many(proxy: Proxy, url: str) -> None:
+    """How many requests it takes does not depend on how many runs there are."""
+    plan, store = a_plan(rows=4), ZarrStore(url)
+
+    def requests() -> int:
+        proxy.seen.clear()
+        store.run("run-0")
+        store.write_run("run-0", plan)
+        return len(proxy.seen)
+
+    write(store.write_run("run-0", plan), plan.units())
+    one = requests()
+    for number in range(1, 4):
+        store.write_run(f"run-{number}", plan)
+    assert requests() == one
+    with pytest.raises(UnknownRun, match="run-3"):
+        store.run("run-9")
+
+
+def test_one_run_by_several_writers_at_once(proxy: Proxy, url: str) -> None:
+    """Whoever is first, each unit is committed once, and the run is whole."""
+    plan = a_plan()
+
+    def work(_: int) -> None:
+        write(ZarrStore(url).write_run("one", plan), plan.units())
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    store = ZarrStore(url)
+    assert store.verify_run("one") == []
+    assert same_bits(store.run("one")["h.1"][:], rows_of(plan, 0, 20).layers["h.1"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks on this system")
+def test_process_that_forks(proxy: Proxy, url: str) -> None:
+    """A forked process, which could wait for ever, is told at once, and how to start others."""
+    plan, store = a_plan(), ZarrStore(url)
+    write(store.write_run("one", plan), plan.units())
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    process = context.Process(target=_look, args=(store, url, told))
+    process.start()
+    try:
+        for _ in range(2):
+            assert "start processes by 'spawn'" in told.get(timeout=60)
+    finally:
+        process.kill()
+        process.join()
+    assert store.runs() == ["one"]
+
+
+def _look(store: ZarrStore, url: str, told: Any) -> None:
+    for act in (store.runs, lambda: ZarrStore(url)):
+        try:
+            told.put(str(act()))
+        except Unreachable as error:
+            told.put(str(error))
+
+
+def test_no_room_for_temporary_files(
+    proxy: Proxy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where shards cannot be laid down, that folder is what is named, and no object."""
+    plan, store = a_plan(), ZarrStore(url)
+    writer = store.write_run("one", plan)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limit[1]))
+    try:
+        with pytest.raises(NotWritable, match=rf"{tmp_path}.*unit 0 cannot be written"):
+            write(writer, plan.units())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    write(store.write_run("one", plan), plan.units())
+    assert store.verify_run("one") == []
+
+
 def test_no_store_there(proxy: Proxy, url: str) -> None:
     """With `create=False` a store must be there; a bucket must be there in any case."""
     with pytest.raises(NoStore, match="no store at this prefix"):
@@ -317,6 +533,8 @@ def test_no_store_there(proxy: Proxy, url: str) -> None:
         ("s3://", "bucket is missing"),
         ("s3://b/../x", r"'\.\.'"),
         ("s3://b/x?y", r"'\?'"),
+        ("s3://b:80/x", "a bucket has letters, digits"),
+        ("s3://buc ket/x", "a bucket has letters, digits"),
         ("ftp://b/x", "one of s3://"),
         ("file://host/x", "no host"),
     ],
@@ -325,3 +543,10 @@ def test_url_that_cannot_be(place: str, match: str) -> None:
     """A URL that names no place is refused, with what is wrong."""
     with pytest.raises(NotAStore, match=match):
         ZarrStore(place)
+
+
+def test_password_in_a_url() -> None:
+    """Credentials do not belong there, and are not repeated."""
+    with pytest.raises(NotAStore, match=r"s3://\.\.\.@bucket/x: .*by the environment") as raised:
+        ZarrStore("s3://me:secret@bucket/x")
+    assert "secret" not in str(raised.value)

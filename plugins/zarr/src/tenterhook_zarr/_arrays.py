@@ -1,4 +1,4 @@
-"""Reading arrays, with what zarr would not notice checked."""
+"""Reading arrays, ourselves or through zarr."""
 
 import json
 from pathlib import Path, PurePath
@@ -11,11 +11,11 @@ from tenterhook.store import DamagedStore
 from tenterhook_zarr._direct import DirectReader, is_plain
 from tenterhook_zarr._dtypes import from_numpy
 from tenterhook_zarr._layout import ArrayLayout
-from tenterhook_zarr._places import Files, check_size, read_file
+from tenterhook_zarr._places import Files, read_file
 
 
 class ArrayReader:
-    """Reads rows of one array, whose file sizes are known: itself where it can, or by zarr."""
+    """Reads rows of one array: itself where it can, or by zarr."""
 
     def __init__(self, files: Files, folder: PurePath) -> None:
         self._files = files
@@ -28,7 +28,6 @@ class ArrayReader:
             self._direct = DirectReader(Path(folder), self.layout)
         else:
             self._array = files.open_array(folder)
-            self._there: set[int] = set()
 
     def read(self, start: int, stop: int) -> Tensor:
         """Return rows that are committed and follow each other.
@@ -47,16 +46,12 @@ class ArrayReader:
         return self._by_zarr(numbers, numbers)
 
     def _by_zarr(self, rows: "np.ndarray[Any, Any]", key: Any) -> Tensor:
-        for shard in np.unique(rows // self.layout.shard_rows).tolist():
-            # zarr would read a file that is missing as the fill value.
-            if shard not in self._there:
-                path = self._folder / self.layout.shard_key(shard)
-                size = self.layout.shard_bytes(shard) if self.layout.codec == "none" else None
-                check_size(self._files, path, size)
-            if not self._files.is_local:  # a request each
-                self._there.add(shard)
         try:
             return from_numpy(self._array.oindex[key], self.layout.dtype)
+        except FileNotFoundError as error:
+            shard = f"/{error}".rpartition("/c/")[2]
+            path = self._files.show(self._folder / "c" / shard)
+            raise DamagedStore(path, "this file is gone") from error
         except ValueError as error:
             reason = f"rows {rows.min()} to {rows.max() + 1} cannot be read ({error})"
             raise DamagedStore(self._files.show(self._folder), reason) from error

@@ -267,5 +267,7 @@ class LocalFiles:
         """Open a zarr array for reading."""
         import zarr
 
-        store = zarr.storage.LocalStore(Path(folder), read_only=True)
+        from tenterhook_zarr._present import Present
+
+        store = Present(zarr.storage.LocalStore(Path(folder), read_only=True))
         return zarr.open_array(store=store, mode="r", zarr_format=3)

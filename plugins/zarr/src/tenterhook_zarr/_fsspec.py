@@ -78,12 +78,14 @@ class FsspecObjects:
         )
         from zarr.storage import FsspecStore
 
+        from tenterhook_zarr._present import Present
+
         files = self._files
         if not files.async_impl:
             files = AsyncFileSystemWrapper(files, asynchronous=True)
         else:
             files = fsspec.filesystem(files.protocol, asynchronous=True)
-        return FsspecStore(files, read_only=True, path=self._path(prefix))
+        return Present(FsspecStore(files, read_only=True, path=self._path(prefix)))
 
     def talking(self) -> AbstractContextManager[None]:
         """Do nothing: file systems raise `OSError`."""

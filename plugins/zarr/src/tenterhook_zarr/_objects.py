@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
@@ -21,6 +22,12 @@ from tenterhook_zarr._urls import ObjectUrl
 
 DELETED = "deleted.json"
 """Is in a folder that is being removed, from before its first object goes until after the last."""
+
+PROBE = ".tenterhook-"
+"""How the names of objects begin that are put to see whether they can be."""
+
+AT_ONCE = 16
+"""How many objects are removed side by side, because each waits for the server."""
 
 INSTALL = "pip install 'tenterhook-zarr[remote]'"
 
@@ -157,8 +164,10 @@ class ObjectFiles:
         with self._reading(folder):
             keys = self._objects.keys(self._key(folder))
         mark = self._key(folder / DELETED)
-        for key in [*(key for key in sorted(keys) if key != mark), mark]:
-            self.remove(PurePosixPath(key))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            others = (PurePosixPath(key) for key in keys if key != mark)
+            list(pool.map(self.remove, others))
+        self.remove(folder / DELETED)
 
     def tidy(self, folder: PurePath) -> None:
         """Do nothing: an object is whole or absent."""
@@ -228,7 +237,11 @@ class ObjectPlace:
     def __init__(self, url: ObjectUrl, *, create: bool, retries: int, timeout: float) -> None:
         self._url = url
         self.root: PurePath = PurePosixPath(url.prefix)
-        self._objects = ObjectFiles(url, open_objects(url, retries=retries, timeout=timeout))
+        try:
+            objects = open_objects(url, retries=retries, timeout=timeout)
+        except OSError as error:
+            raise Unreachable(str(url), f"it cannot be opened ({_said(error)})") from error
+        self._objects = ObjectFiles(url, objects)
         self.files: Files = self._objects
         self._check(create)
 
@@ -241,8 +254,9 @@ class ObjectPlace:
         try:
             check_format(self.files.read(self.root / MARK), self.location)
         except FileNotFoundError:
-            names = set(self.files.names(self.root))
-            if names - {"runs", "tensors", MARK}:
+            names = self.files.names(self.root)
+            others = {name for name in names if not name.startswith(PROBE)}
+            if others - {"runs", "tensors", MARK}:
                 reason = "this prefix holds something else and no store; choose another"
                 raise NotAStore(self.location, reason) from None
             if not create:
@@ -256,7 +270,7 @@ class ObjectPlace:
 
     def check_writable(self) -> None:
         """Raise `NotWritable` or `Unreachable` if nothing can be put here."""
-        probe = self.root / f".tenterhook-{secrets.token_hex(8)}"
+        probe = self.root / f"{PROBE}{secrets.token_hex(8)}"
         self.files.write(probe, b"")
         self.files.remove(probe)
 

@@ -13,6 +13,11 @@ from obstore.store import MemoryStore, from_url
 from tenterhook_zarr._objects import Refused
 from tenterhook_zarr._urls import ObjectUrl
 
+FORKED = (
+    "this process was forked from one that talked to an object store, which it cannot do then; "
+    "start processes by 'spawn' or 'forkserver', as a DataLoader does with multiprocessing_context"
+)
+
 _IN_MEMORY: dict[str, Any] = {}
 """The buckets of `memory://`, as long as the process lives."""
 
@@ -21,6 +26,16 @@ CREDENTIALS = {
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
     "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
 }
+
+NO_BUCKET = ("nosuchbucket", "containernotfound", "bucket does not exist")
+"""What servers say where there is none, in small letters."""
+
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Where the environment says which server to ask, the first that is set."""
 
 
 class ObstoreObjects:
@@ -31,13 +46,14 @@ class ObstoreObjects:
         if url.scheme == "memory":
             self._store: Any = _IN_MEMORY.setdefault(url.bucket, MemoryStore())
             return
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+        named = (os.environ.get(name, "") for name in ENDPOINTS[url.scheme])
+        endpoint = next(filter(None, named), "")
         with self.talking():
             self._store = from_url(
                 f"{url.scheme}://{url.bucket}",
                 client_options={
                     "timeout": timedelta(seconds=timeout),
-                    "allow_http": url.scheme == "s3" and endpoint.startswith("http://"),
+                    "allow_http": endpoint.startswith("http://"),
                 },
                 retry_config={
                     "max_retries": retries,
@@ -94,11 +110,14 @@ class ObstoreObjects:
         """Return a store of zarr's that reads below a prefix."""
         from zarr.storage import ObjectStore, StorePath
 
-        return StorePath(ObjectStore(self._store, read_only=True), prefix)
+        from tenterhook_zarr._present import Present
+
+        return StorePath(Present(ObjectStore(self._store, read_only=True)), prefix)
 
     @contextmanager
     def talking(self) -> Iterator[None]:
         """Raise what obstore raises as an `OSError`."""
+        _Talk.check()
         try:
             yield
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
@@ -117,9 +136,37 @@ class ObstoreObjects:
 
     def _hint(self, error: exceptions.BaseError) -> str:
         said = str(error).lower()
+        if any(word in said for word in NO_BUCKET):
+            return "there is no such bucket; make it first, or correct its name: "
         if any(word in said for word in ("credential", "169.254.169.254", "latest/api/token")):
             return f"no credentials; {self._credentials()}: "
         return ""
+
+
+class _Talk:
+    """Whether obstore's threads were started, and whether they were left behind by a fork.
+
+    A request in a process that has lost them waits for ever.
+    """
+
+    began = False
+    is_lost = False
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise `OSError` where a request would wait for ever."""
+        if cls.is_lost:
+            raise OSError(FORKED)
+        cls.began = True
+
+    @classmethod
+    def forked(cls) -> None:
+        """Note that this is another process now."""
+        cls.is_lost = cls.began
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Talk.forked)
 
 
 def _first(error: BaseException) -> str:

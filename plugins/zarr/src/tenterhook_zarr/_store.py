@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -20,6 +20,7 @@ from tenterhook.store import (
     check_free,
     check_run_id,
     check_tensor_name,
+    fold,
 )
 from tenterhook_zarr._dtypes import stored_as, to_bytes
 from tenterhook_zarr._folder import PLAN, KeptReader, RunFolder
@@ -170,13 +171,14 @@ class ZarrStore:
         check_run_id(run_id)
         for layer in plan.layers:
             stored_as(layer.dtype)
-        check_free("run", run_id, self.runs())
+        rivals = self._folders_with(self._runs, PLAN, named=lambda name: fold(name) == fold(run_id))
+        check_free("run", run_id, [rival.name for rival in rivals])
         with self._place.made():
             return begin_run(self._files, self._runs / run_id, plan)
 
     def _check_known(self, run_id: str) -> None:
         check_run_id(run_id)
-        if not self._folders_with(self._runs, PLAN, only=run_id):
+        if not self._folders_with(self._runs, PLAN, named=lambda name: name == run_id):
             raise UnknownRun(run_id, self.runs(), self.location)
 
     def _opened(self, run_id: str) -> RunFolder:
@@ -219,14 +221,14 @@ class ZarrStore:
         return self._place.root / "tensors"
 
     def _folders_with(
-        self, parent: PurePath, file: str, *, only: str | None = None
+        self, parent: PurePath, file: str, *, named: Callable[[str], bool] = bool
     ) -> list[PurePath]:
         """Return the folders that have the file; `NotWritable` where they cannot be looked at.
 
-        With `only`, the folder of that very name: to some file systems several names are one.
+        With `named`, those alone whose names it takes, so that no others are looked at.
         """
         try:
-            names = [name for name in self._files.names(parent) if only in (None, name)]
+            names = filter(named, self._files.names(parent))
             folders = [parent / name for name in names if not name.startswith(".")]
             return [folder for folder in folders if self._files.is_there(folder / file)]
         except (NotWritable, Unreachable):

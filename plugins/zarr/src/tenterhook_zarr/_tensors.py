@@ -41,6 +41,7 @@ def save_tensor(files: Files, folder: PurePath, tensor: Tensor, name: str) -> No
     if files.is_local:
         _save_here(files, Path(folder), array, record, metadata, content, axes)
         return
+    files.settle(folder)
     before = _array_of(files, folder / CURRENT)
     _write_tensor(files, folder / array, metadata, content, axes)
     files.write(folder / CURRENT, record)

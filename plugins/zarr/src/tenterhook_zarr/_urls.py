@@ -41,6 +41,13 @@ def split_url(path: str | os.PathLike[str]) -> ObjectUrl | None:
     parts = [part for part in prefix.split("/") if part]
     if not bucket and scheme != "memory":
         raise NotAStore(text, f"the bucket is missing; write {scheme}://BUCKET/PREFIX")
+    if not re.fullmatch(r"[\w.$-]*", bucket, re.ASCII):
+        shown = f"{scheme}://...{text[text.rfind('@') :]}" if "@" in bucket else text
+        reason = (
+            "a bucket has letters, digits, '-', '_' and '.' alone; write "
+            f"{scheme}://BUCKET/PREFIX, and give credentials by the environment"
+        )
+        raise NotAStore(shown, reason)
     if {".", ".."} & set(parts) or any(letter in text for letter in "?#\0\\"):
         raise NotAStore(text, "a prefix has no '.', '..', '?', '#' or backslash")
     return ObjectUrl(scheme, bucket, "/".join(parts))

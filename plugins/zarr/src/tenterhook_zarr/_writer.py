@@ -172,6 +172,18 @@ class ZarrUnitWriter:
             **kept.result(),
         }
         files.write_once(self._folder.commits / name, sealed(record))
+        if not files.is_local:
+            self._check_removal(self._folder.commits / name)
+
+    def _check_removal(self, record: PurePath) -> None:
+        """Raise `DeletedRun`, and take the record back, if the run was removed meanwhile.
+
+        Where folders are not renamed a removal can have passed by before the record came.
+        """
+        files = self._folder.files
+        if not files.is_there(self._folder.path / PLAN):
+            files.remove(record)
+            raise DeletedRun(self._folder.path.name)
 
     def discard(self) -> None:
         """Drop what is not in place."""
@@ -303,12 +315,14 @@ def naming(folder: RunFolder, what: str) -> Iterator[None]:
         yield
     except (NotWritable, NotAStore, Unreachable):
         raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DamagedStore) as error:
         if not folder.files.is_there(folder.path / PLAN):
             raise DeletedRun(folder.path.name) from error
         raise
     except OSError as error:
-        place = str(error.filename or folder.files.show(folder.path))
+        # What an object store refuses is another error: this was where shards are laid down.
+        here = folder.files.show(folder.path) if folder.files.is_local else str(folder.writing)
+        place = str(error.filename or here)
         reason = (
             f"{what} cannot be written ({error.strerror or error}); make room or rights, then the "
             "same command goes on. What is committed stays"
@@ -347,6 +361,7 @@ def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
     writing rows: nothing is ever taken back after that.
     """
     files.settle(path)
+    _remove_remains(files, path)
     is_new = _publish(files, path, plan_record(plan))
     folder = RunFolder(files, path, plan) if is_new else RunFolder.open(files, path)
     if differences := plan.differences(folder.plan):
@@ -354,6 +369,15 @@ def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
     _tidy(folder)
     _lay_out(folder)
     return ZarrRunWriter(folder)
+
+
+def _remove_remains(files: Files, path: PurePath) -> None:
+    """Remove what a writer put that was killed after its run had been removed.
+
+    The plan is put before all else, so what is there without one is no run's.
+    """
+    if not files.is_local and files.names(path) and not files.is_there(path / PLAN):
+        files.remove_all(path)
 
 
 def _publish(files: Files, path: PurePath, record: bytes) -> bool:
