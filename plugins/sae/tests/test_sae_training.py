@@ -373,6 +373,43 @@ def test_dead_latents_come_alive() -> None:
     assert dead(relu, resample_every=20) < without - 0.1
 
 
+def unseen() -> Tensor:
+    """Rows that no training of so few steps came to."""
+    data = Synthetic(batch=4096)
+    data.load_state_dict({"count": 10**6})
+    return next(iter(data))
+
+
+@pytest.mark.parametrize(
+    ("bias", "more"),
+    [(-2.0, {"aux": 1 / 32}), (-5.0, {"resample_every": 50})],
+    ids=["AuxK", "resampling"],
+)
+@pytest.mark.parametrize("make_sae", [TopKSae, BatchTopKSae])
+def test_what_dead_latents_come_to_is_of_use(
+    make_sae: Callable[..., Sae], bias: float, more: dict[str, Any]
+) -> None:
+    """Two of three latents begin far below 0: with more of them alive, more is explained."""
+    torch.manual_seed(0)
+    sae = make_sae(96, 48, 4)
+    with torch.no_grad():
+        sae.b_enc[:64] = bias
+    without = copy.deepcopy(sae)
+    chosen = {"steps": 500, "learning_rate": 5e-3, "dead_after": 5000, "aux": 0.0}
+    train_sae(without, Synthetic(), TrainingSettings(**chosen))
+    train_sae(sae, Synthetic(), TrainingSettings(**{**chosen, **more}))
+
+    rows = unseen()
+    before, after = evaluate_rows(without, rows), evaluate_rows(sae, rows)
+    assert before.unused_share > 0.6
+    if "resample_every" in more:
+        assert after.unused_share < 0.2
+        assert after.explained_variance > before.explained_variance + 0.2
+    else:
+        assert after.unused_share < before.unused_share - 0.1
+        assert after.explained_variance > before.explained_variance
+
+
 def test_autocast() -> None:
     """In bfloat16 it learns, and weights stay what they were."""
     torch.manual_seed(0)

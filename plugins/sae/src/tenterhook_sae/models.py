@@ -17,6 +17,7 @@ class TopKSae(Sae):
     """
 
     architecture = "topk"
+    resampled_length = 0.5  # with less it is not among the k largest
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class BatchTopKSae(Sae):
     """
 
     architecture = "batchtopk"
+    resampled_length = 0.5
     threshold: Tensor
 
     def __init__(

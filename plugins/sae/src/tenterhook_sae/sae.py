@@ -45,6 +45,9 @@ class Sae(Detector, Controller, nn.Module):
     architecture: ClassVar[str]
     """What files call this kind."""
 
+    resampled_length: ClassVar[float] = 0.2
+    """The length of the encoder of a latent that training makes anew, in that of those alive."""
+
     W_enc: nn.Parameter
     b_enc: nn.Parameter
     W_dec: nn.Parameter

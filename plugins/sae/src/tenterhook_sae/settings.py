@@ -70,7 +70,9 @@ class TrainingSettings:
         default=None, validator=attrs.validators.optional(_COUNT)
     )
     """Every so many steps, of the first three quarters, dead latents are made anew from rows that
-    are reconstructed badly (Bricken et al. 2023, its appendix on resampling)."""
+    are reconstructed badly (Bricken et al. 2023, its appendix on resampling); along the row's error
+    and not along the row, and for top-k kinds with an encoder long enough to be among the largest.
+    """
 
     clip: float | None = attrs.field(default=1.0)
     """The gradient's norm at most; `None` for no limit."""

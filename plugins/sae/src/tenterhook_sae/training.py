@@ -114,7 +114,7 @@ class Trainer:
         self._idle = torch.where(active.any(0), 0, self._idle + len(active))
         dead = self._idle > settings.dead_after
         if settings.aux:
-            loss = loss + settings.aux * self._aux_loss(error.detach(), pre, dead)
+            loss = loss + settings.aux * self._aux_loss(x, error.detach(), dead)
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.normalize_decoder:
             self._keep_length_out_of_gradient()
@@ -125,7 +125,7 @@ class Trainer:
         self.step += 1
         every = settings.resample_every
         if every and self.step % every == 0 and self.step <= 0.75 * settings.steps:
-            self._resample(x, error.detach(), dead)
+            self._resample(error.detach(), dead)
         if not report:
             return {}
         spread = (x - x.mean(0)).square().sum()
@@ -167,17 +167,24 @@ class Trainer:
         down = 1.0 if falling < 1 else min(1.0, left / falling)
         return settings.learning_rate * self._warmed(settings.warm_up) * down
 
-    def _aux_loss(self, error: Tensor, pre: Tensor, dead: Tensor) -> Tensor:
-        """Return how badly dead latents reconstruct the error, in units of the error."""
-        count = int(dead.sum())
-        if not count:
+    def _aux_loss(self, x: Tensor, error: Tensor, dead: Tensor) -> Tensor:
+        """Return how badly dead latents reconstruct the error, in units of the error.
+
+        A latent that is below 0 adds nothing to what they reconstruct, and has the gradient that
+        it would have at 0: without, one that is below 0 everywhere would never come back.
+        """
+        chosen = dead.nonzero().reshape(-1)
+        if not len(chosen):
             return error.new_zeros(())
-        k = min(count, self.settings.aux_k or max(1, self.sae.n_inputs // 2))
-        flat = pre.reshape(-1, self.sae.n_latents)
-        values, indices = flat.masked_fill(~dead, -torch.inf).topk(k, sorted=False)
-        # No ReLU: a latent that is far below 0 everywhere would have no gradient.
-        latents = torch.zeros_like(flat).scatter(-1, indices, values)
-        missed = error - (latents @ self.sae.W_dec).to(error.dtype)
+        sae = self.sae
+        k = min(len(chosen), self.settings.aux_k or max(1, sae.n_inputs // 2))
+        # The latents that live share b_dec: it is not for the dead to move.
+        centered = x - sae.b_dec.detach() if sae.center else x
+        pre = torch.addmm(sae.b_enc[chosen], centered, sae.W_enc[:, chosen])
+        values, indices = pre.topk(k, sorted=False)
+        values = values + (values.relu() - values).detach()
+        latents = torch.zeros_like(pre).scatter(-1, indices, values)
+        missed = error - (latents @ sae.W_dec[chosen]).to(error.dtype)
         return missed.square().mean() / error.square().mean().clamp_min(1e-30)
 
     def _keep_length_out_of_gradient(self) -> None:
@@ -195,21 +202,25 @@ class Trainer:
             threshold.clamp_(min=0)
 
     @torch.no_grad()
-    def _resample(self, x: Tensor, error: Tensor, dead: Tensor) -> None:
-        """Make dead latents anew, each along a row, badly reconstructed ones rather."""
+    def _resample(self, error: Tensor, dead: Tensor) -> None:
+        """Make dead latents anew, each along what is missed of a row, badly reconstructed ones
+        rather; no more of them than there are rows.
+        """
         chosen = dead.nonzero().reshape(-1)
         if not len(chosen):
             return
         sae = self.sae
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
+        order = torch.randperm(len(chosen), generator=generator)[: len(error)]
+        chosen = chosen[order.to(chosen.device)]
         weight = error.square().sum(1).square().double().cpu().clamp_min(1e-30)
-        rows = weight.multinomial(len(chosen), replacement=True, generator=generator)
-        direction = x[rows.to(x.device)] - sae.b_dec
+        rows = weight.multinomial(len(chosen), generator=generator)
+        direction = error[rows.to(error.device)]
         direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
         alive = sae.W_enc[:, ~dead]
         length = float(alive.norm(dim=0).mean()) if alive.shape[1] else 1.0
         sae.W_dec[chosen] = direction
-        sae.W_enc[:, chosen] = (0.2 * length * direction).T
+        sae.W_enc[:, chosen] = (sae.resampled_length * length * direction).T
         sae.b_enc[chosen] = 0
         for parameter, index in (
             (sae.W_dec, (chosen,)),
