@@ -395,7 +395,7 @@ def test_what_dead_latents_come_to_is_of_use(
     with torch.no_grad():
         sae.b_enc[:64] = bias
     without = copy.deepcopy(sae)
-    chosen = {"steps": 500, "learning_rate": 5e-3, "dead_after": 5000, "aux": 0.0}
+    chosen: dict[str, Any] = {"steps": 500, "learning_rate": 5e-3, "dead_after": 5000, "aux": 0.0}
     train_sae(without, Synthetic(), TrainingSettings(**chosen))
     train_sae(sae, Synthetic(), TrainingSettings(**{**chosen, **more}))
 

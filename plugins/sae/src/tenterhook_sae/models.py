@@ -1,13 +1,15 @@
 """The kinds of sparse autoencoder: which latents they leave active."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tenterhook_sae.errors import BadSetting
-from tenterhook_sae.sae import Mode, Sae, _count
+from tenterhook_sae.sae import Mode, Sae, count
 from tenterhook_sae.sparse_latents import SparseLatents
+
+K = TypeVar("K", int, float)
 
 
 class TopKSae(Sae):
@@ -17,7 +19,7 @@ class TopKSae(Sae):
     """
 
     architecture = "topk"
-    resampled_length = 0.5  # with less it is not among the k largest
+    resampled_length = 0.5  # with less a latent would not be among the largest
 
     def __init__(
         self,
@@ -34,16 +36,9 @@ class TopKSae(Sae):
     ) -> None:
         """Raises `ValueError` for sizes that are not whole and positive, and `k > n_latents`."""
         super().__init__(
-            n_latents,
-            n_inputs,
-            hook_id=hook_id,
-            device=device,
-            store=store,
-            dtype=dtype,
-            center=center,
-            mode=mode,
+            n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
-        self.k = _active("k", k, n_latents)
+        self.k = _share(count("k", k), n_latents)
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the `k` largest of each row where they are positive, and 0 elsewhere."""
@@ -76,7 +71,7 @@ class BatchTopKSae(Sae):
     """
 
     architecture = "batchtopk"
-    resampled_length = 0.5
+    resampled_length = TopKSae.resampled_length
     threshold: Tensor
 
     def __init__(
@@ -94,16 +89,9 @@ class BatchTopKSae(Sae):
     ) -> None:
         """`k` may be a fraction. Raises `ValueError` as `TopKSae` does."""
         super().__init__(
-            n_latents,
-            n_inputs,
-            hook_id=hook_id,
-            device=device,
-            store=store,
-            dtype=dtype,
-            center=center,
-            mode=mode,
+            n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
-        self.k = _active("k", k, n_latents, whole=False)
+        self.k = _share(k, n_latents)
         self.register_buffer("threshold", torch.tensor(-1.0, device=device, dtype=torch.float64))
 
     def activate(self, pre: Tensor) -> Tensor:
@@ -175,14 +163,7 @@ class JumpReLUSae(Sae):
         bandwidth that is not positive.
         """
         super().__init__(
-            n_latents,
-            n_inputs,
-            hook_id=hook_id,
-            device=device,
-            store=store,
-            dtype=dtype,
-            center=center,
-            mode=mode,
+            n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
         if not initial_threshold >= 0:
             raise BadSetting("initial_threshold", initial_threshold, "a number, 0 or more")
@@ -226,30 +207,6 @@ class L1Sae(Sae):
     """
 
     architecture = "standard"
-
-    def __init__(
-        self,
-        n_latents: int,
-        n_inputs: int,
-        hook_id: str | None = None,
-        device: torch.device | str = "cpu",
-        store: Any = None,
-        *,
-        dtype: torch.dtype = torch.float32,
-        center: bool = True,
-        mode: Mode = "edit",
-    ) -> None:
-        """Raises `ValueError` for sizes that are not whole and positive."""
-        super().__init__(
-            n_latents,
-            n_inputs,
-            hook_id=hook_id,
-            device=device,
-            store=store,
-            dtype=dtype,
-            center=center,
-            mode=mode,
-        )
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return what is positive, and 0 elsewhere."""
@@ -310,10 +267,7 @@ def _rectangle(x: Tensor) -> Tensor:
     return found
 
 
-def _active(name: str, value: Any, n_latents: int, *, whole: bool = True) -> Any:
-    if whole:
-        _count(name, value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= n_latents:
-        raise BadSetting(name, value, f"a number of latents, of which there are {n_latents}")
-    return value
+def _share(k: K, n_latents: int) -> K:
+    if type(k) not in (int, float) or not 0 < k <= n_latents:
+        raise BadSetting("k", k, f"a number of latents, of which there are {n_latents}")
+    return k

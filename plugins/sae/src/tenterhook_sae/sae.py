@@ -57,18 +57,19 @@ class Sae(Detector, Controller, nn.Module):
         self,
         n_latents: int,
         n_inputs: int,
-        *,
         hook_id: str | None = None,
         device: torch.device | str = "cpu",
         store: Any = None,
+        *,
         dtype: torch.dtype = torch.float32,
         center: bool = True,
         mode: Mode = "edit",
     ) -> None:
+        """Raises `ValueError` for sizes that are not whole and positive."""
         nn.Module.__init__(self)
         super().__init__(HookType.FORWARD, hook_id, store)
-        self.n_latents = _count("n_latents", n_latents)
-        self.n_inputs = _count("n_inputs", n_inputs)
+        self.n_latents = count("n_latents", n_latents)
+        self.n_inputs = count("n_inputs", n_inputs)
         self.center = center
         self._mode: Mode = "edit"
         self.mode = mode
@@ -315,7 +316,8 @@ def _exactly(device: str) -> Any:
     return nullcontext()
 
 
-def _count(name: str, value: Any) -> int:
+def count(name: str, value: Any) -> int:
+    """Return a whole number of things; raises `BadSetting` for what is none."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise BadSetting(name, value, "a whole number, 1 or more")
     return value
