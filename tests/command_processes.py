@@ -55,6 +55,9 @@ class Slow(WordModel):
 
 def load(name: str, **_: Any) -> WordModel:
     """Load the model."""
+    if seconds := os.environ.get("WORDS_LOADING"):
+        print("loading", file=sys.stderr, flush=True)
+        time.sleep(float(seconds))
     return Slow(seed=int(os.environ.get("WORDS_SEED", "0")))
 
 

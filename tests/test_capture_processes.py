@@ -169,6 +169,27 @@ def test_a_slice_that_is_stopped(start: Start, tmp_path: Path, number: int) -> N
     assert found["last_activity"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("words", [("capture",), ("capture", "--plan"), ("work",)], ids=str)
+def test_stopped_before_anything_is_done(
+    start: Start, tmp_path: Path, words: tuple[str, ...], number: int
+) -> None:
+    """While the model is loaded, too, it ends with 130 and without a traceback."""
+    store = tmp_path / "store"
+    if words == ("work",):
+        assert start(*capture(store, "--run-name", "run", "--plan")).wait()[0] == 0
+        command = ["work", str(store)]
+    else:
+        command = capture(store, *words[1:])
+    stopped = start(*command, WORDS_LOADING="60")
+    stopped.wait_for("loading")
+    stopped.kill(number)
+    code, said = stopped.wait()
+    assert (code, said.splitlines()[-1]) == (130, "stopped.")
+    assert "Traceback" not in said
+    assert store.exists() == (words == ("work",))
+
+
 def test_a_unit_that_keeps_failing(start: Start, tmp_path: Path, whole: dict[str, str]) -> None:
     """The others are done, the exit code is 1, and status names it until it is done."""
     store = tmp_path / "store"

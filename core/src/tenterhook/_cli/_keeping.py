@@ -1,11 +1,12 @@
 """The options of `tenterhook capture` that say what is kept of each row, and how it is computed."""
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-OPTIONS = (
+from tenterhook._cli._options import all_of, choice, count
+
+keeping = all_of(
     click.option(
         "--inputs",
         is_flag=True,
@@ -20,43 +21,24 @@ OPTIONS = (
         help="Keep statistics and no rows: of mean, var, cov, quantiles, topk, with commas.",
     ),
     click.option("--keep-rows", is_flag=True, help="With --reduce, keep the rows too."),
-    click.option(
-        "--top-k",
-        type=click.IntRange(min=1),
-        default=20,
-        show_default=True,
-        help="How many tokens 'topk' keeps for each feature.",
-    ),
-    click.option(
-        "--batch-tokens",
-        type=click.IntRange(min=1),
-        help="Tokens at once at most, padding counted, beside --batch-size.",
-    ),
+    count("--top-k", "How many tokens 'topk' keeps for each feature.", default=20),
+    count("--batch-tokens", "Tokens at once at most, padding counted, beside --batch-size."),
     click.option(
         "--bucket",
         is_flag=True,
         help="Run the documents of a unit by length, which needs less padding.",
     ),
-    click.option(
+    choice(
         "--writing",
-        type=click.Choice(["auto", "inline", "thread"]),
-        default="auto",
-        show_default=True,
-        help="Who writes: a thread beside the forwards, or none; auto: a thread on accelerators.",
+        ["auto", "inline", "thread"],
+        "Who writes: a thread beside the forwards, or none; auto: a thread on accelerators.",
     ),
-    click.option(
+    count(
         "--queue-bytes",
-        type=click.IntRange(min=1),
-        help="Bytes of rows that wait for a writing thread at most.  [default: 268435456]",
+        "Bytes of rows that wait for a writing thread at most.  [default: 268435456]",
     ),
 )
-
-
-def keeping(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command; it gets those that were given as `kept`, all together."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+"""Adds the options to a command; it gets them all together as `**kept`."""
 
 
 def kept_settings(given: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from tenterhook._cli._keeping import keeping, kept_settings
+from tenterhook._cli._options import as_json_option, choice, count, tries_option
 from tenterhook._cli._progress import Seen, progress_bar, stoppable
 from tenterhook._cli._words import how_long, many, size
 
@@ -28,69 +29,54 @@ WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run",
     "--layer",
     "layers",
     multiple=True,
+    metavar="LAYER",
     help="A layer: its dotted name, layer_N, or a pattern such as 'transformer.h.*.mlp'; with "
     ":input or :attention after it, that instead of its output. Repeat.",
 )
 @click.option(
     "--data",
+    metavar="NAME",
     help="A text file, JSON lines, a Hugging Face data set, or a name with a scheme: tiny:sample.",
 )
 @click.option("--field", help="The field of a record that holds the text.")
+@choice("--sample-by", ["line", "paragraph", "document"], "What is a document in a text file.")
 @click.option(
-    "--sample-by",
-    type=click.Choice(["line", "paragraph", "document"]),
-    default="line",
-    show_default=True,
-    help="What is a document in a text file.",
+    "--out",
+    required=True,
+    metavar="STORE",
+    help="The folder of the store, or its URL (s3://, gs://, az://); made if it is not there.",
 )
-@click.option("--out", required=True, help="The folder of the store; made if it is not there.")
-@click.option("--run-name", help="The run's id, instead of one that follows from what is captured.")
 @click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="Documents at once.",
+    "--run-name",
+    metavar="ID",
+    help="The run's id, instead of one that follows from what is captured.",
 )
-@click.option("--sample-limit", type=click.IntRange(min=1), help="Take so many documents.")
+@count("--batch-size", "Documents at once.", default=32)
+@count("--sample-limit", "Take so many documents.")
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "bfloat16", "float32", "float64", "int8"]),
     help="Cast the rows; by default they are kept in the dtype that the layer gives. int8 has a "
     "float32 scale for each row.",
 )
-@click.option(
-    "--codec",
-    type=click.Choice(["none", "zstd", "blosc"]),
-    default="none",
-    show_default=True,
-    help="How rows are compressed; what is read is the same.",
-)
-@click.option(
+@choice("--codec", ["none", "zstd", "blosc"], "How rows are compressed; what is read is the same.")
+@choice(
     "--long-documents",
-    type=click.Choice(["truncate", "split"]),
-    default="truncate",
-    show_default=True,
-    help="What becomes of documents longer than the model takes.",
+    ["truncate", "split"],
+    "What becomes of documents longer than the model takes.",
 )
-@click.option(
+@count(
     "--rows-per-unit",
-    type=click.IntRange(min=1),
-    help="Tokens of a unit of work: the most that is done again after a stop.  [default: 32768]",
+    "Tokens of a unit of work: the most that is done again after a stop.  [default: 32768]",
 )
 @click.option("--device", help="Where the model runs, for example cuda; the loader chooses.")
 @click.option("--revision", help="The model's revision on the hub.")
 @click.option(
     "--attn-implementation",
+    metavar="NAME",
     help="How the model computes attention: 'eager' gives the patterns that LAYER:attention keeps.",
 )
-@click.option(
-    "--tries",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="How often a unit that fails is tried; the others are done whatever becomes of it.",
-)
+@tries_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -103,8 +89,9 @@ WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run",
     help="Make the run and do no unit of it; print the commands that do.",
 )
 @keeping
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 @click.pass_context
+@stoppable()
 def capture(
     ctx: click.Context,
     /,
@@ -195,7 +182,7 @@ def capture(
         say = _dry_run if dry_run else _plan
         click.echo(say(store, prepared, run_name or prepared.spec.run_id(), as_json))
         return
-    with stoppable(), progress_bar() as show:
+    with progress_bar() as show:
         seen = Seen(show)
         run_id = save_activations(
             loaded,

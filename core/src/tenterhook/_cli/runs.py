@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from tenterhook._cli._options import as_json_option, of_run
 from tenterhook._cli._places import find_run, find_runs, natural, open_store
+from tenterhook._cli._progress import stoppable
 from tenterhook._cli._words import how_long, many, said_of_run, size
-from tenterhook._cli.work import do_part, elsewhere_options
+from tenterhook._cli.work import do_part, elsewhere
 
 if TYPE_CHECKING:
     from tenterhook.capture import OpenSession, RunStatus
@@ -24,7 +26,7 @@ def runs() -> None:
 
 @runs.command("list")
 @click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json_option
 def list_runs(store: str, as_json: bool) -> None:
     """List the runs of STORE."""
     opened = open_store(store)
@@ -45,9 +47,8 @@ def list_runs(store: str, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@of_run
+@as_json_option
 def show(store: str, run: str | None, as_json: bool) -> None:
     """Show what RUN in STORE holds, and what made it.
 
@@ -63,9 +64,8 @@ def show(store: str, run: str | None, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@of_run
+@as_json_option
 def status(store: str, run: str | None, as_json: bool) -> None:
     """Say how far RUN in STORE is, or each of its runs: units, rows, rate, what failed."""
     from tenterhook.capture import run_status
@@ -80,9 +80,8 @@ def status(store: str, run: str | None, as_json: bool) -> None:
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@of_run
+@as_json_option
 def verify(store: str, run: str | None, as_json: bool) -> int:
     """Read every checksum of RUN in STORE, or of all its runs, and compare it with its plan.
 
@@ -106,8 +105,7 @@ def verify(store: str, run: str | None, as_json: bool) -> int:
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
+@of_run
 def finalize(store: str, run: str | None) -> None:
     """Tidy up RUN in STORE once all its units are there; more than once does no harm.
 
@@ -119,17 +117,16 @@ def finalize(store: str, run: str | None) -> None:
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
-@elsewhere_options
+@of_run
+@elsewhere
+@stoppable()
 def resume(store: str, run: str | None, **settings: Any) -> None:
     """Do all that is missing of RUN in STORE, from what the run itself holds."""
     do_part(*find_run(store, run), None, **settings)
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
+@of_run
 @click.option(
     "--format",
     "kind",
@@ -171,8 +168,7 @@ def export(
 
 
 @runs.command()
-@click.argument("store")
-@click.argument("run", required=False)
+@of_run
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(store: str, run: str | None, yes: bool) -> None:
     """Delete RUN in STORE, for good; asks first."""

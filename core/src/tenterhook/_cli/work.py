@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tenterhook._cli._options import all_of, of_run, tries_option
 from tenterhook._cli._places import find_run
 from tenterhook._cli._progress import Seen, progress_bar, stoppable
 from tenterhook._cli._words import said_of_run
@@ -14,30 +15,21 @@ if TYPE_CHECKING:
     from tenterhook.store import Run, Store
 
 
-def elsewhere_options(command: Any) -> Any:
-    """Add the options that say where a run's model and data are on this machine."""
-    for option in (
-        click.option("--field", help="The field of a record that holds the text, with --data."),
-        click.option("--data", help="Where the run's data is on this machine, if elsewhere."),
-        click.option("--model", help="Where the run's model is on this machine, if elsewhere."),
-        click.option("--device", help="Where the model runs, for example cuda."),
-        click.option(
-            "--tries",
-            type=click.IntRange(min=1),
-            default=3,
-            show_default=True,
-            help="How often a unit that fails is tried.",
-        ),
-    ):
-        command = option(command)
-    return command
+elsewhere = all_of(
+    tries_option,
+    click.option("--device", help="Where the model runs, for example cuda."),
+    click.option("--model", help="Where the run's model is on this machine, if elsewhere."),
+    click.option("--data", help="Where the run's data is on this machine, if elsewhere."),
+    click.option("--field", help="The field of a record that holds the text, with --data."),
+)
+"""The options that say where a run's model and data are on this machine."""
 
 
 @click.command()
-@click.argument("store")
-@click.argument("run", required=False)
+@of_run
 @click.option("--slice", "part", metavar="I/N", help="Part I of N of the plan, counted from 0.")
-@elsewhere_options
+@elsewhere
+@stoppable()
 def work(store: str, run: str | None, *, part: str | None, **settings: Any) -> None:
     """Do the units that are missing of RUN in STORE, or of a slice of its plan.
 
@@ -78,7 +70,7 @@ def do_part(
             model=model, data=data, field=field
         )
         recipe = recipe.elsewhere(device=_own_device(device, recipe))
-    with stoppable(), progress_bar() as show:
+    with progress_bar() as show:
         seen = Seen(show)
         resume_run(store, run_id, part=part, recipe=recipe, tries=tries, progress=seen)
     run = store.run(run_id)
