@@ -1,6 +1,8 @@
 """Training finds what is there, and goes on where it was stopped."""
 
 import copy
+import json
+import math
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -118,7 +120,7 @@ def few(**more: Any) -> TrainingSettings:
 
 
 class Stopped(Exception):
-    """Ends a training in the middle."""
+    """Ends a training, or a capture, in the middle."""
 
 
 def stopping(at: int) -> Callable[[TrainingProgress], None]:
@@ -298,7 +300,7 @@ def test_nan_in_the_data(tmp_path: Path) -> None:
     """How many rows, and of what; the latest checkpoint stays."""
     data = Synthetic()
     data.spoiled = 7
-    with pytest.raises(NotFinite, match=r"'synthetic'.*: 1 of 256 rows hold NaN or infinity"):
+    with pytest.raises(NotFinite, match=r"^Batch \d+ of layer 'synthetic': 1 of 256 rows hold NaN"):
         train_sae(TopKSae(64, 48, 4), data, few(), out=tmp_path)
 
     assert list(contents(tmp_path)) == ["checkpoint.safetensors"]
@@ -361,7 +363,9 @@ def test_dead_latents_come_alive() -> None:
         none = {"aux": 0.0, "steps": 150, "dead_after": 1000, "learning_rate": 3e-3}
         trainer = Trainer(sae, Synthetic(), TrainingSettings(**{**none, **more}))
         trainer.run()
-        return trainer.history[-1]["dead_share"]
+        share = trainer.history[-1]["dead_share"]
+        assert share is not None
+        return share
 
     torch.manual_seed(0)
     top, relu = TopKSae(256, 48, 2), L1Sae(256, 48)
@@ -495,10 +499,66 @@ def test_batches_of_a_run_resume(run: Run, seed: int, taken: int, size: int) -> 
 
 def test_a_run_without_rows(run: Run) -> None:
     """It is said before anything is trained."""
-    with pytest.raises(NoRows, match=r"Run 'r', layer 'transformer.h.1'.* holds no rows"):
-        RunBatches(run, LAYER, rows=slice(0, 0))
     with pytest.raises(ValueError, match="batch_size"):
         RunBatches(run, LAYER, batch_size=0)
+    said = r"The part 7:7 of the [\d,]+ rows of layer '.*' of run 'r' holds no rows"
+    with pytest.raises(NoRows, match=said):
+        RunBatches(run, LAYER, rows=slice(7, 7))
+
+
+def test_a_run_that_is_not_finished(loaded: Any) -> None:
+    """With no rows yet it is an error that says how to have some."""
+
+    def stop(_: Any) -> None:
+        raise Stopped
+
+    store = MemoryStore()
+    texts = tenterhook_tiny.read("sample").texts[:20]
+    with pytest.raises(Stopped):
+        save_activations(loaded, [LAYER], texts, store, run_name="begun", progress=stop)
+
+    said = r"of run 'begun', which is not finished, holds no rows\. Give its capture again"
+    with pytest.raises(NoRows, match=said):
+        RunBatches(store.run("begun"), LAYER)
+
+
+@pytest.mark.parametrize("tokens", [[0], None], ids=["one row", "less than a batch"])
+def test_a_run_of_few_rows(
+    loaded: Any, make: Callable[..., Sae], tmp_path: Path, tokens: Any
+) -> None:
+    """It is trained on, saved, and what one row does not say is no number."""
+    store = MemoryStore()
+    save_activations(loaded, [LAYER], ["The LORD"], store, run_name="few", tokens=tokens)
+    rows = store.run("few")[LAYER]
+    batches = RunBatches(store.run("few"), LAYER, batch_size=64)
+    chosen = TrainingSettings(steps=4, log_every=1, dead_after=1, resample_every=2)
+    sae = train_sae(make(8, 128), batches, chosen, out=tmp_path)
+
+    assert all(tensor.isfinite().all() for tensor in load_sae(tmp_path).state_dict().values())
+    history = json.loads(tmp_path.joinpath("training.json").read_text())["history"]
+    assert len(history) == 4
+    assert (history[-1]["explained_variance"] is None) == (len(rows) == 1)
+    assert math.isnan(evaluate_rows(sae, rows[:]).explained_variance) == (len(rows) == 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([torch.ones(2, 48), torch.zeros(0, 48)], "Batch 2 of layer 'synthetic' holds no rows"),
+        ([torch.ones(2, 48)], "Batch 2 of layer 'synthetic' holds no rows.*have no end"),
+    ],
+    ids=["an empty one", "no more"],
+)
+def test_batches_that_hold_nothing(given: list[Tensor], message: str, tmp_path: Path) -> None:
+    """They are an error that counts them, and nothing is written."""
+
+    class Few(Synthetic):
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(given)
+
+    with pytest.raises(NoRows, match=message):
+        train_sae(TopKSae(96, 48, 4), Few(), TrainingSettings(steps=9), out=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_live_batches_are_those_of_the_model(loaded: Any) -> None:

@@ -258,13 +258,15 @@ def _documents(
 def _rounded(evaluation: Any) -> dict[str, Any]:
     import attrs
 
-    found: dict[str, Any] = attrs.asdict(evaluation)
+    from tenterhook_sae.evaluation import numbers
+
+    found = numbers(attrs.asdict(evaluation))
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in found.items()}
 
 
 def _print_measures(measures: dict[str, Any]) -> None:
     for name, value in measures.items():
-        said = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        said = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         click.echo(f"{name.replace('_', ' '):<30}{said:>14}")
 
 

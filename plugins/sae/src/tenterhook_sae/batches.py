@@ -46,6 +46,17 @@ def _named(source: str | None) -> str | None:
     return None if source == attrs.fields(Documents).source.default else source
 
 
+def _no_rows(run: Run, layer: str, count: int, rows: slice) -> NoRows:
+    if count:
+        part = f"{rows.start or 0}:{'' if rows.stop is None else rows.stop}"
+        where = f"The part {part} of the {count:,} rows of layer {layer!r} of run {run.id!r}"
+        return NoRows(where, "Give other rows.")
+    where = f"Layer {layer!r} of run {run.id!r}"
+    if run.is_complete:
+        return NoRows(where)
+    return NoRows(f"{where}, which is not finished,", "Give its capture again: it goes on.")
+
+
 class RunBatches:
     """Shuffled batches of the rows of one layer of a run; the run is never loaded whole."""
 
@@ -67,7 +78,7 @@ class RunBatches:
         self._rows = run[layer]
         found = range(*rows.indices(len(self._rows)))
         if not found:
-            raise NoRows(f"Run {run.id!r}, layer {self._rows.name!r}, rows {rows}")
+            raise _no_rows(run, self._rows.name, len(self._rows), rows)
         self._loader = run.loader(
             self._rows.name,
             batch_size,

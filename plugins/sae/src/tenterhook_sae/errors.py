@@ -113,12 +113,12 @@ class NotFinite(TenterhookError, ValueError):
 class NoRows(TenterhookError, ValueError):
     """There is nothing to train on, or to evaluate with."""
 
-    def __init__(self, where: str) -> None:
-        super().__init__(where)
-        self.where = where
+    def __init__(self, where: str, remedy: str = "Capture some texts first.") -> None:
+        super().__init__(where, remedy)
+        self.where, self.remedy = where, remedy
 
     def __str__(self) -> str:
-        return f"{self.where} holds no rows. Capture some texts first."
+        return f"{self.where} holds no rows. {self.remedy}"
 
 
 class OtherCheckpoint(TenterhookError, ValueError):

@@ -1,6 +1,7 @@
 """How good an SAE is: on rows of activations, and in the model that they came from."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import attrs
@@ -23,7 +24,8 @@ class RowEvaluation:
     mean_squared_error: float
     """Per feature."""
     explained_variance: float
-    """1 minus the squared error over the squared distance from the mean of all rows."""
+    """1 minus the squared error over the squared distance from the mean of all rows; NaN where all
+    rows are the same."""
     cosine: float
     """Mean cosine of a row and its reconstruction."""
     l0: float
@@ -45,7 +47,8 @@ class ModelEvaluation:
     cross_entropy_ablated: float
     """With it replaced by zeros."""
     cross_entropy_recovered: float
-    """`(ablated - reconstructed) / (ablated - plain)`: 1 costs nothing, 0 as much as zeros."""
+    """`(ablated - reconstructed) / (ablated - plain)`: 1 costs nothing, 0 as much as zeros; NaN
+    where zeros cost nothing."""
 
 
 @torch.no_grad()
@@ -81,11 +84,24 @@ def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
     return RowEvaluation(
         rows=count,
         mean_squared_error=error / (count * sae.n_inputs),
-        explained_variance=1 - error / max(spread, 1e-30),
+        explained_variance=explained(error, spread, squares),
         cosine=cosine / count,
         l0=active / count,
         unused_share=float((~used).double().mean()),
     )
+
+
+def explained(error: float, spread: float, squares: float) -> float:
+    """Return the share of the spread that is no error; NaN where the spread is but rounding.
+
+    Of rows whose squares sum up to `squares`, and their distances from their mean to `spread`.
+    """
+    return 1 - error / spread if spread > 1e-12 * squares else math.nan
+
+
+def numbers(measures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return measures as JSON has them: `None` for what is no number."""
+    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
 
 
 def evaluate_in_model(
@@ -134,7 +150,7 @@ def evaluate_in_model(
         cross_entropy=plain,
         cross_entropy_reconstructed=with_sae,
         cross_entropy_ablated=ablated,
-        cross_entropy_recovered=(ablated - with_sae) / gap if gap else float("nan"),
+        cross_entropy_recovered=(ablated - with_sae) / gap if gap else math.nan,
     )
 
 

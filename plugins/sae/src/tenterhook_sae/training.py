@@ -18,12 +18,14 @@ from torch import Tensor
 
 from tenterhook_sae.batches import Batches
 from tenterhook_sae.errors import (
+    NoRows,
     NotFinite,
     OtherCheckpoint,
     SaeExists,
     UnreadableSae,
     WrongWidth,
 )
+from tenterhook_sae.evaluation import explained, numbers
 from tenterhook_sae.files import CONFIG, FileName, in_place, save_sae, write_json
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.settings import TrainingSettings
@@ -43,7 +45,8 @@ class TrainingProgress:
     mean_squared_error: float
     """Per feature, in the activations' own units."""
     explained_variance: float
-    """1 minus the squared error over the squared distance of rows from the batch's mean."""
+    """1 minus the squared error over the squared distance of rows from the batch's mean; NaN where
+    all its rows are the same."""
     l0: float
     """Active latents per row."""
     dead_share: float
@@ -67,8 +70,8 @@ class Trainer:
         self.batches = batches
         self.settings = TrainingSettings() if settings is None else settings
         self.step = 0
-        self.history: list[dict[str, float]] = []
-        """The progress that was reported, in plain JSON values."""
+        self.history: list[dict[str, float | None]] = []
+        """The progress that was reported, in plain JSON values; `None` for what is no number."""
         if batches.width != sae.n_inputs:
             raise WrongWidth(sae.n_inputs, batches.width, batches.about.get("layer"))
         self._idle = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.device)
@@ -88,7 +91,8 @@ class Trainer:
         """Take one step on rows `(rows, n_inputs)`; with `report`, return what it measured.
 
         While it is under way the SAE works on scaled activations; `finish` puts that right.
-        Raises `NotFinite` (a `ValueError`), before anything is changed, where rows hold NaN.
+        Raises, before anything is changed, `NotFinite` where rows hold NaN, and `NoRows` for a
+        batch of none (each a `ValueError`).
         """
         self._check(batch)
         sae, settings = self.sae, self.settings
@@ -128,22 +132,28 @@ class Trainer:
             self._resample(error.detach(), dead)
         if not report:
             return {}
-        spread = (x - x.mean(0)).square().sum()
-        squared = error.detach().square().sum()
+        spread = float((x - x.mean(0)).square().sum())
+        squared = float(error.detach().square().sum())
         return {
             "loss": float(loss.detach()),
-            "mean_squared_error": float(squared / x.numel() / self._scale**2),
-            "explained_variance": float(1 - squared / spread.clamp_min(1e-30)),
+            "mean_squared_error": squared / x.numel() / self._scale**2,
+            "explained_variance": explained(squared, spread, float(x.square().sum())),
             "l0": float(active.sum() / len(active)),
             "dead_share": float(dead.float().mean()),
             "learning_rate": rate,
         }
 
     def _check(self, batch: Tensor) -> None:
+        if not len(batch):
+            raise NoRows(self._batch_name(), "Batches hold a row at least.")
         bad = ~torch.isfinite(batch).all(1)
         if bad.any():
-            where = f"The activations of {self.batches.about}"
-            raise NotFinite(int(bad.sum()), len(batch), where)
+            raise NotFinite(int(bad.sum()), len(batch), self._batch_name())
+
+    def _batch_name(self) -> str:
+        about = self.batches.about
+        known = [key for key in ("layer", "run", "model") if about.get(key) is not None]
+        return f"Batch {self.step + 1}" + "".join(f" of {key} {about[key]!r}" for key in known)
 
     @torch.no_grad()
     def _begin(self, batch: Tensor) -> None:
@@ -252,13 +262,15 @@ class Trainer:
                     if asked.is_set():
                         raise KeyboardInterrupt
                     between_steps = False
-                    batch = next(stream)
+                    batch = next(stream, None)
+                    if batch is None:
+                        raise NoRows(self._batch_name(), "Batches have no end: begin them again.")
                     last = self.step + 1 == settings.steps
                     report = last or (self.step + 1) % settings.log_every == 0
                     found = self.train_batch(batch, report=report)
                     rows += len(batch)
                     if report:
-                        self.history.append({"step": self.step, **found})
+                        self.history.append({"step": self.step, **numbers(found)})
                     between_steps = True
                     if report and progress is not None:
                         seconds = time.perf_counter() - began
