@@ -186,6 +186,10 @@ class _KeepPlain(_Keep):
     __slots__ = ("site",)
     site: Site
 
+    def __reduce__(self) -> Any:
+        """Return, for a copy of a module in the open scope, one that is of no scope."""
+        return type(self), (self.layer, self.form)
+
     def after_alone(self, site: Site) -> Callable[..., None]:
         """Return what stands at `site` as the torch hook while no other scope is open there."""
         self.site = site

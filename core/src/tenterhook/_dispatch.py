@@ -6,6 +6,7 @@ no torch hook, so an idle model runs at its own speed. Other people's torch hook
 touched.
 """
 
+import itertools
 import sys
 import weakref
 from asyncio import _get_running_loop
@@ -64,17 +65,14 @@ class Site(Place):
         self.is_after = side == "after"
         self.forward: tuple[Entry, ...] = ()
         self.backward: tuple[Entry, ...] = ()
-        # torch's own dictionaries: the handle names a key that is ours for ever, so coming and
-        # going is one dictionary operation. The flag stays: a thread in the middle of a call
-        # looks it up after we have gone.
+        # torch's own dictionaries, so coming and going is one dictionary operation. No id that
+        # torch gives is negative, so ours meet none, in no process that loads the module either.
+        # The flag stays: a thread in the middle of a call looks it up after we have gone.
+        self.key = -next(_keys)
         if side == "before":
-            handle = module.register_forward_pre_hook(_placeholder, with_kwargs=True)
             self.hooks, flags = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
         else:
-            handle = module.register_forward_hook(_placeholder, with_kwargs=True)
             self.hooks, flags = module._forward_hooks, module._forward_hooks_with_kwargs
-        self.key = handle.id
-        handle.remove()
         flags[self.key] = True
 
     @property
@@ -310,21 +308,25 @@ def _empty_site() -> Site:
     return site
 
 
-def _placeholder(*_: Any) -> None:
-    return None
+_keys = itertools.count(1)
 
 
 class _Sites(dict[str, Any]):
     """The sites of one module, kept in the module, so that they go when it goes.
 
-    A copy or pickle of the module starts with none.
+    A copy or pickle of the module starts with none, and without the torch hooks that are ours.
     """
 
-    def __deepcopy__(self, memo: Any) -> dict[Any, Any]:
-        return {}
-
     def __reduce__(self) -> Any:
-        return dict, ()
+        ours = [(s.hooks, s.key) for s in self.values() if isinstance(s, Site) and s.installed]
+        return (_taken_off, (ours,)) if ours else (dict, ())
+
+
+def _taken_off(ours: list[tuple[dict[int, Any], int]]) -> dict[str, Any]:
+    """Take our hooks off a copy's dictionaries, which were copied before; see `_Sites`."""
+    for hooks, key in ours:
+        hooks.pop(key, None)
+    return {}
 
 
 _NO_SITES = _Sites()
