@@ -1,5 +1,6 @@
 """What a run will hold, fixed before anything runs: its arrays, its rows, its units of work."""
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -176,6 +177,7 @@ def _name(value: Any) -> Any:
     return isinstance(value, Mapping) and value.get("name")
 
 
+@functools.cache
 def _converter() -> cattrs.Converter:
     # JSON has lists where we have tuples.
     return cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and still there after the power fails."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -16,9 +17,9 @@ PARTIAL = ".partial"
 """The ending of files that are not whole yet; their names begin with a dot."""
 
 
-def make_folders(path: Path) -> list[Path]:
-    """Make a folder and those above it; return those that were not there, outermost first."""
-    return _insist(lambda: _make_folders(path))
+def make_folders(*paths: Path) -> list[Path]:
+    """Make folders and those above them; return those that were not there, outermost first."""
+    return _insist(lambda: _make_folders(*paths))
 
 
 def make_scratch(path: Path) -> None:
@@ -46,16 +47,15 @@ def _insist(act: Callable[[], T]) -> T:
     return act()
 
 
-def _make_folders(path: Path) -> list[Path]:
-    missing: list[Path] = []
-    at = path
-    while not at.exists() and at != at.parent:
-        missing.insert(0, at)
-        at = at.parent
-    path.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync_folder(made.parent)
-    return missing
+def _make_folders(*paths: Path) -> list[Path]:
+    made: list[Path] = []
+    for path in paths:
+        above = itertools.takewhile(lambda each: not each.exists(), (path, *path.parents))
+        made += reversed(list(above))
+        path.mkdir(parents=True, exist_ok=True)
+    for parent in dict.fromkeys(each.parent for each in made):
+        sync_folder(parent)
+    return made
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -236,9 +236,9 @@ class LocalFiles:
         """Rename what was written aside, where there is nothing."""
         return put_once(aside, Path(path))
 
-    def make(self, folder: PurePath) -> None:
-        """Make a folder and those above it."""
-        make_folders(Path(folder))
+    def make(self, *folders: PurePath) -> None:
+        """Make folders and those above them."""
+        make_folders(*map(Path, folders))
 
     def make_below(self, folder: PurePath, standing: PurePath) -> None:
         """Make a folder below one that is there."""

@@ -141,7 +141,7 @@ class ObjectFiles:
             aside.unlink()
         return is_new
 
-    def make(self, folder: PurePath) -> None:
+    def make(self, *folders: PurePath) -> None:
         """Do nothing: there are no folders."""
 
     def make_below(self, folder: PurePath, standing: PurePath) -> None:

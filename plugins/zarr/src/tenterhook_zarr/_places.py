@@ -45,8 +45,8 @@ class Files(Protocol):
     def put_once(self, aside: Path, path: PurePath) -> bool:
         """Put what was written to a local file where there is none; `False` where there is one."""
 
-    def make(self, folder: PurePath) -> None:
-        """Make a folder, where a place has such."""
+    def make(self, *folders: PurePath) -> None:
+        """Make folders, where a place has such."""
 
     def make_below(self, folder: PurePath, standing: PurePath) -> None:
         """Make a folder below one that is there; `FileNotFoundError` where that is gone."""

@@ -392,19 +392,17 @@ def _publish(files: Files, path: PurePath, record: bytes) -> bool:
 
 def _lay_out(folder: RunFolder) -> None:
     files = folder.files
+    nodes = {group: group_metadata() for group in folder.groups()}
+    for key in folder.keys():  # noqa: SIM118
+        nodes[folder.array(key)] = folder.planned_layout(key).metadata({key[0]: key[1]})
 
-    def lay_out(key: Key) -> None:
-        array = folder.array(key)
-        if not files.is_there(array / "zarr.json"):
-            files.make(array)
-            metadata = folder.planned_layout(key).metadata({key[0]: key[1]})
-            files.write_once(array / "zarr.json", to_json(metadata))
+    def describe(node: PurePath) -> None:
+        if not files.is_there(node / "zarr.json"):
+            files.write_once(node / "zarr.json", to_json(nodes[node]))
 
+    files.make(*folder.folders(), *nodes)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(files.make, folder.folders()))
-        groups = [group / "zarr.json" for group in folder.groups()]
-        list(pool.map(lambda path: files.write_once(path, to_json(group_metadata())), groups))
-        list(pool.map(lay_out, folder.keys()))
+        list(pool.map(describe, nodes))
 
 
 def _tidy(folder: RunFolder) -> None:
