@@ -1,6 +1,8 @@
 """Object stores through fsspec, where obstore is not installed."""
 
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,34 @@ import fsspec  # type: ignore[import-untyped]
 from tenterhook_zarr._objects import Refused
 from tenterhook_zarr._urls import ObjectUrl
 
+TIMEOUTS: Mapping[str, Callable[[float], dict[str, Any]]] = {
+    "s3": lambda seconds: {"config_kwargs": {"read_timeout": seconds, "connect_timeout": seconds}},
+    "gs": lambda seconds: {"requests_timeout": seconds},
+    "az": lambda seconds: {"read_timeout": seconds, "connection_timeout": seconds},
+    "memory": lambda _: {},
+}
+"""How the file system of each scheme is told how long to wait for an answer."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 15.0
+"""Seconds before the second try, doubled before each one after it."""
+
+OURS = (ValueError, TypeError, LookupError, AttributeError, ImportError)
+"""What no server's failure is raised as."""
+
 
 class FsspecObjects:
-    """A bucket, through the file system of fsspec for its scheme.
+    """A bucket, through the file system of fsspec for its scheme: s3fs, gcsfs or adlfs.
 
-    Not every file system of fsspec can put what is not there and nothing else; where one cannot,
-    what is there is looked at first, and two processes that begin one run at the same moment may
-    both take themselves for the first.
+    All of these can put what is not there and nothing else, in one request.
     """
 
-    def __init__(self, url: ObjectUrl, *, retries: int) -> None:
-        self._files: Any = fsspec.filesystem(url.scheme)
+    def __init__(self, url: ObjectUrl, *, retries: int, timeout: float) -> None:
+        self._scheme = url.scheme
+        self._options = TIMEOUTS[url.scheme](timeout)
+        try:
+            self._files: Any = fsspec.filesystem(url.scheme, **self._options)
+        except ValueError as error:  # without credentials, adlfs says so
+            raise Refused(str(error)) from error
         self._bucket = url.bucket
         self._tries = retries + 1
 
@@ -37,15 +56,12 @@ class FsspecObjects:
 
     def put(self, key: str, content: bytes | Path, once: bool) -> bool:
         """Put an object; `False` if `once` and there is one."""
-        path = self._path(key)
         held = content.read_bytes() if isinstance(content, Path) else content
-        if once:
-            try:
-                self.size(key)
-                return False
-            except FileNotFoundError:
-                pass
-        self._try(self._files.pipe_file, path, held)
+        mode = "create" if once else "overwrite"
+        try:
+            self._try(self._files.pipe_file, self._path(key), held, mode=mode)
+        except FileExistsError:
+            return False
         return True
 
     def names(self, prefix: str) -> list[str]:
@@ -80,30 +96,39 @@ class FsspecObjects:
 
         from tenterhook_zarr._present import Present
 
-        files = self._files
-        if not files.async_impl:
-            files = AsyncFileSystemWrapper(files, asynchronous=True)
+        if self._files.async_impl:
+            files = fsspec.filesystem(self._scheme, asynchronous=True, **self._options)
         else:
-            files = fsspec.filesystem(files.protocol, asynchronous=True)
+            files = AsyncFileSystemWrapper(self._files, asynchronous=True)
         return Present(FsspecStore(files, read_only=True, path=self._path(prefix)))
 
-    def talking(self) -> AbstractContextManager[None]:
-        """Do nothing: file systems raise `OSError`."""
-        return nullcontext()
+    @contextmanager
+    def talking(self) -> Iterator[None]:
+        """Raise what a file system raises as the `OSError` that it is."""
+        try:
+            yield
+        except PermissionError as error:
+            raise Refused(f"refused; look at the credentials: {error}") from error
+        except (OSError, *OURS):
+            raise
+        except Exception as error:  # of what the file system is made with: botocore, aiohttp, ...
+            raise OSError(f"{type(error).__name__}: {error}") from error
 
     def _path(self, key: str) -> str:
         return "/".join(part for part in (self._bucket, key) if part) or "/"
 
     def _try(self, act: Any, *arguments: Any, **options: Any) -> Any:
         """Do it, and again where the store fails; what is refused or not there is so at once."""
+        wait = FIRST_WAIT
         for left in reversed(range(self._tries)):
             try:
-                return act(*arguments, **options)
-            except FileNotFoundError:
+                with self.talking():
+                    return act(*arguments, **options)
+            except (FileNotFoundError, FileExistsError, Refused):
                 raise
-            except PermissionError as error:
-                raise Refused(f"refused; look at the credentials: {error}") from error
             except OSError:
                 if not left:
                     raise
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
         raise AssertionError("there is one try at least")

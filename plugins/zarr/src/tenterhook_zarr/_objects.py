@@ -26,6 +26,8 @@ DELETED = "deleted.json"
 PROBE = ".tenterhook-"
 """How the names of objects begin that are put to see whether they can be."""
 
+NO_BUCKET = "there is no such bucket; make it first, or correct its name"
+
 AT_ONCE = 16
 """How many objects are removed side by side, because each waits for the server."""
 
@@ -77,7 +79,7 @@ def open_objects(url: ObjectUrl, *, retries: int, timeout: float) -> Objects:
     try:
         from tenterhook_zarr._fsspec import FsspecObjects
 
-        return FsspecObjects(url, retries=retries)
+        return FsspecObjects(url, retries=retries, timeout=timeout)
     except ImportError as error:
         raise ImportError(f"{url} needs obstore, or fsspec with its own: {INSTALL}") from error
 
@@ -208,6 +210,8 @@ class ObjectFiles:
             yield
         except Refused as error:
             raise NotWritable(self.show(path), f"it cannot be written ({_said(error)})") from error
+        except FileNotFoundError as error:  # what can be missing where something is put
+            raise Unreachable(self.show(path), f"it cannot be written ({NO_BUCKET})") from error
         except OSError as error:
             reason = (
                 f"it cannot be written ({_said(error)}). What is committed stays; the same "

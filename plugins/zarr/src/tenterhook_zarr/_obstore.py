@@ -10,7 +10,7 @@ from typing import Any
 from obstore import exceptions
 from obstore.store import MemoryStore, from_url
 
-from tenterhook_zarr._objects import Refused
+from tenterhook_zarr._objects import NO_BUCKET, Refused
 from tenterhook_zarr._urls import ObjectUrl
 
 FORKED = (
@@ -27,7 +27,7 @@ CREDENTIALS = {
     "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
 }
 
-NO_BUCKET = ("nosuchbucket", "containernotfound", "bucket does not exist")
+SAID_OF_NO_BUCKET = ("nosuchbucket", "containernotfound", "bucket does not exist")
 """What servers say where there is none, in small letters."""
 
 ENDPOINTS = {
@@ -136,8 +136,8 @@ class ObstoreObjects:
 
     def _hint(self, error: exceptions.BaseError) -> str:
         said = str(error).lower()
-        if any(word in said for word in NO_BUCKET):
-            return "there is no such bucket; make it first, or correct its name: "
+        if any(word in said for word in SAID_OF_NO_BUCKET):
+            return f"{NO_BUCKET}: "
         if any(word in said for word in ("credential", "169.254.169.254", "latest/api/token")):
             return f"no credentials; {self._credentials()}: "
         return ""
