@@ -337,6 +337,29 @@ class TestNew:
         assert list(tmp_path.joinpath("mine").iterdir()) == []
 
     @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("numpy", "numpy is installed; try numpy-store"),
+            ("NumPy", "numpy is installed; try NumPy-store"),
+            ("PyYAML", "PyYAML is installed; try PyYAML-store"),
+            ("yaml", "it is installed, in "),
+            ("_pytest", "cannot name a distribution"),
+            ("py", "it is installed, in "),
+            ("Json", "it is Python's own; try Json-store"),
+            ("lambda", "it is a word of Python's"),
+            ("Tenterhook_Zarr", "it is a plugin of tenterhook's own"),
+            ("tenterhook", "it is what plugins import"),
+        ],
+    )
+    def test_names_that_are_taken(self, th: Th, tmp_path: Path, name: str, said: str) -> None:
+        """By what is installed, by Python, or by us, in any spelling; the line says by whom."""
+        status, _, err = th("plugins", "new", "--kind", "store", "--out", str(tmp_path), "--", name)
+
+        assert status == 2
+        assert said in err
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
         "name", ["", "../x", "a b", "1st", "-x", "x" * 61, "torch", "json", "zarr", "memory"]
     )
     def test_names_that_cannot_be(self, th: Th, tmp_path: Path, name: str) -> None:
@@ -389,6 +412,24 @@ class TestCheck:
         assert status == 1
         assert "there is no contract to run for commands" in err
 
+    def test_what_cannot_be_made_fails(self, install: InstalledPlugins, th: Th) -> None:
+        """Nothing was checked; the reason says how it can be."""
+        install("one", {"one": source("Adds", "plugin_code:Adds", "controllers")})
+
+        status, out, _ = th("plugins", "check", "one")
+
+        assert status == 1
+        assert "Adds cannot be made of its defaults" in out
+
+    def test_names_that_differ_in_a_dash(self, install: InstalledPlugins, th: Th) -> None:
+        """Both are checked."""
+        install.site.joinpath("plugin_loads.py").write_text("def load(name, **_): return None")
+        two = source("my-loader", "plugin_loads:load", "loaders")
+        install("both", {"one": two, "two": two.replace("my-loader", "my_loader")})
+
+        assert "10 failed" in th("plugins", "check", "one")[1]
+        assert "20 failed" in th("plugins", "check", "both")[1]
+
     def test_names_with_a_dash(self, install: InstalledPlugins, th: Th) -> None:
         """As schemes have; a loader that is broken is named by its tests."""
         install.site.joinpath("plugin_loads.py").write_text("def load(name, **_): return None")
@@ -399,6 +440,19 @@ class TestCheck:
         assert status == 1
         assert "KeyError" not in out
         assert "NoneType" in out
+
+    def test_a_loader_without_a_small_model(self, install: InstalledPlugins, th: Th) -> None:
+        """Nothing can be checked, and how it could is said."""
+        install.site.joinpath("plugin_loads.py").write_text(
+            "def load(name): raise ValueError(name)"
+        )
+        install("one", {"one": source("mine", "plugin_loads:load", "loaders")})
+
+        status, out, _ = th("plugins", "check", "mine")
+
+        assert status == 1
+        assert "mine loads nothing without a name (ValueError). Give its Extension an" in out
+        assert "failed" not in out
 
 
 class TestClashes:

@@ -164,6 +164,20 @@ class TestLayerNames:
         with pytest.raises(UnknownLayer, match="pip install tenterhook-transformers"):
             model.capture("resid_post.0")
 
+    @pytest.mark.parametrize(
+        ("name", "way"),
+        [
+            ("resid_pre.3", "what goes into block 3: capture 'resid_post.3' with inputs=True"),
+            ("resid_mid.0", "the input of 'resid_post.0' plus the output of 'attn_out.0'"),
+        ],
+    )
+    def test_a_place_that_is_no_layers_output_is_told_how_to_come_by(
+        self, model: tenterhook.HookedModel, name: str, way: str
+    ) -> None:
+        """They are names elsewhere."""
+        with pytest.raises(UnknownLayer, match=way):
+            model.capture(name)
+
     def test_only_standard_names_are_named(self) -> None:
         """A misspelt place is refused where it is made."""
         with pytest.raises(ValueError, match=r"'resid_mid\.0' is no standard name"):

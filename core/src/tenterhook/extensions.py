@@ -90,7 +90,8 @@ class Extension:
     )
     """A function that makes one for contract tests, as `package.module:name`.
 
-    It returns a fresh hook for a layer of 8 features; given a folder, a store in it; or the name of
+    It returns a fresh hook for a layer of 8 features (told `batch` and `seq` if it takes them, for
+    a hook that is made for one shape); given a folder, a store in it; or the name of
     a small model, without the scheme. `tenterhook plugins check` calls it where the thing cannot be
     made of its defaults."""
 

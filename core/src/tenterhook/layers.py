@@ -12,7 +12,12 @@ import attrs
 from torch import nn
 
 from tenterhook.errors import UnknownLayer
-from tenterhook.standard_names import StandardNames, looks_standard, standard_names
+from tenterhook.standard_names import (
+    StandardNames,
+    looks_standard,
+    standard_names,
+    what_instead,
+)
 
 LayerSpec = str | int
 """One layer: a dotted name, an index into `list_layers()`, `layer_N`, `input` or `output`, or a
@@ -182,7 +187,7 @@ class LayerIndex:
             )
         if looks_standard(layer):
             return self._by_standard_name(layer)
-        raise UnknownLayer(layer, self.names())
+        raise UnknownLayer(layer, self.names(), what_instead(layer))
 
     def _by_standard_name(self, layer: str) -> Layer:
         standard = self.standard()

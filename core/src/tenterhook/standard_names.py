@@ -46,6 +46,25 @@ def _check_names(_: object, attribute: object, layers: Mapping[str, str]) -> Non
             )
 
 
+def what_instead(name: str) -> str:
+    """Say how to come by a place of the stream that is no layer's output; nothing for others."""
+    place, _, block = name.partition(".")
+    if not block.isdecimal():
+        return ""
+    if place == "resid_pre":
+        return (
+            f"It is no layer's output but what goes into block {block}: capture "
+            f"'resid_post.{block}' with inputs=True, or save 'resid_post.{block}:input'."
+        )
+    if place == "resid_mid":
+        return (
+            f"No layer returns it. Where blocks are sequential it is the input of "
+            f"'resid_post.{block}' plus the output of 'attn_out.{block}'; parallel blocks have "
+            "none."
+        )
+    return ""
+
+
 def _plain(layers: Mapping[str, str]) -> dict[str, str]:
     """Return a dict of plain text; `TypeError` for what is none."""
     for text in (*layers.keys(), *layers.values()):

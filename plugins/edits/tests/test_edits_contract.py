@@ -5,7 +5,7 @@ import torch
 
 from tenterhook.hooks import Controller
 from tenterhook.testing.hooks import WIDTH, ControllerContract
-from tenterhook_edits import AddVector, Clamp, MeanAblate, ProjectOut, Scale, ZeroAblate
+from tenterhook_edits import AddVector, Clamp, MeanAblate, Patch, ProjectOut, Scale, ZeroAblate
 
 UP = torch.arange(1.0, WIDTH + 1)
 EDITS: dict[str, Callable[[], Controller]] = {
@@ -18,7 +18,7 @@ EDITS: dict[str, Callable[[], Controller]] = {
     "Scale": lambda: Scale("inner", 3.0, features=[0, -1]),
     "ZeroAblate": lambda: ZeroAblate("inner"),
 }
-"""All but `Patch`, whose source has the shape of one activation; its own tests say the same."""
+"""All but `Patch`, whose source has the shape of one activation."""
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -33,3 +33,15 @@ class TestEdits(ControllerContract):
     def make(self) -> Controller:
         """Return the edit."""
         return EDITS[self.edit]()
+
+
+class TestPatch(ControllerContract):
+    """It does too, for activations of the shape that it was given one of."""
+
+    def make(self) -> Controller:
+        """Return one for the activations of the contract."""
+        return self.make_for(2, 3)
+
+    def make_for(self, batch: int, seq: int) -> Controller:
+        """Return one of another shape."""
+        return Patch("inner", UP.expand(batch, seq, WIDTH), features="1:7")

@@ -3,7 +3,8 @@
 import keyword
 import re
 import sys
-from importlib import resources
+from importlib import metadata, resources
+from importlib.util import find_spec
 from string import Template
 
 import click
@@ -36,8 +37,10 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
     if not _NAME.fullmatch(name) or len(name) > 60:
         raise _bad(f"{name!r} cannot name a distribution; use letters, digits and '-': my-{kind}")
     package = re.sub(r"[-_.]", "_", name).lower()
-    if keyword.iskeyword(package) or package in {*sys.stdlib_module_names, "tenterhook", "torch"}:
-        raise _bad(f"{name!r} would be the package {package!r}, which is taken; try {name}-{kind}")
+    if owner := _owner(name, package):
+        raise _bad(
+            f"{name!r} would be the package {package!r}, which is taken: {owner}; try {name}-{kind}"
+        )
     stem = re.sub(r"^tenterhook_(?=[a-z])", "", package)
     camel = "".join(part.capitalize() for part in stem.split("_"))
     suffix = kind.capitalize()
@@ -70,6 +73,26 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
     }
     files = {path: _filled(template, values) for path, template in templates.items()}
     return {**files, f"{source}/py.typed": ""}
+
+
+def _owner(name: str, package: str) -> str | None:
+    """Say what has the package's name, or the distribution's, already; `None` where nothing has."""
+    if keyword.iskeyword(package):
+        return "it is a word of Python's"
+    if package in sys.stdlib_module_names:
+        return "it is Python's own"
+    if package in ("tenterhook", "torch"):
+        return "it is what plugins import"
+    first_party = {each for names in FIRST_PARTY.values() for each in names.values()}
+    if package.replace("_", "-") in first_party:
+        return "it is a plugin of tenterhook's own"
+    try:
+        return f"{metadata.distribution(name).metadata['Name']} is installed"
+    except metadata.PackageNotFoundError:
+        pass
+    spec = find_spec(package)
+    # A folder without code is a package to Python; `my-detector/` may stand here.
+    return f"it is installed, in {spec.origin}" if spec and spec.origin else None
 
 
 def _filled(template: str, values: dict[str, str]) -> str:

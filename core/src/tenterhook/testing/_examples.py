@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tenterhook.hooks import HookType
-from tenterhook.plugins import default_manager
+from tenterhook.plugins import default_manager, said
 
 
 def target(kind: str, name: str) -> tuple[Any, Callable[[], Any] | None]:
@@ -16,14 +16,15 @@ def target(kind: str, name: str) -> tuple[Any, Callable[[], Any] | None]:
     return registered.load(), registered.extension.load_example()
 
 
-def made(kind: str, name: str, *arguments: Any, layer: str | None = None) -> Any:
-    """Make one: by its example, else of its defaults.
+def made(kind: str, name: str, *arguments: Any, layer: str | None = None, **shape: int) -> Any:
+    """Make one: by its example, told the shape where it takes that, else of its defaults.
 
     Skips the test where it needs arguments that nobody gives.
     """
     call, example = target(kind, name)
     if example is not None:
-        return example(*arguments)
+        taken = inspect.signature(example).parameters
+        return example(*arguments, **{at: size for at, size in shape.items() if at in taken})
     signature = inspect.signature(call)
     given = {"layer_signature": layer} if "layer_signature" in signature.parameters else {}
     try:
@@ -34,6 +35,24 @@ def made(kind: str, name: str, *arguments: Any, layer: str | None = None) -> Any
             "the import path of a function that makes one."
         )
     return call(*arguments, **given)
+
+
+def small(name: str) -> str:
+    """Return the name of a small model of a loader: its example's, else none.
+
+    Skips the test where the loader has no model without a name.
+    """
+    load, example = target("loaders", name)
+    if example is not None:
+        return str(example())
+    try:
+        load("")
+    except Exception as error:  # noqa: BLE001 - it is shown
+        pytest.skip(
+            f"{name} loads nothing without a name ({said(error)}). Give its Extension an example=, "
+            "the import path of a function that returns the name of a small model."
+        )
+    return ""
 
 
 def place(kind: str, name: str) -> str:

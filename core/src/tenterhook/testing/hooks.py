@@ -4,7 +4,8 @@ class TestMyDetector(DetectorContract):
     def make(self):
         return MyDetector()
 
-`make` returns a fresh hook each time, for a layer whose activation is `(batch, seq, WIDTH)`.
+`make` returns a fresh hook each time, for a layer whose activation is `(batch, seq, WIDTH)`;
+`(2, 3, WIDTH)` where it is made for one shape.
 """
 
 import copy
@@ -226,6 +227,10 @@ class ControllerContract(_HookContract):
     def make(self) -> Controller:
         """Return a fresh controller."""
 
+    def make_for(self, batch: int, seq: int) -> Controller:
+        """Return a fresh one for activations of that shape, where one does not take them all."""
+        return self.make()
+
     def test_it_is_a_controller(self) -> None:
         """By class."""
         assert isinstance(self.make(), Controller)
@@ -291,7 +296,7 @@ class ControllerContract(_HookContract):
     @pytest.mark.parametrize("shape", [(0, 3), (1, 1)], ids=str)
     def test_small_batches(self, shape: tuple[int, int]) -> None:
         """Also such as hold nothing."""
-        hook = self.make()
+        hook = self.make_for(*shape)
         with attach(module := a_model()).hooks((self.place(hook), hook)):
             assert len(module(some_ids(*shape))) == shape[0]
 

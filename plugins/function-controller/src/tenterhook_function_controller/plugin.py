@@ -14,5 +14,6 @@ def tenterhook_controllers() -> Sequence[Extension]:
             "FunctionController",
             "tenterhook_function_controller.controller:FunctionController",
             "Apply a function of a tensor to a layer's activation.",
+            example="tenterhook_function_controller.examples:of_tanh",
         ),
     ]

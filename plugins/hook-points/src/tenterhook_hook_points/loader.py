@@ -40,3 +40,8 @@ def load(
     from tenterhook_hook_points.language_model import with_points
 
     return with_points(load_model(name, dtype=dtype, device=device, revision=revision), name)
+
+
+def small() -> str:
+    """Return the name of a model for contract tests; it comes with `tenterhook-tiny`."""
+    return "tiny:"

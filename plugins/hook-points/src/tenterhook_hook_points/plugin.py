@@ -14,5 +14,6 @@ def tenterhook_loaders() -> Sequence[Extension]:
             "points",
             "tenterhook_hook_points.loader:load",
             "Load a GPT-2 as a model with hook points: points:gpt2, points:tiny:.",
+            example="tenterhook_hook_points.loader:small",
         )
     ]

@@ -10,21 +10,25 @@ _SAES = [
         "TopKSae",
         "tenterhook_sae.models:TopKSae",
         "Sparse autoencoder that keeps the k largest latents of each token.",
+        example="tenterhook_sae.contract_examples:top_k",
     ),
     Extension(
         "BatchTopKSae",
         "tenterhook_sae.models:BatchTopKSae",
         "Sparse autoencoder that keeps k latents a token on average.",
+        example="tenterhook_sae.contract_examples:batch_top_k",
     ),
     Extension(
         "JumpReLUSae",
         "tenterhook_sae.models:JumpReLUSae",
         "Sparse autoencoder whose latents each have a threshold.",
+        example="tenterhook_sae.contract_examples:jump_relu",
     ),
     Extension(
         "L1Sae",
         "tenterhook_sae.models:L1Sae",
         "Sparse autoencoder with ReLU latents, trained with an L1 penalty.",
+        example="tenterhook_sae.contract_examples:l1",
     ),
 ]
 

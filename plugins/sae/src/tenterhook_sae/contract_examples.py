@@ -1,0 +1,29 @@
+"""One of each sparse autoencoder, for a layer of 8 features: what contract tests try."""
+
+import torch
+
+from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
+
+
+def top_k() -> TopKSae:
+    """Return one that keeps the four largest."""
+    torch.manual_seed(0)
+    return TopKSae(32, 8, 4)
+
+
+def batch_top_k() -> BatchTopKSae:
+    """Return one that keeps four on average."""
+    torch.manual_seed(0)
+    return BatchTopKSae(32, 8, 4)
+
+
+def jump_relu() -> JumpReLUSae:
+    """Return one with thresholds."""
+    torch.manual_seed(0)
+    return JumpReLUSae(32, 8)
+
+
+def l1() -> L1Sae:
+    """Return one with a penalty."""
+    torch.manual_seed(0)
+    return L1Sae(32, 8)
