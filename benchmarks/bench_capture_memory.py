@@ -1,9 +1,8 @@
 """How does the peak memory of a capture grow with the data?
 
-Two layers of `tiny:` over 1 and 10 times the documents, each in a process of its own, into a store
-on the local disk; peak resident memory as the system counts it, imports and model included.
-Written inline, by a thread, with documents sorted by length, and reduced.
-What grows is the texts, 4 bytes a token and 24 bytes a document.
+Two layers of `tiny:` over 1 and 10 times the documents, in a file of JSON lines, each in a process
+of its own, into a store on the local disk; peak resident memory as the system counts it, imports
+and model included. Written inline, by a thread, with documents sorted by length, and reduced.
 """
 
 import subprocess
@@ -21,22 +20,27 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def capture(documents: int, way: str, folder: str) -> None:
     """Capture, and print the peak in bytes."""
+    import json
     import resource
+    from pathlib import Path
 
     import torch
 
     import tenterhook_tiny
     from tenterhook.capture import save_activations
+    from tenterhook.documents import read_documents
     from tenterhook.store import LocalStore
 
     torch.set_num_threads(1)
     model = tenterhook_tiny.load("")
     sample = [text[:160] for text in tenterhook_tiny.read("sample").texts]
-    texts = [sample[at % len(sample)] for at in range(documents)]
+    data = Path(folder, "texts.jsonl")
+    with data.open("w") as file:
+        for at in range(documents):
+            file.write(json.dumps({"text": sample[at % len(sample)]}) + "\n")
+    texts, store = read_documents(str(data)), LocalStore(Path(folder, "store"))
     layers = model.layers.index.blocks()[:2]
-    save_activations(
-        model, layers, texts, LocalStore(folder), batch_size=8, rows_per_unit=2048, **WAYS[way]
-    )
+    save_activations(model, layers, texts, store, batch_size=8, rows_per_unit=2048, **WAYS[way])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

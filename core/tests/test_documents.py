@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tenterhook.documents import (
     Documents,
@@ -230,3 +232,76 @@ def test_unknown_scheme(serving: None) -> None:
         load_model("heer:x")
     with pytest.raises(UnknownScheme, match="'hf:wikitext:train'"):
         read_documents("wikitext:train")
+
+
+# --- texts that stay in their files
+
+LETTERS = st.text(alphabet="a \n\r\té\u2028\ufeff", max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(content=LETTERS, mark=st.booleans())
+def test_any_text_is_cut_in_the_same_places(
+    tmp_path_factory: pytest.TempPathFactory, content: str, mark: bool
+) -> None:
+    """Whatever ends its lines, a file is cut as its whole text would be, and read so again."""
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_bytes((b"\xef\xbb\xbf" if mark else b"") + content.encode())
+    text = content.removeprefix("\ufeff") if not mark else content
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    expected = {
+        "line": lines if lines[-1] else lines[:-1],
+        "paragraph": text.split("\n\n"),
+        "document": [text],
+    }
+    for sample_by, whole in expected.items():
+        kept = [each for each in whole if each.strip()]
+        empty = [number for number, each in enumerate(whole) if not each.strip()]
+        how: Any = sample_by
+        if not kept:
+            with pytest.raises(NoDocuments) as caught:
+                read_documents(str(path), sample_by=how)
+            assert caught.value.skipped == len(empty)
+            continue
+        found = read_documents(str(path), sample_by=how)
+        assert list(found) == kept
+        assert list(found.empty) == empty
+        assert [found[at] for at in range(-len(kept), 0)] == kept
+        assert list(found.texts[1:3]) == kept[1:3]
+        assert found.fingerprint == Documents(kept).fingerprint
+
+
+def test_texts_are_read_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay in the file, wherever the process goes; a copy for another process has them."""
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f'{{"text": "text {at}"}}\n' for at in range(2000))
+    saved(tmp_path, "a.jsonl", lines)
+    found = read_documents("a.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert repr(found.texts) == "LazyTexts(2000)"
+    assert repr(found.first(700).texts) == "LazyTexts(700)"
+    assert list(found.first(700)) == [f"text {at}" for at in range(700)]
+    assert found.texts[5:900:300] == ["text 5", "text 305", "text 605"]
+    assert found.texts[9:2] == []
+    assert pickle.loads(pickle.dumps(found)).texts == tuple(found)
+    with pytest.raises(IndexError):
+        found[2000]
+    with pytest.raises(TypeError):
+        hash(found.texts)
+
+
+def test_file_that_changes(tmp_path: Path) -> None:
+    """Texts that are not what they were when they were found are told, and not captured."""
+    path = saved(tmp_path, "a.txt", "one\ntwo\n")
+    found = read_documents(path)
+    assert found[1] == "two"
+    saved(tmp_path, "a.txt", "one\nthree\n")
+    with pytest.raises(UnreadableData, match=r"a\.txt: it was changed since its documents"):
+        found[1]
+    Path(path).unlink()
+    with pytest.raises(UnreadableData, match=r"a\.txt: this file is gone"):
+        list(found)

@@ -1,17 +1,20 @@
 """Documents: the texts that a model reads, and where they come from."""
 
-import errno
 import hashlib
-import json
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, final, get_args, overload
 
 import attrs
 
-from tenterhook.errors import TenterhookError, closest
+from tenterhook._data_errors import NoDocuments as NoDocuments
+from tenterhook._data_errors import NoSuchData as NoSuchData
+from tenterhook._data_errors import UnknownField as UnknownField
+from tenterhook._data_errors import UnreadableData as UnreadableData
+from tenterhook._numbers import Numbers
+from tenterhook.errors import closest
 from tenterhook.schemes import DEFAULT, absolute_name, load_served, split_scheme
 
 SampleBy = Literal["line", "paragraph", "document"]
@@ -23,58 +26,6 @@ RANGES = 100
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT = (".txt", ".text", ".md")
 TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".gz", ".zst", ".bz2", ".xz", ".zip")
-
-
-class NoSuchData(TenterhookError, FileNotFoundError):
-    """The file is not there."""
-
-    def __init__(self, path: str, near: Collection[str] = ()) -> None:
-        super().__init__(errno.ENOENT, "no such file", path)
-        self.path, self.near = path, tuple(near)
-
-    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
-        return type(self), (self.path, self.near)
-
-    def __str__(self) -> str:
-        hint = f" Did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""
-        return f"There is no file {self.path!r}.{hint}"
-
-
-class NoDocuments(TenterhookError, ValueError):
-    """There is not one document that holds text."""
-
-    def __init__(self, source: str, skipped: int) -> None:
-        super().__init__(source, skipped)
-        self.source, self.skipped = source, skipped
-
-    def __str__(self) -> str:
-        empty = f" ({self.skipped} empty ones were skipped)" if self.skipped else ""
-        return f"{self.source} holds no document{empty}. Give data with at least one text."
-
-
-class UnknownField(TenterhookError, LookupError):
-    """The records have no field of that name."""
-
-    def __init__(self, field: str, known: Collection[str], where: str) -> None:
-        super().__init__(field, known, where)
-        self.field, self.known, self.where = field, tuple(known), where
-
-    def __str__(self) -> str:
-        close = closest(self.field, self.known) if self.known else []
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        fields = ", ".join(map(repr, self.known)) or "no fields"
-        return f"{self.where} has no field {self.field!r}; it has {fields}.{hint}"
-
-
-class UnreadableData(TenterhookError, ValueError):
-    """The data is there and cannot be read as documents."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
 
 
 @attrs.frozen
@@ -92,26 +43,87 @@ class DataName:
         return read_documents(self.name, field=self.field, sample_by=self.sample_by)
 
 
-def _as_tuple(texts: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(texts)
+AT_ONCE = 64
+"""How many texts are read at once, where they are read one after the other."""
+
+
+@final
+class LazyTexts(Sequence[str]):
+    """Texts that stay where they are, and are read when they are asked for."""
+
+    def __init__(self, count: int, read: Callable[[int, int], list[str]]) -> None:
+        """There are `count`, and `read(start, stop)` returns some that follow each other."""
+        self._count = count
+        self._read = read
+
+    def first(self, count: int) -> "LazyTexts":
+        """Return the first so many, which stay where they are."""
+        return LazyTexts(min(count, self._count), self._read)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, key: int) -> str: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[str]: ...
+    def __getitem__(self, key: int | slice) -> str | Sequence[str]:
+        """Read one text, or several."""
+        places = range(self._count)[key]
+        if isinstance(places, int):
+            return self._read(places, places + 1)[0]
+        if places.step != 1:
+            return [self[place] for place in places]
+        return self._read(places.start, places.stop) if places else []
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, self._count, AT_ONCE):
+            yield from self[start : start + AT_ONCE]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a sequence of the same texts."""
+        if not isinstance(other, Sequence) or len(other) != len(self):
+            return False
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+    def __repr__(self) -> str:
+        return f"LazyTexts({self._count})"
+
+
+def _as_texts(texts: Iterable[str]) -> Sequence[str]:
+    return texts if isinstance(texts, LazyTexts) else tuple(texts)
+
+
+def _as_numbers(numbers: Iterable[int]) -> Sequence[int]:
+    return numbers if isinstance(numbers, Numbers) else tuple(numbers)
 
 
 @attrs.frozen(eq=False)
 class Documents:
-    """Texts in order, and what they are. Text `i` is document `i` of a run made of them."""
+    """Texts in order, and what they are. Text `i` is document `i` of a run made of them.
 
-    texts: Sequence[str] = attrs.field(converter=_as_tuple)
+    Those of files and data sets are `LazyTexts`; others are kept as a tuple.
+    """
+
+    texts: Sequence[str] = attrs.field(converter=_as_texts)
     source: str = attrs.field(default="the texts given", kw_only=True)
     """What they were read from, for people."""
     field: str | None = attrs.field(default=None, kw_only=True)
     """The field of the records that they were, where they were records."""
-    empty: Sequence[int] = attrs.field(default=(), converter=_as_tuple, kw_only=True)
+    empty: Sequence[int] = attrs.field(default=(), converter=_as_numbers, kw_only=True)
     """The numbers, from 0 and rising, of the records that were empty and left out."""
     origin: DataName | None = attrs.field(default=None, kw_only=True)
     """The name that `read_documents` read them by; `None` for texts that were given."""
 
     @texts.validator
-    def _check_texts(self, attribute: object, texts: tuple[str, ...]) -> None:
+    def _check_texts(self, attribute: object, texts: Sequence[str]) -> None:
+        if isinstance(texts, LazyTexts):
+            return
         given: Sequence[object] = texts
         for number, text in enumerate(given):
             if not isinstance(text, str):
@@ -163,7 +175,9 @@ class Documents:
         if count is None or count >= len(self):
             return self
         before = bisect_left(range(len(self.empty)), count, key=lambda at: self.empty[at] - at)
-        return attrs.evolve(self, texts=self.texts[:count], empty=self.empty[:before])
+        found = self.texts
+        texts = found.first(count) if isinstance(found, LazyTexts) else found[:count]
+        return attrs.evolve(self, texts=texts, empty=self.empty[:before])
 
     def describe(self) -> dict[str, Any]:
         """Say what they are, in plain JSON values."""
@@ -217,7 +231,7 @@ def _read(name: str, field: str | None, sample_by: SampleBy) -> Documents:
     path = Path(name).expanduser()
     if scheme is None or path.exists():
         if path.is_file():
-            return read_file(path, field=field, sample_by=sample_by)
+            return _read_file(path, field, sample_by)
         if not path.exists() and _looks_like_a_file(name):
             raise NoSuchData(name, _near(path))
         if path.exists() and not path.is_dir():
@@ -228,8 +242,9 @@ def _read(name: str, field: str | None, sample_by: SampleBy) -> Documents:
     return documents
 
 
-def read_file(path: Path, *, field: str | None = None, sample_by: SampleBy = "line") -> Documents:
-    """Read a file of text, or of JSON lines; see `read_documents`."""
+def _read_file(path: Path, field: str | None, sample_by: SampleBy) -> Documents:
+    from tenterhook import _text_files
+
     ending = path.suffix.lower()
     if ending in TABLES:
         raise UnreadableData(
@@ -237,17 +252,14 @@ def read_file(path: Path, *, field: str | None = None, sample_by: SampleBy = "li
         )
     if ending in JSON_LINES:
         field = "text" if field is None else field
-        return _kept(_records(path, field), str(path), field)
+        texts, empty = _text_files.read_records(path, field)
+        return Documents(texts, source=str(path), field=field, empty=empty)
     if field is not None:
         raise UnreadableData(
             str(path), f"a text file has no field {field!r}; leave it out, or name the file .jsonl"
         )
-    return _kept(_SPLIT[sample_by](_read_text(path)), str(path), None)
-
-
-def _kept(texts: Iterable[str | None], source: str, field: str | None) -> Documents:
-    kept, empty = kept_texts(texts)
-    return Documents(kept, source=source, field=field, empty=empty)
+    texts, empty = _text_files.read_text(path, sample_by)
+    return Documents(texts, source=str(path), empty=empty)
 
 
 def kept_texts(
@@ -267,68 +279,6 @@ def kept_texts(
         if len(kept) == limit:
             break
     return kept, empty
-
-
-def _lines(text: str) -> list[str]:
-    lines = text.split("\n")
-    return lines[:-1] if not lines[-1] else lines  # the last line ends; none follows it
-
-
-_SPLIT: dict[str, Callable[[str], list[str]]] = {
-    "line": _lines,
-    "paragraph": lambda text: text.split("\n\n"),
-    "document": lambda text: [text],
-}
-
-
-def _read_text(path: Path) -> str:
-    """Return a file's text, line ends as `\\n`."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        reason = f"byte {error.start} is not UTF-8; give text in UTF-8, or JSON lines"
-        raise UnreadableData(str(path), reason) from None
-    except PermissionError:
-        raise UnreadableData(str(path), "this file may not be read; check its rights") from None
-    if "\0" in content:
-        raise UnreadableData(str(path), "this is no text: it holds NUL characters")
-    return content.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _records(path: Path, field: str) -> Iterator[str | None]:
-    """Yield the texts of JSON lines, or of one JSON list of objects."""
-    text = _read_text(path)
-    if text.lstrip().startswith("["):
-        for number, record in enumerate(_json(text, str(path)), 1):
-            yield _text_of(record, field, f"{path}, record {number}")
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield _text_of(_json(line, where), field, where)
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UnreadableData(where, f"this is no JSON: {error}") from None
-    except RecursionError:
-        raise UnreadableData(where, "this JSON is nested too deep") from None
-
-
-def _text_of(record: Any, field: str, where: str) -> str | None:
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise UnreadableData(where, f"this is a {kind}, and each record must be an object")
-    if field not in record:
-        raise UnknownField(field, list(record), where)
-    text = record[field]
-    if text is not None and not isinstance(text, str):
-        raise UnreadableData(
-            where, f"field {field!r} holds a {type(text).__name__}, and must hold text"
-        )
-    return text
 
 
 def _looks_like_a_file(name: str) -> bool:

@@ -1,15 +1,18 @@
 """Which tokens have rows, and which windows a unit has to run for its own."""
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 import attrs
 
+from tenterhook._numbers import Numbers
 from tenterhook.capture._errors import NothingChosen
 from tenterhook.capture._options import selected
-from tenterhook.capture._tokens import TokenRows, Window
+from tenterhook.capture._tokens import Span, TokenRows, Window
 from tenterhook.store import Unit
+
+PARTS = 3
+"""Numbers that are kept of a window."""
 
 
 @attrs.frozen
@@ -27,7 +30,6 @@ class ChosenRows:
     """The rows of a run: all tokens, or those of each document that a selection chooses.
 
     A document's tokens are those that are kept of it, whether it is run as one window or several.
-    Beside the tokens themselves, 32 bytes a window are held where there is a selection.
     """
 
     def __init__(self, tokens: TokenRows, chosen: str | None = None) -> None:
@@ -38,16 +40,16 @@ class ChosenRows:
         self.tokens = tokens
         self._selection = selected(chosen)
         self._longest = 0
-        self._starts, self._windows, self._counts = array("q"), array("q"), array("q")
+        self._windows = Numbers("q")
+        """The first row, the number, and the tokens of the whole document, of each window."""
         self._rows = 0
-        document: list[Window] = []
-        for number in range(tokens.window_count):
-            window = tokens.window(number)
-            self._longest = max(self._longest, len(window.ids))
-            if document and document[0].document != window.document:
+        document: list[Span] = []
+        for number, span in enumerate(tokens.spans()):
+            self._longest = max(self._longest, span.length)
+            if document and document[0].document != span.document:
                 self._add(document, number - len(document))
                 document = []
-            document.append(window)
+            document.append(span)
         self._add(document, tokens.window_count - len(document))
         if chosen is not None and not self._rows:
             raise NothingChosen(chosen, tokens.longest_document)
@@ -62,27 +64,29 @@ class ChosenRows:
 
     def pieces(self, unit: Unit) -> Iterator[Piece]:
         """Yield what has rows in the unit, in the order of the rows."""
-        first = bisect_right(self._starts, unit.start) - 1
-        for at in range(first, bisect_left(self._starts, unit.stop)):
-            window = self.tokens.window(self._windows[at])
-            start = self._starts[at]
+        windows = range(len(self._windows) // PARTS)
+        first = bisect_right(windows, unit.start, key=self._start) - 1
+        for at in range(first, bisect_left(windows, unit.stop, key=self._start)):
+            start, number, count = self._windows[PARTS * at : PARTS * (at + 1)]
+            window = self.tokens.window(number)
             own = slice(max(unit.start - start, 0), unit.stop - start)
-            offsets = self._offsets(window, self._counts[at])[own]
+            offsets = self._offsets(window.position, len(window.ids), count)[own]
             yield Piece(window, start + own.start, offsets)
 
-    def _add(self, windows: list[Window], first: int) -> None:
-        count = sum(len(window.ids) for window in windows)
-        for at, window in enumerate(windows):
-            if chosen := len(self._offsets(window, count)):
-                self._starts.append(self._rows)
-                self._windows.append(first + at)
-                self._counts.append(count)
+    def _start(self, window: int) -> int:
+        return self._windows[PARTS * window]
+
+    def _add(self, spans: list[Span], first: int) -> None:
+        count = sum(span.length for span in spans)
+        for number, span in enumerate(spans, first):
+            if chosen := len(self._offsets(span.position, span.length, count)):
+                self._windows.extend((self._rows, number, count))
                 self._rows += chosen
 
-    def _offsets(self, window: Window, count: int) -> Sequence[int]:
-        here = range(window.position, window.position + len(window.ids))
+    def _offsets(self, position: int, length: int, count: int) -> Sequence[int]:
+        here = range(position, position + length)
         if self._selection is None:
-            return range(len(window.ids))
+            return range(length)
         chosen = self._selection.positions(count)
         own = chosen[bisect_left(chosen, here.start) : bisect_left(chosen, here.stop)]
         return [at - here.start for at in own]

@@ -1,7 +1,6 @@
 """Documents as tokens, each token with its row, before anything is run."""
 
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -9,16 +8,17 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook._numbers import Numbers
 from tenterhook.capture._errors import BadArgument, NothingToCapture
-from tenterhook.documents import Documents
-from tenterhook.store import Unit
+from tenterhook.documents import AT_ONCE, Documents
 from tenterhook.text_model import TextModel
+
+PARTS = 3
+"""Numbers that are kept of a window."""
 
 LongDocuments = Literal["truncate", "split"]
 """What becomes of a document longer than the model takes: its first tokens are kept, or it is run
 as windows that follow each other, none seeing the one before."""
-
-TEXTS_AT_ONCE = 512
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +37,18 @@ class TokenCounts:
 
 
 @attrs.frozen
+class Span:
+    """Where the tokens of a window are."""
+
+    start: int
+    """Row of its first token."""
+    document: int
+    position: int
+    """Of its first token, in the document."""
+    length: int
+
+
+@attrs.frozen
 class Window:
     """Tokens that one forward sees together: a document, or a part of a long one."""
 
@@ -47,56 +59,51 @@ class Window:
     """Of its first token, in the document."""
     ids: list[int]
 
-    @property
-    def stop(self) -> int:
-        """Row after its last token."""
-        return self.start + len(self.ids)
-
 
 class TokenRows:
-    """All tokens that are kept, flat, in the order of the documents: a token is a row."""
+    """All tokens that are kept, flat, in the order of the documents: a token is a row.
+
+    Few are in memory at a time.
+    """
 
     def __init__(
-        self,
-        counts: TokenCounts,
-        ids: "array[int]",
-        windows: "array[int]",
-        without: "array[int]",
+        self, counts: TokenCounts, ids: Numbers, windows: Numbers, without: "array[int]"
     ) -> None:
+        """`windows` has the first row, the document and the position of each, one after another."""
         self.counts = counts
         self.without = without
         """The documents that have no token, in order."""
         self._ids = ids
-        self._starts, self._documents, self._positions = (windows[part::3] for part in range(3))
+        self._windows = windows
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def windows(self, unit: Unit) -> Iterator[Window]:
-        """Yield the windows that have a row in the unit, whole, in order."""
-        first = bisect_right(self._starts, unit.start) - 1
-        for number in range(first, bisect_left(self._starts, unit.stop)):
-            yield self.window(number)
-
     @property
     def longest_document(self) -> int:
         """The tokens that are kept of the longest document."""
-        windows = map(self.window, range(self.window_count))
-        return max(window.position + len(window.ids) for window in windows)
+        return max(span.position + span.length for span in self.spans())
 
     @property
     def window_count(self) -> int:
         """How many windows there are."""
-        return len(self._starts)
+        return len(self._windows) // PARTS
+
+    def spans(self) -> Iterator[Span]:
+        """Yield where each window is, in order."""
+        for first in range(0, self.window_count, AT_ONCE):
+            some = self._windows[PARTS * first : PARTS * (first + AT_ONCE) + 1]
+            for at in range(0, len(some) - 1, PARTS):
+                start, document, position = some[at : at + PARTS]
+                stop = some[at + PARTS] if at + PARTS < len(some) else len(self._ids)
+                yield Span(start, document, position, stop - start)
 
     def window(self, number: int) -> Window:
         """Return one window."""
-        start = self._starts[number]
-        last = number + 1 == len(self._starts)
-        stop = len(self._ids) if last else self._starts[number + 1]
-        return Window(
-            start, self._documents[number], self._positions[number], list(self._ids[start:stop])
-        )
+        found = self._windows[PARTS * number : PARTS * (number + 1) + 1]
+        start, document, position = found[:PARTS]
+        stop = found[PARTS] if len(found) > PARTS else len(self._ids)
+        return Window(start, document, position, self._ids[start:stop].tolist())
 
 
 def tokenize(
@@ -109,7 +116,7 @@ def tokenize(
     if long_documents not in get_args(LongDocuments):
         raise BadArgument("long_documents", long_documents, "'truncate' or 'split'")
     longest = model.max_tokens
-    ids, windows, without = array("i"), array("q"), array("q")
+    ids, windows, without = Numbers("i"), Numbers("q"), array("q")
     too_long = cut = 0
     for document, found in enumerate(_token_ids(model, documents)):
         if not found:
@@ -122,7 +129,7 @@ def tokenize(
         for position in range(0, len(found), longest or len(found) or 1):
             windows.extend((len(ids) + position, document, position))
         ids.extend(found)
-    if not ids:
+    if not len(ids):
         raise NothingToCapture(documents.source, len(documents))
     counts = TokenCounts(
         documents=len(documents),
@@ -135,8 +142,8 @@ def tokenize(
 
 
 def _token_ids(model: TextModel, documents: Documents) -> Iterator[list[int]]:
-    for start in range(0, len(documents), TEXTS_AT_ONCE):
-        yield from model.token_ids(documents.texts[start : start + TEXTS_AT_ONCE])
+    for start in range(0, len(documents), AT_ONCE):
+        yield from model.token_ids(documents.texts[start : start + AT_ONCE])
 
 
 def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:

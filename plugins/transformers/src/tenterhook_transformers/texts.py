@@ -1,11 +1,14 @@
 """The texts of whatever a user calls a data set."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any
 
 from tenterhook.documents import (
+    AT_ONCE,
     Documents,
+    LazyTexts,
     UnknownField,
     UnreadableData,
     kept_texts,
@@ -54,9 +57,28 @@ def is_huggingface(dataset: Any) -> bool:
 
 
 def read_records(dataset: Any, field: str, name: str, *, limit: int | None = None) -> Documents:
-    """Return the texts of a field, up to `limit`; empty ones are left out and counted apart."""
-    kept, empty = kept_texts(_records(dataset, field), limit)
-    return Documents(kept, source=name, field=field, empty=empty)
+    """Return the texts of a field, up to `limit`; empty ones are left out and counted apart.
+
+    Those of a data set that has its records by number are read again when they are needed, and
+    those of a stream kept.
+    """
+    if not hasattr(dataset, "num_rows"):
+        kept, empty = kept_texts(_records(dataset, field), limit)
+        return Documents(kept, source=name, field=field, empty=empty)
+    column = dataset.select_columns([field])
+    rows, empty = array("q"), []
+    for row, text in enumerate(_by_number(column, field)):
+        if not text.strip():
+            empty.append(row)
+            continue
+        rows.append(row)
+        if len(rows) == limit:
+            break
+
+    def read(start: int, stop: int) -> list[str]:
+        return _texts_at(column, field, rows[start:stop].tolist())
+
+    return Documents(LazyTexts(len(rows), read), source=name, field=field, empty=empty)
 
 
 def text_field(dataset: Any, field: str | None, name: str) -> str:
@@ -87,6 +109,19 @@ def _records(dataset: Any, field: str) -> Iterator[str]:
     for record in dataset.select_columns([field]):
         text = record[field]
         yield "" if text is None else text
+
+
+def _by_number(column: Any, field: str) -> Iterator[str]:
+    for start in range(0, column.num_rows, AT_ONCE):
+        stop = min(start + AT_ONCE, column.num_rows)
+        yield from _texts_at(column, field, list(range(start, stop)))
+
+
+def _texts_at(column: Any, field: str, rows: list[int]) -> list[str]:
+    """Return the field of some records; a missing value is an empty text."""
+    follow = bool(rows) and rows[-1] - rows[0] == len(rows) - 1
+    found = column[slice(rows[0], rows[-1] + 1) if follow else rows][field]
+    return ["" if text is None else str(text) for text in found]
 
 
 def _holds_text(dataset: Any, column: str) -> bool:
