@@ -104,6 +104,16 @@ class TestInfo:
             "required": False,
         }
 
+    def test_what_every_hook_takes_is_shown_as_it_is_written(
+        self, install: InstalledPlugins, code: None, th: Th
+    ) -> None:
+        """By the names that users import, and words for choices."""
+        install("some", {"some": source("InPlace", "plugin_code:InPlace")})
+
+        out = " ".join(th("plugins", "info", "some")[1].split())
+
+        assert "parameter hook_type: HookType | str = 'forward'" in out
+
     def test_what_is_required_says_so(self, install: InstalledPlugins, code: None, th: Th) -> None:
         """Without a default."""
         install("some", {"some": source("Adds", "plugin_code:Adds", "controllers")})

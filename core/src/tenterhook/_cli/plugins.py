@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def _parameters(registered: Registered) -> dict[str, Any]:
                 {
                     "name": each.name,
                     "type": _type(each.annotation),
-                    "default": None if each.default is each.empty else shown(each.default),
+                    "default": None if each.default is each.empty else _default(each.default),
                     "required": each.default is each.empty,
                 }
                 for each in parameters_of(target).values()
@@ -204,6 +205,11 @@ def _click_parameter(parameter: click.Parameter) -> dict[str, Any]:
     }
 
 
+def _default(value: Any) -> str:
+    """Return a default as people write it; of an enumeration, the word that stands for it."""
+    return shown(value.value if isinstance(value, Enum) else value)
+
+
 def _type(annotation: Any) -> str:
     """Return an annotation as people write it."""
     if annotation is inspect.Parameter.empty:
@@ -211,7 +217,7 @@ def _type(annotation: Any) -> str:
     if type(annotation) is str:  # it is for type checkers alone
         return printable(annotation)
     text = said_by(lambda: inspect.formatannotation(annotation)) or shown(annotation)
-    for module in ("typing.", "collections.abc.", "torch."):
+    for module in ("typing.", "collections.abc.", "torch.", "tenterhook.hooks._hook."):
         text = text.replace(module, "")
     return text
 
