@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import tenterhook
 from tenterhook import HookedModel, HookError, Selection
-from tenterhook.hooks import HookWarning
+from tenterhook.hooks import Controller, Detector, HookWarning
 from tenterhook.scopes import NeverFired, Scope
 from tenterhook.selections import generating
 
@@ -607,6 +607,37 @@ class TestSteering:
             out, rest = model(torch.zeros(1, 2, dtype=torch.long))
         assert out.flatten().tolist() == [0, 1]
         assert rest == "rest"
+
+
+class _Counts(Detector, Controller):
+    calls = 0
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        self.calls += 1
+
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> None:
+        return None
+
+
+def test_calls_while_controllers_are_off(model: HookedModel) -> None:
+    """A hook of both kinds goes on detecting every Nth call, and what it selected is selected."""
+    hook, x = _Counts(), torch.arange(4)[None]
+    with model.steer("line", hook, every=3, missing="raise"):
+        model(x)
+        with model.without_controllers():
+            for _ in range(6):
+                model(x)
+        model(x)
+    assert hook.calls == 3
+    hook = _Counts()
+    with (
+        model.steer("line", hook, tokens="last", missing="raise"),
+        model.without_controllers(),
+    ):
+        model(x)
+    assert hook.calls == 1
 
 
 class TestUnmatched:

@@ -288,6 +288,37 @@ class TestUnknown:
         tenterhook.assert_clean(model)
 
     @pytest.mark.parametrize("kind", ["capture", "steer"])
+    @pytest.mark.parametrize("inputs", [False, True])
+    def test_the_encoders_tokens_in_a_decoder(self, kind: str, inputs: bool) -> None:
+        """What a decoder's layer makes of the encoder's tokens has the encoder's padding."""
+
+        class Decoder(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.embed = nn.Embedding(100, WIDTH)
+                self.key, self.query = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+            def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+                keys, queries = self.key(encoder_hidden_states), self.query(self.embed(input_ids))
+                weights: Tensor = queries @ keys.transpose(1, 2)
+                return weights
+
+        decoder = tenterhook.attach(Decoder())
+        given = {"input_ids": IDS, "encoder_hidden_states": torch.ones(2, 4, WIDTH)}
+
+        def scope(layer: str) -> Any:
+            if kind == "capture":
+                return decoder.capture(layer, tokens="last", inputs=inputs)
+            side = "pre_forward" if inputs else "forward"
+            return decoder.steer(layer, torch.neg, tokens="last", hook_type=side)
+
+        with scope("query"):
+            decoder(**given)
+        said = r"'key'.*the layer is given the encoder's.*Select them in the encoder"
+        with pytest.raises((ValueError, HookError), match=said), scope("key"):
+            decoder(**given)
+
+    @pytest.mark.parametrize("kind", ["capture", "steer"])
     def test_opened_in_the_middle(self, model: HookedModel, kind: str) -> None:
         """A scope that is opened in the middle of a forward has not seen its mask."""
         opened: list[Any] = []

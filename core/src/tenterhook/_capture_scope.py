@@ -221,24 +221,26 @@ class _KeepSome(_Keep):
         self.where: list[Tensor] = []
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self._take(activation_of(output), f"returned {type(output).__name__}")
+        given = first_input(inputs_of(module, args, kwargs))
+        self._take(activation_of(output), given, f"returned {type(output).__name__}")
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self._take(first_input(inputs_of(module, args, kwargs)), "was called without a tensor")
+        given = first_input(inputs_of(module, args, kwargs))
+        self._take(given, given, "was called without a tensor")
 
-    def _take(self, tensor: Tensor | None, otherwise: str) -> None:
+    def _take(self, tensor: Tensor | None, given: Tensor | None, otherwise: str) -> None:
         call, self.seen_calls = self.seen_calls, self.seen_calls + 1
         if tensor is None:
             self.kit.without[self.layer] = otherwise
         elif call % self.selection.every == 0:
             try:
-                some = self._some(tensor)
+                some = self._some(tensor, given)
             except (ValueError, IndexError) as error:
                 raise type(error)(f"Layer {self.layer!r}: {error}") from None
             self.calls.append(self.form.of(some))
 
-    def _some(self, tensor: Tensor) -> Tensor:
-        selection, seen = self.selection, self.watch.seen_for(self.selection)
+    def _some(self, tensor: Tensor, given: Tensor | None) -> Tensor:
+        selection, seen = self.selection, self.watch.seen_for(self.selection, given)
         if selection.of_tokens or selection.rows is not None:
             mask = selection.token_mask(tensor.shape, tensor.device, seen)
             places = mask.nonzero()

@@ -116,7 +116,7 @@ class Hooks(Scope):
                 f"A hook never saw a gradient at {', '.join(map(repr, backward))}: no backward() "
                 "of a forward in this scope came by there before the scope ended."
             )
-        unmatched = [str(p.layer) for p in self._parts if p.called and not p.matched]
+        unmatched = [str(p.layer) for p in self._parts if p.tally.called and not p.tally.matched]
         if unmatched:
             reports.append(nothing_matched(self._selection, unmatched))
         return reports
@@ -195,25 +195,35 @@ class _Answer(Step):
         return given(*args, **kwargs) if callable(given) else given
 
 
+class _Tally:
+    """How often a selected hook was called, with controllers on or off, and if ever for tokens."""
+
+    __slots__ = ("called", "matched")
+
+    def __init__(self) -> None:
+        self.called, self.matched = 0, False
+
+
 class Part(Entry):
     """An entry whose change counts only where a selection says."""
 
-    __slots__ = ("called", "entry", "matched", "selection", "watch")
+    __slots__ = ("entry", "selection", "tally", "watch")
 
-    def __init__(self, entry: Entry, selection: Selection, watch: Watch) -> None:
+    def __init__(
+        self, entry: Entry, selection: Selection, watch: Watch, tally: "_Tally | None" = None
+    ) -> None:
         super().__init__(entry.hook, entry.layer, entry.policy)
         self.entry, self.selection, self.watch = entry, selection, watch
-        self.called = 0
-        self.matched = False
+        self.tally = tally or _Tally()
 
     def quiet(self) -> "Part | None":
         entry = self.entry.quiet()
-        return None if entry is None else Part(entry, self.selection, self.watch)
+        return None if entry is None else Part(entry, self.selection, self.watch, self.tally)
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         def change() -> Any:
             old = activation_of(output)
-            mask = self._mask(old)
+            mask = self._mask(old, first_input(inputs_of(module, args, kwargs)))
             changed = None if mask is None else self.entry.after(module, args, kwargs, output)
             if old is None or mask is None or changed is None:
                 return None
@@ -225,7 +235,7 @@ class Part(Entry):
         def change() -> tuple[Args, Kwargs] | None:
             inputs = inputs_of(module, args, kwargs)
             old = first_input(inputs)
-            mask = self._mask(old)
+            mask = self._mask(old, old)
             changed = None if mask is None else self.entry.before(module, args, kwargs)
             if old is None or mask is None or changed is None:
                 return None
@@ -243,16 +253,17 @@ class Part(Entry):
             self.fail(error)
             return None
 
-    def _mask(self, tensor: Tensor | None) -> Tensor | None:
+    def _mask(self, tensor: Tensor | None, given: Tensor | None) -> Tensor | None:
         """Return where the change counts, of the activation's shape or broadcast to it."""
-        call, self.called = self.called, self.called + 1
+        call, self.tally.called = self.tally.called, self.tally.called + 1
         if tensor is None or call % self.selection.every:
             return None
         shape, device = tensor.shape, tensor.device
-        mask = self.selection.token_mask(shape, device, self.watch.seen_for(self.selection))
+        seen = self.watch.seen_for(self.selection, given)
+        mask = self.selection.token_mask(shape, device, seen)
         if not mask.any():
             return None
-        self.matched = True
+        self.tally.matched = True
         mask = mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim))
         features = self.selection.feature_index(shape[-1], device)
         if features is not None:

@@ -351,12 +351,6 @@ class _Forward:
     is_read: bool = False
     kept: dict[str, Any] = attrs.field(factory=dict)
 
-    def tokens(self) -> Seen | None:
-        if not self.is_read:
-            self.seen = Seen.of_call(self.named, self.past, generation=self.generation)
-            self.is_read = True
-        return self.seen
-
 
 class _Here(threading.local):
     def __init__(self) -> None:
@@ -387,33 +381,51 @@ class Watch:
     def seen(self) -> Seen | None:
         """The tokens of the forward that runs in this thread; `None` outside one."""
         forwards = self._running()
-        seen = forwards[-1].tokens() if forwards else None
-        if seen is not None and not self._padded:
-            self._padded = not torch.equal(
-                seen.count, torch.full_like(seen.count, seen.real.shape[1])
-            )
-        return seen
+        return self._tokens(forwards[-1]) if forwards else None
 
-    def seen_for(self, selection: Selection) -> Seen | None:
+    def seen_for(self, selection: Selection, given: Tensor | None = None) -> Seen | None:
         """Return `seen`, for a selection that is to pick among the tokens.
 
-        Raises `ValueError` where tokens are selected and it cannot be known which are real.
+        `given` is the first input of the layer. Raises `ValueError` where tokens are selected and
+        it cannot be known which are real.
         """
-        seen = self.seen
-        if seen is None and selection.of_tokens and not self._running():
-            whole = self._module
-            if whole is not None and any(is_call_of(call, whole) for call in calls_here()):
-                raise ValueError(
-                    "Tokens are selected in a scope that was opened while the model ran, which "
-                    "does not know what the model was given. Open the scope before."
-                )
-            if self._padded and torch._C._current_graph_task_id() != -1:
-                raise ValueError(
-                    "The layer runs again during backward(), as activation checkpointing has it, "
-                    "and it is not known for which of the forwards, so not which tokens are real. "
-                    "Select tokens without checkpointing, or in batches without padding."
-                )
-        return seen
+        forwards = self._running()
+        if not forwards:
+            if selection.of_tokens:
+                self._check_outside()
+            return None
+        other = forwards[-1].named.get("encoder_hidden_states")
+        if selection.of_tokens and other is not None and other is given:
+            raise ValueError(
+                "Tokens are selected, and the layer is given the encoder's, whose padding a "
+                "decoder does not know. Select them in the encoder: tenterhook.attach(encoder)."
+            )
+        return self._tokens(forwards[-1])
+
+    def _tokens(self, forward: _Forward) -> Seen | None:
+        if not forward.is_read:
+            seen = forward.seen = Seen.of_call(
+                forward.named, forward.past, generation=forward.generation
+            )
+            forward.is_read = True
+            if seen is not None and bool((seen.count != seen.real.shape[1]).any()):
+                self._padded = True
+        return forward.seen
+
+    def _check_outside(self) -> None:
+        """Raise where a forward runs that nobody took note of."""
+        whole = self._module
+        if whole is not None and any(is_call_of(call, whole) for call in calls_here()):
+            raise ValueError(
+                "Tokens are selected in a scope that was opened while the model ran, which "
+                "does not know what the model was given. Open the scope before."
+            )
+        if self._padded and torch._C._current_graph_task_id() != -1:
+            raise ValueError(
+                "The layer runs again during backward(), as activation checkpointing has it, "
+                "and it is not known for which of the forwards, so not which tokens are real. "
+                "Select tokens without checkpointing, or in batches without padding."
+            )
 
     @property
     def kept(self) -> dict[str, Any] | None:
