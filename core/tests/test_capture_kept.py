@@ -222,6 +222,24 @@ def test_int8_of_rows_that_are_zero_or_not_finite() -> None:
     assert run.metadata["int8"]["embed"]["max_error"] < 0.02
 
 
+def test_int8_of_the_largest_and_smallest_floats() -> None:
+    """What is finite stays finite, and of the smallest numbers none is lost for their scale."""
+    model = WordModel()
+    smallest = 2.0**-149
+    with torch.no_grad():
+        weight = model.module.state_dict()["embed.weight"]
+        first, second, third = model.token_ids(["a", "b", "c"])
+        weight[first] = torch.finfo(torch.float32).max
+        weight[second] = 2 * smallest
+        weight[third] = 178 * smallest
+    run = captured("embed", ["a", "b", "c"], model=model, dtype="int8")
+    rows = run["embed"][:]
+    assert ((rows[0] / torch.finfo(torch.float32).max - 1).abs() < 1e-6).all()
+    assert (rows[1] == 2 * smallest).all()
+    assert (rows[2] == 178 * smallest).all()
+    assert 0 < run.metadata["int8"]["embed"]["max_error"] < 1e33
+
+
 def test_statistics_of_int8_are_those_of_the_floats() -> None:
     """They are computed before the rows lose anything, and tell of no error where none is kept."""
     run = captured(dtype="int8", reduce="mean")

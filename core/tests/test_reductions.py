@@ -121,3 +121,14 @@ def test_what_is_no_number_is_never_on_top() -> None:
     """NaN counts as lowest."""
     rows = torch.tensor([[1.0], [torch.nan], [3.0]])
     assert Top.of(rows, 2).rows.tolist() == [[2], [0]]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_means_of_infinities(order: tuple[int, ...]) -> None:
+    """Where float16 has overflowed the mean is what numpy gives, whatever the parts."""
+    table = torch.tensor([[1e5, 1.0, -1e5], [2.0, 1e5, 1e5], [1e5, 3.0, 4.0]]).half()
+    first, *rest = (Moments.of(table[[at]]) for at in order)
+    for other in rest:
+        first = first.merged(other)
+    np.testing.assert_array_equal(first.mean, [np.inf, np.inf, np.nan])
+    assert first.squares.isnan().all()

@@ -45,10 +45,13 @@ class Moments:
         """Return those of both."""
         count = self.count + other.count
         between = other.mean - self.mean
+        mean = self.mean + between * (other.count / count)
+        # Infinities have no distance; their mean is what that of all rows together would be.
+        apart = self.mean * (self.count / count) + other.mean * (other.count / count)
         spread = torch.outer(between, between) if self.deviations.ndim == 2 else between.square()
         return Moments(
             count,
-            self.mean + between * (other.count / count),
+            torch.where(between.isfinite(), mean, apart),
             self.deviations + other.deviations + spread * (self.count * other.count / count),
         )
 

@@ -1,7 +1,8 @@
 """Rows as int8 with a float32 scale each: a quarter of float32, and how far off it is.
 
 A row `x` is kept as `round(x / scale)` with `scale = max(abs(x)) / 127`, so that a number is off
-by half a scale at most. A row that has an infinity or NaN in it reads as NaN throughout.
+by half a scale at most. A row that has an infinity or NaN in it, or a number that is one in
+float32, reads as NaN throughout.
 """
 
 import math
@@ -21,9 +22,18 @@ SCALE = ":scale"
 def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Take floats `[rows, features]`; return int8 of that shape and float32 `[rows, 1]`."""
     values = rows.to(torch.float32)
-    scale = values.abs().amax(1, keepdim=True) / 127
+    scale = _scale(values.abs().amax(1, keepdim=True))
     steps = torch.nan_to_num(values / torch.where(scale > 0, scale, 1.0), posinf=0, neginf=0)
     return steps.round().clamp(-127, 127).to(torch.int8), scale
+
+
+def _scale(largest: Tensor) -> Tensor:
+    """Return a 127th of each number, rounded such that 127 of it are no infinity and no less."""
+    scale = largest / 127
+    above, below = (torch.nextafter(scale, torch.full_like(scale, end)) for end in (torch.inf, 0))
+    is_short = (scale < torch.finfo(scale.dtype).tiny) & (scale * 127 < largest)
+    is_over = torch.isinf(scale * 127) & torch.isfinite(largest)
+    return torch.where(is_short, above, torch.where(is_over, below, scale))
 
 
 def dequantize(steps: Tensor, scale: Tensor) -> Tensor:
