@@ -90,8 +90,8 @@ def test_capture_and_read(th: Command, tmp_path: Path) -> None:
     assert "Run mine in" in out
     assert "10 rows" in out
     assert "blocks.0  12 x bfloat16" in out
-    assert "10 of 10 tokens" in err
-    assert "tokens/s" in err
+    assert "10 of 10 rows" in err
+    assert "rows/s" in err
     snippet = textwrap.dedent(out.partition("Read it:\n")[2])
     made: dict[str, Any] = {}
     exec(snippet, made)
@@ -301,7 +301,7 @@ def test_dry_run(th: Command, tmp_path: Path) -> None:
     assert lines[1:3] == ["  blocks.0  12 x bfloat16", "  head  97 x bfloat16"]
     assert lines[3] == "2.2 kB in 15 shards and 3 units."
     assert re.fullmatch(
-        r"Estimated time: 1 s of forward passes in one process, at [\d,]+ tokens/s measured on the "
+        r"Estimated time: 1 s of forward passes in one process, at [\d,]+ rows/s measured on the "
         r"first batches\.",
         lines[4],
     )
@@ -505,7 +505,12 @@ def test_what_is_kept(th: Command, tmp_path: Path) -> None:
     how = ("--inputs", "--tokens", "0,-1", "--dtype", "int8", "--bucket", "--batch-tokens", "6")
     code, out, err = capture(th, tmp_path, *how, "--writing", "thread", "--queue-bytes", "1")
     assert code == 0, err
-    assert "blocks.0:input  12 x int8" in out
+    assert "6 rows, one for each selected token, of" in out
+    assert "\n  blocks.0:input  12 x int8, with a float32 scale for each row\n" in out
+    assert ":scale" not in out
+    shown = th("runs", "show", str(tmp_path))[1]
+    assert re.search(r"^tokens kept +0,-1 of each document$", shown, re.MULTILINE)
+    assert ":scale" not in shown
     (run_id,) = LocalStore(tmp_path).runs()
     run = LocalStore(tmp_path).run(run_id)
     assert run.layers == ("blocks.0:input", "head:input")
@@ -562,6 +567,9 @@ def test_reduce(th: Command, tmp_path: Path, more: tuple[str, ...]) -> None:
     code, out, err = capture(th, tmp_path, "--reduce", "topk,mean", "--top-k", "2", *more)
     assert code == 0, err
     assert "  head  mean, topk" in out
+    assert "blocks.0, head" in th("runs", "list", str(tmp_path))[1]
+    shown = th("runs", "show", str(tmp_path))[1]
+    assert re.search(r"^reduced +head  mean, topk$", shown, re.MULTILINE)
     assert ("rows = run[" in out) == bool(more)
     code_lines = [line.strip() for line in out.partition("Read it:")[2].splitlines()]
     names: dict[str, Any] = {}
@@ -575,6 +583,8 @@ def test_mistakes_about_what_is_kept(th: Command, tmp_path: Path) -> None:
     """They are named, and nothing is made."""
     for options, said in (
         (("--keep-rows",), "--keep-rows goes with --reduce"),
+        (("--top-k", "5"), "--top-k goes with --reduce topk"),
+        (("--top-k", "5", "--reduce", "mean"), "--top-k goes with --reduce topk"),
         (("--reduce", "median"), "one or more of mean, var, cov, quantiles, topk"),
         (("--tokens", "first"), "tokens='first'"),
         (("--tokens", "77"), "tokens='77' chooses no token of any document"),

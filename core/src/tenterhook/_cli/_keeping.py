@@ -21,7 +21,7 @@ keeping = all_of(
         help="Keep statistics and no rows: of mean, var, cov, quantiles, topk, with commas.",
     ),
     click.option("--keep-rows", is_flag=True, help="With --reduce, keep the rows too."),
-    count("--top-k", "How many tokens 'topk' keeps for each feature.", default=20),
+    count("--top-k", "How many tokens 'topk' keeps for each feature.  [default: 20]"),
     count("--batch-tokens", "Tokens at once at most, padding counted, beside --batch-size."),
     click.option(
         "--bucket",
@@ -38,7 +38,7 @@ keeping = all_of(
         "Bytes of rows that wait for a writing thread at most.  [default: 268435456]",
     ),
 )
-"""Adds the options to a command; it gets them all together as `**kept`."""
+"""Adds the options to a command; it gets them all together, as keywords."""
 
 
 def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -47,4 +47,6 @@ def kept_settings(given: dict[str, Any]) -> dict[str, Any]:
     keep_rows = found.pop("keep_rows")
     if keep_rows and "reduce" not in found:
         raise click.UsageError("--keep-rows goes with --reduce; without it rows are kept anyway.")
+    if "top_k" in found and "topk" not in found.get("reduce", ""):
+        raise click.UsageError("--top-k goes with --reduce topk, and says how many that keeps.")
     return {**found, "keep_rows": keep_rows or "reduce" not in found}

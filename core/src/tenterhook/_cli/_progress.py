@@ -91,6 +91,6 @@ class _Lines:
 
 def said(progress: "Progress") -> str:
     return (
-        f"{progress.rows:,} of {progress.rows_total:,} tokens, "
-        f"{progress.rows_per_second:,.0f} tokens/s, {size(progress.bytes_new)}"
+        f"{progress.rows:,} of {progress.rows_total:,} rows, "
+        f"{progress.rows_per_second:,.0f} rows/s, {size(progress.bytes_new)}"
     )

@@ -9,6 +9,7 @@ import attrs
 import click
 from click.core import ParameterSource
 
+from tenterhook._cli._contents import kept, reduced, rows_of
 from tenterhook._cli._keeping import keeping, kept_settings
 from tenterhook._cli._options import as_json_option, choice, count, tries_option
 from tenterhook._cli._progress import Seen, progress_bar, stoppable
@@ -117,7 +118,7 @@ def capture(
     plan_only: bool,
     as_json: bool,
     inputs: bool,
-    **kept: Any,
+    **keeping_options: Any,
 ) -> None:
     """Run MODEL over data and keep, for each token, what layers return.
 
@@ -167,7 +168,7 @@ def capture(
             "codec": codec,
             "long_documents": long_documents,
             "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
-            **kept_settings(kept),
+            **kept_settings(keeping_options),
         }
     assert documents is not None
     if dry_run or plan_only:
@@ -249,13 +250,13 @@ def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) ->
     already = f", {done:,} of them done already" if done else ""
     about = prepared.plan.about
     lines = [
-        f"Run {run_id} in {store.location} would have {found.rows:,} rows, one for each token, of",
-        *_layers(prepared.plan),
+        f"Run {run_id} in {store.location} would have {rows_of(prepared.plan)}, of",
+        *_contents(prepared.plan),
         *_remarks(about["counts"], about["documents"]["skipped_empty"]),
         f"{size(found.bytes)} in {many(found.shards, 'shard')} "
         f"and {many(found.units, 'unit')}{already}.",
         f"Estimated time: {how_long(found.seconds)} of forward passes in one process, at "
-        f"{found.rows_per_second:,.0f} tokens/s measured on the first batches.",
+        f"{found.rows_per_second:,.0f} rows/s measured on the first batches.",
         "Nothing was made.",
     ]
     return "\n".join(lines)
@@ -298,8 +299,8 @@ def _summary(store: "Store", run: "Run") -> dict[str, Any]:
 
 def _report(store: "Store", run: "Run") -> str:
     counts, skipped = run.metadata["counts"], run.metadata["documents"]["skipped_empty"]
-    lines = [f"Run {run.id} in {store.location}: {len(run):,} rows, one for each token, of"]
-    lines += _layers(run.plan)
+    lines = [f"Run {run.id} in {store.location}: {rows_of(run.plan)}, of"]
+    lines += _contents(run.plan)
     lines += _remarks(counts, skipped)
     some = f"0:{min(len(run), 100)}"
     lines += [
@@ -322,10 +323,8 @@ def _report(store: "Store", run: "Run") -> str:
     return "\n".join(lines)
 
 
-def _layers(plan: "RunPlan") -> list[str]:
-    lines = [f"  {each.name}  {each.features} x {each.dtype}" for each in plan.layers]
-    reduced = plan.spec["layers"] if plan.spec.get("reduce") else ()
-    return lines + [f"  {each['name']}  {', '.join(plan.spec['reduce'])}" for each in reduced]
+def _contents(plan: "RunPlan") -> list[str]:
+    return [f"  {each}" for each in (*kept(plan), *reduced(plan))]
 
 
 def _remarks(counts: dict[str, int], skipped: int) -> list[str]:

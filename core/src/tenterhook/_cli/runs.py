@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from tenterhook._cli._contents import kept, reduced
 from tenterhook._cli._options import as_json_option, of_run
 from tenterhook._cli._places import find_run, find_runs, natural, open_store
 from tenterhook._cli._progress import stoppable
@@ -223,7 +224,7 @@ def _row(run: "Run") -> dict[str, Any]:
         "rows_planned": run.plan.rows,
         "complete": run.is_complete,
         "state": _state(run),
-        "layers": list(run.layers),
+        "layers": list(run.layers) or [each["name"] for each in run.plan.spec.get("layers", ())],
     }
 
 
@@ -248,9 +249,10 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
         for name, value in found.get("counts", {}).items()
         if value and name != "documents"
     ]
-    facts += [
-        ("layer", f"{layer.name}  {layer.features} x {layer.dtype}") for layer in run.plan.layers
-    ]
+    if tokens := run.plan.spec.get("tokens"):
+        facts.append(("tokens kept", f"{tokens} of each document"))
+    facts += [("layer", each) for each in kept(run.plan)]
+    facts += [("reduced", each) for each in reduced(run.plan)]
     for session in found["sessions"][-1:]:
         versions = session.get("versions", {})
         facts.append(("made with", ", ".join(f"{name} {at}" for name, at in versions.items())))
