@@ -440,6 +440,29 @@ def test_verify(th: Command, tmp_path: Path) -> None:
     assert [each["unit"] for each in found[0]["problems"]] == [1]
 
 
+@pytest.mark.parametrize("command", ["verify", "status"])
+def test_a_run_that_is_deleted_meanwhile(
+    th: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It is said, and is neither damage nor an error; the others are looked at."""
+    store = tmp_path / "store"
+    for name in ("a", "b", "c"):
+        capture(th, store, "--run-name", name)
+    opened = LocalStore(store)
+    look = "verify_run" if command == "verify" else "run"
+    real = getattr(type(opened), look)
+
+    def deleting(self: Any, name: str) -> Any:
+        if name == "b":
+            opened.delete_run("b")
+        return real(self, name)
+
+    monkeypatch.setattr(type(opened), look, deleting)
+    code, out, err = th("runs", command, str(store))
+    assert (code, [line[:2] for line in out.splitlines()]) == (0, ["a:", "c:"])
+    assert err == "b: deleted meanwhile\n"
+
+
 def test_status_and_order(th: Command, tmp_path: Path) -> None:
     """Runs are listed as people count, with how far each is."""
     store = tmp_path / "store"

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import click
@@ -14,10 +14,13 @@ from tenterhook._cli._places import find_run, find_runs, natural, open_store
 from tenterhook._cli._progress import stoppable
 from tenterhook._cli._words import how_long, many, said_of_run, size
 from tenterhook._cli.work import do_part, elsewhere
+from tenterhook.errors import TenterhookError
 
 if TYPE_CHECKING:
     from tenterhook.capture import OpenSession, RunStatus
-    from tenterhook.store import Run
+    from tenterhook.store import Run, Store
+
+T = TypeVar("T")
 
 
 @click.group()
@@ -72,7 +75,7 @@ def status(store: str, run: str | None, as_json: bool) -> None:
     from tenterhook.capture import run_status
 
     opened, names = find_runs(store, run)
-    found = [run_status(opened.run(name)) for name in names]
+    found = [each for _, each in _each(opened, names, lambda name: run_status(opened.run(name)))]
     if as_json:
         click.echo(json.dumps([attrs.asdict(each) for each in found], indent=2))
         return
@@ -91,8 +94,7 @@ def verify(store: str, run: str | None, as_json: bool) -> int:
     """
     opened, names = find_runs(store, run)
     rows = []
-    for name in names:
-        problems = opened.verify_run(name)
+    for name, problems in _each(opened, names, opened.verify_run):
         rows.append({"run": name, "problems": [attrs.asdict(each) for each in problems]})
         if not as_json:
             found = opened.run(name)
@@ -183,6 +185,21 @@ def delete(store: str, run: str | None, yes: bool) -> None:
         click.confirm(f"Delete {what}, {size(rows * found.plan.row_bytes)}, for good?", abort=True)
     opened.delete_run(run_id)
     click.echo(f"Deleted {what}.")
+
+
+def _each(store: "Store", names: list[str], look: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+    """Look at runs; one that is deleted meanwhile is said, and is neither damage nor an error."""
+    for name in names:
+        try:
+            found, error = look(name), None
+        except TenterhookError as raised:
+            error = raised
+        if name not in store.runs():
+            click.echo(f"{name}: deleted meanwhile", err=True)
+        elif error is not None:
+            raise error
+        else:
+            yield name, found
 
 
 def _status_lines(found: "RunStatus") -> list[str]:
