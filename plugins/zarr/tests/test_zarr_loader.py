@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tenterhook.store import DamagedStore, RunPlan
+from tenterhook.store import DamagedStore, ReplacedRun, RunPlan
 from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
@@ -132,6 +132,19 @@ def test_compressed_run(tmp_path: Path, mixing: Any) -> None:
     path.write_bytes(content)
     with pytest.raises(DamagedStore, match=r"layers/h: rows .* cannot be read"):
         list(ZarrStore(tmp_path).run("one").loader("h", 100, mixing=mixing))
+
+
+def test_run_that_was_replaced(place: Path) -> None:
+    """A process that a run is sent to does not read another one for it."""
+    run = ZarrStore(place).run("one")
+    sent = pickle.dumps(run.loader("h", 100))
+    assert len(pickle.loads(sent)) == 25
+    ZarrStore(place).delete_run("one")
+    plan = a_plan(ROWS, 512, layers=[("h", 6, "bfloat16")])
+    write(ZarrStore(place).write_run("one", plan), plan.units(), step=512)
+    match = "'one' is not the one that was opened: .*rows_per_unit is 512 there and 1024 here"
+    with pytest.raises(ReplacedRun, match=match):
+        pickle.loads(sent)
 
 
 def test_growing_run(place: Path, tmp_path: Path) -> None:

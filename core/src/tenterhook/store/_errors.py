@@ -239,6 +239,16 @@ class OtherRun(TenterhookError, ValueError):
         )
 
 
+class ReplacedRun(OtherRun):
+    """A run that was opened is another one in the process that it was sent to."""
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} is not the one that was opened: it was deleted, and another was "
+            f"made under its name ({self.shown}). Open it again."
+        )
+
+
 class IncompleteRun(TenterhookError, RuntimeError):
     """A run that was to be finished lacks units."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tenterhook.store._dtypes import torch_dtype
-from tenterhook.store._errors import NotCaptured, NotKept
+from tenterhook.store._errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook.store._int8 import SCALE, int8_errors, int8_rows
 from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook.store._reduced import QUANTILES, quantile_error, reduced
@@ -328,7 +328,7 @@ class Run:
         """Go to another process as the store and the id, and be the same rows there."""
         if self._store is None:
             raise TypeError(f"Run {self.id!r} cannot be pickled: its store does not say where.")
-        return _reopen, (self._store, self.id, self.committed)
+        return _reopen, (self._store, self.id, self.committed, self.plan)
 
     def _numbers(self, array: str) -> Rows:
         read, take = self._read_number, self._take_number
@@ -341,8 +341,10 @@ class Run:
         )
 
 
-def _reopen(store: "Store", run_id: str, committed: frozenset[int]) -> Run:
+def _reopen(store: "Store", run_id: str, committed: frozenset[int], plan: RunPlan) -> Run:
     run = store.run(run_id)
+    if differences := plan.differences(run.plan):
+        raise ReplacedRun(run_id, differences)
     run._see(committed)  # and not what was committed since
     return run
 
