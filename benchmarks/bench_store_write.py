@@ -6,7 +6,7 @@ and the commit of each unit of 32,768 rows. The baseline is a plain sequential w
 bytes with one fsync; it stands in the table a second time, which is the noise of the disk. Beside
 the zarr store stand: zarr-python handed whole shards; one safetensors file per batch; the same
 with garbage collected twice after each, as Mi-Crow does; Hugging Face `datasets`, handed buffers
-of 32 batches as SAELens does, and its writer of Arrow files alone. Files are made durable by each.
+of batches as SAELens does, and its writer of Arrow files alone. Files are made durable by each.
 
 Wall-clock time, rounds interleaved in random order; each way writes to a folder of its own, which
 is removed at once. Ratios are those of one round, and every round counts. CPU time is that of the
@@ -119,8 +119,8 @@ def datasets_buffers(folder: Path, batches: Batches) -> None:
 
     disable_progress_bars()
     features = Features({"h": Array2D(shape=(128, FEATURES), dtype="float32")})
-    for at in range(0, len(batches), 32):
-        rows = torch.cat(batches[at : at + 32]).reshape(-1, 128, FEATURES)
+    for at in range(0, len(batches), 8):
+        rows = torch.cat(batches[at : at + 8]).reshape(-1, 128, FEATURES)
         dataset = Dataset.from_dict({"h": rows}, features=features)
         dataset.save_to_disk(folder / f"shard_{at}", num_shards=1)
     sync_all(folder)
@@ -155,9 +155,9 @@ WAYS: dict[str, tuple[Callable[[Path, Batches], None], int]] = {
     "tenterhook, zarr store": (store, 1),
     "zarr-python, whole shards": (zarr_shards, 1),
     "safetensors, a file a batch": (safetensors_files, 4),
-    "the same, as Mi-Crow does": (mi_crow, 16),
+    "the same, as Mi-Crow does": (mi_crow, 32),
     "datasets, its Arrow writer": (datasets_arrow, 4),
-    "datasets, as SAELens does": (datasets_buffers, 4),
+    "datasets, as SAELens does": (datasets_buffers, 8),
 }
 """Each way, and how many times fewer batches it is given, because it is slow."""
 

@@ -6,11 +6,8 @@ the room of a shard is taken before its first row, which writes faster than a fi
 the disk is told to write while more rows come, so that little is left to wait for at the end.
 """
 
-import contextlib
-import errno
 import os
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,15 +16,13 @@ import numpy as np
 from tenterhook.store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
 from tenterhook_zarr._codecs import encoder
+from tenterhook_zarr._files import start_writing, take_room
 from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 
 Bytes = "np.ndarray[Any, np.dtype[np.uint8]]"
 ABSENT = 2**64 - 1
-FLUSHED_AT_ONCE = 16 * 2**20
-"""Bytes of a shard after which the disk is told to write them."""
-
-NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What systems say of a request that they know and a file system that does not serve it."""
+STARTED_AT_ONCE = 16 * 2**20
+"""Bytes of a shard after which the disk is told to begin with them."""
 
 
 def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> dict[str, Any]:
@@ -71,11 +66,7 @@ class ShardWriter:
         self._at = 0
         self._file: BinaryIO = path.open("xb", buffering=0)
         if self._encode is None:
-            try:
-                self._take_room(layout.shard_bytes(shard))
-            except BaseException:
-                self._file.close()
-                raise
+            take_room(self._file.fileno(), layout.shard_bytes(shard))
 
     def append(self, content: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
         """Write whole rows."""
@@ -121,20 +112,11 @@ class ShardWriter:
         self._write(self._checksums[-4:])
         self._start_writing()
 
-    def _take_room(self, size: int) -> None:
-        """Have the file be as long as it will be; a disk without that much room says so now."""
-        if hasattr(os, "posix_fallocate"):
-            with _if_served():
-                os.posix_fallocate(self._file.fileno(), 0, size)
-
     def _start_writing(self) -> None:
         """Have the disk begin with what it was not told of, once that is worth it."""
         new = self._at - self._started
-        if new >= FLUSHED_AT_ONCE and hasattr(os, "posix_fadvise"):
-            with _if_served():
-                # Waits for nothing, and drops nothing: what is not on the disk yet cannot be.
-                advice = os.POSIX_FADV_DONTNEED
-                os.posix_fadvise(self._file.fileno(), self._started, new, advice)
+        if new >= STARTED_AT_ONCE:
+            start_writing(self._file.fileno(), self._started, new)
             self._started = self._at
 
     def _write(self, content: Any) -> None:
@@ -144,13 +126,3 @@ class ShardWriter:
             written = self._file.write(left)
             self._at += written
             left = left[written:]
-
-
-@contextlib.contextmanager
-def _if_served() -> Iterator[None]:
-    """Go on where the file system does not serve a request that only saves time."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NOT_THERE:
-            raise
