@@ -329,6 +329,13 @@ class TestCode:
 
         assert "apply(spec, allow=['os', 'posix'])" in str(error.value)
 
+    def test_a_path_through_a_module_says_the_path_to_write(self) -> None:
+        """Allowing what is allowed already would not help."""
+        with pytest.raises(NotAllowed, match=r"write it as 'os:system'.*allow=\['torch', 'os'\]"):
+            model().apply(self.spec("torch.hub:os.system"), allow=["torch"])
+        with pytest.raises(NotAllowed, match=r"write it as 'torch.nn.functional:relu'\.\s"):
+            model().apply(self.spec("torch.nn:functional.relu"), allow=["torch"])
+
     def test_a_module_that_is_not_allowed_is_not_imported(self, tmp_path: Path) -> None:
         """Importing runs code."""
         with pytest.raises(NotAllowed):

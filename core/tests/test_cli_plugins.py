@@ -254,7 +254,7 @@ class TestDoctor:
             ('entry-points."tenterhook.plugins".some = "moved.plugin"', "names 'plugin_some'"),
             (
                 'version = "2"\nentry-points."tenterhook.plugins".some = "plugin_some"',
-                "pyproject.toml says version 2",
+                "pyproject.toml says version '2'",
             ),
         ]:
             folder.joinpath("pyproject.toml").write_text(f"[project]\n{pyproject}\n")
@@ -264,6 +264,47 @@ class TestDoctor:
             assert status == 1
             assert said in out
             assert f"pip install -e {folder}" in out
+
+    @pytest.mark.parametrize(
+        "pyproject",
+        ["project = 3", "[project]\nentry-points = [1]", "project.entry-points.x = 1", "\0", "["],
+    )
+    def test_a_pyproject_that_makes_no_sense_ends_nothing(
+        self, install: InstalledPlugins, th: Th, tmp_path: Path, pyproject: str
+    ) -> None:
+        """The plugin works as it is installed; what its sources are like now is nobody's matter."""
+        install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+        url = {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}
+        install.site.joinpath("some-1.0.dist-info/direct_url.json").write_text(json.dumps(url))
+        tmp_path.joinpath("pyproject.toml").write_text(pyproject)
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status in (0, 1)
+        assert out.startswith("some  ")
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "[]",
+            '{"url": 3, "dir_info": {"editable": 1}}',
+            '{"url": "file:///\\u001b[2J", "dir_info": {"editable": 1}}',
+            '{"url": "file:///%00", "dir_info": {"editable": 1}}',
+            "{",
+        ],
+    )
+    def test_an_origin_that_makes_no_sense_ends_nothing(
+        self, install: InstalledPlugins, th: Th, said: str
+    ) -> None:
+        """Of an editable install; pip wrote it, or somebody else."""
+        install("some", {"some": "1 / 0"})
+        install.site.joinpath("some-1.0.dist-info/direct_url.json").write_text(said)
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 1
+        assert all(line.isprintable() for line in out.splitlines())
+        assert "ZeroDivisionError" in out
 
     def test_clashes_are_named(self, install: InstalledPlugins, th: Th) -> None:
         """Two plugins with one name."""

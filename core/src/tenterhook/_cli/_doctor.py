@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from tenterhook._saying import shown
 from tenterhook.plugins import BLOCK_VARIABLE, ENTRY_POINT_GROUP, ONLY_VARIABLE, PluginManager
 from tenterhook.plugins._entry_points import InstalledPlugin, find_installed
 
@@ -210,16 +211,16 @@ def _stale(plugin: InstalledPlugin) -> Iterator[str]:
     again = f"Install it again: `pip install -e {plugin.folder}`."
     try:
         pyproject = tomllib.loads(Path(plugin.folder, "pyproject.toml").read_text("utf-8"))
-    except (OSError, ValueError):
-        return  # a folder that is gone is reported when it is loaded
-    project = pyproject.get("project", {})
-    version = project.get("version")
-    declared = project.get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
-    if declared.get(plugin.entry_point.name) != plugin.entry_point.value:
+        project = pyproject.get("project", {})
+        version = project.get("version")
+        declared = project.get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
         now = declared.get(plugin.entry_point.name, "nothing of that name")
+    except (OSError, ValueError, AttributeError):
+        return  # a folder that is gone is reported when it is loaded; others may be under way
+    if now != plugin.entry_point.value:
         yield (
             f"{who} is stale: its metadata names {plugin.entry_point.value!r}, and its "
-            f"pyproject.toml {now!r}. {again}"
+            f"pyproject.toml {shown(now)}. {again}"
         )
     elif version is not None and version != plugin.version:
-        yield f"{who} is stale: its pyproject.toml says version {version}. {again}"
+        yield f"{who} is stale: its pyproject.toml says version {shown(version)}. {again}"

@@ -50,10 +50,13 @@ def import_path(target: str, allow: Sequence[str]) -> Any:
         raise NotAllowed(target, allow)
     try:
         found: Any = importlib.import_module(module)
-        for part in parts:
+        for at, part in enumerate(parts, 1):
             found = getattr(found, part)
             if isinstance(found, ModuleType):
-                raise NotAllowed(target, allow, "It leads through a module.")
+                rest = ".".join(parts[at:]) or "name"
+                other = found.__name__
+                why = f"It leads through a module; write it as '{other}:{rest}'."
+                raise NotAllowed(target, allow, why, other)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ValueError(f"{target!r} names nothing: {error}") from error
     home = getattr(found, "__module__", None)

@@ -32,10 +32,11 @@ class NotAllowed(TenterhookError, ValueError):
         package = self.home.partition(".")[0]
         allowed = f"only from {', '.join(self.allow)}" if self.allow else "from nowhere"
         why = f" {self.why}" if self.why else ""
-        return (
-            f"{self.target!r} is code, and a spec may name code {allowed}.{why} If you trust it, "
-            f"allow where it is defined, as apply(spec, allow={[*self.allow, package]!r})."
-        )
+        what = f"{self.target!r} is code, and a spec may name code {allowed}.{why}"
+        if package in self.allow:
+            return what
+        way = f"apply(spec, allow={[*self.allow, package]!r})"
+        return f"{what} If you trust it, allow where it is defined, as {way}."
 
 
 class NotDescribable(TenterhookError, TypeError):
