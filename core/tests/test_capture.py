@@ -223,9 +223,22 @@ def test_metadata_says_what_made_it() -> None:
     (session,) = found["sessions"]
     assert session["outcome"] == "done"
     assert session["versions"]["torch"] == torch.__version__
+    assert session["numerics"]["threads"] == torch.get_num_threads()
     assert session["model"]["device"] == "cpu"
     (unit,) = found["units"]
     assert (unit["rows"], unit["documents"], unit["batches"]) == (22, 6, 3)
+
+
+def test_rows_under_autocast_do_not_join_others() -> None:
+    """Where operations are cast the rows are others, and so is the run."""
+    store, model = MemoryStore(), WordModel()
+    exact = store.run(save_activations(model, "blocks.1", TEXTS, store))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = store.run(save_activations(model, "blocks.1", TEXTS, store))
+        with pytest.raises(OtherRun, match="autocast"):
+            save_activations(model, "blocks.1", TEXTS, store, run_name=exact.id)
+    assert cast.plan.spec["changes"] == ["torch.autocast(cpu, bfloat16)"]
+    assert not torch.equal(exact["blocks.1"][:].float(), cast["blocks.1"][:].float())
 
 
 def test_run_id_follows_from_what_is_captured() -> None:
@@ -241,6 +254,8 @@ def test_run_id_follows_from_what_is_captured() -> None:
     assert run_id(texts=Documents(TEXTS, source="elsewhere")) == same
     assert run_id(dtype="float32") == same
     assert run_id(sample_limit=100) == same
+    assert run_id(top_k=7) == same
+    assert run_id(reduce="topk", top_k=7) != run_id(reduce="topk")
     others = [
         run_id(WordModel(seed=1)),
         run_id(WordModel(padding="left")),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 
 from tenterhook.capture._chosen import ChosenRows
 from tenterhook.capture._forward import Forward
@@ -55,7 +56,7 @@ def prepare_capture(
     rows = ChosenRows(tokens, options.tokens)
     forward = Forward(model, points, keys=rows.longest)
     description = model.describe_model()
-    changes = tuple(changes_active(model.layers))
+    changes = (*changes_active(model.layers), *_autocasts())
     spec = CaptureSpec(
         model=model.context.model_id,
         model_fingerprint=model_fingerprint(description),
@@ -70,7 +71,7 @@ def prepare_capture(
         bucket=options.bucket,
         tokens=options.tokens,
         reduce=options.reduce,
-        top_k=options.top_k,
+        **({"top_k": options.top_k} if "topk" in options.reduce else {}),
         keep_rows=options.keep_rows,
         changes=changes,
     )
@@ -104,3 +105,12 @@ def prepare_capture(
         recipe=recipe,
         session=session,
     )
+
+
+def _autocasts() -> list[str]:
+    """Return the casts of operations that are on in this thread, which no name gives."""
+    return [
+        f"torch.autocast({kind}, {str(torch.get_autocast_dtype(kind)).removeprefix('torch.')})"
+        for kind in ("cpu", "cuda", "mps", "xpu")
+        if torch.is_autocast_enabled(kind)
+    ]

@@ -29,6 +29,7 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "process": os.getpid(),
         "git": git_revision(),
+        "numerics": numerics(),
     }
 
 
@@ -46,6 +47,15 @@ def versions() -> Mapping[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def numerics() -> dict[str, Any]:
+    """Return the settings of torch in this process that may change the last bits of floats."""
+    return {
+        "threads": torch.get_num_threads(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def git_revision() -> dict[str, Any] | None:

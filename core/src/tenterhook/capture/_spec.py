@@ -56,7 +56,8 @@ class CaptureSpec:
     top_k: int = 20
     """How many of the highest values `topk` keeps of each feature."""
     changes: tuple[str, ...] = ()
-    """The controllers and replacements at work, by their ids: what ran was not the model alone."""
+    """The controllers and replacements at work, by their ids, and `torch.autocast` where that is:
+    what ran was not the model alone."""
     algorithm: int = ALGORITHM
 
     def values(self) -> dict[str, Any]:
