@@ -11,8 +11,8 @@ of batches as SAELens does, and its writer of Arrow files alone. Files are made 
 Wall-clock time, rounds interleaved in random order; each way writes to a folder of its own, which
 is removed at once. Ratios are those of one round, and every round counts. CPU time is that of the
 process, and steadier than a disk. It needs three times the bytes of a round of free disk
-(`--megabytes`, 200 unless said), takes less where there is less, and ends within 90 seconds.
-`--folder` says on which disk, this folder's unless said.
+(`--megabytes`, 192 unless said, which is two units), takes less where there is less, and ends
+within 90 seconds. `--folder` says on which disk, this folder's unless said.
 """
 
 import argparse
@@ -208,7 +208,7 @@ def timed(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--megabytes", type=int, default=192)
     parser.add_argument("--folder", default=".")
     asked = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="bench-", dir=asked.folder))
