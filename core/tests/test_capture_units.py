@@ -1,10 +1,12 @@
 """Units that fail, slices of a plan, captures made again: what becomes of a run."""
 
 import pickle
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -481,3 +483,33 @@ def test_a_process_says_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
         found[0]["host"],
     )
     assert not [each for each in threading.enumerate() if each.name == "tenterhook-session"]
+
+
+def test_the_code_that_made_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session has the commit of the working folder, and whether tracked files differ from it."""
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        return subprocess.run(
+            ["git", *who, *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def noted() -> Any:
+        store = MemoryStore()
+        save_activations(WordModel(), "head", ["a b"], store, run_name="run")
+        (session,) = store.run("run").metadata["sessions"]
+        return session["git"]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert noted() is None
+    git("init", "-q")
+    assert noted() is None
+    Path("code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "-qm", "first")
+    Path("other.py").write_text("not tracked")
+    commit = git("rev-parse", "HEAD")
+    assert noted() == {"commit": commit, "changed": False}
+    Path("code.py").write_text("2")
+    assert noted() == {"commit": commit, "changed": True}
