@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
 EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/pyproject.toml"))
+SAELENS = "sae-lens==6.54.12"
 CONSTRAINED = ("-c", str(HERE / "constraints.txt"))
 
 
@@ -85,6 +86,23 @@ def bench(session: nox.Session) -> None:
     for script in sorted(HERE.glob("benchmarks/bench_*.py")):
         if not session.posargs or script.stem.removeprefix("bench_") in session.posargs:
             session.run("python", str(script))
+
+
+@nox.session
+def saelens(session: nox.Session) -> None:
+    """Compare files and numbers of SAEs with SAELens, in an environment of its own.
+
+    Not among the sessions that every change must pass: SAELens brings some 60 packages that nothing
+    else needs, and installing takes about two minutes. What follows `--` goes to pytest, `-- bench`
+    times SAEs beside SAELens.
+    """
+    install_members(session)
+    session.install(*CONSTRAINED, SAELENS, "hypothesis", "pytest", "pytest-timeout")
+    if session.posargs[:1] == ["bench"]:
+        session.run("python", "benchmarks/bench_sae.py", *session.posargs[1:])
+        return
+    tests = sorted(map(str, HERE.glob("plugins/sae/tests/test_sae_[fs]*.py")))
+    session.run("pytest", *tests, *session.posargs, env={"TENTERHOOK_NEED_SAELENS": "1"})
 
 
 @nox.session

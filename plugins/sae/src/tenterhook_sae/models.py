@@ -96,10 +96,12 @@ class BatchTopKSae(Sae):
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the latents above the threshold, and 0 elsewhere."""
+        return torch.where(self.active(pre), pre, 0)
+
+    def active(self, pre: Tensor) -> Tensor:
+        """Return which latents are above the threshold."""
         threshold = float(self.threshold)
-        if threshold < 0:
-            return self._of_batch(pre)
-        return torch.where(pre > threshold, pre, 0)
+        return self._of_batch(pre) != 0 if threshold < 0 else pre > threshold
 
     def _of_batch(self, pre: Tensor) -> Tensor:
         flat = pre.relu().reshape(-1)
@@ -174,7 +176,11 @@ class JumpReLUSae(Sae):
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the positive latents above their thresholds, and 0 elsewhere."""
-        return torch.where(pre > self.threshold, pre.relu(), 0)
+        return torch.where(self.active(pre), pre, 0)
+
+    def active(self, pre: Tensor) -> Tensor:
+        """Return which latents are positive and above their thresholds."""
+        return pre > self.threshold.clamp_min(0)
 
     def training_latents(self, pre: Tensor) -> Tensor:
         """Return the latents, with a gradient for the thresholds."""
@@ -211,6 +217,10 @@ class L1Sae(Sae):
     def activate(self, pre: Tensor) -> Tensor:
         """Return what is positive, and 0 elsewhere."""
         return pre.relu()
+
+    def active(self, pre: Tensor) -> Tensor:
+        """Return which latents are positive."""
+        return pre > 0
 
     def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
         """Return the mean over rows of the latents, each times its decoder row's length."""

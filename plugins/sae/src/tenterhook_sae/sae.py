@@ -109,9 +109,13 @@ class Sae(Detector, Controller, nn.Module):
     def activate(self, pre: Tensor) -> Tensor:
         """Return the latents, of the shape of what came out of the encoder; most are 0."""
 
+    def active(self, pre: Tensor) -> Tensor:
+        """Return which latents are active, bool of the same shape; they are what came out."""
+        return self.activate(pre) != 0
+
     def activate_sparse(self, pre: Tensor) -> SparseLatents:
         """Return the latents with only the active ones kept."""
-        return SparseLatents.of_dense(self.activate(pre))
+        return SparseLatents.of_active(pre, self.active(pre))
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the latents `(..., n_latents)` of activations `(..., n_inputs)`.
@@ -143,7 +147,8 @@ class Sae(Detector, Controller, nn.Module):
 
     def encode_kept(self, x: Tensor) -> Tensor | SparseLatents:
         """Return the latents in the form that takes less memory."""
-        return compact(self.activate(self.pre_activations(x)))
+        pre = self.pre_activations(x)
+        return compact(pre, self.active(pre))
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:

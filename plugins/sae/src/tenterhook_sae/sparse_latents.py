@@ -40,11 +40,20 @@ class SparseLatents:
     @classmethod
     def of_dense(cls, latents: Tensor) -> "SparseLatents":
         """Return those of `latents` `(..., n_latents)` that are not 0."""
-        flat = latents.reshape(-1, latents.shape[-1])
-        row, indices = flat.nonzero(as_tuple=True)
-        counts = torch.bincount(row, minlength=len(flat))
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return cls(shape=latents.shape, offsets=offsets, indices=indices, values=flat[row, indices])
+        return cls.of_active(latents, latents != 0)
+
+    @classmethod
+    def of_active(cls, latents: Tensor, active: Tensor) -> "SparseLatents":
+        """Return those of `latents` `(..., n_latents)` where `active`, bool of that shape, says."""
+        count = latents.shape[-1]
+        entry = active.reshape(-1).nonzero().reshape(-1)
+        starts = torch.arange(0, active.numel() + 1, count, device=entry.device)
+        return cls(
+            shape=latents.shape,
+            offsets=torch.searchsorted(entry, starts),
+            indices=entry.remainder(count),
+            values=latents.reshape(-1)[entry],
+        )
 
     @property
     def nbytes(self) -> int:
@@ -93,10 +102,10 @@ class SparseLatents:
         )
 
 
-def compact(latents: Tensor) -> "Tensor | SparseLatents":
-    """Return what takes less memory: the latents as they are, or only those that are not 0."""
+def compact(latents: Tensor, active: Tensor) -> "Tensor | SparseLatents":
+    """Return latents, 0 where they are not active, in the form that takes less memory."""
     entry = 8 + latents.element_size()
     rows = latents.numel() // max(latents.shape[-1], 1)
-    if int(torch.count_nonzero(latents)) * entry + 8 * (rows + 1) < latents.nbytes:
-        return SparseLatents.of_dense(latents)
-    return latents
+    if int(torch.count_nonzero(active)) * entry + 8 * (rows + 1) < latents.nbytes:
+        return SparseLatents.of_active(latents, active)
+    return torch.where(active, latents, 0)

@@ -141,10 +141,12 @@ class TopTexts:
         if forward is not None and forward.rows is not None:  # the layer was called before
             known: list[_Row] = forward.rows
             return known
-        new = [
-            [id for id, is_real in zip(row, mask, strict=True) if is_real]
-            for row, mask in zip(ids.tolist(), seen.real.tolist(), strict=True)
-        ]
+        new: list[list[int]] = ids.tolist()
+        if not seen.real.all():
+            new = [
+                [id for id, is_real in zip(row, mask, strict=True) if is_real]
+                for row, mask in zip(new, seen.real.tolist(), strict=True)
+            ]
         past = (seen.count - seen.real.sum(1)).tolist()
         marks = None if forward is None else forward.past
         if marks is None and not any(past):
