@@ -13,7 +13,7 @@ from tenterhook.capture import save_activations
 from tenterhook.documents import read_documents
 from tenterhook.plugins import PluginManager
 from tenterhook.store import LocalStore
-from tenterhook_sae import TopKSae, TopText, load_sae, save_sae, write_page
+from tenterhook_sae import BadSetting, TopKSae, TopText, load_sae, save_sae, write_page
 from tenterhook_sae._cli import sae as command
 from tenterhook_sae.examples import Example
 
@@ -144,6 +144,19 @@ def test_a_latent_that_is_not_there(trained: str) -> None:
     """The range is named."""
     with pytest.raises(IndexError, match="There is no latent 256: the latents are 0 to 255"):
         run("top", "tiny:", trained, "256")
+
+
+def test_a_device_that_is_not_there(trained: str, store: str, tmp_path: Path) -> None:
+    """Each command that takes one names it, and nothing is written."""
+    out = str(tmp_path / "sae")
+    for words in (
+        ("train", store, "first", "layer_1", "--out", out, *SHORT),
+        ("eval", "tiny:", trained),
+        ("top", "tiny:", trained, "3"),
+    ):
+        with pytest.raises(BadSetting, match=r"device='nowhere' is not there \(.+\); leave it out"):
+            run(*words, "--device", "nowhere")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_data_that_can_be_read_again(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def train(
     kept = len(rows) - int(hold_out * len(rows))
     batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, kept))
     torch.manual_seed(seed)
-    made = _made(kind, latents or 8 * batches.width, batches.width, k, device)
+    made = _made(kind, latents or 8 * batches.width, batches.width, k, _present(device))
     settings = TrainingSettings(
         steps=steps,
         learning_rate=learning_rate,
@@ -144,7 +144,7 @@ def evaluate(
     from tenterhook_sae.examples import layer_of
     from tenterhook_sae.files import load_sae
 
-    found = load_sae(folder, device=device or "cpu")
+    found = load_sae(folder, device=_present(device or "cpu"))
     where = layer_of(found, layer)
     documents = _documents(found, data, field, sample_limit)
     loaded = load_model(model, device=device)
@@ -192,7 +192,7 @@ def top(
     from tenterhook_sae.examples import find_examples, layer_of, write_page
     from tenterhook_sae.files import load_sae
 
-    found = load_sae(folder, device=device or "cpu")
+    found = load_sae(folder, device=_present(device or "cpu"))
     number = found.concepts.number(int(latent) if latent.lstrip("-").isdigit() else latent)
     where = layer_of(found, layer)
     documents = _documents(found, data, field, sample_limit)
@@ -231,6 +231,20 @@ def _around(tokens: tuple[str, ...], example: Any, width: int = 10) -> str:
     before, after = max(0, at - width), at + width + 1
     said = "".join(tokens[before:after]).replace("\n", "↵")
     return f"{'…' if before else ''}{said}{'…' if after < len(tokens) else ''}"
+
+
+def _present(device: str) -> str:
+    """Return the name of a device that is there; raise `BadSetting` for another."""
+    import torch
+
+    from tenterhook_sae.errors import BadSetting
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise BadSetting("device", device, f"there ({why}); leave it out, or use 'cpu'") from error
+    return device
 
 
 def _made(kind: str, n_latents: int, n_inputs: int, k: float, device: str) -> "Sae":
