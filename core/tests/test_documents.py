@@ -21,6 +21,7 @@ from tenterhook.hookspecs import hookimpl
 from tenterhook.loading import BadModelName, load_model
 from tenterhook.plugins import default_manager
 from tenterhook.schemes import MissingPlugin, UnknownScheme, split_scheme
+from tenterhook.testing.text_models import WordModel
 
 
 def saved(folder: Path, name: str, content: str | bytes) -> str:
@@ -172,7 +173,9 @@ def read_here(name: str, *, field: str | None = None) -> Documents:
 
 def load_here(name: str, **settings: Any) -> Any:
     """Serve models in these tests."""
-    return name, settings
+    model: Any = WordModel()
+    model.asked = name, settings
+    return model
 
 
 class Serving:
@@ -207,11 +210,11 @@ def test_plugins_serve_names(serving: None, tmp_path: Path) -> None:
 def test_plugins_serve_models(serving: None) -> None:
     """So it is with models."""
     loaded: Any = load_model("here:x", device="cpu")
-    assert loaded == ("x", {"dtype": None, "device": "cpu", "revision": None})
+    assert loaded.asked == ("x", {"dtype": None, "device": "cpu", "revision": None})
     loaded = load_model("org/name", revision="main")
-    assert loaded == ("org/name", {"dtype": None, "device": None, "revision": "main"})
+    assert loaded.asked == ("org/name", {"dtype": None, "device": None, "revision": "main"})
     loaded = load_model("C:\\models\\x")
-    assert loaded[0] == "C:\\models\\x"
+    assert loaded.asked[0] == "C:\\models\\x"
 
 
 def test_missing_plugins() -> None:

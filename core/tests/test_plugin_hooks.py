@@ -16,7 +16,7 @@ from tenterhook.capture import save_activations
 from tenterhook.documents import read_documents
 from tenterhook.errors import UnknownLayer
 from tenterhook.loading import load_model
-from tenterhook.plugins import PluginManager, PluginWarning
+from tenterhook.plugins import BrokenExtension, PluginManager, PluginWarning
 from tenterhook.standard_names import StandardNames
 from tenterhook.store import MemoryStore
 from tenterhook.testing.text_models import WordModel
@@ -70,12 +70,73 @@ class TestStores:
 class TestLoaders:
     def test_a_scheme_is_served(self, install: Install) -> None:
         """It is called with what follows the colon and with what was asked for."""
-        load = "\ndef load(name, *, dtype, device, revision): return name, dtype, device, revision"
+        load = """
+from tenterhook.testing.text_models import WordModel
+def load(name, *, dtype, device, revision):
+    model = WordModel()
+    model.asked = name, dtype, device, revision
+    return model
+"""
         install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
 
         found: Any = load_model("words:a:b", dtype="float16", revision="r")
 
-        assert found == ("a:b", "float16", None, "r")
+        assert found.asked == ("a:b", "float16", None, "r")
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize(
+        ("load", "cause"),
+        [
+            ("\ndef load(name, **settings): return name", "returned a str.*no TextModel"),
+            ("\ndef load(name, **settings): pass", "returned a NoneType"),
+            (
+                "\nfrom torch.nn import Linear as load",
+                "cannot be called as its kind is.*missing a required argument: 'out_features'",
+            ),
+            (
+                "\nimport tenterhook, torch"
+                "\ndef load(name, **settings): return tenterhook.attach(torch.nn.Identity())",
+                "returned a HookedModel.*no max_tokens, token_ids, run_token_ids, describe_model",
+            ),
+            ("\nasync def load(name, **settings): pass", "write `def`, not `async def`"),
+            (
+                "\ndef load(name): pass",
+                "cannot be called as its kind is.*unexpected keyword argument 'dtype'",
+            ),
+            ("\nload = 3", "is of type int, which cannot be called"),
+        ],
+        ids=["text", "nothing", "a class", "a bare model", "async", "keywords", "no function"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, load: str, cause: str
+    ) -> None:
+        """At once, with its plugin: the model would fail later, and nobody know whose it is."""
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        with pytest.raises(BrokenExtension, match=f"Loader 'words' of plugin 'one'.*{cause}"):
+            load_model("words:")
+
+    def test_what_it_raises_stays_what_it_is(self, install: Install) -> None:
+        """A name that it does not know is its user's mistake, and a `TypeError` inside its own."""
+        load = "\ndef load(name, **settings): len(name, 3)"
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        with pytest.raises(TypeError, match="exactly one argument"):
+            load_model("words:")
+
+    def test_the_command_line_fails_with_one_line(
+        self, install: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nothing that is typed otherwise repairs it."""
+        load = "\ndef load(name, **settings): return name"
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        with pytest.raises(SystemExit) as stop:
+            _cli.main(["layers", "words:"])
+
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 1
+        assert line.startswith("error: Loader 'words' of plugin 'one' (one 1.0) returned a str")
 
 
 class TestDatasets:
@@ -92,6 +153,31 @@ def read(name, *, field):
 
         assert (list(found), found.field) == (["The fog comes"], "line")
         assert "fog" in found.source
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize(
+        ("read", "cause"),
+        [
+            (
+                "\ndef read(name, *, field): return ['The fog comes']",
+                "returned a list.*no Documents",
+            ),
+            ("\nasync def read(name, *, field): pass", "write `def`, not `async def`"),
+            (
+                "\ndef read(name): pass",
+                "cannot be called as its kind is.*unexpected keyword argument 'field'",
+            ),
+        ],
+        ids=["a list", "async", "keywords"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, read: str, cause: str
+    ) -> None:
+        """At once, with its plugin."""
+        install("one", {"one": declaring("datasets", "poems", "plugin_one:read") + read})
+
+        with pytest.raises(BrokenExtension, match=f"Dataset 'poems' of plugin 'one'.*{cause}"):
+            read_documents("poems:fog")
 
 
 NAMES = """
@@ -156,6 +242,35 @@ class TestLayerNames:
 
         with pytest.warns(PluginWarning, match=f"'a' of plugin 'two' .*{cause}"):
             assert model.layers.index.resolve("resid_post.0").name == "stack.0"
+
+    def test_one_that_names_what_is_not_there_is_skipped(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """Before a name of it is used, whichever that is; told once of a model, with the paths."""
+        wrong = NAMES.replace('f"stack.{at}"', 'f"stock.{at}" if at else "stack.0"')
+        install("one", {"one": declaring("layer_names", "z", "plugin_one:name") + NAMES})
+        install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + wrong})
+
+        with pytest.warns(PluginWarning) as caught:
+            found = model.layers.index.expand(["resid_post.0", "resid_post.2", "resid_post.*"])
+
+        assert [layer.name for layer in found] == ["stack.0", "stack.2", "stack.1"]
+        (warning,) = caught
+        assert "'a' of plugin 'two' (two 1.0) failed" in str(warning.message)
+        assert "names 'stock.1', which is not in this Module, and 1 more" in str(warning.message)
+
+    def test_names_that_name_each_other_are_no_layers(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """A standard name stands for a dotted name."""
+        wrong = NAMES.replace('f"stack.{at}"', 'f"resid_post.{at}"')
+        install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + wrong})
+
+        with (
+            pytest.warns(PluginWarning, match="names 'resid_post.0', which is not in"),
+            pytest.raises(UnknownLayer, match="no installed plugin knows"),
+        ):
+            model.layers.index.resolve("resid_post.0")
 
     def test_a_name_that_no_plugin_knows(
         self, install: Install, model: tenterhook.HookedModel

@@ -14,8 +14,9 @@ from tenterhook._data_errors import NoSuchData as NoSuchData
 from tenterhook._data_errors import UnknownField as UnknownField
 from tenterhook._data_errors import UnreadableData as UnreadableData
 from tenterhook._numbers import Numbers
+from tenterhook._saying import type_name
 from tenterhook.errors import closest
-from tenterhook.schemes import DEFAULT, absolute_name, load_served, split_scheme
+from tenterhook.schemes import DEFAULT, absolute_name, serving, split_scheme
 
 SampleBy = Literal["line", "paragraph", "document"]
 """What is one document in a text file: a line, what stands between empty lines, or all of it."""
@@ -216,7 +217,7 @@ def read_documents(
     and counted.
 
     Raises `NoSuchData`, `NoDocuments`, `UnknownField`, `UnreadableData`, `UnknownScheme`,
-    `MissingPlugin`, and what a plugin raises.
+    `MissingPlugin`, `BrokenExtension` where a plugin returns something else, and what it raises.
     """
     if sample_by not in get_args(SampleBy):
         raise ValueError(f"sample_by={sample_by!r} is not one of {list(get_args(SampleBy))}.")
@@ -237,8 +238,10 @@ def _read(name: str, field: str | None, sample_by: SampleBy) -> Documents:
         if path.exists() and not path.is_dir():
             raise UnreadableData(name, "this is neither a file nor a folder")
         name = f"{DEFAULT}:{path if path.is_dir() else name}"
-    read, rest = load_served("datasets", name)
-    documents: Documents = read(rest, field=field)
+    source, rest = serving("datasets", name)
+    documents = source.call(rest, field=field)
+    if not isinstance(documents, Documents):
+        raise source.broken(f"returned a {type_name(documents)}, which is no Documents")
     return documents
 
 

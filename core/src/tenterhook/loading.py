@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tenterhook._saying import type_name
 from tenterhook.errors import TenterhookError
-from tenterhook.schemes import absolute_name, load_served
+from tenterhook.schemes import absolute_name, serving
+from tenterhook.text_model import TextModel
 
 if TYPE_CHECKING:
     import torch
 
-    from tenterhook.text_model import TextModel
+    from tenterhook.plugins import Registered
 
 
 class BadModelName(TenterhookError, ValueError):
@@ -69,7 +71,7 @@ class ModelName:
         """Return it, dtype and device as torch has them or as their names."""
         return cls(name, _plain(dtype), revision, _plain(device), attn_implementation)
 
-    def load(self) -> "TextModel":
+    def load(self) -> TextModel:
         """Load it; see `load_model`."""
         return load_model(
             self.name,
@@ -104,25 +106,37 @@ def load_model(
     device: "str | torch.device | None" = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
-) -> "TextModel":
+) -> TextModel:
     """Load a model: `tiny:` and so on by the plugin of that scheme, other names from the hub.
 
     `dtype`, `device` and `revision` are handed on; the loader decides where they are `None`.
     `attn_implementation` is handed on where it is given: models of transformers compute attention
     patterns with `"eager"`, and other last bits of every row.
-    Raises `UnknownScheme`, `MissingPlugin` (saying what to install), `NoAttentionChoice`, and what
-    the loader raises.
+    Raises `UnknownScheme`, `MissingPlugin` (saying what to install), `NoAttentionChoice`,
+    `BrokenExtension` where the loader returns no `TextModel`, and what the loader raises.
     """
     if not name.strip() or "\0" in name:
         raise BadModelName(name)
-    load, rest = load_served("loaders", name)
+    loader, rest = serving("loaders", name)
     settings: dict[str, Any] = {"dtype": dtype, "device": device, "revision": revision}
     if attn_implementation is not None:
-        if not _takes(load, "attn_implementation"):
+        if not _takes(loader.load(), "attn_implementation"):
             raise NoAttentionChoice(name, attn_implementation)
         settings["attn_implementation"] = attn_implementation
-    model: TextModel = load(rest, **settings)
+    model = _text_model(loader, loader.call(rest, **settings))
     note_name(model, ModelName.of(name, dtype, revision, device, attn_implementation))
+    return model
+
+
+def _text_model(loader: "Registered", found: Any) -> TextModel:
+    """Return what the loader returned; raise `BrokenExtension` where it is no `TextModel`."""
+    wanted = [name for name in vars(TextModel) if not name.startswith("_")]
+    lacking = [name for name in wanted if not hasattr(found, name)]
+    if lacking:
+        raise loader.broken(
+            f"returned a {type_name(found)}, which is no TextModel: it has no {', '.join(lacking)}"
+        )
+    model: TextModel = found
     return model
 
 

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from tenterhook.errors import TenterhookError, closest
-from tenterhook.plugins import default_manager
+from tenterhook.plugins import Registered, default_manager
 from tenterhook.plugins._first_party import FIRST_PARTY
 
 DEFAULT = "hf"
@@ -64,7 +63,7 @@ def absolute_name(name: str) -> str:
     return str(path.absolute()) if path.exists() else name
 
 
-def load_served(kind: str, name: str) -> tuple[Any, str]:
+def serving(kind: str, name: str) -> tuple[Registered, str]:
     """Return what serves a name of `"loaders"` or `"datasets"`, and what to hand it.
 
     Raises `UnknownScheme`, `AmbiguousExtension` where plugins clash over the scheme, or
@@ -76,7 +75,7 @@ def load_served(kind: str, name: str) -> tuple[Any, str]:
     wanted = scheme or DEFAULT
     said = {"loaders": "models", "datasets": "data"}[kind]
     if wanted in known:
-        return known[wanted].load(), rest
+        return known[wanted], rest
     if clash := manager.clash(kind, wanted):
         raise clash
     if distribution := FIRST_PARTY[kind].get(wanted):

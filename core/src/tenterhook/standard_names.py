@@ -6,6 +6,7 @@ add to the stream. Which layers those are, plugins know; which sum holds, `resid
 
 import re
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, final, get_args
 
@@ -86,7 +87,8 @@ class StandardNames:
 def standard_names(module: "nn.Module") -> StandardNames | None:
     """Return the standard names of a model's layers; `None` where no plugin knows the model.
 
-    A plugin that fails is skipped with a `PluginWarning`.
+    A plugin that fails, or names layers that the model does not have, is skipped with a
+    `PluginWarning`, one for each model.
     """
     for registered in default_manager().extensions("layer_names").values():
         found = _asked(registered, module)
@@ -98,16 +100,47 @@ def standard_names(module: "nn.Module") -> StandardNames | None:
 def _asked(registered: Registered, module: "nn.Module") -> StandardNames | None:
     try:
         found = registered.load()(module)
-        if found is None or type(found) is StandardNames:
-            return found
-        raise TypeError(f"it returned a {type_name(found)}, and no StandardNames")
+        if found is None:
+            return None
+        if type(found) is not StandardNames:
+            raise TypeError(f"it returned a {type_name(found)}, and no StandardNames")
+        _check_there(found, module)
+        return found
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - it is shown, and others may know the model
-        warnings.warn(
+        _warn_once(
+            module,
             f"Layer names {registered.extension.name!r} of {registered.origin} failed: "
             f"{said(error)}",
-            PluginWarning,
-            stacklevel=3,
         )
         return None
+
+
+def _check_there(names: StandardNames, module: "nn.Module") -> None:
+    """Raise `LookupError` where layers are named that the model does not have."""
+    absent = [path for path in names.layers.values() if not _has(module, path)]
+    if absent:
+        more = f", and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise LookupError(
+            f"it names {shown(absent[0])}, which is not in this {type_name(module)}{more}"
+        )
+
+
+def _has(module: "nn.Module", path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+_warned: "weakref.WeakKeyDictionary[nn.Module, set[str]]" = weakref.WeakKeyDictionary()
+"""What was said of a model; its names are asked for again and again."""
+
+
+def _warn_once(module: "nn.Module", text: str) -> None:
+    warned = _warned.setdefault(module, set())
+    if text not in warned:
+        warnings.warn(text, PluginWarning, stacklevel=4)
+        warned.add(text)

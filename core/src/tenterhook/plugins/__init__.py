@@ -17,6 +17,7 @@ from tenterhook.plugins._first_party import FIRST_PARTY
 from tenterhook.plugins._manager import PluginManager
 from tenterhook.plugins._problems import (
     AmbiguousExtension,
+    BrokenExtension,
     BrokenPlugins,
     MissingDependency,
     PluginError,
@@ -33,6 +34,7 @@ __all__ = [
     "ONLY_VARIABLE",
     "STRICT_VARIABLE",
     "AmbiguousExtension",
+    "BrokenExtension",
     "BrokenPlugins",
     "MissingDependency",
     "PluginError",

@@ -96,6 +96,17 @@ class AmbiguousExtension(TenterhookError, LookupError):
         )
 
 
+class BrokenExtension(TenterhookError, RuntimeError):
+    """Something that a plugin offers is not what its kind of extension is."""
+
+    def __init__(self, what: str, cause: str, repair: str) -> None:
+        super().__init__(what, cause, repair)
+        self.what, self.cause, self.repair = what, cause, repair
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.cause}. {self.repair}"
+
+
 class MissingDependency(TenterhookError, ImportError):
     """Something that a plugin offers needs a package that is not installed."""
 

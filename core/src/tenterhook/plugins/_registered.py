@@ -1,5 +1,6 @@
 """An extension that a plugin registered: where it comes from, and how it is imported."""
 
+import inspect
 import re
 import shlex
 from importlib import metadata
@@ -7,10 +8,10 @@ from typing import Any
 
 import attrs
 
-from tenterhook._saying import printable, said, shown
+from tenterhook._saying import printable, said, shown, type_name
 from tenterhook.extensions import Extension
 from tenterhook.plugins._entry_points import normal_name
-from tenterhook.plugins._problems import MissingDependency, singular
+from tenterhook.plugins._problems import BrokenExtension, MissingDependency, singular
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +64,28 @@ class Registered:
                 name=self.extension.target.partition(":")[0],
             ) from error
 
+    def call(self, *arguments: Any, **keywords: Any) -> Any:
+        """Import the thing, call it and return what it returns.
+
+        Raises `BrokenExtension` where it cannot be called so or would be awaited, what `load`
+        raises, and what the call does.
+        """
+        target = self.load()
+        if not callable(target):
+            raise self.broken(f"is of type {type_name(target)}, which cannot be called")
+        if mismatch := _mismatch(target, arguments, keywords):
+            raise self.broken(f"cannot be called as its kind is ({mismatch})")
+        answer = target(*arguments, **keywords)
+        if inspect.iscoroutine(answer):
+            answer.close()  # or Python complains that nobody awaited it
+            raise self.broken("is called, not awaited: write `def`, not `async def`")
+        return answer
+
+    def broken(self, cause: str) -> BrokenExtension:
+        """Return the error to raise where it is not what its kind of extension is."""
+        what = self._what[0].upper() + self._what[1:]
+        return BrokenExtension(what, cause, f"Update {self.distribution or 'it'}.")
+
     @property
     def _what(self) -> str:
         return f"{singular(self.kind)} {self.extension.name!r} of {self.origin}"
@@ -91,6 +114,19 @@ class Registered:
                 extra = re.search(r"extra\s*==\s*['\"]([\w.-]+)", requirement)
                 return shlex.quote(f"{self.distribution}[{extra[1]}]") if extra else found[0]
         return top
+
+
+def _mismatch(call: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
+    """Say why the call does not take the arguments; nothing where it does, or does not tell."""
+    try:
+        signature = inspect.signature(call)
+    except (ValueError, TypeError):  # some builtins have none
+        return ""
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _requirements(distribution: str | None) -> list[str]:
