@@ -98,6 +98,16 @@ def test_they_lint_and_are_formatted(workshop: Path) -> None:
         run("ruff", "format", "--check", ".", cwd=workshop / f"my-{kind}")
 
 
+@each_kind
+@pytest.mark.parametrize("name", ["x" * 35, "x" * 50], ids=len)
+def test_long_names_pass_their_lint(tmp_path: Path, kind: str, name: str) -> None:
+    """Lines break where a formatter would break them."""
+    run("tenterhook", "plugins", "new", name, "--kind", kind, cwd=tmp_path)
+
+    run("ruff", "check", ".", cwd=tmp_path / name)
+    run("ruff", "format", "--check", ".", cwd=tmp_path / name)
+
+
 def test_they_are_typed(workshop: Path) -> None:
     """By mypy, strictly, with the settings they were written with; all at once, to save time.
 

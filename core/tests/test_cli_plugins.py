@@ -411,7 +411,7 @@ class TestNew:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
-        "name", ["", "../x", "a b", "1st", "-x", "x" * 61, "torch", "json", "zarr", "memory"]
+        "name", ["", "../x", "a b", "1st", "-x", "x" * 51, "torch", "json", "zarr", "memory"]
     )
     def test_names_that_cannot_be(self, th: Th, tmp_path: Path, name: str) -> None:
         """They would leave the folder, or hide another package, or a name of ours."""

@@ -14,6 +14,12 @@ from tenterhook.plugins import FIRST_PARTY
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.][A-Za-z0-9]+)*")
 
+LINE_LENGTH = 100
+"""Of what is written; its `pyproject.toml` says so."""
+
+LONGEST_NAME = 50
+"""Of a distribution, so that lines fit."""
+
 _OF_CORE = {"MemoryStore": "tenterhook"}
 _HELP = {
     "detector": "Keeps the largest entry of each feature.",
@@ -34,8 +40,11 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
 
     Raises `click.BadParameter` for what cannot name a distribution, or names one that is taken.
     """
-    if not _NAME.fullmatch(name) or len(name) > 60:
-        raise _bad(f"{name!r} cannot name a distribution; use letters, digits and '-': my-{kind}")
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise _bad(
+            f"{name!r} cannot name a distribution; use letters, digits and '-', {LONGEST_NAME} at "
+            f"most: my-{kind}"
+        )
     package = re.sub(r"[-_.]", "_", name).lower()
     if owner := _owner(name, package):
         raise _bad(
@@ -61,6 +70,7 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
         "version": __version__,
         "next_version": f"{major}.{int(minor) + 1}",
     }
+    values["import_target"] = _import(f"{package}.{kind}", values["target"])
     values["usage"] = Template(_USAGE[kind]).substitute(values)
     source = f"src/{package}"
     templates = {
@@ -73,6 +83,12 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
     }
     files = {path: _filled(template, values) for path, template in templates.items()}
     return {**files, f"{source}/py.typed": ""}
+
+
+def _import(module: str, name: str) -> str:
+    """Return the import as a formatter leaves it."""
+    line = f"from {module} import {name}"
+    return line if len(line) <= LINE_LENGTH else f"from {module} import (\n    {name},\n)"
 
 
 def _owner(name: str, package: str) -> str | None:
