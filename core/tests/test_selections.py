@@ -265,6 +265,41 @@ class TestTokens:
             model(ids_of(mask), mask.to(kind))
         assert captured.where("line")[0].tolist() == [[0, 1], [1, 0]]
 
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("how", ["bool", "added", "one row for all", "by kind", "longer"])
+    def test_prepared_masks(self, model: HookedModel, side: str, how: str) -> None:
+        """Of a mask `(batch, heads, seq, keys)`, what no token sees is padding."""
+        lengths = [2, 2] if how == "one row for all" else [2, 3]
+        mask = padded(lengths, side)
+        causal = torch.ones(mask.shape[1], mask.shape[1]).tril().bool()
+        given: Any = mask.bool()[:, None, None] & causal
+        if how == "one row for all":
+            given = given[:1]
+        if how == "added":
+            given = torch.zeros(given.shape).masked_fill(~given, torch.finfo(torch.float32).min)
+        if how == "longer":  # as a cache has room
+            given = torch.nn.functional.pad(given, (0, 4))
+        if how == "by kind":
+            given = {"sliding_attention": given[..., :1], "full_attention": given}
+        with model.capture("line", tokens=":") as captured:
+            model(ids_of(mask), attention_mask=given)
+        with model.capture("line", tokens=":") as expected:
+            model(ids_of(mask), mask)
+        assert torch.equal(captured.last("line"), expected.last("line"))
+
+    @pytest.mark.parametrize("given", [torch.ones(2, 3, 3), {"sliding_attention": 1}, object()])
+    def test_other_masks(self, model: HookedModel, given: Any) -> None:
+        """Where a mask does not say what padding is, tokens cannot be selected; rows can."""
+        ids = torch.arange(6).reshape(2, 3)
+        with model.capture("line", rows=1) as captured:
+            model(ids, attention_mask=given)
+        assert captured.last("line").shape == (1, 3, WIDTH)
+        with (
+            pytest.raises(ValueError, match="does not say which are real"),
+            model.capture("line", tokens="last"),
+        ):
+            model(ids, attention_mask=given)
+
     def test_holes(self, model: HookedModel) -> None:
         """A mask with holes counts what is real around them."""
         mask = torch.tensor([[0, 1, 0, 1, 1]])

@@ -53,7 +53,9 @@ def named_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
     for value in (*args, *given.values()):
         if isinstance(value, Mapping):
             named.update(value)
-    named.update((name, value) for name, value in given.items() if not isinstance(value, Mapping))
+    for name, value in given.items():
+        if name not in named or not isinstance(value, Mapping):
+            named[name] = value
     return named
 
 

@@ -218,6 +218,9 @@ class Seen:
     copies: int = 1
     """How many rows of this forward (beams, samples) stand for one row of the batch."""
 
+    unread: str | None = None
+    """What was given as attention mask, where it does not say which tokens are real."""
+
     @classmethod
     def of_all(cls, batch: int, seq: int) -> "Seen":
         """Return tokens that are all real and all given."""
@@ -255,10 +258,33 @@ class Seen:
             return None
         batch, seq = shape
         mask = named.get("attention_mask")
+        if isinstance(mask, Mapping):  # one for each kind of layer
+            mask = mask.get("full_attention", mask)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= seq:
             return cls.read(mask, seq, generation=generation)
+        real = _keys_seen(mask, batch, past + seq)
+        if real is not None:
+            return cls.read(real, seq, generation=generation)
         everything = torch.ones(batch, past + seq, dtype=torch.bool)
-        return cls.read(everything, seq, generation=generation)
+        seen = cls.read(everything, seq, generation=generation)
+        return seen if mask is None else attrs.evolve(seen, unread=_said(mask))
+
+
+def _keys_seen(mask: Any, batch: int, width: int) -> Tensor | None:
+    """Return what a mask `(batch, heads, seq, keys)` says of the first `width` tokens.
+
+    Bool, or what is added to the scores: a token that no query sees is padding. `None` for a mask
+    of another form.
+    """
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[3] < width:
+        return None
+    visible = mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask != 0
+    return visible[..., :width].flatten(1, 2).any(1).expand(batch, width)
+
+
+def _said(mask: Any) -> str:
+    shape = f" of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else ""
+    return f"{type(mask).__name__}{shape}"
 
 
 def _token_shape(named: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -400,7 +426,14 @@ class Watch:
                 "Tokens are selected, and the layer is given the encoder's, whose padding a "
                 "decoder does not know. Select them in the encoder: tenterhook.attach(encoder)."
             )
-        return self._tokens(forwards[-1])
+        seen = self._tokens(forwards[-1])
+        if selection.of_tokens and seen is not None and seen.unread is not None:
+            raise ValueError(
+                f"Tokens are selected, and the attention mask, a {seen.unread}, does not say which "
+                "are real. Give the model a mask (batch, seq) of 1 and 0, or one prepared for "
+                "attention (batch, heads, seq, keys)."
+            )
+        return seen
 
     def _tokens(self, forward: _Forward) -> Seen | None:
         if not forward.is_read:

@@ -107,7 +107,7 @@ def make_model() -> Callable[..., Any]:
         tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
         part = "Text" if family == "gemma3" else ""
         config = getattr(transformers, f"{name}{part}Config")(
-            vocab_size=320, **sizes, **{**tokens, **settings}
+            vocab_size=320, **{**sizes, **tokens, **settings}
         )
         torch.manual_seed(0)
         model = getattr(transformers, f"{name}{head}")(config).eval()

@@ -48,6 +48,40 @@ def push(lm: LanguageModel) -> Callable[[Tensor], Tensor]:
     return lambda activation: activation + vector
 
 
+class TestStaticCache:
+    """A cache of a length of its own comes with a prepared mask, which says what padding is."""
+
+    @pytest.fixture(
+        params=["gpt2", "llama", "opt", "gemma2-4", "gemma2-17", "gemma2-18", "gemma2-40"]
+    )
+    def model(self, request: Any, make_model: Make, tokenizer: Any) -> LanguageModel:
+        """One family after another, some with a window of tokens that layers look back at."""
+        family, _, window = request.param.partition("-")
+        sizes = {"sliding_window": int(window)} if window else {}
+        return LanguageModel(make_model(family, eos_token_id=None, **sizes), tokenizer)
+
+    @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["padded", "alone"])
+    def test_rows(self, model: LanguageModel, prompts: list[str]) -> None:
+        """Each real token of the final sequences has one row, equal to that of the row alone."""
+        layer = block_of(model)
+        with model.capture(layer, tokens=":") as captured:
+            found = model.generate(prompts, **LENGTH, cache_implementation="static")
+        plain = model.generate(prompts, **LENGTH)
+        assert found.token_ids == plain.token_ids
+        rows = captured.by_row(layer)
+        for row, ids in zip(rows, found.token_ids, strict=True):
+            torch.testing.assert_close(row, rows_alone(model, layer, ids), atol=1e-4, rtol=1e-3)
+
+    def test_phase(self, model: LanguageModel) -> None:
+        """What was generated is told from the prompt."""
+        layer = block_of(model)
+        with model.capture(layer, phase="generated") as captured:
+            found = model.generate(PROMPTS, **LENGTH, cache_implementation="static")
+        lengths = [len(row) for row in captured.by_row(layer)]
+        wanted = zip(found.token_ids, found.prompt_lengths, strict=True)
+        assert lengths == [len(ids) - length for ids, length in wanted]
+
+
 class TestCaptured:
     @pytest.mark.parametrize("cache", [True, False], ids=["cached", "uncached"])
     @pytest.mark.parametrize("phase", ["prompt", "generated"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tenterhook.scopes import capturing
 from tenterhook.selections import generating
@@ -122,10 +123,22 @@ def _run_last_token(module: Any, found: Any, prompt_mask: Tensor) -> None:
     if positions is not None:
         inputs["position_ids"] = positions.to(sequences.device)[:, length:]
     if length:
+        _make_room(past)
         inputs |= {"past_key_values": past, "use_cache": True}
     else:
         inputs["use_cache"] = False
     module(**inputs)
+
+
+def _make_room(cache: Any) -> None:
+    """Have a static cache that is full, as it is when all is generated, hold one token more."""
+    for layer in getattr(cache, "layers", ()):
+        room = getattr(layer, "max_cache_len", None)
+        if room is not None and int(layer.get_seq_length()) == room:
+            layer.keys, layer.values = (
+                pad(held, (0, 0, 0, 1)) for held in (layer.keys, layer.values)
+            )
+            layer.max_cache_len = room + 1
 
 
 def _check_generates(module: Any) -> None:
