@@ -145,3 +145,37 @@ def test_a_broken_plugin_is_reported_once_to_threads(install: InstalledPlugins) 
     """
 
     assert run(install.site, code, "bad") == "1 1\n"
+
+
+LOOK = """
+import threading, warnings
+from tenterhook.plugins import BrokenPlugins, default_manager
+warnings.simplefilter("ignore")
+start, found = threading.Barrier(8), []
+def look():
+    start.wait()
+    try:
+        manager = default_manager()
+        found.append((len(manager.extensions("detectors")), len(manager.problems)))
+    except BrokenPlugins as error:
+        found.append(len(error.problems))
+threads = [threading.Thread(target=look) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(60)
+print(len(found), set(found))
+"""
+
+
+@pytest.mark.parametrize(("strict", "found"), [("0", "{(1, 2)}"), ("1", "{2}")])
+def test_threads_see_all_that_is_wrong(
+    install: InstalledPlugins, monkeypatch: pytest.MonkeyPatch, strict: str, found: str
+) -> None:
+    """Whoever found it: none goes on as if nothing were, least of all in strict mode."""
+    monkeypatch.setenv("TENTERHOOK_STRICT_PLUGINS", strict)
+    install("bad", {"bad": "import time\ntime.sleep(0.01)\n1 / 0"})
+    install("one", {"one": DECLARES.format("One")})
+    install("same", {"same": DECLARES.format("Same")})
+    install("slow", {"slow": "import time\ntime.sleep(0.05)\n" + DECLARES.format("Same")})
+
+    for _ in range(5):  # it takes luck to see it
+        assert run(install.site, LOOK, "bad,one,same,slow") == f"8 {found}\n"

@@ -58,10 +58,11 @@ class PluginManager:
         """For changes of what follows. A plugin's import may wait for another thread's, and that
         for us: whoever runs a plugin's code holds no lock."""
         self._plugins: tuple[_Plugin, ...] = ()
-        self._serving = Serving.of(())
+        self._served: tuple[object, Serving] = ((), Serving.of(()))
+        """Some plugins and what they serve: it is made when somebody asks."""
         self._problems: tuple[PluginProblem, ...] = ()
-        self._tried: dict[tuple[str, str], bool] = {}
-        """The installed plugins, by what they are told apart by: whether each was loaded."""
+        self._tried: dict[tuple[str, str], PluginProblem | None] = {}
+        """The installed plugins, by what they are told apart by: why each was left out, if so."""
         self._follows_installed = False
         if autoload:
             self.load_entry_points()
@@ -78,7 +79,7 @@ class PluginManager:
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is no kind of extension. Use one of {list(KINDS)}.")
-        return self._serving.by_kind[kind]
+        return self._serving().by_kind[kind]
 
     def extension(self, kind: str, name: str) -> Extension:
         """Return the extension of that kind and name.
@@ -97,7 +98,7 @@ class PluginManager:
 
     def clash(self, kind: str, name: str) -> AmbiguousExtension | None:
         """Return the error that tells of a name over which plugins clash; else `None`."""
-        return self._serving.ambiguous(kind, name)
+        return self._serving().ambiguous(kind, name)
 
     def _registered(self, kind: str, name: str) -> Registered:
         known = self.extensions(kind)
@@ -121,7 +122,7 @@ class PluginManager:
                 raise PluginError(name, "a plugin of its name is registered already.")
             self._check_new(plugin, name)
             self._check_taken(name, offers)
-            self._add(_plugin(plugin, name, offers))
+            self._keep((*self._plugins, _plugin(plugin, name, offers)))
 
     def unregister(self, name: str) -> bool:
         """Take out the plugin of that name and all it offers; `False` if it was not there."""
@@ -133,9 +134,10 @@ class PluginManager:
 
         Returns what went wrong with them, which `problems` keeps too. What the environment
         variables `TENTERHOOK_PLUGINS` and `TENTERHOOK_BLOCK_PLUGINS` keep out is not imported.
-        Raises `BrokenPlugins` in strict mode, once the others are loaded. Of threads that call
-        this at once each waits for what the others import, as every import does; a plugin that
-        calls it while it is imported finds what is there so far.
+        Raises `BrokenPlugins` in strict mode, once the others are loaded, whoever found what is
+        wrong. Of threads that call this at once each waits for what the others import, as every
+        import does, and one of them returns each problem; a plugin that calls it while it is
+        imported finds what is there so far.
         """
         self._follows_installed = True
         found, problems = find_installed()
@@ -143,39 +145,38 @@ class PluginManager:
         with _filters_kept():
             for each in found:
                 if each.key not in self._tried and each.wanted():
-                    problems += self._load(each, found)
+                    self._load(each, found)
         with self._lock:
-            problems += self._serving.problems
+            problems += filter(None, self._tried.values())
+            problems += self._serving().problems
             fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
             self._problems += fresh
-        if fresh and self.strict:
-            raise BrokenPlugins(fresh)
+            known = self._problems
+        if known and self.strict:
+            raise BrokenPlugins(known)
         return fresh
 
-    def _load(self, each: InstalledPlugin, found: list[InstalledPlugin]) -> list[PluginProblem]:
-        """Import a plugin and ask it; return why it was left out, if it was."""
+    def _load(self, each: InstalledPlugin, found: list[InstalledPlugin]) -> None:
+        """Import a plugin and ask it; note in `_tried` how that went."""
         name = each.entry_point.name
         try:
             code = each.entry_point.load()
             if _half_imported(each.entry_point.module):
-                return []  # whoever imports it, further up or in another thread, loads it
+                return  # whoever imports it, further up or in another thread, loads it
             offers = ask(code, name)
             with self._lock:
-                if each.key in self._tried:  # another thread was faster
-                    return []
-                self._check_new(code, name)
-                self._add(_plugin(code, name, offers, each))
-                self._tried[each.key] = True
-            return []
+                if each.key not in self._tried:  # or another thread was faster
+                    self._check_new(code, name)
+                    self._keep((*self._plugins, _plugin(code, name, offers, each)))
+                    self._tried[each.key] = None
+            return
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - it is reported
             problem = each.problem(error, found)
         with self._lock:
-            if each.key in self._tried or _half_imported(each.entry_point.module):
-                return []
-            self._tried[each.key] = False
-        return [problem]
+            if not _half_imported(each.entry_point.module):
+                self._tried.setdefault(each.key, problem)
 
     def _installed_since(self) -> bool:
         """Say whether something is installed that `load_entry_points` would load now.
@@ -203,7 +204,7 @@ class PluginManager:
                 tuple(each for each in self._plugins if each.key is None or each.key in here)
             )
             self._tried = {
-                key: True for key, loaded in self._tried.items() if loaded and key in here
+                key: None for key, problem in self._tried.items() if problem is None and key in here
             }
             self._problems = ()
         return self.load_entry_points()
@@ -227,15 +228,20 @@ class PluginManager:
                         name, f"{what} has the name of a {singular(old.kind)} of {old.origin}."
                     )
 
-    def _add(self, plugin: _Plugin) -> None:
-        self._keep((*self._plugins, plugin))
-
     def _keep(self, plugins: tuple[_Plugin, ...]) -> bool:
-        """Have these be the plugins; say whether that is a change."""
+        """Have these be the plugins; say whether that is a change. Call with the lock."""
         changed = len(plugins) != len(self._plugins)
         self._plugins = plugins
-        self._serving = Serving.of(each for plugin in plugins for each in plugin.extensions)
         return changed
+
+    def _serving(self) -> Serving:
+        """Return what names give now; with and without the lock."""
+        plugins = self._plugins
+        served_for, serving = self._served
+        if served_for is not plugins:
+            serving = Serving.of(each for plugin in plugins for each in plugin.extensions)
+            self._served = plugins, serving
+        return serving
 
 
 def _plugin(
