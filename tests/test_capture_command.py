@@ -640,6 +640,17 @@ def test_export(th: Command, tmp_path: Path, kind: str) -> None:
     assert (code, "'npy', 'safetensors', 'datasets'" in err) == (2, True)
 
 
+def test_export_of_a_run_without_rows_of_layers(th: Command, tmp_path: Path) -> None:
+    """It says what it wrote, and where the statistics are."""
+    store, out = tmp_path / "store", tmp_path / "out"
+    capture(th, store, "--run-name", "r", "--reduce", "mean")
+    assert th("runs", "export", str(store), "--format", "npy", "--to", str(out))[:2] == (
+        0,
+        f"Wrote token, document and position of 10 rows of run r to {out}. The run keeps "
+        "statistics of its layers and not their rows: run.reduced reads them.\n",
+    )
+
+
 def test_export_of_a_part(th: Command, tmp_path: Path) -> None:
     """Of a run that is not complete the rows that can be read are written, and that is said."""
     store = tmp_path / "store"

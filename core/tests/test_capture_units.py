@@ -381,7 +381,7 @@ def test_what_differs_is_said_in_few_words() -> None:
     assert str(caught.value) == (
         "Run 'run' is there already and is another one (documents is 5 there and 6 here; "
         "documents not the same; layers.head.dtype is 'float32' there and 'bfloat16' here; "
-        "and 2 more). Choose another run name."
+        "and 2 more). Give the options that it was begun with, or another run name."
     )
 
 

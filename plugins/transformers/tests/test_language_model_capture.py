@@ -80,6 +80,16 @@ def test_patterns_need_eager_attention(make_model: Any, tokenizer: Any, texts: A
         save(lm, "transformer.h.1.attn:attention", texts)
 
 
+def test_patterns_need_an_attention_layer(make_model: Any, tokenizer: Any, texts: Any) -> None:
+    """Where patterns are computed, another layer is refused without a word of how they are."""
+    lm = LanguageModel(make_model("gpt2", attn_implementation="eager"), tokenizer)
+    with pytest.raises(
+        NoPattern, match="it is no attention layer: choose that of a block"
+    ) as caught:
+        save(lm, "transformer.h.1.mlp:attention", texts)
+    assert "implementation" not in str(caught.value)
+
+
 def test_inputs_threads_and_buckets(make_model: Any, tokenizer: Any, texts: Any) -> None:
     """Rows of a real model are the same, but for rounding, whoever writes and shares batches."""
     lm = LanguageModel(make_model("llama"), tokenizer)

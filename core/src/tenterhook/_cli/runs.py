@@ -167,7 +167,14 @@ def export(
         "datasets": to_datasets,
     }
     writers[kind](found, folder, layers=layers or None, overwrite=overwrite)
-    click.echo(f"Wrote {many(len(found), 'row')} of run {run_id} to {folder}.")
+    rows = f"{many(len(found), 'row')} of run {run_id} to {folder}"
+    if found.layers:
+        click.echo(f"Wrote {rows}.")
+    else:
+        click.echo(
+            f"Wrote token, document and position of {rows}. The run keeps statistics of its layers "
+            "and not their rows: run.reduced reads them."
+        )
 
 
 @runs.command()

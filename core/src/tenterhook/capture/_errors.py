@@ -125,14 +125,22 @@ class BadSlice(TenterhookError, ValueError):
 class NoPattern(TenterhookError, ValueError):
     """A layer returns no attention pattern."""
 
-    def __init__(self, layer: str) -> None:
-        super().__init__(layer)
-        self.layer = layer
+    def __init__(self, layer: str, attention: str | None = None) -> None:
+        super().__init__(layer, attention)
+        self.layer, self.attention = layer, attention
 
     def __str__(self) -> str:
-        return (
+        returned = (
             f"Layer {self.layer!r} returned no attention pattern, (batch, heads, seq, seq), beside "
-            "its output. Choose the attention layer of a block, and have the model compute "
+            "its output."
+        )
+        if self.attention == "eager":
+            return (
+                f"{returned} The model computes patterns, so it is no attention layer: choose that "
+                "of a block; `tenterhook layers MODEL` lists them."
+            )
+        return (
+            f"{returned} Choose the attention layer of a block, and have the model compute "
             "patterns: add --attn-implementation eager, from Python "
             "load_model(name, attn_implementation='eager')."
         )

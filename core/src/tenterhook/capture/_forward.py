@@ -121,7 +121,10 @@ class Forward:
         for point in self._points:
             calls = found[point.name]
             if point.side == "attention":
-                layers[point.name] = _aligned(point.layer, calls, mask, self._keys)
+                if not _has_pattern(calls, mask):
+                    attention = self._model.describe_model().get("attention")
+                    raise NoPattern(point.layer, attention)
+                layers[point.name] = _aligned(calls[-1], mask, self._keys)
             else:
                 layers[point.name] = _flat(point, calls, mask)
         return Seen(real, len(real) == mask.numel(), layers)
@@ -187,16 +190,17 @@ def _flat(point: Point, calls: Sequence[Tensor], mask: Tensor) -> Tensor:
     return tensor.reshape(mask.numel(), -1)
 
 
-def _aligned(layer: str, calls: Sequence[Tensor], mask: Tensor, keys: int) -> Tensor:
+def _has_pattern(calls: Sequence[Tensor], mask: Tensor) -> bool:
+    return bool(calls) and (calls[-1].shape[0], calls[-1].shape[2]) == tuple(mask.shape)
+
+
+def _aligned(pattern: Tensor, mask: Tensor, keys: int) -> Tensor:
     """Return what each token attends to, `(batch * seq, heads * keys)`.
 
     Keys are counted from the first real token, whichever side the padding is on, and are 0 where
     the document has none.
     """
     batch, seq = mask.shape
-    if not calls or calls[-1].shape[0] != batch or calls[-1].shape[2] != seq:
-        raise NoPattern(layer)
-    pattern = calls[-1]
     heads = pattern.shape[1]
     rows = pattern.new_zeros(batch, seq, heads, keys)
     for at, real in enumerate(mask):

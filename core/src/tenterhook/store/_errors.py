@@ -235,7 +235,7 @@ class OtherRun(TenterhookError, ValueError):
     def __str__(self) -> str:
         return (
             f"Run {self.run_id!r} is there already and is another one ({self.shown}). "
-            "Choose another run name."
+            "Give the options that it was begun with, or another run name."
         )
 
 

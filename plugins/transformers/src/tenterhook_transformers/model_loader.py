@@ -179,11 +179,22 @@ def _device(device: torch.device | str | None) -> torch.device | None:
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # as it takes the kind to be
+        why = _first_line(error).partition(". ")[0].rstrip(".")  # what follows is for torch's own
         raise BadSetting(
-            f"device={device!r} is not there: {_first_line(error)} Leave it out, or use 'cpu'."
+            f"device={device!r} is not there: {why}. There is {_devices()}; "
+            "without a device the model runs on the CPU."
         ) from None
     return place
+
+
+def _devices() -> str:
+    """Return the devices that torch finds, as they are given."""
+    names = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        names += [f"{kind}:{at}" for at in range(torch.accelerator.device_count())]
+    return ", ".join(map(repr, names))
 
 
 # --- names
