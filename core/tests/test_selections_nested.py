@@ -1,6 +1,8 @@
 """Selections where a hook runs the model itself: each forward has its own tokens."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -253,6 +255,35 @@ class TestAfterwards:
             way(model)
             model.module.get_submodule("blocks.3")(torch.ones(2, 4, WIDTH))
         assert captured.where("blocks.3")[-1].tolist() == [[0, 3], [1, 3]]
+
+
+class TestFailed:
+    """A forward that failed is let go of at once, in an open scope too."""
+
+    @pytest.mark.parametrize("way", [failing, failing_on_its_own, interrupted, stopped])
+    @pytest.mark.parametrize("kind", ["capture", "steer"])
+    def test_nothing_of_it_is_kept(
+        self, model: HookedModel, kind: str, way: Callable[[HookedModel], None]
+    ) -> None:
+        """Neither what it was given nor what its callers had."""
+
+        def run() -> "weakref.ref[Tensor]":
+            callers = torch.ones(1)
+            way(model)
+            return weakref.ref(callers)
+
+        scope: Any = (
+            model.capture("blocks.3", tokens="last", missing="ignore")
+            if kind == "capture"
+            else model.steer("blocks.3", torch.neg, tokens="last", missing="ignore")
+        )
+        gc.collect()
+        gc.disable()
+        try:
+            with scope:
+                assert run()() is None
+        finally:
+            gc.enable()
 
 
 class _Checkpointed(nn.Module):

@@ -7,8 +7,11 @@ those that ask for it. On the stack a call is for exactly as long as it runs, wh
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from torch import nn
+
+_NOTES = "__tenterhook_notes__"
 
 
 def calls_here() -> Iterator[FrameType]:
@@ -23,3 +26,17 @@ def calls_here() -> Iterator[FrameType]:
 def is_call_of(frame: FrameType, module: nn.Module) -> bool:
     """Whether a frame of `calls_here` is a call of `module`."""
     return frame.f_locals.get("self") is module
+
+
+def note(frame: FrameType, owner: object, what: Any) -> None:
+    """Keep something with a frame of `calls_here`, as one more of its local variables.
+
+    So it goes when the call does, however that ends.
+    """
+    frame.f_locals.setdefault(_NOTES, {})[owner] = what
+
+
+def noted(frame: FrameType, owner: object) -> Any:
+    """Return what `owner` keeps with a frame of `calls_here`, `None` where that is nothing."""
+    notes = frame.f_locals.get(_NOTES)
+    return None if notes is None else notes.get(owner)

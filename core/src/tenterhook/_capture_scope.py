@@ -325,9 +325,7 @@ class _Plan:
         watch = Watch(whole)
         keeps = [_KeepSome(layer.name, self.form, selection, watch) for layer in self.layers]
         steps: dict[Place, Steps] = {site_of(whole, "before"): Steps((watch,))}
-        kit = self._kit(keeps, steps)
-        add_steps(steps, site_of(whole, "after"), Steps((watch,)))
-        return kit
+        return self._kit(keeps, steps)
 
     def _kit(self, keeps: "Sequence[_Keep]", steps: dict[Place, Steps]) -> "_Kit":
         for keep, site in zip(keeps, self._sites, strict=True):

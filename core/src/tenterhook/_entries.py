@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling as tracing
-from torch.utils.checkpoint import _StopRecomputationError
+from torch.utils import checkpoint
 
 from tenterhook.activations import (
     activation_of,
@@ -23,6 +23,10 @@ from tenterhook.activations import (
 )
 from tenterhook.errors import HookError, HookWarning
 from tenterhook.hooks._hook import Controller, Detector, Hook
+
+# Private to torch, so not there in each of its versions: then checkpointed layers do as they can.
+_RECOMPUTED: Any = getattr(checkpoint, "_StopRecomputationError", ())
+_saving_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -88,23 +92,31 @@ class Entry:
 
     def fail(self, error: BaseException) -> None:
         """Surface `error` as the model's policy says: raise it, or warn and go on."""
-        if isinstance(error, _StopRecomputationError):  # checkpointing has what it needs
-            raise error
         if isinstance(error, StopForward):
             error = RuntimeError(_STOPPED)
-        hook = self.hook
         policy = "raise" if self.policy is None else self.policy.on_error
         if isinstance(error, WroteInPlace):  # the numbers are wrong already: nothing to skip
             policy = "raise"
-        if policy == "raise" and isinstance(error, HookError):
-            raise error  # a hook ran a model whose hook failed: raised once
-        wrapped = HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
-        if policy == "raise":
-            raise wrapped from error
-        if policy == "disable":
-            hook.disable()
-        then = "It is disabled now." if policy == "disable" else "Its result is skipped."
-        warnings.warn(f"{str(wrapped).rstrip('.')}. {then}", HookWarning, stacklevel=3)
+        as_it_is = isinstance(error, _RECOMPUTED) or (  # checkpointing has what it needs
+            policy == "raise"
+            and isinstance(error, HookError)  # a hook ran a model whose hook failed
+        )
+        try:
+            if as_it_is:
+                raise error
+            if policy == "raise":
+                raise self._wrapped(error) from error
+            if policy == "disable":
+                self.hook.disable()
+            then = "It is disabled now." if policy == "disable" else "Its result is skipped."
+            said = str(self._wrapped(error)).rstrip(".")
+            warnings.warn(f"{said}. {then}", HookWarning, stacklevel=3)
+        finally:  # what is raised holds this frame; a cycle would keep all its callers' tensors
+            del error
+
+    def _wrapped(self, error: BaseException) -> HookError:
+        hook = self.hook
+        return HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
 
 
 class Detect(Entry):
@@ -410,13 +422,11 @@ def _mark_checkpoint() -> None:
     where they differ. So each change saves one more, of a shape of its own; its second run, if
     that comes after the scope has ended, does not.
     """
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = _saving_hooks(True)
     if hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint":
         save, load = hooks
-        kept = save(torch.empty(0, 7919))
-        vars(load).setdefault("_tenterhook", []).append(
-            kept
-        )  # `load` lives while backward can come
+        kept = vars(load).setdefault("_tenterhook", [])  # `load` lives while backward can come
+        kept.append(save(torch.empty(0, 7919)))
 
 
 class _Part(Scoped):

@@ -86,8 +86,6 @@ class Hooks(Scope):
             backward = kind is HookType.BACKWARD
             new = Steps(backward=(entry,)) if backward else Steps((entry,))
             add_steps(steps, site_of(layer.module, side), new)
-        if watch is not None:
-            add_steps(steps, site_of(whole, "after"), Steps((watch,)))
         return steps
 
     def close(self) -> None:

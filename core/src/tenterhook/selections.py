@@ -4,7 +4,6 @@ Token positions count the real tokens of each row, padding left out, from the fi
 the model has seen: on the left or on the right, in one forward or step by step with a cache.
 """
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook._calls import calls_here, is_call_of
+from tenterhook._calls import calls_here, is_call_of, note, noted
 from tenterhook.activations import inputs_of, named_inputs, parameters_of
 
 Where = int | str | slice | Sequence[int]
@@ -369,7 +368,6 @@ def generating(prompt_lengths: Sequence[int], *, model: nn.Module | None = None)
 class _Forward:
     """What one forward that runs was given."""
 
-    call: FrameType | None
     named: Mapping[str, Any]
     past: int
     generation: Generation | None
@@ -378,36 +376,32 @@ class _Forward:
     kept: dict[str, Any] = attrs.field(factory=dict)
 
 
-class _Here(threading.local):
-    def __init__(self) -> None:
-        self.forwards: list[_Forward] = []
-        """Those that run, outermost first; among them some that failed since."""
+_backward_id: Any = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # private to torch
 
 
 class Watch:
     """Remembers what the forward that runs was given; a step of a scope on the whole model.
 
     A hook that needs to know, as one that keeps texts does, has one of its own on the model it is
-    attached to: `before` as a forward pre-hook `with_kwargs`, `after` as a forward hook. Where a
-    hook runs the model itself, the forward is the innermost one.
+    attached to: `before` as a forward pre-hook `with_kwargs`. Where a hook runs the model itself,
+    the forward is the innermost one.
     """
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self._module = module
-        self._here = _Here()
         self._padded = False
 
     @property
     def inputs(self) -> Mapping[str, Any] | None:
         """The inputs, by name, of the forward that runs in this thread; `None` outside one."""
-        forwards = self._running()
-        return forwards[-1].named if forwards else None
+        forward = self._forward()
+        return None if forward is None else forward.named
 
     @property
     def seen(self) -> Seen | None:
         """The tokens of the forward that runs in this thread; `None` outside one."""
-        forwards = self._running()
-        return self._tokens(forwards[-1]) if forwards else None
+        forward = self._forward()
+        return None if forward is None else self._tokens(forward)
 
     def seen_for(self, selection: Selection, given: Tensor | None = None) -> Seen | None:
         """Return `seen`, for a selection that is to pick among the tokens.
@@ -415,18 +409,18 @@ class Watch:
         `given` is the first input of the layer. Raises `ValueError` where tokens are selected and
         it cannot be known which are real.
         """
-        forwards = self._running()
-        if not forwards:
+        forward = self._forward()
+        if forward is None:
             if selection.of_tokens:
                 self._check_outside()
             return None
-        other = forwards[-1].named.get("encoder_hidden_states")
+        other = forward.named.get("encoder_hidden_states")
         if selection.of_tokens and other is not None and other is given:
             raise ValueError(
                 "Tokens are selected, and the layer is given the encoder's, whose padding a "
                 "decoder does not know. Select them in the encoder: tenterhook.attach(encoder)."
             )
-        seen = self._tokens(forwards[-1])
+        seen = self._tokens(forward)
         if selection.of_tokens and seen is not None and seen.unread is not None:
             raise ValueError(
                 f"Tokens are selected, and the attention mask, a {seen.unread}, does not say which "
@@ -453,7 +447,7 @@ class Watch:
                 "Tokens are selected in a scope that was opened while the model ran, which "
                 "does not know what the model was given. Open the scope before."
             )
-        if self._padded and torch._C._current_graph_task_id() != -1:
+        if self._padded and _backward_id() != -1:
             raise ValueError(
                 "The layer runs again during backward(), as activation checkpointing has it, "
                 "and it is not known for which of the forwards, so not which tokens are real. "
@@ -463,8 +457,8 @@ class Watch:
     @property
     def kept(self) -> dict[str, Any] | None:
         """What hooks keep with the forward that runs, to be forgotten with it; `None` outside."""
-        forwards = self._running()
-        return forwards[-1].kept if forwards else None
+        forward = self._forward()
+        return None if forward is None else forward.kept
 
     def quiet(self) -> "Watch":
         """Run while controllers are off, too."""
@@ -475,24 +469,16 @@ class Watch:
 
         All but the length of the cache, which grows as the layers run.
         """
+        call = next(calls_here(), None)
+        if call is None:
+            return
         named = named_inputs(module, inputs_of(module, args, kwargs))
-        forwards, running = self._running(), _generation.get()
+        running = _generation.get()
         if running is not None and not running.has_step(module):
             running = None
-        forwards.append(_Forward(next(calls_here(), None), named, _past_length(named), running))
+        note(call, self, _Forward(named, _past_length(named), running))
 
-    def after(self, *_: Any) -> None:
-        """Forget them."""
-        call = next(calls_here(), None)
-        self._here.forwards = [each for each in self._running() if each.call is not call]
-
-    def _running(self) -> list[_Forward]:
-        """Return the forwards that run here, outermost first; forget those that failed."""
-        forwards = self._here.forwards
-        calls: list[FrameType | None] = []
-        for call in calls_here() if forwards else ():
-            calls.append(call)
-            if call is forwards[0].call:
-                break
-        forwards[:] = [each for each in forwards if each.call in calls]
-        return forwards
+    def _forward(self) -> _Forward | None:
+        """Return the innermost forward that runs here."""
+        found = (noted(call, self) for call in calls_here())
+        return next((forward for forward in found if forward is not None), None)

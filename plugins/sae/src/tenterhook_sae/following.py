@@ -66,7 +66,6 @@ class Following:
                     module.register_forward_pre_hook(self._begin),
                     module.register_forward_hook(self._end, always_call=True),
                 ]
-            self._handles.append(module.register_forward_hook(watch.after, always_call=True))
 
     @property
     def seen(self) -> Seen | None:
