@@ -2,8 +2,10 @@
 
 import asyncio
 import concurrent.futures
+import functools
 import threading
 import warnings
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -450,6 +452,37 @@ class TestLifetime:
             return await asyncio.gather(run(), run())
 
         assert all(torch.equal(out, plain + 1) for out in asyncio.run(main()))
+
+    def test_decorates_objects_that_give_coroutines(self, model: HookedModel) -> None:
+        """Objects with an `async def __call__`, too: the scope stays until they are done."""
+
+        class Runs:
+            async def __call__(self) -> Tensor:
+                await asyncio.sleep(0)
+                out: Tensor = model(ONE)
+                return out
+
+        plain, scope = model(ONE), model.steer("2", lambda t: t + 1)
+        assert torch.equal(asyncio.run(scope(Runs())()), plain + 1)
+        with scope:
+            assert torch.equal(asyncio.run(tenterhook.carry(Runs())()), plain + 1)
+
+    def test_decorates_no_generators(self, model: HookedModel) -> None:
+        """What hands over to its caller in the middle is refused, in whatever it is wrapped."""
+
+        def numbers() -> Iterator[int]:
+            yield 1
+
+        async def later() -> AsyncIterator[int]:
+            yield 1
+
+        class Runs:
+            def __call__(self) -> Iterator[int]:
+                yield 1
+
+        for function in (numbers, later, functools.partial(numbers), Runs()):
+            with pytest.raises(TypeError, match=r"is a generator function.*Open the scope inside"):
+                model.steer("2", torch.neg)(function)
 
 
 class TestWhoSees:

@@ -213,8 +213,14 @@ def carry(function: F) -> F:
         with seen():
             return await function(*args, **kwargs)
 
-    chosen = run_async if inspect.iscoroutinefunction(function) else run
+    chosen = run_async if is_one(function, inspect.iscoroutinefunction) else run
     return chosen  # type: ignore[return-value]
+
+
+def is_one(function: Callable[..., Any], *kinds: Callable[[object], bool]) -> bool:
+    """Whether a function, or what an object does when it is called, is of one of the kinds."""
+    called: Any = function  # as a Callable it has no `__call__` for type checkers
+    return any(kind(function) or kind(called.__call__) for kind in kinds)
 
 
 def _carried(origin: Frame) -> Frame:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tenterhook._dispatch import Place, Put, close_frame, open_frame, sites_of
 from tenterhook._entries import StopForward
-from tenterhook._frames import Frame, Steps, visible_frame
+from tenterhook._frames import Frame, Steps, is_one, visible_frame
 from tenterhook.errors import HookWarning, TenterhookError
 from tenterhook.hooks._hook import Controller, Detector, HookType
 from tenterhook.layers import Layer
@@ -107,12 +107,13 @@ class Scope(ABC):
 
         Raises `TypeError` for a generator function, whose callers would run in its scope.
         """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if is_one(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+            name = getattr(function, "__qualname__", function)
             raise TypeError(
-                f"{function.__qualname__} is a generator function, which hands over to its caller "
-                "at each yield. Open the scope inside it, around what runs the model."
+                f"{name} is a generator function, which hands over to its caller at each yield. "
+                "Open the scope inside it, around what runs the model."
             )
-        if inspect.iscoroutinefunction(function):
+        if is_one(function, inspect.iscoroutinefunction):
 
             @functools.wraps(function)
             async def run_async(*args: Any, **kwargs: Any) -> Any:
