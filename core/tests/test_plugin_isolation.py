@@ -134,6 +134,16 @@ CLASHES = {
 }
 
 
+def test_a_clash_of_observers(install: Install) -> None:
+    """It has its article."""
+    for name in ("one", "two"):
+        install(name, {name: good("Watch", kind="observers")})
+
+    (problem,) = PluginManager().problems
+
+    assert "its observer 'Watch' has the name of an observer of plugin 'one'" in problem.cause
+
+
 @pytest.mark.parametrize(("source", "cause"), CLASHES.values(), ids=CLASHES.keys())
 def test_a_clash_takes_out_one_name(install: Install, source: str, cause: str) -> None:
     """All else of both plugins works, and it is reported once, and again after a refresh."""

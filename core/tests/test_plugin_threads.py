@@ -179,3 +179,17 @@ def test_threads_see_all_that_is_wrong(
 
     for _ in range(5):  # it takes luck to see it
         assert run(install.site, LOOK, "bad,one,same,slow") == f"8 {found}\n"
+
+
+def test_a_plugin_that_is_imported_first_and_asks(install: InstalledPlugins) -> None:
+    """It is half imported when all are loaded, and is loaded when it is asked for next."""
+    asks = "from tenterhook.hooks import Other\n"
+    install("single", {"single": asks + DECLARES.format("Single").replace("detectors", "loaders")})
+    install("other", {"other": DECLARES.format("Other")})
+    code = """
+    import plugin_single
+    from tenterhook.plugins import default_manager
+    print(*default_manager().extensions("loaders"), default_manager().problems)
+    """
+
+    assert run(install.site, code, "single,other") == "Single ()\n"

@@ -197,7 +197,8 @@ class LayerIndex:
                 layer,
                 self.names(),
                 f"It has the form of a standard name, and no installed plugin knows those of "
-                f"{kind}; `pip install tenterhook-transformers` knows many of Hugging Face's.",
+                f"{kind}; `pip install tenterhook-transformers` knows many of Hugging Face's, and "
+                "`tenterhook plugins list` says if it was left out.",
             )
         if layer not in standard.layers:
             raise UnknownLayer(layer, [*standard.layers, *self.names()])

@@ -211,16 +211,18 @@ def _stale(plugin: InstalledPlugin) -> Iterator[str]:
     again = f"Install it again: `pip install -e {plugin.folder}`."
     try:
         pyproject = tomllib.loads(Path(plugin.folder, "pyproject.toml").read_text("utf-8"))
-        project = pyproject.get("project", {})
+        project = pyproject["project"]
+        if "entry-points" in project.get("dynamic", ()):
+            return  # they are written elsewhere
         version = project.get("version")
         declared = project.get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
-        now = declared.get(plugin.entry_point.name, "nothing of that name")
-    except (OSError, ValueError, AttributeError):
-        return  # a folder that is gone is reported when it is loaded; others may be under way
+        now = declared.get(plugin.entry_point.name)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return  # a folder that is gone is reported when it is loaded; others say it elsewhere
     if now != plugin.entry_point.value:
         yield (
             f"{who} is stale: its metadata names {plugin.entry_point.value!r}, and its "
-            f"pyproject.toml {shown(now)}. {again}"
+            f"pyproject.toml names {'nothing so called' if now is None else shown(now)}. {again}"
         )
     elif version is not None and version != plugin.version:
         yield f"{who} is stale: its pyproject.toml says version {shown(version)}. {again}"

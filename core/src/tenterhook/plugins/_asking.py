@@ -15,7 +15,7 @@ from tenterhook._version import __version__
 from tenterhook.errors import closest
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import CONTRACT, KINDS
-from tenterhook.plugins._problems import PluginError, singular
+from tenterhook.plugins._problems import PluginError, one_of, singular
 
 _KIND_OF = {f"tenterhook_{kind}": kind for kind in KINDS}
 
@@ -96,7 +96,7 @@ def _check_own_names(offers: Offers, name: str) -> None:
             ):
                 what = f"{singular(kind)} {extension.name!r}"
                 raise PluginError(
-                    name, f"its {what} has the name of a {singular(other_kind)} of its own."
+                    name, f"its {what} has the name of {one_of(other_kind)} of its own."
                 )
 
 

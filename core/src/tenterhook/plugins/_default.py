@@ -25,7 +25,7 @@ from tenterhook.plugins._registered import Registered
 
 _default: PluginManager | None = None
 _unloaded: PluginManager | None = None
-"""The default manager, until a thread has loaded all that is installed."""
+"""The default manager, until all that is installed was tried."""
 _default_lock = threading.Lock()
 _here = threading.local()
 
@@ -67,7 +67,7 @@ def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
     finally:
         _here.loads = False
     with _default_lock:
-        if _unloaded is manager:
+        if _unloaded is manager and manager._tried_all:
             _unloaded = None
     return problems
 

@@ -26,6 +26,7 @@ from tenterhook.plugins._problems import (
     PluginError,
     PluginProblem,
     UnknownExtension,
+    one_of,
     singular,
 )
 from tenterhook.plugins._registered import Registered
@@ -64,6 +65,8 @@ class PluginManager:
         self._tried: dict[tuple[str, str], PluginProblem | None] = {}
         """The installed plugins, by what they are told apart by: why each was left out, if so."""
         self._follows_installed = False
+        self._tried_all = False
+        """Whether the last look tried all that is wanted: none was half imported."""
         if autoload:
             self.load_entry_points()
 
@@ -151,6 +154,7 @@ class PluginManager:
             problems += self._serving().problems
             fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
             self._problems += fresh
+            self._tried_all = all(each.key in self._tried for each in found if each.wanted())
             known = self._problems
         if known and self.strict:
             raise BrokenPlugins(known)
@@ -225,7 +229,7 @@ class PluginManager:
             for old in (old for plugin in self._plugins for old in plugin.extensions):
                 if share_a_name(kind, extension, old.kind, old.extension):
                     raise PluginError(
-                        name, f"{what} has the name of a {singular(old.kind)} of {old.origin}."
+                        name, f"{what} has the name of {one_of(old.kind)} of {old.origin}."
                     )
 
     def _keep(self, plugins: tuple[_Plugin, ...]) -> bool:

@@ -124,3 +124,9 @@ class MissingDependency(TenterhookError, ImportError):
 
 def singular(kind: str) -> str:
     return kind.removesuffix("s").replace("_", " ")
+
+
+def one_of(kind: str) -> str:
+    """Return the singular with its article."""
+    word = singular(kind)
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

@@ -13,7 +13,7 @@ from tenterhook._commands import COMMANDS
 from tenterhook.hookspecs import KINDS
 from tenterhook.plugins._asking import served_as
 from tenterhook.plugins._entry_points import BLOCK_VARIABLE
-from tenterhook.plugins._problems import AmbiguousExtension, PluginProblem, singular
+from tenterhook.plugins._problems import AmbiguousExtension, PluginProblem, one_of, singular
 from tenterhook.plugins._registered import Registered
 
 
@@ -93,7 +93,7 @@ def _what(registered: Registered) -> str:
 def _clash(one: Registered, first: Registered) -> PluginProblem:
     return _problem(
         one,
-        f"its {_what(one)} has the name of a {singular(first.kind)} of {first.origin}, and the "
+        f"its {_what(one)} has the name of {one_of(first.kind)} of {first.origin}, and the "
         "name serves neither. All else of both works.",
         _remedy(first, one),
     )
