@@ -76,3 +76,24 @@ print(time.perf_counter() - start)"""
     fastest = min(float(run(code)) for _ in range(10))
 
     assert fastest < 0.060
+
+
+def test_a_torch_without_what_is_private_to_it() -> None:
+    """What torch may take away without a word is done without."""
+    code = """
+import torch
+from torch.utils import checkpoint
+
+del checkpoint._StopRecomputationError
+del torch._C._autograd._top_saved_tensors_default_hooks
+del torch._C._current_graph_task_id
+
+import tenterhook
+
+model = tenterhook.attach(torch.nn.Sequential(torch.nn.Identity()))
+with model.steer("0", torch.neg, tokens="last"), model.capture("0", tokens="last") as captured:
+    model(torch.ones(1, 2, 3))
+print("=====")
+print(captured.last("0").tolist())
+"""
+    assert run(code).strip() == "[[-1.0, -1.0, -1.0]]"
