@@ -120,6 +120,7 @@ def test_they_are_typed(workshop: Path) -> None:
     said = run("mypy", "--config-file", "my-detector/pyproject.toml", *paths, names, cwd=workshop)
 
     assert f"names.py:4: note: {REVEALED}" in said
+    assert "no issues" in run("mypy", cwd=workshop / "my-detector")  # it knows what to look at
 
 
 def test_nothing_is_wrong_with_them(workshop: Path) -> None:
