@@ -23,7 +23,7 @@ from tenterhook.capture import CaptureOptions, begin_run, prepare_capture
 from tenterhook.documents import Documents
 from tenterhook.loading import load_model
 from tenterhook.plugins import default_manager
-from tenterhook.store import LocalStore
+from tenterhook.store import LocalStore, MissingRows
 from tenterhook.testing.text_models import WordModel
 
 Command = Callable[..., tuple[int, str, str]]
@@ -660,6 +660,40 @@ def test_export_of_a_part(th: Command, tmp_path: Path) -> None:
     code, out, err = th("runs", "export", str(store), *options)
     assert (code, "Wrote 4 rows" in out) == (0, True)
     assert "warning: 2 of its 3 units are missing; 4 rows are exported." in err
+
+
+def test_what_a_slice_wrote_alone(th: Command, tmp_path: Path) -> None:
+    """Of a run of which only the second half is there, that is read, shown and exported."""
+    store, out = tmp_path / "store", str(tmp_path / "out")
+    capture(th, tmp_path / "whole", "--run-name", "r")
+    capture(th, store, "--run-name", "r", "--rows-per-unit", "2", "--plan")
+    th("work", str(store), "--slice", "1/2")
+    run = LocalStore(store).run("r")
+    whole = LocalStore(tmp_path / "whole").run("r")
+    assert (len(run), list(run.ranges), run.missing) == (0, [slice(4, 10)], (0, 1))
+    for layer in run.layers:
+        assert torch.equal(run[layer][4:10], whole[layer][4:])
+        assert torch.equal(run[layer].take([9, 4]), whole[layer][[9, 4]])
+    batches = list(run.loader("head", 2, also=["rows"], missing="skip"))
+    assert sorted(row for batch in batches for row in batch["rows"].tolist()) == [*range(4, 10)]
+    with pytest.raises(MissingRows, match=r"Row 3 is of unit 1 of run 'r' \(rows 2 to 4\)"):
+        run["head"][3]
+
+    shown = th("runs", "show", str(store))[1]
+    assert "rows                      6 of 10\nmissing                   units 0-1\n" in shown
+    assert "stopped, 6 of 10 rows, 3 of 5 units" in th("runs", "status", str(store))[1]
+    assert json.loads(th("runs", "list", str(store), "--json")[1])[0]["rows"] == 6
+    options = ["--format", "npy", "--to", out]
+    code, said, err = th("runs", "export", str(store), *options)
+    assert (code, "Wrote 0 rows of run r" in said) == (0, True)
+    assert "6 rows after unit 0, which is missing: left out. Export them" in err
+    options += ["--missing", "skip", "--overwrite"]
+    code, said, err = th("runs", "export", str(store), *options)
+    assert (code, "Wrote 6 rows of run r" in said) == (0, True)
+    assert err.splitlines() == ["warning: 2 of its 5 units are missing; 6 rows are exported."]
+    assert np.load(tmp_path / "out" / "token.npy").tolist() == whole.tokens[4:].tolist()
+    mark = json.loads((tmp_path / "out" / "run.json").read_bytes())
+    assert (mark["rows"], mark["missing_units"]) == ([[4, 10]], [[0, 1]])
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd", "blosc"])

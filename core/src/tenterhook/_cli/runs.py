@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 import click
@@ -71,7 +71,10 @@ def show(store: str, run: str | None, as_json: bool) -> None:
 @of_run
 @as_json_option
 def status(store: str, run: str | None, as_json: bool) -> None:
-    """Say how far RUN in STORE is, or each of its runs: units, rows, rate, what failed."""
+    """Say how far RUN in STORE is, or each of its runs: units, rows, rate, what failed.
+
+    The rows are those that can be read.
+    """
     from tenterhook.capture import run_status
 
     opened, names = find_runs(store, run)
@@ -141,6 +144,13 @@ def resume(store: str, run: str | None, **settings: Any) -> None:
 @click.option(
     "--layer", "layers", multiple=True, help="A layer of the run; all by default. Repeat."
 )
+@click.option(
+    "--missing",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    help="Of a run that lacks units, export the rows before the first of them (stop, the default), "
+    "or all that are there (skip).",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an export that is there.")
 def export(
     store: str,
@@ -149,31 +159,36 @@ def export(
     kind: str,
     folder: str,
     layers: tuple[str, ...],
+    missing: Literal["stop", "skip"],
     overwrite: bool,
 ) -> None:
     """Write the rows of RUN in STORE as other people's files.
 
-    Of a run that is not complete, those that can be read: up to the first unit that is missing.
+    The run.json beside them says which rows they are, and which units are missing.
     """
     from tenterhook.store import to_datasets, to_npy, to_safetensors
 
     opened, run_id = find_run(store, run)
     found = opened.run(run_id)
+    rows = found.rows_committed if missing == "skip" else len(found)
     if not found.is_complete:
-        click.echo(f"warning: {said_of_run(found)}; {len(found):,} rows are exported.", err=True)
+        click.echo(f"warning: {said_of_run(found)}; {rows:,} rows are exported.", err=True)
+    if left_out := found.rows_committed - rows:
+        said = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
+        click.echo(f"warning: {said}: left out. Export them too by --missing skip.", err=True)
     writers: dict[str, Callable[..., Any]] = {
         "npy": to_npy,
         "safetensors": to_safetensors,
         "datasets": to_datasets,
     }
-    writers[kind](found, folder, layers=layers or None, overwrite=overwrite)
-    rows = f"{many(len(found), 'row')} of run {run_id} to {folder}"
+    writers[kind](found, folder, layers=layers or None, missing=missing, overwrite=overwrite)
+    written = f"{many(rows, 'row')} of run {run_id} to {folder}"
     if found.layers:
-        click.echo(f"Wrote {rows}.")
+        click.echo(f"Wrote {written}.")
     else:
         click.echo(
-            f"Wrote token, document and position of {rows}. The run keeps statistics of its layers "
-            "and not their rows: run.reduced reads them."
+            f"Wrote token, document and position of {written}. The run keeps statistics of its "
+            "layers and not their rows: run.reduced reads them."
         )
 
 
@@ -221,16 +236,18 @@ def _status_lines(found: "RunStatus") -> list[str]:
     facts += [f"last at {found.last_activity}"] if found.last_activity else []
     lines = [f"{found.run}: {', '.join(facts)}"]
     if found.missing:
-        shown = [
-            f"{first}" if first == last else f"{first}-{last}" for first, last in found.missing
-        ]
-        more = f" and {len(shown) - 10} more stretches" if len(shown) > 10 else ""
-        lines.append(f"  missing: units {', '.join(shown[:10])}{more}")
+        lines.append(f"  missing: {_said_of_units(found.missing)}")
     lines += [f"  {_said_of_session(each)}" for each in found.open_sessions]
     lines += [f"  unit {number} failed: {cause}" for number, cause in [*found.failed.items()][:10]]
     if len(found.failed) > 10:
         lines.append(f"  and {len(found.failed) - 10} more failed; --json has them all")
     return lines
+
+
+def _said_of_units(stretches: list[list[int]]) -> str:
+    shown = [f"{first}" if first == last else f"{first}-{last}" for first, last in stretches]
+    more = f" and {len(shown) - 10} more stretches" if len(shown) > 10 else ""
+    return f"units {', '.join(shown[:10])}{more}"
 
 
 def _said_of_session(session: "OpenSession") -> str:
@@ -244,7 +261,7 @@ def _said_of_session(session: "OpenSession") -> str:
 def _row(run: "Run") -> dict[str, Any]:
     return {
         "run": run.id,
-        "rows": len(run),
+        "rows": run.rows_committed,
         "rows_planned": run.plan.rows,
         "complete": run.is_complete,
         "state": _state(run),
@@ -253,16 +270,21 @@ def _row(run: "Run") -> dict[str, Any]:
 
 
 def _state(run: "Run") -> str:
-    return "complete" if run.is_complete else f"{len(run) / run.plan.rows:.0%} of the rows"
+    if run.is_complete:
+        return "complete"
+    return f"{run.rows_committed / run.plan.rows:.0%} of the rows"
 
 
 def _facts(run: "Run") -> list[tuple[str, str]]:
+    from tenterhook.documents import ranges
+
     found = run.metadata
     model, documents = found.get("model", {}), found.get("documents", {})
     facts = [
         ("run", run.id),
         ("state", _state(run)),
-        ("rows", f"{len(run):,} of {run.plan.rows:,}"),
+        ("rows", f"{run.rows_committed:,} of {run.plan.rows:,}"),
+        *([("missing", _said_of_units(ranges(run.missing, None)))] if run.missing else []),
         ("model", found["spec"].get("model") or model.get("name", "-")),
         ("documents", f"{run.plan.documents:,} of {documents.get('source', '-')}"),
         ("start", found["start"] or "-"),

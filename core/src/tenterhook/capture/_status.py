@@ -41,6 +41,7 @@ class RunStatus:
     failed and were left out) or `stopped`."""
     rows: int
     rows_done: int
+    """Rows of the units that are done: all of them can be read."""
     units: int
     units_done: int
     missing: list[list[int]]
@@ -60,8 +61,7 @@ class RunStatus:
 def run_status(run: Run) -> RunStatus:
     """Return how far a run was when it was opened."""
     plan, found = run.plan, run.metadata
-    done = sum(plan.unit(number).rows for number in run.committed)
-    missing = [number for number in range(plan.unit_count) if number not in run.committed]
+    done = run.rows_committed
     failed = {
         int(number): what["error"]
         for session in found["sessions"]
@@ -82,7 +82,7 @@ def run_status(run: Run) -> RunStatus:
         rows_done=done,
         units=plan.unit_count,
         units_done=len(run.committed),
-        missing=ranges(missing, None),
+        missing=ranges(run.missing, None),
         bytes_done=done * plan.row_bytes,
         rows_per_second=_rate(found["units"]),
         failed=dict(sorted(failed.items())),

@@ -16,6 +16,7 @@ from tenterhook.store._errors import (
     DamagedStore,
     DeletedRun,
     IncompleteRun,
+    MissingRows,
     NameTaken,
     NoStore,
     NotAStore,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from tenterhook.store._int8 import Int8Error
     from tenterhook.store._loader import RowLoader
     from tenterhook.store._memory import MemoryStore
+    from tenterhook.store._ranges import RowRanges
     from tenterhook.store._reduced import TopTokens
     from tenterhook.store._rows import Rows
     from tenterhook.store._run import DocumentMap, Run
@@ -75,6 +77,7 @@ __all__ = [
     "LayerArray",
     "LocalStore",
     "MemoryStore",
+    "MissingRows",
     "NameTaken",
     "NoStore",
     "NoTokenizer",
@@ -92,6 +95,7 @@ __all__ = [
     "RowDataset",
     "RowLoader",
     "RowOutOfRange",
+    "RowRanges",
     "Rows",
     "Run",
     "RunPlan",
@@ -127,6 +131,7 @@ _IMPORT_TORCH = {
     "MemoryStore": "_memory",
     "RowDataset": "_dataset",
     "RowLoader": "_loader",
+    "RowRanges": "_ranges",
     "Rows": "_rows",
     "Run": "_run",
     "dtype_name": "_dtypes",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tenterhook.store._errors import BadSetting
+from tenterhook.store._ranges import RowRanges
 from tenterhook.store._rows import Rows, as_bytes
 from tenterhook.store._run import Run
 
@@ -21,9 +22,18 @@ _WIDE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class Columns:
-    """Some layers of a run, and what else is asked for."""
+    """Some layers of a part of a run, and what else is asked for.
 
-    def __init__(self, run: Run, layers: str | int | Sequence[str | int], also: Sequence[Also]):
+    Its rows go by their places in the part, from 0.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        layers: str | int | Sequence[str | int],
+        also: Sequence[Also],
+        part: RowRanges,
+    ) -> None:
         """Raises `NotCaptured` for a layer that the run has not, `BadSetting`."""
         self.is_one = isinstance(layers, str | int) and not also
         asked = [layers] if isinstance(layers, str | int) else list(layers)
@@ -42,16 +52,16 @@ class Columns:
         }
         self._columns: list[Rows | None] = [run[layer] for layer in asked]
         self._columns += [numbers[name] for name in also]
+        self._part = part
 
     def slice(self, start: int, stop: int) -> list[Tensor]:
-        """Read rows that follow each other, of each array."""
-        return [
-            torch.arange(start, stop) if rows is None else rows[start:stop]
-            for rows in self._columns
-        ]
+        """Read the rows from one place to another, of each array."""
+        stretches = list(self._part.stretches(start, stop))
+        return [_joined(rows, stretches) for rows in self._columns]
 
-    def take(self, some: Any, *, check: bool) -> list[Tensor]:
-        """Read any rows, of each array."""
+    def take(self, places: Tensor, *, check: bool) -> list[Tensor]:
+        """Read the rows at any places, of each array."""
+        some = self._part.numbers(places)
         return [
             some.clone() if rows is None else rows.take(some, check=check) for rows in self._columns
         ]
@@ -91,6 +101,14 @@ class Room:
             torch.index_select(memory, 0, places, out=rows)
             found.append(rows.view(dtype).reshape(len(places), *shape))
         return found
+
+
+def _joined(rows: Rows | None, stretches: Sequence[tuple[int, int]]) -> Tensor:
+    """Read stretches of rows, one after the other, or with `None` their numbers."""
+    parts = [
+        torch.arange(start, stop) if rows is None else rows[start:stop] for start, stop in stretches
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _widest(rows: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import Dataset
 
 from tenterhook.store._columns import Also, Batch, Columns
-from tenterhook.store._errors import BadSetting
 from tenterhook.store._index import row_index
+from tenterhook.store._ranges import Missing, RowRanges
 from tenterhook.store._run import Run
 
 
@@ -28,20 +28,19 @@ class RowDataset(Dataset[Any]):
         *,
         also: Sequence[Also] = (),
         rows: slice = slice(None),
+        missing: Missing | None = None,
         check: bool = True,
     ) -> None:
         """See `Run.dataset`."""
         self.run = run
-        self._settings = (layers, tuple(also))
-        self._part = range(*rows.indices(len(run)))
-        if self._part.step != 1:
-            raise BadSetting("rows", rows, "a slice of rows that follow each other")
+        self._part = run.ranges.part(rows, missing)
+        self._settings = (layers, tuple(also), self._part)
         self._check = check
         self._columns: Columns | None = Columns(run, *self._settings)
 
     def __len__(self) -> int:
         """How many rows there are."""
-        return len(self._part)
+        return self._part.rows
 
     def __getitem__(self, key: Any) -> Batch:
         """Read one row, or several, by an int, a slice, a mask, or a list or array of ints.
@@ -49,13 +48,13 @@ class RowDataset(Dataset[Any]):
         Raises `RowOutOfRange` and `WrongIndex`, each an `IndexError`.
         """
         columns = self._open()
-        found = row_index(key, (len(self),), self.run.id).rows
+        found = row_index(key, (len(self),), RowRanges.whole(len(self)), self.run.id).rows
         if isinstance(found, int):
-            row = torch.tensor([found + self._part.start])
-            return columns.batch([each[0] for each in columns.take(row, check=self._check)])
+            taken = columns.take(torch.tensor([found]), check=self._check)
+            return columns.batch([each[0] for each in taken])
         if isinstance(found, range):
             found = torch.arange(found.start, found.stop, found.step)
-        return columns.batch(columns.take(found + self._part.start, check=self._check))
+        return columns.batch(columns.take(found, check=self._check))
 
     def __getitems__(self, rows: list[int]) -> list[Batch]:
         """Read rows at once; `DataLoader` asks for a batch so, and puts it together again.
@@ -63,7 +62,7 @@ class RowDataset(Dataset[Any]):
         `DataLoader(dataset, batch_size=None, sampler=BatchSampler(...))` spares that.
         """
         columns = self._open()
-        some = columns.take(torch.tensor(rows) + self._part.start, check=self._check)
+        some = columns.take(torch.tensor(rows), check=self._check)
         return [columns.batch(list(row)) for row in zip(*(t.unbind() for t in some), strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:

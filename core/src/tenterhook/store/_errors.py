@@ -123,6 +123,27 @@ class RowOutOfRange(TenterhookError, IndexError):
         return f"Row {self.row} is not among the {self.rows} rows of {self.name!r}."
 
 
+class MissingRows(RowOutOfRange):
+    """A row of a unit that was not committed when the run was opened."""
+
+    def __init__(
+        self, row: int, unit: int, unit_rows: tuple[int, int], there: int, rows: int, run_id: str
+    ) -> None:
+        super().__init__(row, rows, run_id)
+        self.args = (row, unit, unit_rows, there, rows, run_id)
+        self.unit, self.unit_rows, self.there, self.run_id = unit, unit_rows, there, run_id
+
+    def __str__(self) -> str:
+        start, stop = self.unit_rows
+        return (
+            f"Row {self.row} is of unit {self.unit} of run {self.run_id!r} (rows {start} to "
+            f"{stop}), which is missing: {self.there} of the run's {self.rows} rows are there. "
+            "run.ranges says which, and missing='skip' loads and exports them. Open the run again "
+            "if it is being written; `tenterhook runs status` says what failed, and "
+            "`tenterhook runs resume` does what is missing."
+        )
+
+
 class WrongIndex(TenterhookError, IndexError):
     """An index that does not fit the array of rows it is for."""
 

@@ -19,9 +19,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook.documents import ranges
 from tenterhook.errors import TenterhookError
 from tenterhook.store._dtypes import dtype_name
 from tenterhook.store._errors import BadSetting, NotWritable, PlaceTaken
+from tenterhook.store._ranges import Missing, RowRanges
 from tenterhook.store._rows import Rows, as_bytes
 from tenterhook.store._run import Run
 
@@ -75,6 +77,7 @@ def to_npy(
     *,
     layers: str | int | Sequence[str | int] | None = None,
     bfloat16: Narrow = "float32",
+    missing: Missing | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -85,25 +88,31 @@ def to_npy(
     has no bfloat16 and no float8: these become float32, which holds each of their values, or with
     `bfloat16="bits"` unsigned integers of their bits.
 
-    All layers unless `layers` says which. Raises `PlaceTaken` where the folder holds something,
-    which `overwrite=True` replaces if it is an export of a run, `NotWritable`, `NotCaptured`,
-    `DamagedStore`, `BadSetting`, and `ImportError` without numpy.
+    All layers unless `layers` says which. Of a run that lacks units, the rows before the first that
+    is missing are written, with a `UserWarning` where there are others; `missing="skip"` writes
+    all that are there, and `missing="stop"` spares the warning. `run.json` says which rows they
+    are (`rows`, ranges of row numbers) and which units are missing (the first and last of each
+    stretch of them). Raises `PlaceTaken` where the folder holds something, which `overwrite=True`
+    replaces if it is an export of a run, `NotWritable`, `NotCaptured`, `DamagedStore`,
+    `BadSetting`, and `ImportError` without numpy.
     """
     _check_narrow(bfloat16)
     np = _needs("numpy")
     arrays = _arrays(run, layers)
+    part = run.ranges.part(slice(None), missing)
     with _new_folder(folder, overwrite) as aside:
-        steps = _Steps(progress, sum(len(each.rows) for each in arrays))
+        steps = _Steps(progress, part, len(arrays))
         for each in arrays:
             convert = _for_numpy(each.rows.dtype, bfloat16)
             kind = convert(torch.empty(0, dtype=each.rows.dtype)).numpy().dtype
             header = {"descr": kind.newbyteorder("<").str, "fortran_order": False}
             with (aside / f"{each.file}.npy").open("wb") as file:
-                np.lib.format.write_array_header_2_0(file, {**header, "shape": each.rows.shape})
-                for piece in steps.through(each.rows):
+                shape = (part.rows, *each.rows.shape[1:])
+                np.lib.format.write_array_header_2_0(file, {**header, "shape": shape})
+                for piece in steps.through(each):
                     _write(file, convert(piece))
         files = {each.name: f"{each.file}.npy" for each in arrays}
-        _mark(aside, run, "npy", {"files": files, "bfloat16": bfloat16})
+        _mark(aside, run, part, "npy", {"files": files, "bfloat16": bfloat16})
     return Path(folder)
 
 
@@ -113,13 +122,15 @@ def to_safetensors(
     *,
     layers: str | int | Sequence[str | int] | None = None,
     file_bytes: int = FILE_BYTES,
+    missing: Missing | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write the rows of a run as safetensors files of some of the rows each; return the folder.
 
     Every file has `token`, `document`, `position` and the layers, by their names, of the same
-    rows, bit for bit in the dtype that was stored; `run.json` says which rows are in which. No
+    rows, bit for bit in the dtype that was stored; `run.json` says which of the rows written, from
+    0, are in which, and the metadata in a file the numbers that they have in the run. No
     file is larger than `file_bytes`, its header and a single row aside. What else it takes and
     raises is as for `to_npy`.
     """
@@ -133,20 +144,21 @@ def to_safetensors(
             raise BadSetting("layers", each.name, f"of a dtype of {', '.join(_SAFETENSORS)}")
     row_bytes = sum(each.row_bytes for each in arrays)
     step = max(1, file_bytes // row_bytes)
-    starts = range(0, max(len(run), 1), step)
+    part = run.ranges.part(slice(None), missing)
+    starts = range(0, max(part.rows, 1), step)
     with _new_folder(folder, overwrite) as aside:
-        steps = _Steps(progress, len(run) * len(arrays))
+        steps = _Steps(progress, part, len(arrays))
         files = {}
         for number, start in enumerate(starts):
-            stop = min(start + step, len(run))
+            stop = min(start + step, part.rows)
             name = f"rows-{number:05d}-of-{len(starts):05d}.safetensors"
             files[name] = [start, stop]
             with (aside / name).open("wb") as file:
-                file.write(_safetensors_header(arrays, start, stop, run.id))
+                file.write(_safetensors_header(arrays, part, start, stop, run.id))
                 for each in arrays:
-                    for piece in steps.through(each.rows, start, stop):
+                    for piece in steps.through(each, start, stop):
                         _write(file, piece)
-        _mark(aside, run, "safetensors", {"files": files})
+        _mark(aside, run, part, "safetensors", {"files": files})
     return Path(folder)
 
 
@@ -155,6 +167,7 @@ def to_datasets(
     folder: str | os.PathLike[str],
     *,
     layers: str | int | Sequence[str | int] | None = None,
+    missing: Missing | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Any:
@@ -167,8 +180,9 @@ def to_datasets(
     """
     datasets, pyarrow = _needs("datasets"), _needs("pyarrow")
     arrays = _arrays(run, layers)
+    part = run.ranges.part(slice(None), missing)
     with _new_folder(folder, overwrite) as aside:
-        steps = _Steps(progress, len(run) * len(arrays))
+        steps = _Steps(progress, part, len(arrays))
         columns = [_ArrowColumn(each, pyarrow) for each in arrays]
         schema = pyarrow.schema([pyarrow.field(each.name, each.type) for each in columns])
         features = datasets.Features.from_arrow_schema(schema)
@@ -184,13 +198,12 @@ def to_datasets(
             (aside / ARROW_FILE).open("wb") as file,
             pyarrow.ipc.new_stream(file, features.arrow_schema) as stream,
         ):
-            for start in range(0, len(run), ARROW_ROWS):
-                stop = min(start + ARROW_ROWS, len(run))
+            for start, stop in steps.cut(ARROW_ROWS):
                 read = [column.read(start, stop) for column in columns]
                 batch = pyarrow.record_batch(read, names=[column.name for column in columns])
                 stream.write_batch(batch.cast(features.arrow_schema))
                 steps.count((stop - start) * len(columns))
-        _mark(aside, run, "datasets", {})
+        _mark(aside, run, part, "datasets", {})
     return datasets.load_from_disk(os.fspath(folder))
 
 
@@ -232,19 +245,24 @@ def _arrays(run: Run, layers: str | int | Sequence[str | int] | None) -> list[_A
 class _Steps:
     """Goes through arrays a piece at a time and says how far it is."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress | None, part: RowRanges, arrays: int) -> None:
         self._progress = progress
+        self._part = part
         self._done = 0
-        self._total = total
+        self._total = part.rows * arrays
 
-    def through(self, rows: Rows, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
-        stop = len(rows) if stop is None else stop
-        row_bytes = max(1, rows.nbytes // max(1, len(rows)))
-        step = max(1, PIECE_BYTES // row_bytes)
-        for at in range(start, stop, step):
-            piece = rows[at : min(at + step, stop)]
-            yield piece
-            self.count(len(piece))
+    def through(self, array: _Array, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
+        """Read the rows of an array from one place of the part to another."""
+        for first, last in self.cut(max(1, PIECE_BYTES // array.row_bytes), start, stop):
+            yield array.rows[first:last]
+            self.count(last - first)
+
+    def cut(self, step: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """Return ranges of row numbers, of so many rows at most."""
+        stop = self._part.rows if stop is None else stop
+        for first, last in self._part.stretches(start, stop):
+            for at in range(first, last, step):
+                yield at, min(at + step, last)
 
     def count(self, rows: int) -> None:
         self._done += rows
@@ -269,12 +287,15 @@ def _check_narrow(bfloat16: str) -> None:
 # --- formats
 
 
-def _safetensors_header(arrays: Sequence[_Array], start: int, stop: int, run_id: str) -> bytes:
+def _safetensors_header(
+    arrays: Sequence[_Array], part: RowRanges, start: int, stop: int, run_id: str
+) -> bytes:
     """Return the length of the header and the header, as the format's page has it.
 
     https://github.com/huggingface/safetensors#format
     """
-    header: dict[str, Any] = {"__metadata__": {"run": run_id, "rows": f"{start}:{stop}"}}
+    rows = ",".join(f"{first}:{last}" for first, last in part.stretches(start, stop)) or "0:0"
+    header: dict[str, Any] = {"__metadata__": {"run": run_id, "rows": rows}}
     at = 0
     for each in arrays:
         size = (stop - start) * each.row_bytes
@@ -340,8 +361,10 @@ def _write(file: BinaryIO, rows: Tensor) -> None:
     file.write(as_bytes(rows).numpy().data if len(rows) else b"")
 
 
-def _mark(folder: Path, run: Run, kind: str, facts: dict[str, Any]) -> None:
-    mark = {"format": FORMAT, "kind": kind, **facts, "metadata": run.metadata}
+def _mark(folder: Path, run: Run, part: RowRanges, kind: str, facts: dict[str, Any]) -> None:
+    left_out = {"missing_units": ranges(run.missing, None)} if run.missing else {}
+    mark = {"format": FORMAT, "kind": kind, "rows": part.pairs(), **left_out, **facts}
+    mark["metadata"] = run.metadata
     content = json.dumps(mark, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / MARK).write_text(content, encoding="utf-8")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenterhook.store._errors import RowOutOfRange, WrongIndex
+from tenterhook.store._ranges import RowRanges
 
 WAYS = "an int or a slice, a mask of one bool a row, or a list or array of ints"
 
@@ -28,25 +29,27 @@ class RowIndex:
     """`None` for all of them."""
 
 
-def row_index(key: Any, shape: tuple[int, ...], name: str) -> RowIndex:
-    """Read an index of an array of that shape.
+def row_index(key: Any, shape: tuple[int, ...], ranges: RowRanges, name: str) -> RowIndex:
+    """Read an index of an array of that shape, and of the rows beyond it that are there.
 
-    Raises `RowOutOfRange` and `WrongIndex`, each an `IndexError`, and `TypeError` for what is no
-    index at all.
+    Raises `RowOutOfRange` (`MissingRows` for one that is not there yet) and `WrongIndex`, each an
+    `IndexError`, and `TypeError` for what is no index at all.
     """
     parts = _spelled_out(key, len(shape), name)
-    rows = _rows(parts[0], shape[0], name)
+    rows = _rows(parts[0], ranges, name)
+    ranges.check(rows)
     if len(shape) == 1 or (isinstance(parts[1], slice) and parts[1] == slice(None)):
         return RowIndex(rows, None)
     return RowIndex(rows, _features(parts[1], shape[1], name))
 
 
-def any_rows(key: Any, length: int, name: str) -> Tensor:
+def any_rows(key: Any, ranges: RowRanges, name: str) -> Tensor:
     """Return what a mask, list or array stands for: int64 row numbers, of the array's shape."""
     found = _tensor(key, name)
     if found.dtype is torch.bool:
-        if found.shape != (length,):
-            reason = f"a mask has one value for each of its {length} rows, and this one is"
+        if found.shape not in ((ranges.first,), (ranges.planned,)):
+            rows = " or ".join(map(str, dict.fromkeys((ranges.first, ranges.planned))))
+            reason = f"a mask has one value for each of its {rows} rows, and this one is"
             raise WrongIndex(name, f"{reason} {list(found.shape)}")
         return found.nonzero().flatten()
     if found.is_floating_point() or found.is_complex():
@@ -56,11 +59,16 @@ def any_rows(key: Any, length: int, name: str) -> Tensor:
     if found.numel():
         low, high = (int(each) for each in found.aminmax())
         for row in (low, high):
-            if not -length <= row < length:
-                raise RowOutOfRange(row, length, name)
+            _check_bounds(row, ranges, name)
         if low < 0:
-            found = torch.where(found < 0, found + length, found)
+            found = torch.where(found < 0, found + ranges.first, found)
     return found
+
+
+def _check_bounds(row: int, ranges: RowRanges, name: str) -> None:
+    """Negative numbers count from the end of the first rows; others are those of the plan."""
+    if not -ranges.first <= row < ranges.planned:
+        raise RowOutOfRange(row, ranges.first if row < 0 else ranges.planned, name)
 
 
 def _spelled_out(key: Any, axes: int, name: str) -> list[Any]:
@@ -76,20 +84,19 @@ def _spelled_out(key: Any, axes: int, name: str) -> list[Any]:
     return [*parts[:at], *rest, *parts[at + len(dots) :]]
 
 
-def _rows(key: Any, length: int, name: str) -> int | range | Tensor:
+def _rows(key: Any, ranges: RowRanges, name: str) -> int | range | Tensor:
     if isinstance(key, slice):
-        return range(*key.indices(length))
+        return range(*key.indices(ranges.reach(key)))
     if isinstance(key, bool) or key is None:
         raise TypeError(f"Rows are read by {WAYS}, not by {key}.")
     if isinstance(key, Tensor) and (key.ndim or key.dtype is torch.bool):
-        return any_rows(key, length, name)  # torch takes one of one element for an int
+        return any_rows(key, ranges, name)  # torch takes one of one element for an int
     try:
         row = operator.index(key)
     except TypeError:
-        return any_rows(key, length, name)
-    if not -length <= row < length:
-        raise RowOutOfRange(row, length, name)
-    return row + length if row < 0 else row
+        return any_rows(key, ranges, name)
+    _check_bounds(row, ranges, name)
+    return row + ranges.first if row < 0 else row
 
 
 def _features(key: Any, width: int, name: str) -> int | slice:

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook.store._ranges import RowRanges
 from tenterhook.store._rows import Rows
 
 SCALE = ":scale"
@@ -71,7 +72,7 @@ class ErrorMeter:
         }
 
 
-def int8_rows(steps: Rows, scale: Rows) -> Rows:
+def int8_rows(steps: Rows, scale: Rows, ranges: RowRanges) -> Rows:
     """Return the floats of two arrays, read as they are indexed."""
     return Rows(
         steps.name,
@@ -81,6 +82,7 @@ def int8_rows(steps: Rows, scale: Rows) -> Rows:
         lambda rows, check: dequantize(
             steps.take(rows, check=check), scale.take(rows, check=check)
         ),
+        ranges,
     )
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tenterhook.store._columns import Also, Batch, Columns, Room
 from tenterhook.store._errors import BadSetting, OtherLoader
-from tenterhook.store._order import Cut, Permutation, ShuffledBlocks, generator
+from tenterhook.store._order import Cut, Permutation, ShuffledBlocks, generator, seed
+from tenterhook.store._ranges import Missing
 from tenterhook.store._run import Run
 
 Mixing = Literal["blocks", "exact"]
@@ -51,6 +52,7 @@ class RowLoader(IterableDataset[Any]):
         block_rows: int = BLOCK_ROWS,
         also: Sequence[Also] = (),
         rows: slice = slice(None),
+        missing: Missing | None = None,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -62,17 +64,14 @@ class RowLoader(IterableDataset[Any]):
         batch_size = _count("batch_size", batch_size, 1)
         if mixing not in get_args(Mixing):
             raise BadSetting("mixing", mixing, " or ".join(map(repr, get_args(Mixing))))
-        part = range(*rows.indices(len(run)))
-        if part.step != 1:
-            raise BadSetting("rows", rows, "a slice of rows that follow each other")
         self.run = run
+        self._part = run.ranges.part(rows, missing)
         self.rank, self.world_size = _rank(rank, world_size)
         self.device = None if device is None else torch.device(device)
         self._layers = layers
         self._also = tuple(also)
-        self._first = part.start
         self._cut = Cut(
-            rows=len(part),
+            rows=self._part.rows,
             batch_size=batch_size,
             drop_last=drop_last,
             world_size=self.world_size,
@@ -84,7 +83,7 @@ class RowLoader(IterableDataset[Any]):
         self._block_rows = _count("block_rows", block_rows, 1)
         self._threads = _count("threads", threads, 1)
         self._check = check
-        Columns(run, layers, also)  # a mistake in these is told now
+        Columns(run, layers, also, self._part)  # a mistake in these is told now
         # One count for each number of workers and each worker among them, so that workers that
         # are made anew for each epoch know which one it is.
         self._next_epoch = torch.zeros(_slot(0, MAX_WORKERS + 1), dtype=torch.int64)
@@ -173,13 +172,19 @@ class RowLoader(IterableDataset[Any]):
             shuffling |= {"buffer_rows": self._buffer_rows, "block_rows": self._block_rows}
         return {
             "run": self.run.id,
-            "rows": [self._first, self._first + self._cut.rows],
+            "rows": self._rows_of_part(),
             "batch_size": self._cut.batch_size,
             "drop_last": self._cut.drop_last,
             "world_size": self.world_size,
             "shuffle": self._shuffle,
             **shuffling,
         }
+
+    def _rows_of_part(self) -> list[Any]:
+        """Return from where to where the rows are, and where some are left out, which."""
+        pairs = self._part.pairs() or [[0, 0]]
+        left_out = [f"{self._part.rows} rows, {seed(pairs):x}"] if len(pairs) > 1 else []
+        return [pairs[0][0], pairs[-1][1], *left_out]
 
     @property
     def _is_mixed(self) -> bool:
@@ -203,7 +208,7 @@ class RowLoader(IterableDataset[Any]):
         return self._resume is not None and int(self._next_epoch[slot]) == self._resume[0]
 
     def _give(self, epoch: int, given: int, worker: int, workers: int) -> Iterator[Batch]:
-        columns = Columns(self.run, self._layers, self._also)
+        columns = Columns(self.run, self._layers, self._also, self._part)
         batches = self._batches(columns, epoch, given, worker, max(workers, 1))
         try:
             for tensors in batches:
@@ -242,8 +247,8 @@ class RowLoader(IterableDataset[Any]):
     ) -> Callable[[], list[Tensor]]:
         """Return what reads a batch: rows that follow each other, or rows of an order."""
         if order is None:
-            return lambda: columns.slice(self._first + start, self._first + stop)
-        return lambda: columns.take(self._first + order.stretch(start, stop), check=self._check)
+            return lambda: columns.slice(start, stop)
+        return lambda: columns.take(order.stretch(start, stop), check=self._check)
 
     def _mixed(
         self, columns: Columns, start: int, stop: int, given: int, *key: int
@@ -260,10 +265,7 @@ class RowLoader(IterableDataset[Any]):
         if at >= stop:
             return
         blocks = ShuffledBlocks(self._cut.rows, self._block_rows, *key)
-        read = (
-            _slicing(columns, self._first + first, self._first + last)
-            for first, last in blocks.stretch(at, stop)
-        )
+        read = (_slicing(columns, first, last) for first, last in blocks.stretch(at, stop))
         with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
             incoming = _Incoming(_ahead(pool, read, 2 * self._threads))
             places = torch.arange(min(size, stop - at))

@@ -74,9 +74,8 @@ def _number_of(run: "Run", layer: str | int) -> int:
 
 
 def _kept(run: "Run", number: int, parts: Sequence[str]) -> "list[Mapping[str, Tensor]]":
-    """Return what the units keep whose rows can be read, in their order."""
-    units = -(-len(run) // run.plan.rows_per_unit)
+    """Return what the committed units keep, in their order."""
     return [
         {part: run.unit_tensor(unit, f"reduced/{number}/{part}") for part in parts}
-        for unit in range(units)
+        for unit in sorted(run.committed)
     ]

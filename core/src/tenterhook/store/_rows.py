@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tenterhook.store._dtypes import dtype_name
 from tenterhook.store._index import any_rows, row_index
+from tenterhook.store._ranges import RowRanges
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,10 @@ class Rows:
     They are indexed as a numpy array is: `rows[3]`, `rows[10:20]`, `rows[::2]`, `rows[mask]`,
     `rows[[5, 2, 2]]`, `rows[10:20, :64]`. Each reads from the store and gives a tensor on the
     CPU, in the dtype that was stored, bit for bit, which is the caller's own.
+
+    Of a run that lacks units these are its first rows, up to the first that is missing; those
+    after it are read by their own numbers, as `rows[a:b]`, `rows[[a, b]]` or a mask of all rows
+    planned.
     """
 
     def __init__(
@@ -35,17 +40,20 @@ class Rows:
         dtype: torch.dtype,
         read: Callable[[int, int], Tensor],
         take: Callable[[Tensor, bool], Tensor] | None = None,
+        ranges: RowRanges | None = None,
     ) -> None:
         """Read rows `start` to `stop` by `read(start, stop)`.
 
         `take(rows, check)` returns any rows, int64 `[n]`, in their order; without it they are
-        found with `read`.
+        found with `read`. `ranges` are the rows that are there, `shape[0]` of them unless given;
+        no other is asked for.
         """
         self.name = name
         self.shape = shape
         self.dtype = dtype
         self._read = read
         self._take = take
+        self._ranges = RowRanges.whole(shape[0]) if ranges is None else ranges
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -67,15 +75,16 @@ class Rows:
         """Read rows: one (an axis less), a slice of them, or those of a mask, list or array.
 
         A second index, an int or a slice, picks features. A slice is cut to what is there, as in
-        a list. Raises `RowOutOfRange` and `WrongIndex` (each an `IndexError`), `TypeError` for
-        what is no index, and `DamagedStore` where what is read is not what was written.
+        a list. Raises `RowOutOfRange` (`MissingRows` for a row of a unit that is missing) and
+        `WrongIndex` (each an `IndexError`), `TypeError` for what is no index, and `DamagedStore`
+        where what is read is not what was written.
         """
-        index = row_index(key, self.shape, self.name)
+        index = row_index(key, self.shape, self._ranges, self.name)
         if isinstance(index.rows, range):
             return self._slice(index.rows, index.features)
         if isinstance(index.rows, int):
             return _some(self._read(index.rows, index.rows + 1), index.features)[0]
-        return _some(self.take(index.rows), index.features)
+        return _some(self._some_rows(index.rows, check=True), index.features)
 
     def take(self, rows: Any, *, check: bool = True) -> Tensor:
         """Read any rows, in any order: a mask, a list or an array of ints, of any shape.
@@ -84,7 +93,11 @@ class Rows:
         reads the first time that this process touches it; with `check=False` not at all, which
         spares reading what stands around a row.
         """
-        found = any_rows(rows, len(self), self.name)
+        found = any_rows(rows, self._ranges, self.name)
+        self._ranges.check(found)
+        return self._some_rows(found, check=check)
+
+    def _some_rows(self, found: Tensor, *, check: bool) -> Tensor:
         flat = found.flatten()
         if not len(flat):
             taken = torch.empty((0, *self.shape[1:]), dtype=self.dtype)
@@ -96,7 +109,7 @@ class Rows:
 
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self), BLOCK):
-            yield from self[start : start + BLOCK]
+            yield from self[start : min(start + BLOCK, len(self))]
 
     def numpy(self, rows: Any = slice(None), *, dtype: Any = None) -> "np.ndarray[Any, Any]":
         """Read rows, by any index, as a numpy array, in the dtype that was stored, or in `dtype`.
@@ -122,7 +135,7 @@ class Rows:
             return as_bytes(forward).flip(0).view(self.dtype).reshape(forward.shape)
         if rows.step == 1 and features is None:
             return self._read(rows.start, rows.stop)
-        if rows.step > PIECE:
+        if rows.step > PIECE or self._ranges.next_missing(rows.start) <= rows[-1]:
             return _some(self.take(torch.arange(rows.start, rows.stop, rows.step)), features)
         parts = []
         per_block = max(1, BLOCK // rows.step)
@@ -139,9 +152,11 @@ class Rows:
         order = pieces.argsort(stable=True)
         numbers, counts = torch.unique(pieces, return_counts=True)
         for number, some in zip(numbers.tolist(), torch.split(order, counts.tolist()), strict=True):
-            start = number * PIECE
-            piece = as_bytes(self._read(start, min(start + PIECE, len(self))))
-            to[some] = piece[rows[some] - start]
+            for part in self._ranges.within(number * PIECE, (number + 1) * PIECE):
+                here = some[(rows[some] >= part.start) & (rows[some] < part.stop)]
+                if len(here):
+                    piece = as_bytes(self._read(part.start, part.stop))
+                    to[here] = piece[rows[here] - part.start]
         return found
 
 

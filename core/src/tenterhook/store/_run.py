@@ -1,6 +1,5 @@
 """A run, opened for reading."""
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -13,6 +12,7 @@ from tenterhook.store._dtypes import torch_dtype
 from tenterhook.store._errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook.store._int8 import SCALE, int8_errors, int8_rows
 from tenterhook.store._plan import ROW_ARRAYS, LayerArray, RunPlan
+from tenterhook.store._ranges import Missing, RowRanges
 from tenterhook.store._reduced import QUANTILES, quantile_error, reduced
 from tenterhook.store._rows import BLOCK, Rows
 from tenterhook.store._text import load_tokenizer
@@ -44,8 +44,9 @@ class KeptTensors(Protocol):
 class Run:
     """What a run held when it was opened: the rows that were committed by then.
 
-    While a run is being written these are its first rows, up to the first unit that is missing;
-    open it again to see more. Stores make these; `store.run(id)` opens one.
+    Rows have the numbers that the plan gives them. `len(run)` counts the first of them, up to the
+    first unit that is missing, and those of units after it are read by their numbers: `ranges`
+    says which. Open it again to see more. Stores make these; `store.run(id)` opens one.
     """
 
     def __init__(
@@ -85,14 +86,26 @@ class Run:
         """Take these units for all that are committed."""
         self.committed = frozenset(committed)
         """Numbers of the units that are committed."""
-        whole = next(number for number in itertools.count() if number not in self.committed)
-        self._rows = min(whole * self.plan.rows_per_unit, self.plan.rows)
+        self.ranges = RowRanges.of_units(self.committed, self.plan, self.id)
+        """The rows that are there, as slices: `for part in run.ranges: run[layer][part]`."""
         self._documents: DocumentMap | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether every unit of the plan is committed."""
         return len(self.committed) == self.plan.unit_count
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Numbers of the units that are not committed, rising."""
+        if self.is_complete:
+            return ()
+        return tuple(at for at in range(self.plan.unit_count) if at not in self.committed)
+
+    @property
+    def rows_committed(self) -> int:
+        """How many rows can be read, wherever in the run they are."""
+        return self.ranges.rows
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -102,8 +115,8 @@ class Run:
         return tuple(each.name for each in self.plan.layers if each.name not in scales)
 
     def __len__(self) -> int:
-        """How many rows can be read."""
-        return self._rows
+        """How many rows there are before the first that is missing; all, of a complete run."""
+        return self.ranges.first
 
     def __getitem__(self, layer: str | int) -> Rows:
         """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
@@ -118,7 +131,7 @@ class Run:
             raise NotCaptured(layer, self.layers, self.id) from None
         scales = [each for each in self.plan.layers if each.name == array.name + SCALE]
         if array.dtype == "int8" and scales:
-            return int8_rows(self._layer(array), self._layer(scales[0]))
+            return int8_rows(self._layer(array), self._layer(scales[0]), self.ranges)
         return self._layer(array)
 
     def _layer(self, array: LayerArray) -> Rows:
@@ -129,6 +142,7 @@ class Run:
             torch_dtype(array.dtype),
             lambda start, stop: read(array.name, start, stop),
             take and (lambda rows, check: take(array.name, rows, check)),
+            self.ranges,
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -147,7 +161,10 @@ class Run:
         """Where every row comes from."""
         if self._documents is None:
             self._documents = DocumentMap(
-                self._numbers("document"), self._numbers("position"), self.plan.documents
+                self._numbers("document"),
+                self._numbers("position"),
+                self.plan.documents,
+                self.ranges,
             )
         return self._documents
 
@@ -176,7 +193,7 @@ class Run:
     ) -> Any:
         """Return a statistic of a layer's rows that was computed as they were captured.
 
-        Merged over the units whose rows can be read. `"mean"` and `"var"` are float64
+        Merged over the units that are committed. `"mean"` and `"var"` are float64
         `[features]`, `"cov"` `[features, features]`; the latter two are divided by the count of
         rows less `ddof`. `"quantiles"` are `[len(q), features]`, each a value of the layer, whose
         rank is wrong by at most `quantile_error(layer)`. `"topk"` is a `TopTokens`.
@@ -225,6 +242,7 @@ class Run:
         block_rows: int = 256,
         also: "Sequence[Also]" = (),
         rows: slice = slice(None),
+        missing: Missing | None = None,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -244,7 +262,10 @@ class Run:
         of each other (twice that where a block falls on the border of two). With `mixing="exact"`
         rows are read one by one in an order that is one of all.
 
-        `rows` is a part of the run, as a slice. All ranks and workers together give every row
+        `rows` is a part of the run, as a slice of row numbers. Of a run that lacks units, the rows
+        before the first that is missing are given, with a `UserWarning` where there are others;
+        `missing="skip"` gives all that are there, and `missing="stop"` spares the warning. All
+        ranks and workers together give every row
         once; `rank` and `world_size` are those of `torch.distributed`, or of the variables that
         torchrun sets, unless given. `drop_last` leaves out what is no full batch for every rank.
         `device` has batches copied there, on CUDA through pinned memory. `threads` read ahead.
@@ -266,6 +287,7 @@ class Run:
             block_rows=block_rows,
             also=also,
             rows=rows,
+            missing=missing,
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
@@ -280,12 +302,13 @@ class Run:
         *,
         also: "Sequence[Also]" = (),
         rows: slice = slice(None),
+        missing: Missing | None = None,
         check: bool = True,
     ) -> "RowDataset":
         """Return the rows as a map-style torch `Dataset`; what it takes is as for `loader`."""
         from tenterhook.store._dataset import RowDataset
 
-        return RowDataset(self, layers, also=also, rows=rows, check=check)
+        return RowDataset(self, layers, also=also, rows=rows, missing=missing, check=check)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -304,7 +327,7 @@ class Run:
         return {
             "run": self.id,
             "rows": self.plan.rows,
-            "rows_committed": len(self),
+            "rows_committed": self.rows_committed,
             "complete": self.is_complete,
             "layers": {
                 layer.name: {"features": layer.features, "dtype": layer.dtype}
@@ -321,7 +344,9 @@ class Run:
         }
 
     def __repr__(self) -> str:
-        state = "complete" if self.is_complete else f"{len(self)} of {self.plan.rows} rows"
+        state = (
+            "complete" if self.is_complete else f"{self.rows_committed} of {self.plan.rows} rows"
+        )
         return f"Run({self.id!r}, layers={list(self.layers)}, {state})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -338,6 +363,7 @@ class Run:
             torch_dtype(ROW_ARRAYS[array]),
             lambda start, stop: read(array, start, stop),
             take and (lambda rows, check: take(array, rows, check)),
+            self.ranges,
         )
 
 
@@ -353,14 +379,17 @@ def _reopen(store: "Store", run_id: str, committed: frozenset[int], plan: RunPla
 class DocumentMap:
     """From rows to documents and back."""
 
-    def __init__(self, index: Rows, position: Rows, count: int) -> None:
+    def __init__(
+        self, index: Rows, position: Rows, count: int, ranges: RowRanges | None = None
+    ) -> None:
         self.index = index
         """The document of every row, int64 `[rows]`: its place among the documents captured."""
         self.position = position
         """The token of its document that every row is, int32 `[rows]`, from 0."""
         self._count = count
+        self._ranges = RowRanges.whole(len(index)) if ranges is None else ranges
         self._firsts: dict[int, int] = {}
-        """The document of a row that was looked at: the first of a block."""
+        """The document of a row that was looked at: the first of a block of those there are."""
         self._block: tuple[int, Tensor] = (-1, torch.empty(0))
         """The block that was looked into last, by its number."""
 
@@ -371,26 +400,39 @@ class DocumentMap:
     def rows(self, document: int) -> slice:
         """Return where the rows of a document are; empty where it has none that can be read.
 
-        Raises `IndexError` where there is no such document.
+        From the first to the last that is there: where a unit between them is missing, reading
+        them is `MissingRows`. Raises `IndexError` where there is no such document.
         """
         at = document + len(self) if document < 0 else document
         if not 0 <= at < len(self):
             raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
-        return slice(self._first_row(at), self._first_row(at + 1))
+        first, after = self._first_place(at), self._first_place(at + 1)
+        if first == after:
+            row = self._row(first) if first < self._ranges.rows else self._ranges.end
+            return slice(row, row)
+        return slice(self._row(first), self._row(after - 1) + 1)
 
-    def _first_row(self, document: int) -> int:
-        """Return the first row of a document or one after it: rows are in the documents' order."""
-        count = -(-len(self.index) // BLOCK)
+    def _row(self, place: int) -> int:
+        return next(self._ranges.stretches(place, place + 1))[0]
+
+    def _first_place(self, document: int) -> int:
+        """Return where, among the rows that are there, those of a document begin, or would.
+
+        Rows are in the documents' order.
+        """
+        count = -(-self._ranges.rows // BLOCK)
         block = bisect_left(range(count), document, key=self._first_of) - 1
         if block < 0:
             return 0
         known, numbers = self._block
         if known != block:
-            numbers = self.index[block * BLOCK : (block + 1) * BLOCK].contiguous()
+            stop = min((block + 1) * BLOCK, self._ranges.rows)
+            parts = [self.index[a:b] for a, b in self._ranges.stretches(block * BLOCK, stop)]
+            numbers = torch.cat(parts)
             self._block = block, numbers
         return block * BLOCK + int(torch.searchsorted(numbers, document))
 
     def _first_of(self, block: int) -> int:
         if block not in self._firsts:
-            self._firsts[block] = int(self.index[block * BLOCK])
+            self._firsts[block] = int(self.index[self._row(block * BLOCK)])
         return self._firsts[block]

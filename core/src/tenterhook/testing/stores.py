@@ -21,6 +21,7 @@ from tenterhook.store import (
     DeletedRun,
     IncompleteRun,
     LayerArray,
+    MissingRows,
     NameTaken,
     NotCaptured,
     NotKept,
@@ -385,14 +386,24 @@ class StoreContract:
         with pytest.raises(IncompleteRun, match="lacks 2 units"):
             writer.finish()
 
-    def test_rows_after_a_gap_wait(self, store: Store) -> None:
-        """Units may be committed in any order; rows are read up to the first that is missing."""
+    def test_rows_after_a_gap(self, store: Store) -> None:
+        """Units may be committed in any order; those after a gap are read by their numbers."""
         plan = a_plan()
         writer = store.write_run("one", plan)
         first, second, third = plan.units()
         write(writer, [third, first])
-        assert len(store.run("one")) == 8
-        assert store.run("one").committed == {0, 2}
+        run, expected = store.run("one"), rows_of(plan, 0, 20)
+        assert len(run) == 8
+        assert run.committed == {0, 2}
+        assert (run.missing, run.rows_committed) == ((1,), 12)
+        for layer, rows in expected.layers.items():
+            assert same_bits(run[layer][:], rows[:8])
+            assert same_bits(run[layer][16:20], rows[16:])
+            assert same_bits(run[layer].take([17, 2], check=False), rows[[17, 2]])
+        assert run.tokens[[19, 0]].tolist() == expected.tokens[[19, 0]].tolist()
+        for key in (slice(0, 20), 8, [16, 15]):
+            with pytest.raises(MissingRows, match="unit 1 of run 'one'"):
+                run["h.0"][key]
         write(writer, [second])
         assert same_bits(store.run("one")["h.0"][:], rows_of(plan, 0, 20).layers["h.0"])
 
