@@ -440,6 +440,46 @@ def test_verify(th: Command, tmp_path: Path) -> None:
     assert [each["unit"] for each in found[0]["problems"]] == [1]
 
 
+@pytest.mark.parametrize("command", ["list", "verify", "status"])
+def test_a_run_whose_plan_is_damaged(th: Command, tmp_path: Path, command: str) -> None:
+    """It is named with its file, the others are looked at, and it can be deleted."""
+    store = tmp_path / "store"
+    for name in ("a", "b", "c"):
+        capture(th, store, "--run-name", name)
+    plan = store / "runs/b/plan.json"
+    plan.write_bytes(plan.read_bytes()[:-9])
+    code, out, err = th("runs", command, str(store))
+    assert code == 1
+    assert [line[0] for line in out.splitlines() if line[0] in "ac"] == ["a", "c"]
+    assert str(plan) in out + err
+    code, out, err = th("runs", "delete", str(store), "b", "--yes")
+    assert (code, out) == (0, f"Deleted run b of {store}, which cannot be opened.\n"), err
+    assert th("runs", command, str(store))[0] == 0
+
+
+def test_a_damaged_unit_is_made_again(th: Command, tmp_path: Path) -> None:
+    """Once its record is gone, as `verify` says, `resume` makes the same bytes."""
+    store = tmp_path / "store"
+    command = ("capture", "tiny:", "--layer", "layer_1", "--data", "tiny:sample", "--out")
+    th(*command, str(store), "--sample-limit", "2", "--rows-per-unit", "64", "--run-name", "r")
+    shard = next(p for p in sorted((store / "runs/r").rglob("layers/*/c/1/0")))
+    content = shard.read_bytes()
+    shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    code, out, err = th("runs", "verify", str(store))
+    record = store / "runs/r/commits/000001.json"
+    assert (code, out.count("\n")) == (1, 2)
+    assert "Unit 1 of r is made again once runs/r/commits/000001.json is deleted" in err
+    assert f"tenterhook runs resume {store} r" in err
+    record.unlink()
+    assert th("runs", "resume", str(store), "r")[0] == 0
+    assert shard.read_bytes() == content
+    assert th("runs", "verify", str(store))[0] == 0
+    metadata = shard.parents[2] / "zarr.json"
+    metadata.write_bytes(metadata.read_bytes() + b" ")
+    code, _, err = th("runs", "verify", str(store))
+    assert (code, err) == (1, "")
+
+
 @pytest.mark.parametrize("command", ["verify", "status"])
 def test_a_run_that_is_deleted_meanwhile(
     th: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -1,6 +1,7 @@
 """`tenterhook runs`: what a store holds, and what is done about it."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,10 +16,11 @@ from tenterhook._cli._progress import stoppable
 from tenterhook._cli._words import how_long, many, said_of_run, size
 from tenterhook._cli.work import do_part, elsewhere
 from tenterhook.errors import TenterhookError
+from tenterhook.store import DamagedStore
 
 if TYPE_CHECKING:
     from tenterhook.capture import OpenSession, RunStatus
-    from tenterhook.store import Run, Store
+    from tenterhook.store import Problem, Run, Store
 
 T = TypeVar("T")
 
@@ -31,13 +33,14 @@ def runs() -> None:
 @runs.command("list")
 @click.argument("store")
 @as_json_option
-def list_runs(store: str, as_json: bool) -> None:
+def list_runs(store: str, as_json: bool) -> int:
     """List the runs of STORE."""
     opened = open_store(store)
-    rows = [_row(opened.run(run_id)) for run_id in natural(opened.runs())]
+    looked = _Looked(opened, natural(opened.runs()))
+    rows = [row for _, row in looked.each(lambda name: _row(opened.run(name)))]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-        return
+        return looked.code
     cells = [
         (row["run"], f"{row['rows']:,} rows", row["state"], ", ".join(row["layers"]))
         for row in rows
@@ -46,8 +49,9 @@ def list_runs(store: str, as_json: bool) -> None:
     for cell in cells:
         start = "  ".join(f"{text:<{width}}" for text, width in zip(cell, widths, strict=False))
         click.echo(f"{start}  {cell[3]}")
-    if not rows:
+    if not opened.runs():
         click.echo("This store holds no runs.", err=True)
+    return looked.code
 
 
 @runs.command()
@@ -70,7 +74,7 @@ def show(store: str, run: str | None, as_json: bool) -> None:
 @runs.command()
 @of_run
 @as_json_option
-def status(store: str, run: str | None, as_json: bool) -> None:
+def status(store: str, run: str | None, as_json: bool) -> int:
     """Say how far RUN in STORE is, or each of its runs: units, rows, rate, what failed.
 
     The rows are those that can be read.
@@ -78,12 +82,14 @@ def status(store: str, run: str | None, as_json: bool) -> None:
     from tenterhook.capture import run_status
 
     opened, names = find_runs(store, run)
-    found = [each for _, each in _each(opened, names, lambda name: run_status(opened.run(name)))]
+    looked = _Looked(opened, names)
+    found = [each for _, each in looked.each(lambda name: run_status(opened.run(name)))]
     if as_json:
         click.echo(json.dumps([attrs.asdict(each) for each in found], indent=2))
-        return
+        return looked.code
     for each in found:
         click.echo("\n".join(_status_lines(each)))
+    return looked.code
 
 
 @runs.command()
@@ -96,18 +102,18 @@ def verify(store: str, run: str | None, as_json: bool) -> int:
     said, and are no damage.
     """
     opened, names = find_runs(store, run)
+    looked = _Looked(opened, names)
     rows = []
-    for name, problems in _each(opened, names, opened.verify_run):
+    for name, problems in looked.each(opened.verify_run):
         rows.append({"run": name, "problems": [attrs.asdict(each) for each in problems]})
         if not as_json:
-            found = opened.run(name)
-            units = f"{len(found.committed):,} of {found.plan.unit_count:,} units"
-            click.echo(f"{name}: {units}, {many(len(problems), 'problem')}")
+            click.echo(f"{name}: {_units(opened, name)}, {many(len(problems), 'problem')}")
             for each in problems:
                 click.echo(f"  {each}")
+            _say_how_to_mend(opened, name, problems)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
-    return int(any(row["problems"] for row in rows))
+    return int(looked.code or any(row["problems"] for row in rows))
 
 
 @runs.command()
@@ -198,30 +204,67 @@ def export(
 def delete(store: str, run: str | None, yes: bool) -> None:
     """Delete RUN in STORE, for good; asks first."""
     opened, run_id = find_run(store, run)
-    found = opened.run(run_id)
-    rows = sum(found.plan.unit(number).rows for number in found.committed)
-    what = f"run {run_id} of {opened.location}, {many(rows, 'row')}"
+    what, how_large = f"run {run_id} of {opened.location}", ""
+    try:
+        found = opened.run(run_id)
+    except DamagedStore:
+        what += ", which cannot be opened"
+    else:
+        rows = sum(found.plan.unit(number).rows for number in found.committed)
+        what += f", {many(rows, 'row')}"
+        how_large = f", {size(rows * found.plan.row_bytes)}"
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"Nobody is there to be asked: say --yes to delete {what}.")
-        click.confirm(f"Delete {what}, {size(rows * found.plan.row_bytes)}, for good?", abort=True)
+        click.confirm(f"Delete {what}{how_large}, for good?", abort=True)
     opened.delete_run(run_id)
     click.echo(f"Deleted {what}.")
 
 
-def _each(store: "Store", names: list[str], look: Callable[[str], T]) -> Iterator[tuple[str, T]]:
-    """Look at runs; one that is deleted meanwhile is said, and is neither damage nor an error."""
-    for name in names:
-        try:
-            found, error = look(name), None
-        except TenterhookError as raised:
-            error = raised
-        if name not in store.runs():
-            click.echo(f"{name}: deleted meanwhile", err=True)
-        elif error is not None:
-            raise error
-        else:
-            yield name, found
+class _Looked:
+    """Runs that are looked at one after the other, and the exit code that follows."""
+
+    def __init__(self, store: "Store", names: list[str]) -> None:
+        self._store, self._names = store, names
+        self.code = 0
+
+    def each(self, look: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+        """Look at them; one that is damaged or deleted meanwhile is said, and the others go on."""
+        for name in self._names:
+            error: TenterhookError | None = None
+            try:
+                found = look(name)
+            except TenterhookError as raised:
+                error = raised
+            if name not in self._store.runs():
+                click.echo(f"{name}: deleted meanwhile", err=True)
+            elif error is None:
+                yield name, found
+            elif isinstance(error, DamagedStore):
+                click.echo(f"error: {error}", err=True)
+                self.code = 1
+            else:
+                raise error
+
+
+def _units(store: "Store", name: str) -> str:
+    try:
+        found = store.run(name)
+    except DamagedStore:
+        return "it cannot be opened"
+    return f"{len(found.committed):,} of {found.plan.unit_count:,} units"
+
+
+def _say_how_to_mend(store: "Store", name: str, problems: list["Problem"]) -> None:
+    """Name the record to delete; none where metadata are damaged, which no unit makes again."""
+    units = sorted({each.unit for each in problems if each.unit is not None})
+    if units and not any(each.file.endswith("zarr.json") for each in problems):
+        click.echo(
+            f"hint: Unit {units[0]} of {name} is made again once "
+            f"runs/{name}/commits/{units[0]:06}.json is deleted, by the command that began the run "
+            f"or by: {shlex.join(['tenterhook', 'runs', 'resume', store.location, name])}",
+            err=True,
+        )
 
 
 def _status_lines(found: "RunStatus") -> list[str]:
