@@ -4,9 +4,10 @@ An embedding stands for the model; 1,024 tokens a call (8 rows of 128), fp32, on
 what reconstructing has to do: the encoder's product, what the kind keeps (top-k and scatter, or a
 threshold), the decoder's product. Weights are random, and thresholds such that k of a token's
 latents are active. "As a hook" is the SAE attached to the embedding: reconstructing, or, as it is
-by default, observing, which needs no decoder. Tracking keeps the 10 best texts of each latent, with
-texts that change from call to call; its baseline is the same without. Beside SAELens, where it is
-installed (`nox -s saelens`), encoding and decoding without any hook. `-- KIND` times one kind.
+by default, observing, which needs no decoder. Tracking keeps the 10 best texts of each latent, in
+texts that are new in every call, after 50 calls; its baseline is the same without. Beside SAELens,
+where it is installed (`nox -s saelens`), encoding and decoding without any hook. `-- KIND` times
+one kind.
 """
 
 import sys
@@ -21,7 +22,11 @@ from torch import Tensor, nn
 import tenterhook
 from tenterhook_sae import BatchTopKSae, JumpReLUSae, L1Sae, Sae, TopKSae
 
-ROWS, SEQ, TOKENS = 8, 128, 5000
+ROWS, SEQ = 8, 128
+TOKENS = 50_000
+"""So many that the best token of a latent is rare, and new texts go on being among the best."""
+WARM_UP = 50
+"""Calls before tracking is timed: a latent that has few texts yet takes whatever comes."""
 KINDS = ("topk", "batchtopk", "jumprelu", "l1")
 
 
@@ -60,11 +65,12 @@ def bare_activation(sae: Sae) -> Callable[[Tensor], Tensor]:
 
 def variants(kind: str, n_inputs: int, n_latents: int, k: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    texts = torch.randint(TOKENS, (64, ROWS, SEQ))
     weights = torch.randn(TOKENS, n_inputs)
     sae = made(kind, n_inputs, n_latents, k, weights[:1000])
     activation = bare_activation(sae)
-    call = iter(range(10**9))
+
+    def text() -> Tensor:
+        return torch.randint(TOKENS, (ROWS, SEQ))
 
     def attached(mode: Any, tracked: bool) -> Any:
         embedding = nn.Embedding.from_pretrained(weights)
@@ -78,16 +84,18 @@ def variants(kind: str, n_inputs: int, n_latents: int, k: int) -> dict[str, Any]
 
         @torch.no_grad()
         def run() -> Tensor:
-            out: Tensor = model(texts[next(call) % len(texts)])
+            out: Tensor = model(text())
             return out
 
+        for _ in range(WARM_UP if tracked else 0):
+            run()
         return run
 
     plain = nn.Embedding.from_pretrained(weights)
 
     @torch.no_grad()
     def bare() -> Tensor:
-        x = plain(texts[next(call) % len(texts)]).reshape(-1, n_inputs)
+        x = plain(text()).reshape(-1, n_inputs)
         pre = torch.addmm(sae.b_enc, x - sae.b_dec, sae.W_enc)
         return torch.addmm(sae.b_dec, activation(pre), sae.W_dec)
 
@@ -103,7 +111,7 @@ def variants(kind: str, n_inputs: int, n_latents: int, k: int) -> dict[str, Any]
 
         @torch.no_grad()
         def run_theirs() -> Tensor:
-            x = plain(texts[next(call) % len(texts)])
+            x = plain(text())
             out: Tensor = theirs.decode(theirs.encode(x))
             return out
 

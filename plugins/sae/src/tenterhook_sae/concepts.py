@@ -283,8 +283,8 @@ class Concepts:
         """Keep, per latent, the `top_k` texts that activate it most, from now on.
 
         Padding and special tokens do not count. A text has one entry per latent, at its most
-        activating token. Needs memory for `n_latents * top_k` entries and the texts that they
-        name. Called again it begins anew.
+        activating token. Needs memory for `n_latents * (top_k + 1)` entries and the texts that
+        they name. Called again it begins anew.
 
         Raises `ValueError` where `top_k` is no whole positive number.
         """

@@ -43,6 +43,10 @@ FORWARDS = 8
 """So many forwards of a thread can be gone on with, with their caches or copies of them."""
 
 
+_Entries = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Latents, scores, numbers of texts and places in them, each `(entries,)`, on the CPU."""
+
+
 class _Row:
     """A sequence of the batch, as far as this thread has seen it."""
 
@@ -68,8 +72,10 @@ class _Ended:
 class TopTexts:
     """Per latent the best texts of everything seen: scores, places, and the texts they name.
 
-    The arrays are `(n_latents, top_k)`, best first. A text that no entry names any more is
-    dropped, so memory is bounded by `n_latents * top_k` entries and texts.
+    The arrays are `(n_latents, top_k)`, best first. What exceeds the least of its latent waits
+    until there is one such entry for each latent, or somebody asks; putting few in costs almost
+    as much as many. A text that no entry names any more is dropped, so memory is bounded by
+    `n_latents * (top_k + 1)` entries and texts.
     """
 
     def __init__(self, n_latents: int, top_k: int) -> None:
@@ -80,6 +86,8 @@ class TopTexts:
         self._places = torch.zeros(n_latents, top_k, dtype=torch.int64)
         self._floor = torch.zeros(n_latents)
         """What a score must exceed to be among the best of its latent; where the latents are."""
+        self._waiting: list[_Entries] = []
+        self._n_waiting = 0
         self._ids: dict[int, array[int]] = {}
         self._numbers: dict[bytes, int] = {}
         self._next = 0
@@ -111,10 +119,18 @@ class TopTexts:
         latent, place, score = _better(latents, self._floor, counted)
         if not len(latent):
             return
+        batch_row = place // ids.shape[1]
+        before = torch.tensor([len(row.ids) for row in rows]) - seen.count
+        at = seen.position.reshape(-1)[place] + before[batch_row]
         with self._lock:
             if context is not None:
                 self._tokenizer = context.tokenizer
-            self._merge(latent, place, score, rows, seen, ids.shape[1])
+            named = set(batch_row.tolist())
+            number = [self._number(row) if n in named else -1 for n, row in enumerate(rows)]
+            self._waiting.append((latent, score, torch.tensor(number)[batch_row], at))
+            self._n_waiting += len(latent)
+            if self._n_waiting >= len(self._scores):
+                self._merge()
 
     def _warn(self, why: str) -> None:
         if why not in self._warned:
@@ -173,9 +189,12 @@ class TopTexts:
         A step without a cache gives all again and one token more; other rows go on with nothing.
         """
         last = self._ended[-1].rows if self._ended else []
+        longer = {len(row.ids) + 1 for row in last if row.ids}
+        if not all(len(ids) in longer for ids in new):
+            return [_Row([]) for _ in new]
         known = {tuple(row.ids): row for row in reversed(last)}
         before = [known.get(tuple(ids[:-1])) for ids in new]
-        found = [row for row in before if row is not None and row.ids]
+        found = [row for row in before if row is not None]
         return found if len(found) == len(new) else [_Row([]) for _ in new]
 
     def _before(self, past: list[int], marks: Marks | None) -> list[_Row] | None:
@@ -198,31 +217,24 @@ class TopTexts:
             counted = counted & ~torch.isin(ids.cpu(), torch.tensor(sorted(special)))
         return counted.reshape(-1)
 
-    def _merge(
-        self,
-        latent: Tensor,
-        place: Tensor,
-        score: Tensor,
-        rows: list[_Row],
-        seen: Seen,
-        seq: int,
-    ) -> None:
-        batch_row = place // seq
-        number = torch.full((len(rows),), -1)
-        for at in _distinct(batch_row).tolist():
-            number[at] = self._number(rows[at])
-        first = torch.tensor([len(row.ids) for row in rows]) - seen.real.sum(1)
-        at = seen.real.cumsum(1).reshape(-1)[place] - 1 + first[batch_row]
-        touched = _distinct(latent)
+    def _merge(self) -> None:
+        """Put in what waits."""
+        if not self._waiting:
+            return
+        waiting = [torch.cat(column) for column in zip(*self._waiting, strict=True)]
+        self._waiting, self._n_waiting = [], 0
+        touched = _distinct(waiting[0])
         known = self._texts[touched] >= 0
-        column = [
-            (latent, touched[:, None].expand_as(known)[known]),
-            (score, self._scores[touched][known]),
-            (number[batch_row], self._texts[touched][known]),
-            (at, self._places[touched][known]),
+        there = [
+            touched[:, None].expand_as(known)[known],
+            self._scores[touched][known],
+            self._texts[touched][known],
+            self._places[touched][known],
         ]
         # What is there already comes first, so that among equals it stays.
-        latent, score, text, at = (torch.cat([old, new]) for new, old in column)
+        latent, score, text, at = (
+            torch.cat([old, new]) for old, new in zip(there, waiting, strict=True)
+        )
         # By latent, then score, best first; a positive float's bits grow with it.
         bits = score.view(torch.int32).to(torch.int64)
         order = ((latent << 32) - bits).argsort(stable=True)
@@ -277,6 +289,7 @@ class TopTexts:
     def best(self, latent: int) -> list[TopText]:
         """Return the best texts of a latent, best first."""
         with self._lock:
+            self._merge()
             found = [
                 (score, list(self._ids[text]), place)
                 for score, text, place in zip(
@@ -331,7 +344,8 @@ def _better(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return latent, place in the batch and score of what exceeds the floor, on the CPU."""
     if isinstance(latents, SparseLatents):
-        entry = (latents.values.float() > floor[latents.indices]).nonzero().reshape(-1)
+        least = floor.index_select(0, latents.indices)  # faster than floor[latents.indices]
+        entry = (latents.values.float() > least).nonzero().reshape(-1)
         place = torch.searchsorted(latents.offsets, entry, right=True) - 1
         latent, score = latents.indices[entry], latents.values[entry]
     else:
