@@ -689,6 +689,7 @@ def test_export_of_a_run_without_rows_of_layers(th: Command, tmp_path: Path) -> 
         f"Wrote token, document and position of 10 rows of run r to {out}. The run keeps "
         "statistics of its layers and not their rows: run.reduced reads them.\n",
     )
+    assert " (mean, no rows)\n" in th("runs", "list", str(store))[1]
 
 
 def test_export_of_a_part(th: Command, tmp_path: Path) -> None:

@@ -42,7 +42,12 @@ def list_runs(store: str, as_json: bool) -> int:
         click.echo(json.dumps(rows, indent=2))
         return looked.code
     cells = [
-        (row["run"], f"{row['rows']:,} rows", row["state"], ", ".join(row["layers"]))
+        (
+            row["run"],
+            f"{row['rows']:,} rows",
+            row["state"],
+            ", ".join(row["layers"]) + _without_rows(row),
+        )
         for row in rows
     ]
     widths = [max((len(cell[column]) for cell in cells), default=0) for column in range(3)]
@@ -301,6 +306,10 @@ def _said_of_session(session: "OpenSession") -> str:
     return f"{who} was last seen {ago}: it is gone, or cannot reach the store"
 
 
+def _without_rows(row: dict[str, Any]) -> str:
+    return f" ({', '.join(row['reduced'])}, no rows)" if row["reduced"] else ""
+
+
 def _row(run: "Run") -> dict[str, Any]:
     return {
         "run": run.id,
@@ -308,6 +317,7 @@ def _row(run: "Run") -> dict[str, Any]:
         "rows_planned": run.plan.rows,
         "complete": run.is_complete,
         "state": _state(run),
+        "reduced": [] if run.layers else list(run.plan.spec.get("reduce", ())),
         "layers": list(run.layers) or [each["name"] for each in run.plan.spec.get("layers", ())],
     }
 

@@ -100,7 +100,8 @@ def _unknown(name: str, path: Path, error: Exception) -> UnknownDataset:
 
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if path.is_dir():
-        return UnknownDataset(name, f"the folder cannot be read as one: {lines[0]}")
+        reason = f"the folder cannot be read as one: {lines[0]}"
+        return UnknownDataset(name, reason, "Of a folder of text files name one file.")
     if "Config name is missing" in str(error):
         said = " ".join(line.strip() for line in lines[:2])
         return UnknownDataset(name, said, f"Name one, as '{name}:CONFIG:SPLIT'.")
