@@ -1,12 +1,21 @@
 """Saved and read again, everything is as it was."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from tenterhook_sae import BatchTopKSae, Sae, SaeExists, UnreadableSae, load_sae, save_sae
+from tenterhook_sae import (
+    BatchTopKSae,
+    L1Sae,
+    Sae,
+    SaeExists,
+    UnreadableSae,
+    load_sae,
+    save_sae,
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -96,3 +105,14 @@ def test_weights_of_other_sizes(make: Callable[..., Sae], tmp_path: Path) -> Non
 
     with pytest.raises(UnreadableSae, match=r"W_dec \[30, 12\].*of these sizes.*W_dec \[40, 12\]"):
         load_sae(tmp_path / "a")
+
+
+@pytest.mark.parametrize("key", ["activation_fn", "activation_fn_str"])
+def test_an_activation_that_is_none_of_ours(tmp_path: Path, key: str) -> None:
+    """Older configs of SAELens may name another, of which ReLU would make other latents."""
+    save_sae(L1Sae(8, 4), tmp_path)
+    config = tmp_path / "cfg.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), key: "tanh-relu"}))
+
+    with pytest.raises(UnreadableSae, match=f"{key}='tanh-relu', which is not done here"):
+        load_sae(tmp_path)

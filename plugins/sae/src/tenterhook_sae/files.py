@@ -198,6 +198,13 @@ def _check(config: Mapping[str, Any], where: str) -> None:
                 f"{CONFIG} says {key}={config[key]!r}, which is not done here. Fold it into the "
                 "weights with SAELens and save again.",
             )
+    for key in ("activation_fn", "activation_fn_str"):
+        if config.get(key) not in (None, "relu", "topk", "batchtopk", "jumprelu"):
+            raise UnreadableSae(
+                where,
+                f"{CONFIG} says {key}={config[key]!r}, which is not done here; relu, topk, "
+                "batchtopk and jumprelu are",
+            )
     if config.get("finetuning_scaling_factor"):
         raise UnreadableSae(where, f"{CONFIG} says finetuning_scaling_factor, not done here")
 
