@@ -90,6 +90,21 @@ def test_a_dry_run_writes_nothing(store: str, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_an_unfinished_run(loaded: Any, tmp_path: Path) -> None:
+    """What is there up to the first missing unit is used, and the command says so."""
+    documents = read_documents("tiny:sample").first(30)
+    folder = tmp_path / "activations"
+    settings = {"run_name": "first", "rows_per_unit": 1024}
+    save_activations(loaded, [LAYER], documents, LocalStore(folder), **settings)
+    (record,) = folder.rglob("commits/000001.json")
+    record.unlink()
+    out = str(tmp_path / "sae")
+    done = run("train", str(folder), "first", "layer_1", "--out", out, "--dry-run", *SHORT)
+
+    assert "lacks 1 of its" in done.stderr
+    assert "its first 1,024 rows are used" in done.stderr
+
+
 def test_eval(trained: str) -> None:
     """What reconstructions cost the model, on the data it was trained on unless told."""
     done = run("eval", "tiny:", trained, "--sample-limit", "5", "--json")

@@ -81,6 +81,12 @@ def train(
     opened = LocalStore(store, create=False).run(run)
     rows = opened[layer]
     kept = len(rows) - int(hold_out * len(rows))
+    if not opened.is_complete:
+        click.echo(
+            f"Run {run} lacks {len(opened.missing)} of its {opened.plan.unit_count} units: its first "
+            f"{len(rows):,} rows are used. tenterhook runs resume {store} {run} makes the others.",
+            err=True,
+        )
     batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, kept))
     torch.manual_seed(seed)
     made = _made(kind, latents or 8 * batches.width, batches.width, k, _present(device))
