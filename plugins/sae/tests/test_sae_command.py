@@ -94,8 +94,8 @@ def test_an_unfinished_run(loaded: Any, tmp_path: Path) -> None:
     """What is there up to the first missing unit is used, and the command says so."""
     documents = read_documents("tiny:sample").first(30)
     folder = tmp_path / "activations"
-    settings = {"run_name": "first", "rows_per_unit": 1024}
-    save_activations(loaded, [LAYER], documents, LocalStore(folder), **settings)
+    store = LocalStore(folder)
+    save_activations(loaded, [LAYER], documents, store, run_name="first", rows_per_unit=1024)
     (record,) = folder.rglob("commits/000001.json")
     record.unlink()
     out = str(tmp_path / "sae")

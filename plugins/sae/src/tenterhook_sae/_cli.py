@@ -83,8 +83,9 @@ def train(
     kept = len(rows) - int(hold_out * len(rows))
     if not opened.is_complete:
         click.echo(
-            f"Run {run} lacks {len(opened.missing)} of its {opened.plan.unit_count} units: its first "
-            f"{len(rows):,} rows are used. tenterhook runs resume {store} {run} makes the others.",
+            f"Run {run} lacks {len(opened.missing)} of its {opened.plan.unit_count} units: its "
+            f"first {len(rows):,} rows are used. tenterhook runs resume {store} {run} makes the "
+            "others.",
             err=True,
         )
     batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, kept))
