@@ -278,6 +278,8 @@ def test_an_unknown_architecture_is_an_error(tmp_path: Path, architecture: str) 
         ("finetuning_scaling_factor", True),
         ("dtype", "int8"),
         ("d_in", None),
+        ("apply_b_dec_to_input", None),
+        ("apply_b_dec_to_input", "false"),
     ],
 )
 def test_what_is_not_done_here_is_an_error(tmp_path: Path, key: str, value: Any) -> None:
@@ -285,6 +287,29 @@ def test_what_is_not_done_here_is_an_error(tmp_path: Path, key: str, value: Any)
     folder = written(tmp_path, {**NEW, "architecture": "standard", key: value}, weights())
 
     with pytest.raises(UnreadableSae, match=key):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "way_out"),
+    [
+        (
+            "normalize_activations",
+            "expected_average_only_in",
+            "fold_activation_norm_scaling_factor",
+        ),
+        ("normalize_activations", "layer_norm", "cannot be folded into weights"),
+        ("normalize_activations", "constant_norm_rescale", "cannot be folded into weights"),
+        ("reshape_activations", "hook_z", "heads side by side in one axis"),
+    ],
+)
+def test_what_is_not_done_here_has_the_way_out_that_there_is(
+    tmp_path: Path, key: str, value: str, way_out: str
+) -> None:
+    """SAELens folds one factor into weights; what each row decides is no factor."""
+    folder = written(tmp_path, {**NEW, "architecture": "standard", key: value}, weights())
+
+    with pytest.raises(UnreadableSae, match=f"{key}={value!r}.*{way_out}"):
         load_sae(folder)
 
 

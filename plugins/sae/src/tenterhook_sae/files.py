@@ -191,12 +191,17 @@ def _check(config: Mapping[str, Any], where: str) -> None:
     for key in ("d_in", "d_sae"):
         if not isinstance(config.get(key), int):
             raise UnreadableSae(where, f"{CONFIG} has no whole number {key!r}")
+    center = config["apply_b_dec_to_input"]
+    if not isinstance(center, bool):
+        raise UnreadableSae(
+            where, f"{CONFIG} says apply_b_dec_to_input={center!r}, which is neither true nor false"
+        )
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key) not in (None, False, "none"):
             raise UnreadableSae(
                 where,
-                f"{CONFIG} says {key}={config[key]!r}, which is not done here. Fold it into the "
-                "weights with SAELens and save again.",
+                f"{CONFIG} says {key}={config[key]!r}, which is not done here. "
+                f"{_way_out(config[key])}",
             )
     for key in ("activation_fn", "activation_fn_str"):
         if config.get(key) not in (None, "relu", "topk", "batchtopk", "jumprelu"):
@@ -207,6 +212,24 @@ def _check(config: Mapping[str, Any], where: str) -> None:
             )
     if config.get("finetuning_scaling_factor"):
         raise UnreadableSae(where, f"{CONFIG} says finetuning_scaling_factor, not done here")
+
+
+def _way_out(value: Any) -> str:
+    """Return what to do with an SAE whose activations SAELens changes before it encodes them."""
+    if value == "expected_average_only_in":
+        return (
+            "It is one factor: fold it into the weights with fold_activation_norm_scaling_factor "
+            "of SAELens, and save again."
+        )
+    if value == "hook_z":
+        return (
+            "For a layer that has its heads side by side in one axis, 'none' is the same: write "
+            f"that into {CONFIG}."
+        )
+    return (
+        "What each row's own numbers decide cannot be folded into weights: run this SAE with "
+        "SAELens."
+    )
 
 
 def _written_as(architecture: str) -> str:
