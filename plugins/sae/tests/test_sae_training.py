@@ -414,14 +414,75 @@ def test_what_dead_latents_come_to_is_of_use(
         assert after.explained_variance > before.explained_variance
 
 
-def test_autocast() -> None:
+@pytest.mark.parametrize("rows", [1, 256])
+def test_what_is_made_anew_has_a_direction(rows: int) -> None:
+    """Where the rows are all the same, and nothing is missed of them, latents stay as they are."""
+
+    class Same(Synthetic):
+        def __iter__(self) -> Iterator[Tensor]:
+            while True:
+                yield torch.full((rows, self.width), 0.25)
+
+    sae = TopKSae(96, 48, 4)
+    train_sae(sae, Same(), few(dead_after=1, resample_every=1))
+
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(96))
+
+
+def test_what_is_made_anew_has_a_threshold_to_pass() -> None:
+    """A latent may be dead for its threshold alone; like its encoder it follows those alive."""
+    torch.manual_seed(0)
+    sae = JumpReLUSae(96, 48)
+    with torch.no_grad():
+        sae.threshold[:64] = 20
+    chosen: dict[str, Any] = {"steps": 300, "learning_rate": 5e-3, "dead_after": 5000, "aux": 0.0}
+    without = copy.deepcopy(sae)
+    train_sae(without, Synthetic(), TrainingSettings(**chosen))
+    train_sae(sae, Synthetic(), TrainingSettings(**chosen, resample_every=50))
+
+    assert evaluate_rows(without, unseen()).unused_share > 0.6
+    assert evaluate_rows(sae, unseen()).unused_share < 0.2
+    assert float(sae.threshold.detach().max()) < 1
+
+
+@pytest.mark.parametrize(
+    "make_sae",
+    [
+        lambda: TopKSae(64, 48, 4),
+        lambda: BatchTopKSae(64, 48, 4),
+        lambda: JumpReLUSae(64, 48),
+        lambda: L1Sae(64, 48),
+    ],
+    ids=["topk", "batchtopk", "jumprelu", "l1"],
+)
+def test_autocast(make_sae: Callable[[], Sae]) -> None:
     """In bfloat16 it learns, and weights stay what they were."""
     torch.manual_seed(0)
-    sae = TopKSae(64, 48, 4)
+    sae = make_sae()
     train_sae(sae, Synthetic(), few(autocast=True, resample_every=None, steps=40))
 
     assert sae.dtype is torch.float32
     assert evaluate_rows(sae, next(iter(Synthetic()))).explained_variance > 0.1
+
+
+def test_float16_is_not_trained_in() -> None:
+    """AdamW's smallest numbers are 0 in it, and weights would be NaN."""
+    with pytest.raises(BadSetting, match=r"dtype=torch.float16 is not .*float32.*autocast"):
+        Trainer(TopKSae(96, 48, 4, dtype=torch.float16), Synthetic())
+
+
+def test_a_first_batch_of_zeros() -> None:
+    """It says nothing of how large activations are; those that follow are learned from."""
+
+    class Late(Synthetic):
+        def __iter__(self) -> Iterator[Tensor]:
+            yield torch.zeros(4, self.width)
+            yield from super().__iter__()
+
+    torch.manual_seed(0)
+    sae = train_sae(TopKSae(96, 48, 4), Late(), TrainingSettings(steps=100, learning_rate=5e-3))
+
+    assert evaluate_rows(sae, unseen()).explained_variance > 0.1
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ class Sae(Detector, Controller, nn.Module):
     """What files call this kind."""
 
     resampled_length: ClassVar[float] = 0.2
-    """The length of the encoder of a latent that training makes anew, in that of those alive."""
+    """The length of the encoder of a latent that training makes anew, in that of those alive; and
+    its threshold, where it has its own, in theirs."""
 
     W_enc: nn.Parameter
     b_enc: nn.Parameter

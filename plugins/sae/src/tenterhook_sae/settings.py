@@ -58,13 +58,14 @@ class TrainingSettings:
 
     aux: float = attrs.field(default=1 / 32, validator=_AMOUNT)
     """The weight of AuxK: dead latents reconstruct the error (Gao et al. 2024, arXiv:2406.04093,
-    appendix A.2)."""
+    appendix A.2). What they miss is in units of that error, and the gradient passes those that are
+    below 0 as if they were not."""
 
     aux_k: int | None = attrs.field(default=None, validator=attrs.validators.optional(_COUNT))
     """How many dead latents do; half the number of features by default."""
 
     dead_after: int = attrs.field(default=100_000, validator=_COUNT)
-    """A latent that was not active for so many rows is dead."""
+    """A latent that was not active for more rows than this is dead."""
 
     resample_every: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(_COUNT)
@@ -72,6 +73,8 @@ class TrainingSettings:
     """Every so many steps, of the first three quarters, dead latents are made anew from rows that
     are reconstructed badly (Bricken et al. 2023, its appendix on resampling); along the row's error
     and not along the row, and for top-k kinds with an encoder long enough to be among the largest.
+    The threshold of a `JumpReLUSae` becomes the mean of those alive, as much lower as the encoder
+    is shorter.
     """
 
     clip: float | None = attrs.field(default=1.0)

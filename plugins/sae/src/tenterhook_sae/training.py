@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tenterhook_sae.batches import Batches
 from tenterhook_sae.errors import (
+    BadSetting,
     NoRows,
     NotFinite,
     OtherCheckpoint,
@@ -50,7 +51,7 @@ class TrainingProgress:
     l0: float
     """Active latents per row."""
     dead_share: float
-    """The share of latents that were not active for `dead_after` rows."""
+    """The share of latents that were not active for more than `dead_after` rows."""
     learning_rate: float
     rows_per_second: float
     seconds_left: float
@@ -65,7 +66,9 @@ class Trainer:
     def __init__(
         self, sae: Sae, batches: Batches, settings: TrainingSettings | None = None
     ) -> None:
-        """Raises `WrongWidth` (a `ValueError`) where batches and SAE do not fit, naming both."""
+        """Raises `WrongWidth` where batches and SAE do not fit, naming both, and `BadSetting` for
+        an SAE in float16 (each a `ValueError`).
+        """
         self.sae = sae
         self.batches = batches
         self.settings = TrainingSettings() if settings is None else settings
@@ -74,6 +77,10 @@ class Trainer:
         """The progress that was reported, in plain JSON values; `None` for what is no number."""
         if batches.width != sae.n_inputs:
             raise WrongWidth(sae.n_inputs, batches.width, batches.about.get("layer"))
+        if sae.dtype is torch.float16:
+            # AdamW's epsilon is 0 in it, and weights would be NaN.
+            valid = "a dtype to train in: make the SAE in float32, with autocast=True for speed"
+            raise BadSetting("dtype", sae.dtype, valid)
         self._idle = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.device)
         """Rows since each latent was active."""
         self._scale = 0.0
@@ -113,7 +120,8 @@ class Trainer:
         loss = error.square().mean()
         if settings.sparsity:
             weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
-            loss = loss + weight * sae.sparsity_loss(latents, pre) / sae.n_inputs
+            penalty = sae.sparsity_loss(latents.to(x.dtype), pre.to(x.dtype))
+            loss = loss + weight * penalty / sae.n_inputs
         active = (latents.detach() != 0).reshape(-1, sae.n_latents)
         self._idle = torch.where(active.any(0), 0, self._idle + len(active))
         dead = self._idle > settings.dead_after
@@ -160,7 +168,8 @@ class Trainer:
         """Scale activations to a mean square of 1 per feature, and start from their mean."""
         sae = self.sae
         x = batch.to(sae.device, torch.float32)
-        self._scale = 1 / max(math.sqrt(float(x.square().mean())), 1e-30)
+        size = math.sqrt(float(x.square().mean()))
+        self._scale = 1 / size if size else 1.0  # zeros do not say how large others will be
         untrained = not sae.b_dec.any()
         sae.rescale(self._scale)
         if untrained:
@@ -207,36 +216,48 @@ class Trainer:
     def _tidy(self) -> None:
         if self.settings.normalize_decoder:
             self.sae.normalize_decoder()
-        threshold = dict(self.sae.named_parameters()).get("threshold")
+        threshold = self._thresholds()
         if threshold is not None:
             threshold.clamp_(min=0)
+
+    def _thresholds(self) -> Tensor | None:
+        """Return the thresholds that are learned, `(n_latents,)`; `None` for kinds without."""
+        return dict(self.sae.named_parameters()).get("threshold")
 
     @torch.no_grad()
     def _resample(self, error: Tensor, dead: Tensor) -> None:
         """Make dead latents anew, each along what is missed of a row, badly reconstructed ones
-        rather; no more of them than there are rows.
+        rather; no more of them than there are rows of which something is missed.
         """
         chosen = dead.nonzero().reshape(-1)
         if not len(chosen):
             return
         sae = self.sae
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
-        order = torch.randperm(len(chosen), generator=generator)[: len(error)]
+        weight = error.square().sum(1).double().square().cpu()
+        order = torch.randperm(len(chosen), generator=generator)[: int(weight.count_nonzero())]
+        if not len(order):
+            return
         chosen = chosen[order.to(chosen.device)]
-        weight = error.square().sum(1).square().double().cpu().clamp_min(1e-30)
         rows = weight.multinomial(len(chosen), generator=generator)
         direction = error[rows.to(error.device)]
-        direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        direction = direction / direction.norm(dim=1, keepdim=True)
         alive = sae.W_enc[:, ~dead]
         length = float(alive.norm(dim=0).mean()) if alive.shape[1] else 1.0
         sae.W_dec[chosen] = direction
         sae.W_enc[:, chosen] = (sae.resampled_length * length * direction).T
         sae.b_enc[chosen] = 0
-        for parameter, index in (
-            (sae.W_dec, (chosen,)),
+        changed: list[tuple[Tensor, Any]] = [
+            (sae.W_dec, chosen),
             (sae.W_enc, (slice(None), chosen)),
-            (sae.b_enc, (chosen,)),
-        ):
+            (sae.b_enc, chosen),
+        ]
+        threshold = self._thresholds()
+        if threshold is not None:  # as much lower as the encoder is shorter
+            living = float(threshold[~dead].mean()) if alive.shape[1] else 0.0
+            threshold[chosen] = sae.resampled_length * living
+            changed.append((threshold, chosen))
+        for parameter, index in changed:
             state = self._optimizer.state[parameter]
             for name in ("exp_avg", "exp_avg_sq"):
                 if name in state:
@@ -402,7 +423,8 @@ def train_sae(
     measures of its training; the same call again, after it was stopped or killed, goes on from
     the latest checkpoint and comes to the same numbers, on the CPU to the bit.
 
-    Raises, with nothing changed: `WrongWidth`; `OtherCheckpoint` where the folder holds a
+    Raises, with nothing changed: `WrongWidth`; `BadSetting` for an SAE in float16, in which AdamW
+    comes to NaN; `OtherCheckpoint` where the folder holds a
     checkpoint of another training, `SaeExists` where it holds an SAE without one. Raises
     `NotFinite` where rows hold NaN; the steps before them stand, as they do after Ctrl-C.
     """
