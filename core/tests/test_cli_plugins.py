@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tenterhook import _cli
 from tenterhook.testing.fixtures import InstalledPlugins
 
 Th = Callable[..., tuple[object, str, str]]
@@ -64,18 +63,6 @@ class InPlace(Detector):
 def adds():
     return Adds("inner", torch.ones(8))
 """
-
-
-@pytest.fixture
-def th(capfd: pytest.CaptureFixture[str]) -> Th:
-    """Run the command line: `code, stdout, stderr = th("plugins", "list")`."""
-
-    def run(*args: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            _cli.main(args)
-        return stop.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture

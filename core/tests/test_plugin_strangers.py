@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import pytest
 
-from tenterhook import _cli
 from tenterhook.extensions import Extension
 from tenterhook.plugins import MissingDependency, PluginManager
 from tenterhook.testing.fixtures import InstalledPlugins
@@ -231,18 +230,6 @@ class TestMetadata:
         assert list(manager.extensions("detectors")) == ["Good"]
         (problem,) = manager.problems
         assert "listing what is installed failed (OSError: no)" in problem.cause
-
-
-@pytest.fixture
-def th(capfd: pytest.CaptureFixture[str]) -> Th:
-    """Run the command line: `code, stdout, stderr = th("plugins", "list")`."""
-
-    def run(*args: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            _cli.main(args)
-        return stop.value.code, *capfd.readouterr()
-
-    return run
 
 
 CODE = """

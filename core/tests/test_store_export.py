@@ -1,10 +1,7 @@
 """Runs as npy, safetensors and data sets of Hugging Face: bit for bit, whole or not there."""
 
 import json
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,18 +228,6 @@ def test_place_that_is_a_link(tmp_path: Path, to: Any) -> None:
     to(a_run(), link)
     assert link.is_symlink()
     assert (tmp_path / "large-disk/run.json").is_file()
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of 200 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("may not mount a tmpfs here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @each_writer

@@ -383,6 +383,16 @@ def test_reading_a_run_that_was_deleted(proxy: Proxy, url: str) -> None:
         rows[[1, 9]]
 
 
+def check_begun_anew(store: ZarrStore) -> None:
+    """See that the run is gone, and that one of another plan has nothing of it."""
+    assert store.runs() == []
+    other = a_plan(spec={"batch_size": 3})
+    writer = store.write_run("one", other)
+    assert writer.committed() == frozenset()
+    write(writer, other.units())
+    assert store.verify_run("one") == []
+
+
 @pytest.mark.parametrize("moment", ["rows/token/zarr.json", "c/0", "commits/000000"])
 def test_deletion_under_a_commit(proxy: Proxy, url: str, moment: str) -> None:
     """Whenever a run is deleted while a unit is committed, its writer is told, and a run of another
@@ -394,12 +404,7 @@ def test_deletion_under_a_commit(proxy: Proxy, url: str, moment: str) -> None:
         proxy.fault = meanwhile(method, moment, lambda: ZarrStore(url).delete_run("one"))
         with pytest.raises(DeletedRun):
             writing.commit({})
-    assert store.runs() == []
-    other = a_plan(spec={"batch_size": 3})
-    writer = store.write_run("one", other)
-    assert writer.committed() == frozenset()
-    write(writer, other.units())
-    assert store.verify_run("one") == []
+    check_begun_anew(store)
 
 
 def test_record_left_by_a_killed_writer(proxy: Proxy, url: str) -> None:
@@ -410,12 +415,7 @@ def test_record_left_by_a_killed_writer(proxy: Proxy, url: str) -> None:
     record = store._place.files.read(left)
     store.delete_run("one")
     store._place.files.write(left, record)  # and was killed before it looked again
-    assert store.runs() == []
-    other = a_plan(spec={"batch_size": 3})
-    writer = store.write_run("one", other)
-    assert writer.committed() == frozenset()
-    write(writer, other.units())
-    assert store.verify_run("one") == []
+    check_begun_anew(store)
 
 
 def test_tensor_whose_removal_was_cut_short(proxy: Proxy, url: str) -> None:
