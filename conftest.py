@@ -1,6 +1,9 @@
 """What every test of the repository starts from."""
 
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +29,26 @@ def no_plugin_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the variables of whoever runs the tests from choosing the plugins."""
     for name in ("TENTERHOOK_PLUGINS", "TENTERHOOK_BLOCK_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def no_installed_plugins(no_plugin_variables: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a default manager of its own, which loads nothing."""
+    monkeypatch.setenv("TENTERHOOK_PLUGINS", "")
+    monkeypatch.setattr("tenterhook.plugins.default._default", None)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+        is_mounted = not subprocess.run(mount, capture_output=True).returncode
+    except FileNotFoundError:
+        is_mounted = False
+    if not is_mounted:
+        pytest.skip("may not mount a tmpfs here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)  # an error may hold a file there

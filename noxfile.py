@@ -111,7 +111,7 @@ def build(session: nox.Session) -> None:
     """Build an sdist and a wheel of core and of every plugin into dist/, of examples beside it."""
     session.install(*CONSTRAINED, "build", "hatchling")
     shutil.rmtree("dist", ignore_errors=True)
-    for member in (HERE, *PLUGINS):
+    for member in (HERE, HERE / "core", *PLUGINS):
         build = ("python", "-m", "build", "--no-isolation", "--outdir", "dist", str(member))
         session.run(*build, silent=True)
     for example in EXAMPLES:
@@ -132,7 +132,15 @@ def wheels(session: nox.Session) -> None:
 @nox.session(requires=["build"], reuse_venv=False)
 def scaffold(session: nox.Session) -> None:
     """Begin a plugin of each kind in a clean environment; see that it is found and works."""
-    names = ("tenterhook", "tenterhook_layer_activation")
+    names = (
+        "tenterhook_core",
+        "tenterhook_layer_activation",
+        "tenterhook_cli",
+        "tenterhook_capture",
+        "tenterhook_store",
+        "tenterhook_specs",
+        "tenterhook_selections",
+    )
     core = [str(wheel) for name in names for wheel in HERE.glob(f"dist/{name}-*.whl")]
     tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "pytest", "pytest-timeout", "ruff")
     session.install(*CONSTRAINED, *core, *tools)
@@ -145,8 +153,9 @@ def scaffold(session: nox.Session) -> None:
 def install_members(session: nox.Session) -> None:
     """Install core and every plugin from their sources, as `pip install -e` does."""
     session.install(*CONSTRAINED, "hatchling")
-    editable = [arg for member in (HERE, *PLUGINS) for arg in ("-e", str(member))]
-    session.install(*CONSTRAINED, "--no-build-isolation", *editable)
+    editable = [arg for member in (HERE / "core", *PLUGINS) for arg in ("-e", str(member))]
+    # The root has no code, and hatchling makes no editable wheel of nothing.
+    session.install(*CONSTRAINED, "--no-build-isolation", *editable, str(HERE))
 
 
 def install_for_work(session: nox.Session) -> None:

@@ -28,8 +28,8 @@ from _rounds import print_machine
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tenterhook_tiny
-from tenterhook.capture import Progress, save_activations
-from tenterhook.store import LocalStore
+from tenterhook_capture import Progress, save_activations
+from tenterhook_store import LocalStore
 from tenterhook_transformers import LanguageModel
 
 BATCH = 8

@@ -27,9 +27,9 @@ def capture(documents: int, way: str, folder: str) -> None:
     import torch
 
     import tenterhook_tiny
-    from tenterhook.capture import save_activations
-    from tenterhook.documents import read_documents
-    from tenterhook.store import LocalStore
+    from tenterhook_capture import save_activations
+    from tenterhook_capture.documents import read_documents
+    from tenterhook_store import LocalStore
 
     torch.set_num_threads(1)
     model = tenterhook_tiny.load("")

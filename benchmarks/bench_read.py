@@ -37,7 +37,7 @@ import torch
 import zarr
 from _rounds import print_machine
 
-from tenterhook.store import LayerArray, LocalStore, RowBlock, Run, RunPlan, Store, to_datasets
+from tenterhook_store import LayerArray, LocalStore, RowBlock, Run, RunPlan, Store, to_datasets
 
 FEATURES = 768
 BATCH = 4096

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from _rounds import print_machine
 
-from tenterhook.store import LayerArray, LocalStore, RowBlock, RunPlan
+from tenterhook_store import LayerArray, LocalStore, RowBlock, RunPlan
 
 FEATURES, BATCH, PER_UNIT = 768, 1024, 32_768
 ROUNDS = 40

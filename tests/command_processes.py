@@ -17,11 +17,11 @@ import attrs
 
 import tenterhook_zarr  # noqa: F401 - once, for all processes
 from tenterhook import Extension, hookimpl
-from tenterhook._cli import capture, main, runs, work  # noqa: F401
-from tenterhook.capture import save_activations  # noqa: F401
-from tenterhook.documents import Documents
 from tenterhook.plugins import default_manager
-from tenterhook.testing.text_models import WordModel
+from tenterhook_capture import save_activations  # noqa: F401
+from tenterhook_capture.documents import Documents
+from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_cli import capture, main, runs, work  # noqa: F401
 
 CONTEXT = multiprocessing.get_context("forkserver")
 

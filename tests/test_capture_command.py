@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from tenterhook import Extension, hookimpl
-from tenterhook._cli import main
-from tenterhook.capture import CaptureOptions, begin_run, prepare_capture
-from tenterhook.documents import Documents
-from tenterhook.loading import load_model
 from tenterhook.plugins import default_manager
-from tenterhook.store import LocalStore, MissingRows
-from tenterhook.testing.text_models import WordModel
+from tenterhook_capture import CaptureOptions, begin_run, prepare_capture
+from tenterhook_capture.documents import Documents
+from tenterhook_capture.loading import load_model
+from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_cli import main
+from tenterhook_store import LocalStore, MissingRows
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -247,9 +247,9 @@ def test_stopped(tmp_path: Path, number: int) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignored it
             sys.path.insert(0, sys.argv.pop(1))
             from tenterhook import Extension, hookimpl
-            from tenterhook._cli import main
+            from tenterhook_cli import main
             from tenterhook.plugins import default_manager
-            from tenterhook.testing.text_models import WordModel
+            from tenterhook_capture.testing.text_models import WordModel
 
             class Slow(WordModel):
                 def run_token_ids(self, documents):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tenterhook.capture import CaptureRecipe, WorkerFactory
-from tenterhook.store import LocalStore
+from tenterhook_capture import CaptureRecipe, WorkerFactory
+from tenterhook_store import LocalStore
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes import it by its name
 from command_processes import Running, starting

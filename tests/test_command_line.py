@@ -31,7 +31,7 @@ def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     """Not even when all our plugins are loaded."""
     code = f"""
 import sys
-from tenterhook._cli import main
+from tenterhook_cli import main
 try:
     main({arguments!r})
 except SystemExit as stop:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import tenterhook
-import tenterhook.capture
 import tenterhook.hooks
 import tenterhook.hooks.utils
+import tenterhook_capture
 
 PAGES = sorted((Path(__file__).parents[1] / "docs/reference").glob("*.md"))
 CODE = re.findall(
@@ -20,7 +20,7 @@ NAMED = {word for code in CODE for word in re.findall(r"\w+", code)}
 NAMES = sorted(
     {
         *tenterhook.__all__,
-        *tenterhook.capture.__all__,
+        *tenterhook_capture.__all__,
         *tenterhook.hooks.__all__,
         *tenterhook.hooks.utils.__all__,
     }

@@ -55,7 +55,7 @@ def test_importing_prints_nothing() -> None:
 def test_the_command_line_imports_nothing_heavy(arguments: list[str]) -> None:
     """Help and lists come at once, whatever is installed."""
     code = f"""
-from tenterhook._cli import main
+from tenterhook_cli import main
 try:
     main({arguments!r})
 except SystemExit as error:

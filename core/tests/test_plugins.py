@@ -424,7 +424,7 @@ class TestLoadHook:
         self, monkeypatch: pytest.MonkeyPatch, name: str, distribution: str
     ) -> None:
         """The error has the command that installs it."""
-        monkeypatch.setattr("tenterhook.plugins._default._is_installed", lambda name: False)
+        monkeypatch.setattr("tenterhook.plugins.default._is_installed", lambda name: False)
 
         with pytest.raises(ImportError, match=f"`pip install {distribution}`"):
             plugins.load_hook(name)
@@ -433,7 +433,7 @@ class TestLoadHook:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Installing it again would not help; the variables would."""
-        monkeypatch.setattr("tenterhook.plugins._default._is_installed", lambda name: True)
+        monkeypatch.setattr("tenterhook.plugins.default._is_installed", lambda name: True)
 
         with pytest.raises(ImportError, match=r"which is installed and .* TENTERHOOK_PLUGINS"):
             plugins.load_hook("FunctionController")

@@ -16,7 +16,7 @@ import tenterhook
 from tenterhook import HookedModel
 from tenterhook.errors import UnknownLayer
 from tenterhook.hooks import Controller, Detector, Hook, HookWarning
-from tenterhook.scopes import NeverFired
+from tenterhook.scopes.scope import NeverFired
 
 
 class _Sees(Detector):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tenterhook
 from tenterhook import HookedModel
 from tenterhook.hooks import Controller, Detector, HookWarning
-from tenterhook.scopes import NeverFired
+from tenterhook.scopes.scope import NeverFired
 
 ONE = torch.ones(1, 2)
 

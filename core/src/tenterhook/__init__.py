@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tenterhook._version import __version__
 
 if TYPE_CHECKING:
-    from tenterhook._capture_scope import Captured
-    from tenterhook._frames import carry
+    from tenterhook._dispatch.frames import carry
     from tenterhook.activations import Inputs
     from tenterhook.context import HookContext
     from tenterhook.errors import HookError, LayerConflict, TenterhookError, UnknownLayer
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from tenterhook.model import HookedModel, NotClean, assert_clean, attach
     from tenterhook.plugins import PluginManager
     from tenterhook.registry import HookRegistry
-    from tenterhook.scopes import NeverFired
+    from tenterhook.scopes.capturing import Captured
+    from tenterhook.scopes.scope import NeverFired
     from tenterhook.selections import Selection
 
 __all__ = [
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Captured": "_capture_scope",
+    "Captured": "scopes.capturing",
     "Extension": "extensions",
     "HookContext": "context",
     "HookError": "errors",
@@ -56,7 +56,7 @@ _HOMES = {
     "Inputs": "activations",
     "LayerConflict": "errors",
     "LayerIndex": "layers",
-    "NeverFired": "scopes",
+    "NeverFired": "scopes.scope",
     "NotClean": "model",
     "PluginManager": "plugins",
     "Selection": "selections",
@@ -64,7 +64,7 @@ _HOMES = {
     "UnknownLayer": "errors",
     "assert_clean": "model",
     "attach": "model",
-    "carry": "_frames",
+    "carry": "_dispatch.frames",
     "hookimpl": "hookspecs",
 }
 

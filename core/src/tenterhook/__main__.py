@@ -1,6 +1,6 @@
 """`python -m tenterhook` is the command `tenterhook`."""
 
-from tenterhook._cli import main
+from tenterhook_cli import main
 
 if __name__ == "__main__":
     main()

@@ -2,8 +2,8 @@
 
 import sys
 
-from tenterhook._dispatch import _left_to_python, tell_compiler
-from tenterhook._frames import lock
+from tenterhook._dispatch.frames import lock
+from tenterhook._dispatch.sites import _left_to_python, tell_compiler
 
 
 def hooks_changed() -> bool:

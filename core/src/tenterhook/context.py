@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from tenterhook._dispatch import Registration
+    from tenterhook._dispatch.sites import Registration
     from tenterhook.hooks import Hook, HookType
     from tenterhook.registry import HookRegistry
 

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import attrs
 
-from tenterhook._saying import exact, shown, type_name
+from tenterhook.one_line import exact, shown, type_name
 
 LONGEST_NAME = 100
 LONGEST_HELP = 200

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from tenterhook._capture_scope import Capture
-from tenterhook._dispatch import sites_of
-from tenterhook._entries import StopForward
-from tenterhook._frames import lock
-from tenterhook._hook_scope import Change, Hooks, Replaced, Steering
+from tenterhook._dispatch.entries import StopForward
+from tenterhook._dispatch.frames import lock
+from tenterhook._dispatch.sites import sites_of
 from tenterhook.context import HookContext
 from tenterhook.errors import TenterhookError
-from tenterhook.hooks._hook import Hook, HookType
+from tenterhook.hooks._types import Hook, HookType
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.registry import HookRegistry, OnError
-from tenterhook.scopes import Muted, Report
-from tenterhook.selections import Selection, Where
+from tenterhook.scopes.capturing import Capture
+from tenterhook.scopes.scope import Muted, Report
+from tenterhook.scopes.steering import Change, Hooks, Replaced, Steering
+from tenterhook_selections.selection import Selection, Where
 
 if TYPE_CHECKING:
-    from tenterhook.specs import ModelSpec
-    from tenterhook.specs._model import Given
+    from tenterhook_specs import ModelSpec
+    from tenterhook_specs.hooks import Given
 
 Phase = Literal["prompt", "generated"]
 

@@ -7,14 +7,14 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from tenterhook._dispatch import Registration, site_of, sites_of
-from tenterhook._entries import entry_for
-from tenterhook._frames import lock, visible_frame
+from tenterhook._dispatch.entries import entry_for
+from tenterhook._dispatch.frames import lock, visible_frame
+from tenterhook._dispatch.sites import Registration, site_of, sites_of
 from tenterhook.context import HookContext
 from tenterhook.errors import HookWarning, LayerConflict, UnknownLayer
-from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
+from tenterhook.hooks._types import Controller, Detector, Hook, HookType
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
-from tenterhook.scopes import NeverFired, Report, not_called
+from tenterhook.scopes.scope import NeverFired, Report, not_called
 from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, final, get_args
 import attrs
 from attrs import validators
 
-from tenterhook._saying import exact, shown, type_name
+from tenterhook.one_line import exact, shown, type_name
 from tenterhook.plugins import PluginWarning, Registered, default_manager, said
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tenterhook.store import LocalStore, MemoryStore, OtherRun
 from tenterhook_hook_points import (
     ActivationCache,
     AmbiguousName,
@@ -16,6 +15,7 @@ from tenterhook_hook_points import (
     UnknownActivation,
     UnknownHookPoint,
 )
+from tenterhook_store import LocalStore, MemoryStore, OtherRun
 
 
 @pytest.fixture

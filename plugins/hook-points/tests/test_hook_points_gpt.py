@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tenterhook
-from tenterhook.capture import save_activations
 from tenterhook.hooks import LayerActivationDetector
-from tenterhook.loading import load_model
-from tenterhook.store import MemoryStore
+from tenterhook_capture import save_activations
+from tenterhook_capture.loading import load_model
 from tenterhook_hook_points import HookedRootModule, HookPoint
 from tenterhook_hook_points.gpt import GPTConfig, HookedGPT
 from tenterhook_hook_points.loader import NotAGPT
+from tenterhook_store import MemoryStore
 
 IDS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from tenterhook.capture import save_activations
-from tenterhook.engine import UnitFailed
 from tenterhook.plugins import PluginManager, PluginWarning, using
-from tenterhook.store import MemoryStore
-from tenterhook.testing.text_models import WordModel
+from tenterhook_capture import save_activations
+from tenterhook_capture.engine import UnitFailed
+from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_run_log import VARIABLE, RunLog, plugin
+from tenterhook_store import MemoryStore
 
 TEXTS = ["one two three", "four five", "six seven eight nine"]
 

@@ -9,13 +9,13 @@ import torch
 from click.testing import CliRunner, Result
 
 import tenterhook_tiny
-from tenterhook.capture import save_activations
-from tenterhook.documents import read_documents
 from tenterhook.plugins import PluginManager
-from tenterhook.store import LocalStore
+from tenterhook_capture import save_activations
+from tenterhook_capture.documents import read_documents
 from tenterhook_sae import BadSetting, TopKSae, TopText, load_sae, save_sae, write_page
 from tenterhook_sae._cli import sae as command
 from tenterhook_sae.examples import Example
+from tenterhook_store import LocalStore
 
 LAYER = "transformer.h.1"
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tenterhook_tiny
-from tenterhook.capture import save_activations
-from tenterhook.store import MemoryStore, Run
+from tenterhook_capture import save_activations
 from tenterhook_sae import (
     BadSetting,
     BatchTopKSae,
@@ -43,6 +42,7 @@ from tenterhook_sae import (
     load_sae,
     train_sae,
 )
+from tenterhook_store import MemoryStore, Run
 
 LAYER = "transformer.h.1"
 

@@ -1,7 +1,7 @@
 from typing import Any
 
-from tenterhook.testing.loaders import LoaderContract
-from tenterhook.text_model import TextModel
+from tenterhook_capture.testing.loaders import LoaderContract
+from tenterhook_capture.text_model import TextModel
 from tenterhook_tiny import load
 
 

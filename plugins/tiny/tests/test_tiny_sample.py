@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tenterhook.documents import UnknownField
+from tenterhook_capture.documents import UnknownField
 from tenterhook_tiny import NoRevisions, UnknownName, read, sample_path
 
 

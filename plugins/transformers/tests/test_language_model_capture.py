@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from tenterhook.capture import NoPattern
-from tenterhook.store import MemoryStore, Run
-from tenterhook.testing.stores import same_bits
+from tenterhook_capture import NoPattern
+from tenterhook_store import MemoryStore, Run
+from tenterhook_store.testing import same_bits
 from tenterhook_transformers import LanguageModel
 
 

@@ -157,7 +157,7 @@ def test_steering_reaches_every_step(lm: LanguageModel) -> None:
 
 def test_generated_tokens_can_be_selected(gpt2: LanguageModel) -> None:
     """Scopes know which tokens were the prompt's and which were generated."""
-    pytest.importorskip("tenterhook.selections")
+    pytest.importorskip("tenterhook_selections.selection")
     with gpt2.capture("transformer.h.0", phase="generated", missing="ignore") as captured:
         found = gpt2.generate(PROMPTS, **LENGTH)
     rows = sum(len(call.reshape(-1, call.shape[-1])) for call in captured["transformer.h.0"])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook.documents import Documents
 from tenterhook.hooks import Controller, Detector, HookError, HookWarning
+from tenterhook_capture.documents import Documents
 from tenterhook_transformers import EmptyText, LanguageModel, TooLong
 
 Make = Callable[..., Any]

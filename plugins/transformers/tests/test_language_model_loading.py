@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from tenterhook.capture import (
+from tenterhook.errors import TenterhookError
+from tenterhook.plugins import PluginManager
+from tenterhook_capture import (
     CaptureOptions,
     CaptureRecipe,
     begin_run,
     prepare_capture,
     resume_run,
 )
-from tenterhook.documents import read_documents
-from tenterhook.errors import TenterhookError
-from tenterhook.loading import ModelName, load_model, name_of
-from tenterhook.plugins import PluginManager
-from tenterhook.store import MemoryStore
+from tenterhook_capture.documents import read_documents
+from tenterhook_capture.loading import ModelName, load_model, name_of
+from tenterhook_store import MemoryStore
 from tenterhook_transformers import LanguageModel, MissingWeights, UnknownModel, load, plugin
 
 Make = Callable[..., Any]
@@ -187,7 +187,7 @@ def test_by_name(saved: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Core's `load_model` loads a folder, with and without the scheme."""
     manager = PluginManager(autoload=False)
     manager.register(plugin)
-    monkeypatch.setattr("tenterhook.plugins._default._default", manager)
+    monkeypatch.setattr("tenterhook.plugins.default._default", manager)
     folder = saved()
     assert load_model(str(folder)).max_tokens == 64
     assert load_model(f"hf:{folder}", dtype="bfloat16").context.dtype is torch.bfloat16

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import tenterhook
 from tenterhook.hooks import Controller, Detector
-from tenterhook.store import MemoryStore
+from tenterhook_store import MemoryStore
 from tenterhook_transformers import EmptyText, LanguageModel
 from tenterhook_transformers.description import tokenizer_fingerprint, weights_fingerprint
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tenterhook.capture import save_activations
-from tenterhook.store import MemoryStore
+from tenterhook_capture import save_activations
+from tenterhook_store import MemoryStore
 from tenterhook_transformers import LanguageModel
 
 FAMILIES = (

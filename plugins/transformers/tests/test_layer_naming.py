@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tenterhook
 from tenterhook.errors import UnknownLayer
-from tenterhook.store import MemoryStore
+from tenterhook_store import MemoryStore
 from tenterhook_tiny import model_path
 from tenterhook_transformers import LanguageModel
 from tenterhook_transformers.layer_naming import families

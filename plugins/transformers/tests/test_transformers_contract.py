@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tenterhook.testing.loaders import LoaderContract
-from tenterhook.text_model import TextModel
+from tenterhook_capture.testing.loaders import LoaderContract
+from tenterhook_capture.text_model import TextModel
 from tenterhook_transformers import load
 
 

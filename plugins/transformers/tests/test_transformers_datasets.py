@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tenterhook.documents import Documents, NoDocuments, UnknownField, UnreadableData
-from tenterhook.store import MemoryStore
+from tenterhook_capture.documents import Documents, NoDocuments, UnknownField, UnreadableData
+from tenterhook_store import MemoryStore
 from tenterhook_transformers import LanguageModel, UnknownDataset, read
 
 datasets = pytest.importorskip("datasets")

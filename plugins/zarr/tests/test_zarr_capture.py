@@ -8,10 +8,10 @@ import pytest
 import torch
 import zarr
 
-from tenterhook.capture import save_activations
-from tenterhook.store import MemoryStore
-from tenterhook.testing.stores import same_bits
-from tenterhook.testing.text_models import WordModel
+from tenterhook_capture import save_activations
+from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_store import MemoryStore
+from tenterhook_store.testing import same_bits
 from tenterhook_zarr import ZarrStore
 
 TEXTS = ["a b c", "d", "e f g h i j k", "l m", "n o p q r", "s t u v"]

@@ -9,10 +9,10 @@ import pytest
 CAPTURE = """
 import json, resource, sys
 import torch
-from tenterhook.capture import save_activations
-from tenterhook.documents import read_documents
-from tenterhook.store import LocalStore
-from tenterhook.testing.text_models import WordModel
+from tenterhook_capture import save_activations
+from tenterhook_capture.documents import read_documents
+from tenterhook_store import LocalStore
+from tenterhook_capture.testing.text_models import WordModel
 
 torch.set_num_threads(1)
 units, writing, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tenterhook.testing.stores import StoreContract
+from tenterhook_store.testing import StoreContract
 from tenterhook_zarr import ZarrStore
 
 

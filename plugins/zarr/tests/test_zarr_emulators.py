@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tenterhook.store import DamagedStore, OtherRun, Unreachable
-from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
+from tenterhook_store import DamagedStore, OtherRun, Unreachable
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
 ACCOUNT = "devstoreaccount1"

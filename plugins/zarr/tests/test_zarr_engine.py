@@ -2,8 +2,8 @@
 
 import pytest
 
-from tenterhook.engine import LocalEngine
-from tenterhook.testing.engines import EngineContract
+from tenterhook_capture.engine import LocalEngine
+from tenterhook_capture.testing.engines import EngineContract
 
 
 class TestLocalEngine(EngineContract):

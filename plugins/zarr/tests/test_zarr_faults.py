@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tenterhook.errors import TenterhookError
-from tenterhook.store import (
+from tenterhook_store import (
     CODECS,
     DamagedStore,
     DeletedRun,
@@ -23,7 +23,7 @@ from tenterhook.store import (
     Store,
     UnknownRun,
 )
-from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tenterhook.store import DamagedStore, ReplacedRun, RunPlan
-from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
+from tenterhook_store import DamagedStore, ReplacedRun, RunPlan
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
 ROWS = 2500

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tenterhook.testing.stores import StoreContract
+from tenterhook_store.testing import StoreContract
 from tenterhook_zarr import ZarrStore
 
 

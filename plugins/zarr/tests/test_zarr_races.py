@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tenterhook.store import DamagedStore, NotWritable
-from tenterhook.testing.stores import a_plan, write
+from tenterhook_store import DamagedStore, NotWritable
+from tenterhook_store.testing import a_plan, write
 from tenterhook_zarr import ZarrStore, _tensors, _writer
 from tenterhook_zarr._files import put_in_place
 
@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 import torch
-from tenterhook.store import LayerArray, OtherRun, RunPlan, UnknownTensor
+from tenterhook_store import LayerArray, OtherRun, RunPlan, UnknownTensor
 from tenterhook_zarr import ZarrStore
 folder, number, others = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
@@ -70,7 +70,7 @@ def begin(step):
     writer.finish()
     return f"features={1 + number % 2}"
 
-from tenterhook.testing.stores import write
+from tenterhook_store.testing import write
 for step in range(8):
     meet(step)
     print(begin(step), flush=True)
@@ -79,7 +79,7 @@ for step in range(8):
 
 FAIL = """
 import os
-from tenterhook.store import NotWritable
+from tenterhook_store import NotWritable
 from tenterhook_zarr import _files
 plan = RunPlan(rows=4, rows_per_unit=4, documents=1, layers=[LayerArray("h", 1, "float32")])
 real = os.fsync

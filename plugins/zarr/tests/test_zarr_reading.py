@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenterhook.store import DamagedStore, RunPlan
-from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
+from tenterhook_store import DamagedStore, RunPlan
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
 DTYPES = ["float32", "bfloat16", "float16", "float64", "int8", "uint16", "float8_e5m2", "bool"]

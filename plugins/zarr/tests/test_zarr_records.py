@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenterhook.store import DamagedStore
+from tenterhook_store import DamagedStore
 from tenterhook_zarr._records import sealed, unsealed
 
 TRICKY = st.sampled_from(["crc32c", "crc32b", "d", "", "é", '\n  "crc32c": "00000000",\n'])

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from tenterhook.store import (
+from tenterhook_store import (
     DamagedStore,
     DeletedRun,
     NoStore,
@@ -30,7 +30,7 @@ from tenterhook.store import (
     UnknownRun,
     Unreachable,
 )
-from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore
 
 pytest.importorskip("obstore")

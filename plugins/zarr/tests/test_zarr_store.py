@@ -18,10 +18,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tenterhook.store
-from tenterhook.capture import save_activations
+import tenterhook_store
 from tenterhook.plugins import default_manager
-from tenterhook.store import (
+from tenterhook_capture import save_activations
+from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_store import (
     DamagedStore,
     LayerArray,
     LocalStore,
@@ -31,8 +32,7 @@ from tenterhook.store import (
     RunPlan,
     Store,
 )
-from tenterhook.testing.stores import a_plan, rows_of, same_bits, write
-from tenterhook.testing.text_models import WordModel
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 from tenterhook_zarr import ZarrStore, plugin
 
 TEXTS = ["a b c", "d", "e f g h i j k", "l m", "n o p q r", "s t u v"]
@@ -220,8 +220,8 @@ def test_two_captures_at_once(tmp_path: Path) -> None:
     """Two processes with the same command write one whole run."""
     code = (
         "import sys, torch; torch.set_num_threads(1)\n"
-        "from tenterhook.capture import save_activations\n"
-        "from tenterhook.testing.text_models import WordModel\n"
+        "from tenterhook_capture import save_activations\n"
+        "from tenterhook_capture.testing.text_models import WordModel\n"
         "from tenterhook_zarr import ZarrStore\n"
         "texts = [f'a{i} b c d' for i in range(60)]\n"
         "save_activations(WordModel(), 'head', texts, ZarrStore(sys.argv[1]), run_name='one',"
@@ -245,11 +245,11 @@ def test_two_captures_at_once(tmp_path: Path) -> None:
 
 
 def test_default_store(tmp_path: Path) -> None:
-    """`LocalStore` is the zarr store, and `tenterhook.store` hands it out."""
+    """`LocalStore` is the zarr store, and `tenterhook_store` hands it out."""
     store = LocalStore(tmp_path / "store")
     assert isinstance(store, ZarrStore)
     assert isinstance(store, Store)
-    assert tenterhook.store.ZarrStore is ZarrStore
+    assert tenterhook_store.ZarrStore is ZarrStore
 
 
 def test_opening_and_reading_make_nothing(tmp_path: Path) -> None:
@@ -436,9 +436,9 @@ def test_tensor_that_is_damaged(tmp_path: Path) -> None:
 
 
 def test_imports_are_light() -> None:
-    """Importing the package, its plugin and `tenterhook.store` imports neither zarr nor torch."""
+    """Importing the package, its plugin and `tenterhook_store` imports neither zarr nor torch."""
     code = (
-        "import sys, tenterhook.store, tenterhook_zarr.plugin;"
+        "import sys, tenterhook_store, tenterhook_zarr.plugin;"
         "assert not {'torch', 'zarr', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenterhook.store import LayerArray, RowBlock, RunPlan
-from tenterhook.testing.stores import same_bits
+from tenterhook_store import LayerArray, RowBlock, RunPlan
+from tenterhook_store.testing import same_bits
 from tenterhook_zarr import ZarrStore
 
 DATA = Path(__file__).with_name("data")

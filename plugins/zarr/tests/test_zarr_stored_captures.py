@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 import tenterhook_zarr._layout
-from tenterhook.capture import CaptureRecipe, run_status, save_activations
-from tenterhook.store import LayerArray, RowBlock, Run, RunPlan, flat_bytes
-from tenterhook.testing.stores import same_bits
-from tenterhook.testing.text_models import WordModel
+from tenterhook_capture import CaptureRecipe, run_status, save_activations
+from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_store import LayerArray, RowBlock, Run, RunPlan, flat_bytes
+from tenterhook_store.testing import same_bits
 from tenterhook_zarr import ZarrStore
 from tenterhook_zarr._records import sealed
 

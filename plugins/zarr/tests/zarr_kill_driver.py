@@ -24,9 +24,9 @@ import torch
 
 torch.set_num_threads(1)  # so that it can fork
 
-from tenterhook.capture import save_activations  # noqa: E402
-from tenterhook.store import UnknownRun  # noqa: E402
-from tenterhook.testing.text_models import WordModel  # noqa: E402
+from tenterhook_capture import save_activations  # noqa: E402
+from tenterhook_capture.testing.text_models import WordModel  # noqa: E402
+from tenterhook_store import UnknownRun  # noqa: E402
 from tenterhook_zarr import ZarrStore  # noqa: E402
 
 TEXTS = [" ".join(f"w{n}.{i}" for i in range(1 + n * 7 % 12)) for n in range(12)]

@@ -7,7 +7,7 @@ registers it; the canonical import is the plugin's own package.
 from typing import TYPE_CHECKING, Any
 
 from tenterhook.errors import HookError, HookWarning
-from tenterhook.hooks._hook import Controller, Detector, Hook, HookType
+from tenterhook.hooks._types import Controller, Detector, Hook, HookType
 
 if TYPE_CHECKING:  # the static types of first-party names, where their plugins are installed
     from tenterhook_edits import AddVector as AddVector

@@ -5,17 +5,17 @@ A plugin that fails in any way is left out whole and becomes a `PluginProblem`, 
 Where two offer one name, that name serves neither, and all else of both works.
 """
 
-from tenterhook._saying import said
-from tenterhook.plugins._default import default_manager, load_hook, load_store, using
-from tenterhook.plugins._entry_points import (
+from tenterhook.one_line import said
+from tenterhook.plugins.default import default_manager, load_hook, load_store, using
+from tenterhook.plugins.entry_points import (
     BLOCK_VARIABLE,
     ENTRY_POINT_GROUP,
     ONLY_VARIABLE,
     STRICT_VARIABLE,
 )
-from tenterhook.plugins._first_party import FIRST_PARTY
-from tenterhook.plugins._manager import PluginManager
-from tenterhook.plugins._problems import (
+from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.plugins.manager import PluginManager
+from tenterhook.plugins.problems import (
     AmbiguousExtension,
     BrokenExtension,
     BrokenPlugins,
@@ -25,7 +25,7 @@ from tenterhook.plugins._problems import (
     PluginWarning,
     UnknownExtension,
 )
-from tenterhook.plugins._registered import Registered
+from tenterhook.plugins.registered import Registered
 
 __all__ = [
     "BLOCK_VARIABLE",

@@ -84,10 +84,10 @@ def tenterhook_install(
     installed = InstalledPlugins(site)
     discover: Callable[..., object] = metadata.Distribution.discover
     monkeypatch.setattr(
-        "tenterhook.plugins._entry_points.metadata.distributions",
+        "tenterhook.plugins.entry_points.metadata.distributions",
         lambda: discover(path=installed.paths),
     )
-    monkeypatch.setattr("tenterhook.plugins._default._default", None)
+    monkeypatch.setattr("tenterhook.plugins.default._default", None)
     before = set(sys.modules)
     yield installed
     for module in set(sys.modules) - before:

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenterhook import Selection
 from tenterhook.hooks import Controller, HookType
-from tenterhook.selections import Where
+from tenterhook_selections import Selection, Where
 
 
 class _Edit(Controller):

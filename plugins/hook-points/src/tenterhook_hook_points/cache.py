@@ -11,7 +11,7 @@ from tenterhook.errors import TenterhookError, closest
 from tenterhook_hook_points.names import NamesFilter, chosen
 
 if TYPE_CHECKING:
-    from tenterhook.store import Store
+    from tenterhook_store import Store
 
 
 class UnknownActivation(TenterhookError, KeyError):

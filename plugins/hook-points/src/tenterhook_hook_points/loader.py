@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tenterhook.errors import TenterhookError
-from tenterhook.loading import load_model
+from tenterhook_capture.loading import load_model
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tenterhook.store import LayerArray, RowBlock, RunPlan, Store, dtype_name
+from tenterhook_store import LayerArray, RowBlock, RunPlan, Store, dtype_name
 
 ROWS_PER_UNIT = 32_768
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenterhook.engine import UnitEvent
-    from tenterhook.observers import RunBegun, RunObserver
+    from tenterhook_capture.engine import UnitEvent
+    from tenterhook_capture.observers import RunBegun, RunObserver
 
 VARIABLE = "TENTERHOOK_RUN_LOG"
 """Environment variable: the file to log to; nothing is logged where it is empty or not set."""
@@ -35,7 +35,7 @@ class RunLog:
 
     def unit(self, event: "UnitEvent") -> None:
         """Log a unit: its number and rows, with how it went, or why it failed or was lost."""
-        from tenterhook.engine import UnitDone, UnitFailed
+        from tenterhook_capture.engine import UnitDone, UnitFailed
 
         unit = event.unit
         if isinstance(event, UnitDone):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from tenterhook.documents import Documents
+    from tenterhook_capture.documents import Documents
     from tenterhook_sae.sae import Sae
     from tenterhook_sae.training import ProgressCallback, TrainingProgress
 
@@ -72,11 +72,11 @@ def train(
     """
     import torch
 
-    from tenterhook.store import LocalStore
     from tenterhook_sae.batches import RunBatches
     from tenterhook_sae.evaluation import evaluate_rows
     from tenterhook_sae.settings import TrainingSettings
     from tenterhook_sae.training import train_sae
+    from tenterhook_store import LocalStore
 
     opened = LocalStore(store, create=False).run(run)
     rows = opened[layer]
@@ -145,7 +145,7 @@ def evaluate(
     The cross-entropy recovered is 1 where they cost nothing, and 0 where zeros in the layer's
     place would do as well.
     """
-    from tenterhook.loading import load_model
+    from tenterhook_capture.loading import load_model
     from tenterhook_sae.batches import ModelBatches
     from tenterhook_sae.evaluation import evaluate_in_model, evaluate_rows
     from tenterhook_sae.examples import layer_of
@@ -195,7 +195,7 @@ def top(
 
     LATENT is a number, or the name of a latent.
     """
-    from tenterhook.loading import load_model
+    from tenterhook_capture.loading import load_model
     from tenterhook_sae.examples import find_examples, layer_of, write_page
     from tenterhook_sae.files import load_sae
 
@@ -268,7 +268,7 @@ def _made(kind: str, n_latents: int, n_inputs: int, k: float, device: str) -> "S
 def _documents(
     sae: "Sae", data: str | None, field: str | None, sample_limit: int | None
 ) -> "Documents":
-    from tenterhook.documents import read_documents
+    from tenterhook_capture.documents import read_documents
 
     name = data if data is not None else sae.about.get("data")
     if name is None:

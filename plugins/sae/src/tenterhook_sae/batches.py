@@ -11,10 +11,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook.documents import Documents
-from tenterhook.store import Run
-from tenterhook.text_model import TextModel
+from tenterhook_capture.documents import Documents
+from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.errors import BadSetting, NoRows
+from tenterhook_store import Run
 
 BUFFER = 65_536
 """Rows in the buffer unless said otherwise."""

@@ -14,12 +14,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook import HookContext, Selection
-from tenterhook.selections import Where
+from tenterhook import HookContext
 from tenterhook_sae.errors import BadSetting, NoSuchLatent, NoTexts
 from tenterhook_sae.following import Following
 from tenterhook_sae.sparse_latents import SparseLatents
 from tenterhook_sae.top_texts import TopText, TopTexts
+from tenterhook_selections import Selection, Where
 
 Latent = int | str
 """A latent by its number, or by the name it was given."""

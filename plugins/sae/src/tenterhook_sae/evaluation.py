@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tenterhook import HookedModel, attach
-from tenterhook.documents import Documents
-from tenterhook.text_model import TextModel
+from tenterhook_capture.documents import Documents
+from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.errors import NoRows, NotFinite, WrongWidth
 from tenterhook_sae.sae import Sae
 

@@ -7,8 +7,8 @@ import attrs
 import torch
 
 from tenterhook import attach
-from tenterhook.documents import Documents
-from tenterhook.text_model import TextModel
+from tenterhook_capture.documents import Documents
+from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.concepts import Latent
 from tenterhook_sae.evaluation import batches_of
 from tenterhook_sae.sae import Sae

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tenterhook import Selection
-from tenterhook.selections import Seen, Watch
 from tenterhook_sae.eager import eager
+from tenterhook_selections import Seen, Selection, Watch
 
 Marks = list[bytes]
 """One for each row of a batch: rows of a cache with equal marks hold the same tokens.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tenterhook import HookContext
 from tenterhook.hooks import HookWarning
-from tenterhook.selections import Seen
 from tenterhook_sae.following import Following, Forward, Marks
 from tenterhook_sae.sparse_latents import SparseLatents
+from tenterhook_selections import Seen
 
 
 @attrs.frozen(kw_only=True)

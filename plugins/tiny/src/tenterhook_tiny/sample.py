@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tenterhook_tiny.errors import UnknownName
 
 if TYPE_CHECKING:
-    from tenterhook.documents import Documents
+    from tenterhook_capture.documents import Documents
 
 FIELDS = ("text", "source")
 
@@ -22,10 +22,9 @@ def read(name: str = "sample", *, field: str | None = None) -> "Documents":
 
     A document is some verses of one chapter of the King James Bible, one verse a line.  `field` is
     `"text"` unless given; `"source"` says where the text stands, as in "Genesis 10:1-6".
-    Raises `UnknownName`, a `ValueError`, for another name, `tenterhook.documents.UnknownField` for
-    another field.
+    Raises `UnknownName`, a `ValueError`, for another name, `UnknownField` for another field.
     """
-    from tenterhook.documents import Documents, UnknownField
+    from tenterhook_capture.documents import Documents, UnknownField
 
     if name != "sample":
         raise UnknownName("data set", f"tiny:{name}", ["tiny:sample"])

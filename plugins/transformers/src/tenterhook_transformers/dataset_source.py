@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tenterhook.documents import Documents, UnreadableData
+from tenterhook_capture.documents import Documents, UnreadableData
 from tenterhook_transformers.errors import UnknownDataset
 from tenterhook_transformers.texts import read_records, text_field
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tenterhook.scopes import capturing
-from tenterhook.selections import generating
+from tenterhook.scopes.scope import capturing
+from tenterhook_selections import generating
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import pad_id, position_ids, unwrapped

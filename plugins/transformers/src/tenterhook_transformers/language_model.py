@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
-from tenterhook.loading import ModelName, note_name
 from tenterhook.registry import OnError
+from tenterhook_capture.loading import ModelName, note_name
 from tenterhook_transformers import encoding, generation
 from tenterhook_transformers.description import describe
 from tenterhook_transformers.errors import EmptyText
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from transformers import BatchEncoding
 
-    from tenterhook.store import Store
+    from tenterhook_store import Store
 
 
 class LanguageModel(HookedModel):

@@ -211,7 +211,9 @@ def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
     scheme, colon, _ = name.partition(":")
     if colon and scheme.isidentifier():
         raise UnknownModel(
-            name, f"{scheme!r} is a loader's scheme", "Use tenterhook.loading.load_model(name)."
+            name,
+            f"{scheme!r} is a loader's scheme",
+            "Use tenterhook_capture.loading.load_model(name).",
         )
     if path.is_file():
         raise UnknownModel(

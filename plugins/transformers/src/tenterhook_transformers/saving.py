@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tenterhook.capture import points_of, save_activations
 from tenterhook.errors import TenterhookError
+from tenterhook_capture import points_of, save_activations
 from tenterhook_transformers.texts import documents_of
 
 if TYPE_CHECKING:
-    from tenterhook.store import Store
+    from tenterhook_store import Store
     from tenterhook_transformers.language_model import LanguageModel
 
 
@@ -18,7 +18,7 @@ class NoStoreGiven(TenterhookError, ValueError):
     def __str__(self) -> str:
         return (
             "There is no store to save to. Give one: save(..., store=LocalStore('folder')), or "
-            "LanguageModel(..., store=LocalStore('folder')), from tenterhook.store."
+            "LanguageModel(..., store=LocalStore('folder')), from tenterhook_store."
         )
 
 
@@ -44,7 +44,7 @@ class Activations:
 
         `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
         name or path as on the command line. Goes to `store`, else to the model's. `settings` are
-        those of `tenterhook.capture.save_activations`: `dtype`, `tokens`, `reduce`, `bucket`, ...
+        those of `tenterhook_capture.save_activations`: `dtype`, `tokens`, `reduce`, `bucket`, ...
 
         Returns the run's id; `store.run(id)[layer][a:b]` reads rows, one per real token. The same
         call again does what is missing. Raises `NoStoreGiven` (a `ValueError`), `UnknownLayer`,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any
 
-from tenterhook.documents import (
+from tenterhook_capture.documents import (
     AT_ONCE,
     Documents,
     LazyTexts,

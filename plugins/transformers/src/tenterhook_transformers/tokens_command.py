@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from tenterhook.text_model import TextModel
+    from tenterhook_capture.text_model import TextModel
 
 
 @click.command()
@@ -19,7 +19,7 @@ def tokens(model: str, text: str, as_json: bool) -> None:
     Positions are those that a selection takes, `model.capture(layer, tokens=3)`; the first token
     may be one that the tokenizer begins every text with.
     """
-    from tenterhook.loading import load_model  # imports torch
+    from tenterhook_capture.loading import load_model  # imports torch
 
     loaded = load_model(model)
     (ids,) = loaded.token_ids([text])

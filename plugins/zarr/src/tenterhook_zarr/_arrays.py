@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tenterhook.store import DamagedStore
+from tenterhook_store import DamagedStore
 from tenterhook_zarr._direct import DirectReader, is_plain
 from tenterhook_zarr._dtypes import from_numpy
 from tenterhook_zarr._layout import ArrayLayout

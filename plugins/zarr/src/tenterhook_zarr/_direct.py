@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenterhook.store import DamagedStore, torch_dtype
+from tenterhook_store import DamagedStore, torch_dtype
 from tenterhook_zarr._checksums import CRC_BYTES
 from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
 

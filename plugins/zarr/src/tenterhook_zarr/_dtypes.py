@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenterhook.store import CannotKeep, dtype_name, flat_bytes, plain_tensor, torch_dtype
+from tenterhook_store import CannotKeep, dtype_name, flat_bytes, plain_tensor, torch_dtype
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tenterhook.store import ROW_ARRAYS, DamagedStore, RunPlan
+from tenterhook_store import ROW_ARRAYS, DamagedStore, RunPlan
 from tenterhook_zarr._arrays import ArrayReader
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._kept import unpack

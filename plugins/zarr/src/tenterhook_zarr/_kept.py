@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tenterhook.store import CannotKeep, DamagedStore, dtype_name, plain_tensor
+from tenterhook_store import CannotKeep, DamagedStore, dtype_name, plain_tensor
 from tenterhook_zarr._checksums import checksum
 
 NO_PLACE = (torch.complex128,)

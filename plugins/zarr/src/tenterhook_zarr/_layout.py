@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from tenterhook.store import DamagedStore
+from tenterhook_store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES
 from tenterhook_zarr._codecs import codec_metadata
 from tenterhook_zarr._dtypes import Stored, stored_as

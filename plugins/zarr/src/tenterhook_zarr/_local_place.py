@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tenterhook.store import NoStore, NotAStore, NotWritable
+from tenterhook_store import NoStore, NotAStore, NotWritable
 from tenterhook_zarr._files import (
     LocalFiles,
     in_folder,

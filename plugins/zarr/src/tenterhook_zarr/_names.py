@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
-from tenterhook.store import fold, is_reserved
+from tenterhook_store import fold, is_reserved
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 MAX_LETTERS = 150

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
-from tenterhook.store import NoStore, NotAStore, NotWritable, Unreachable
+from tenterhook_store import NoStore, NotAStore, NotWritable, Unreachable
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
 from tenterhook_zarr._local_place import FORMAT, MARK, check_format

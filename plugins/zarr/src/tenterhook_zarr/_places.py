@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
-from tenterhook.store import DamagedStore
+from tenterhook_store import DamagedStore
 
 
 class Files(Protocol):

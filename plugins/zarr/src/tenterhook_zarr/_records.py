@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tenterhook.store import DamagedStore
+from tenterhook_store import DamagedStore
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
 

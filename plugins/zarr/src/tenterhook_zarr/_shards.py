@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tenterhook.store import DamagedStore
+from tenterhook_store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
 from tenterhook_zarr._codecs import encoder
 from tenterhook_zarr._files import start_writing, take_room

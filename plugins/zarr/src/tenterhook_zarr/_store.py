@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tenterhook.store import (
+from tenterhook_store import (
     NotWritable,
     Problem,
     Run,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tenterhook.store import DamagedStore, dtype_name
+from tenterhook_store import DamagedStore, dtype_name
 from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from tenterhook.store import NotAStore
+from tenterhook_store import NotAStore
 
 SCHEMES = ("s3", "gs", "az", "memory")
 

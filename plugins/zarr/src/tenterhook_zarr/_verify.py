@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from tenterhook.store import DamagedStore, Problem
+from tenterhook_store import DamagedStore, Problem
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._folder import (
     PLAN,

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from tenterhook.store import (
+from tenterhook_store import (
     ROW_ARRAYS,
     BadName,
     DamagedStore,

@@ -1,0 +1,237 @@
+"""Whose scope it is: the open scopes of each thread and asyncio task, and what they run where."""
+
+import functools
+import inspect
+import threading
+from asyncio import _get_running_loop, current_task
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tenterhook._dispatch.entries import Entry
+
+if TYPE_CHECKING:
+    from tenterhook._dispatch.sites import Place
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+lock = threading.RLock()
+"""Held while anything is registered, removed, opened or closed; never during a forward."""
+
+
+class Steps:
+    """What one scope, with the scopes around it, runs at one site."""
+
+    __slots__ = ("backward", "forward", "keep", "stop")
+
+    def __init__(
+        self,
+        forward: tuple[Any, ...] = (),
+        backward: tuple[Entry, ...] = (),
+        stop: Callable[[], None] | None = None,
+        keep: Any = None,
+    ) -> None:
+        self.forward = forward
+        """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
+        self.backward = backward
+        """Run on the gradient."""
+        self.stop = stop
+        """Ends the forward by raising, when all else here has run."""
+        self.keep = keep
+        """The only step, where that is one that adds a copy of each tensor to its `calls`."""
+
+    def __add__(self, other: "Steps") -> "Steps":
+        return Steps(
+            self.forward + other.forward, self.backward + other.backward, self.stop or other.stop
+        )
+
+
+NO_STEPS = Steps()
+
+
+class Frame:
+    """One open scope of one thread or task, on top of the scopes around it.
+
+    A frame belongs to the thread that opened it, or to the asyncio task. Contexts are copied into
+    the tasks that a task starts, so the context variable alone does not say whose a frame is.
+    """
+
+    __slots__ = (
+        "also",
+        "carried",
+        "child",
+        "closed",
+        "mute",
+        "muted",
+        "own",
+        "parent",
+        "table",
+        "task",
+    )
+
+    def __init__(
+        self, own: "dict[Place, Steps]", also: "tuple[Place, ...]" = (), mute: bool = False
+    ) -> None:
+        self.task = running_task()
+        """The asyncio task it belongs to; `None` where it belongs to a thread without one."""
+        self.own = own
+        """What this scope runs where."""
+        self.also = also
+        """Sites that look for scopes on this one's behalf."""
+        self.parent = visible_frame()
+        """The scope around this one."""
+        self.child: Frame | None = None
+        self.closed = False
+        self.carried: set[Frame] | None = None
+        """The frames through which other threads and tasks see this one now; see `carry`.
+
+        `None` as long as none ever did.
+        """
+        self.mute = mute
+        """Whether this scope has controllers off."""
+        self.muted = mute
+        """Whether controllers are off, by this scope or one around it."""
+        self.table = own
+        """What runs where, the scopes around this one included."""
+        parent = self.parent
+        if parent is not None:
+            parent.child = self
+            self.muted = mute or parent.muted
+            self.table = _merged(parent.table, own)
+
+    def heard(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the entries that run in this scope: none that control, while it is muted."""
+        if not self.muted:
+            return entries
+        return tuple(heard for entry in entries if (heard := entry.quiet()) is not None)
+
+    def close(self) -> None:
+        """Take this scope's steps out of every table that they are in, whoever calls."""
+        self.closed = True
+        self.table, self.muted = {}, False
+        parent, child = self.parent, self.child
+        if parent is not None:
+            parent.child = child
+        if child is not None:  # closed out of order: the scopes inside go on without this one
+            child.parent = parent
+            child._renew()
+        show_frame(parent, instead_of=self)
+        for carried in list(self.carried or ()):
+            carried.close()
+
+    def _renew(self) -> None:
+        """Work out anew what runs in this scope and those inside it, in whichever thread."""
+        frame: Frame | None = self
+        while frame is not None:
+            parent = frame.parent
+            frame.muted = frame.mute or (parent is not None and parent.muted)
+            frame.table = frame.own if parent is None else _merged(parent.table, frame.own)
+            for carried in frame.carried or ():
+                carried.own, carried.mute = frame.table, frame.muted
+                carried._renew()
+            frame = frame.child
+
+
+class _OfThread(threading.local):
+    frame: Frame | None = None
+
+
+of_thread = _OfThread()
+"""The innermost scope of each thread, where no event loop runs in it."""
+
+_of_task: ContextVar[Frame | None] = ContextVar("tenterhook_frame", default=None)
+
+
+def running_task() -> Any:
+    """Return the asyncio task that runs in this thread, `None` where no loop does."""
+    return None if _get_running_loop() is None else current_task()
+
+
+def frame_of_task() -> Frame | None:
+    """Return the innermost scope of the task that runs in this thread's event loop."""
+    frame = _of_task.get()
+    return None if frame is None or frame.task is not current_task() else frame
+
+
+def visible_frame() -> Frame | None:
+    """Return the innermost open scope of this thread or task."""
+    frame = of_thread.frame if _get_running_loop() is None else frame_of_task()
+    while frame is not None and frame.closed:
+        frame = frame.parent
+    return frame
+
+
+def show_frame(frame: Frame | None, *, instead_of: Frame | None = None) -> None:
+    """Have `frame` be the innermost scope here; with `instead_of`, only where that one is now."""
+    loop = _get_running_loop()
+    now = of_thread.frame if loop is None else _of_task.get()
+    if instead_of is not None and now is not instead_of:
+        return
+    if loop is None:
+        of_thread.frame = frame
+    else:
+        _of_task.set(frame)
+
+
+def _merged(outer: "dict[Place, Steps]", inner: "dict[Place, Steps]") -> "dict[Place, Steps]":
+    table = {**outer, **inner}
+    for site in outer.keys() & inner.keys():
+        table[site] = outer[site] + inner[site]
+    return table
+
+
+def carry(function: F) -> F:
+    """Return `function` so that, called in another thread or task, it sees this one's open scopes.
+
+    `pool.submit(tenterhook.carry(run), batch)`. The scopes are those open where `carry` is called;
+    one that has been closed when the function runs is not seen. Captures of several threads join
+    one list, in the order in which they come.
+    """
+    origin = visible_frame()
+
+    @contextmanager
+    def seen() -> Iterator[None]:
+        with lock:
+            frame = None if origin is None or origin.closed else _carried(origin)
+        try:
+            yield
+        finally:
+            if frame is not None and origin is not None and origin.carried is not None:
+                with lock:
+                    origin.carried.discard(frame)
+                    frame.close()
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with seen():
+            return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    async def run_async(*args: Any, **kwargs: Any) -> Any:
+        with seen():
+            return await function(*args, **kwargs)
+
+    chosen = run_async if is_one(function, inspect.iscoroutinefunction) else run
+    return chosen  # type: ignore[return-value]
+
+
+def is_one(function: Callable[..., Any], *kinds: Callable[[object], bool]) -> bool:
+    """Whether a function, or what an object does when it is called, is of one of the kinds."""
+    called: Any = function  # as a Callable it has no `__call__` for type checkers
+    return any(kind(function) or kind(called.__call__) for kind in kinds)
+
+
+def _carried(origin: Frame) -> Frame:
+    """Open a frame here through which `origin` and the scopes around it are seen."""
+    frame = Frame(origin.table, mute=origin.muted)
+    seen: Frame | None = origin
+    while seen is not None:
+        if seen.carried is None:
+            seen.carried = set()
+        seen = seen.parent
+    assert origin.carried is not None
+    origin.carried.add(frame)
+    show_frame(frame)
+    return frame

@@ -1,0 +1,172 @@
+"""The manager that tenterhook itself uses, and the attributes of modules that plugins fill."""
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any
+
+from tenterhook.errors import closest
+from tenterhook.plugins.entry_points import (
+    BLOCK_VARIABLE,
+    ONLY_VARIABLE,
+    STRICT_VARIABLE,
+    normal_name,
+)
+from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.plugins.manager import PluginManager
+from tenterhook.plugins.problems import PluginProblem, PluginWarning
+from tenterhook.plugins.registered import Registered
+
+_default: PluginManager | None = None
+_unloaded: PluginManager | None = None
+"""The default manager, until all that is installed was tried."""
+_default_lock = threading.Lock()
+_here = threading.local()
+
+
+def default_manager() -> PluginManager:
+    """Return the manager that `tenterhook` itself uses; the first call loads what is installed.
+
+    Warns once, with `PluginWarning`, of each plugin that was left out or clashes with another; with
+    `TENTERHOOK_STRICT_PLUGINS=1` raises `BrokenPlugins` instead, each time. A plugin that asks for
+    it while it is imported gets it as far as it is.
+    """
+    global _default, _unloaded
+    with _default_lock:
+        if _default is None:
+            strict = os.environ.get(STRICT_VARIABLE, "") not in ("", "0")
+            _default = _unloaded = PluginManager(autoload=False, strict=strict)
+        manager = _default
+    if manager is _unloaded and not getattr(_here, "loads", False):
+        for problem in _load(manager):
+            warnings.warn(str(problem), PluginWarning, stacklevel=2)
+    return manager
+
+
+def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
+    """Load what is installed into the default manager.
+
+    Threads that ask at once all do so, which is how they wait for each other: with a lock, an
+    import that asks would wait for a thread that waits for that import.
+    """
+    global _default, _unloaded
+    _here.loads = True
+    try:
+        problems = manager.load_entry_points()
+    except BaseException:
+        with _default_lock:
+            if _default is manager:
+                _default = None
+        raise
+    finally:
+        _here.loads = False
+    with _default_lock:
+        if _unloaded is manager and manager._tried_all:
+            _unloaded = None
+    return problems
+
+
+@contextmanager
+def using(manager: PluginManager) -> Iterator[PluginManager]:
+    """Have `manager` be what `tenterhook` uses in this process, all threads of it, for a block.
+
+    For programs that choose their plugins, and for tests: names as `tenterhook.hooks.X` or `tiny:`
+    are then looked up there.
+    """
+    global _default
+    with _default_lock:
+        before, _default = _default, manager
+    try:
+        yield manager
+    finally:
+        with _default_lock:
+            _default = before
+
+
+def load_hook(name: str) -> Any:
+    """Return the detector or controller class of that name, for `tenterhook.hooks.NAME`."""
+    return _load_attribute("tenterhook.hooks", name, ("detectors", "controllers"))
+
+
+def load_store(name: str) -> Any:
+    """Return the store class of that name, for `tenterhook.store.NAME`."""
+    return _load_attribute("tenterhook.store", name, ("stores",))
+
+
+def _load_attribute(module: str, name: str, kinds: tuple[str, ...]) -> Any:
+    """Raise as a module's `__getattr__` should: `AttributeError` where nobody has such a name,
+    `ImportError` where the plugin that has it is missing or broken."""
+    # Private names are asked by import machinery and debuggers, submodules by `from` imports; no
+    # plugin is worth loading for them.
+    if name.startswith("_") or find_spec(f"{module}.{name}") is not None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)
+    manager = default_manager()
+    known = _offered(manager, kinds)
+    if name not in known and manager._installed_since():
+        for problem in manager.refresh():
+            warnings.warn(str(problem), PluginWarning, stacklevel=4)
+        known = _offered(manager, kinds)
+    if name in known:
+        return known[name].load()
+    for kind in kinds:
+        if clash := manager.clash(kind, name):
+            raise ImportError(str(clash), name=module) from clash
+    for kind in kinds:
+        if distribution := FIRST_PARTY[kind].get(name):
+            raise ImportError(_why_missing(manager, name, distribution), name=module)
+    close = closest(name, known)
+    hint = f"Did you mean {close[0]!r}?" if close else "See `tenterhook plugins list`."
+    if _from_import():
+        raise ImportError(
+            f"cannot import name {name!r} from {module!r}: no installed plugin offers it. {hint}",
+            name=module,
+        )
+    raise AttributeError(
+        f"module {module!r} has no attribute {name!r}, and no installed plugin offers it. {hint}",
+        name=name,
+    )
+
+
+def _offered(manager: PluginManager, kinds: tuple[str, ...]) -> dict[str, Registered]:
+    return {found: each for kind in kinds for found, each in manager.extensions(kind).items()}
+
+
+def _from_import() -> bool:
+    """Say whether the attribute is asked for by `from module import name`.
+
+    Python would put an `ImportError` without our hint in place of an `AttributeError` there.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(4):  # this module's own functions, and the `__getattr__` that called them
+        if frame is None:
+            break
+        if frame.f_code.co_name == "_handle_fromlist":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _why_missing(manager: PluginManager, name: str, distribution: str) -> str:
+    for problem in manager.problems:
+        if normal_name(problem.distribution or "") == distribution:
+            return f"{name} is missing. {problem}"
+    if not _is_installed(distribution):
+        return f"{name} is in a plugin that is not installed: `pip install {distribution}`."
+    return (
+        f"{name} is in {distribution}, which is installed and was not loaded. "
+        f"See the environment variables {ONLY_VARIABLE} and {BLOCK_VARIABLE}."
+    )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""What can be wrong with a plugin, or with the name of an extension."""
+
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from tenterhook.errors import TenterhookError, TenterhookWarning, closest
+from tenterhook.plugins.first_party import FIRST_PARTY
+
+
+@attrs.frozen(kw_only=True)
+class PluginProblem:
+    """What is wrong with an installed plugin, and what to do about it."""
+
+    entry_point: str | None
+    """`None` where the distribution's list of entry points could not be read."""
+    distribution: str | None
+    version: str | None
+    cause: str
+    remedy: str
+    clashes: bool = False
+    """Whether the plugin is there all the same, but for a name that another has too."""
+
+    def __str__(self) -> str:
+        release = " ".join(part for part in (self.distribution, self.version) if part)
+        name = f"Plugin {self.entry_point!r}" if self.entry_point else "A plugin"
+        origin = f" of {release}" if release else ""
+        outcome = "clashes with another" if self.clashes else "was left out"
+        return f"{name}{origin} {outcome}: {self.cause} {self.remedy}"
+
+
+class PluginWarning(TenterhookWarning):
+    """An installed plugin was left out, or failed at what it was asked for."""
+
+
+class PluginError(TenterhookError, ValueError):
+    """A plugin cannot be registered."""
+
+    def __init__(self, plugin: str, cause: str) -> None:
+        super().__init__(plugin, cause)
+        self.plugin, self.cause = plugin, cause
+
+    def __str__(self) -> str:
+        return f"Plugin {self.plugin!r} cannot be registered: {self.cause}"
+
+
+class BrokenPlugins(TenterhookError, RuntimeError):
+    """Strict mode: some installed plugins cannot be loaded."""
+
+    def __init__(self, problems: Sequence[PluginProblem]) -> None:
+        super().__init__(problems)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return " ".join(str(problem) for problem in self.problems)
+
+
+class UnknownExtension(TenterhookError, LookupError):
+    """No plugin registers this name."""
+
+    def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
+        super().__init__(kind, name, known)
+        self.kind, self.name, self.known = kind, name, tuple(known)
+
+    @property
+    def nearest(self) -> tuple[str, ...]:
+        """The known names that look most like it, the most alike first."""
+        return tuple(closest(self.name, self.known))
+
+    @property
+    def distribution(self) -> str | None:
+        """The first-party distribution that has it, if one does."""
+        return FIRST_PARTY.get(self.kind, {}).get(self.name)
+
+    def __str__(self) -> str:
+        what = f"No installed plugin has a {singular(self.kind)} named {self.name!r}."
+        if self.distribution:
+            return f"{what} It comes with `pip install {self.distribution}`."
+        if self.nearest:
+            return f"{what} Did you mean {self.nearest[0]!r}?"
+        return f"{what} See `tenterhook plugins list`."
+
+
+class AmbiguousExtension(TenterhookError, LookupError):
+    """Several plugins register this name, and nobody said which is meant."""
+
+    def __init__(self, kind: str, name: str, origins: Sequence[str], remedy: str) -> None:
+        super().__init__(kind, name, origins, remedy)
+        self.kind, self.name, self.remedy = kind, name, remedy
+        self.origins = tuple(origins)
+
+    def __str__(self) -> str:
+        return (
+            f"{singular(self.kind).capitalize()} {self.name!r} is offered by "
+            f"{' and by '.join(self.origins)}. {self.remedy}"
+        )
+
+
+class BrokenExtension(TenterhookError, RuntimeError):
+    """Something that a plugin offers is not what its kind of extension is."""
+
+    def __init__(self, what: str, cause: str, repair: str) -> None:
+        super().__init__(what, cause, repair)
+        self.what, self.cause, self.repair = what, cause, repair
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.cause}. {self.repair}"
+
+
+class MissingDependency(TenterhookError, ImportError):
+    """Something that a plugin offers needs a package that is not installed."""
+
+    def __init__(self, what: str, module: str, install: str) -> None:
+        super().__init__(what, module, install)
+        self.what, self.module, self.install = what, module, install
+        self.name = module
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} needs the module {self.module!r}, which is not installed: "
+            f"`pip install {self.install}`."
+        )
+
+
+def singular(kind: str) -> str:
+    """Return what one of a kind is called."""
+    return kind.removesuffix("s").replace("_", " ")
+
+
+def one_of(kind: str) -> str:
+    """Return the singular with its article."""
+    word = singular(kind)
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

@@ -1,0 +1,1 @@
+from tenterhook.plugins.schemes import *

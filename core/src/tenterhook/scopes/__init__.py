@@ -1,0 +1,1 @@
+"""Hooks for the length of a `with` block, seen only by the thread or task that opened it."""

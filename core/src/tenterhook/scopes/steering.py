@@ -1,0 +1,285 @@
+"""`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entry_class
+from tenterhook._dispatch.frames import Steps, lock
+from tenterhook._dispatch.sites import Place, Side, instead_of, site_of
+from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
+from tenterhook.errors import HookError
+from tenterhook.hooks._types import Controller, Hook, HookType
+from tenterhook.layers import Layer, LayerChoice
+from tenterhook.scopes.scope import Report, Scope, Step, add_steps, never_ran, nothing_matched
+from tenterhook_selections.selection import Selection, Watch, check_one_sequence
+
+if TYPE_CHECKING:
+    from tenterhook.registry import HookRegistry
+
+T = TypeVar("T")
+Change = Callable[[Tensor], Tensor | None]
+
+
+class Hooks(Scope):
+    """`model.steer(...)` and `model.hooks(...)`: hooks on layers, while the scope is open."""
+
+    def __init__(
+        self,
+        registry: "HookRegistry",
+        pairs: Sequence[Any],
+        *,
+        selection: Selection | None = None,
+        missing: Report = "warn",
+    ) -> None:
+        super().__init__(missing)
+        check_one_sequence(selection, registry.index.module)
+        self._selection = selection
+        self._registry = registry
+        self._pairs = tuple(pairs)
+        self._placed: list[tuple[Layer, Hook]] = []
+        for pair in self._pairs:
+            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Hook):
+                raise TypeError(f"{pair!r} is not a pair of a layer and a Hook, as (layer, hook).")
+            choice, hook = pair
+            _check_free(hook)
+            if hook.hook_type is HookType.BACKWARD and selection is not None:
+                raise ValueError("A selection does not apply to gradients; leave it out.")
+            layers = registry.place(choice, hook.hook_type)
+            self._placed += [(layer, hook) for layer in layers]
+        self._entries: list[Scoped] = []
+        self._parts: list[Part] = []
+
+    def _again(self) -> "Hooks":
+        return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
+
+    def _steps(self) -> dict[Place, Steps]:
+        for _, hook in self._placed:
+            _check_free(hook)
+        classes = {id(hook): entry_class(hook) for _, hook in self._pairs}
+        found = [
+            classes[id(hook)](hook, layer.name, self._registry) for layer, hook in self._placed
+        ]
+        with lock:
+            for _, hook in self._placed:
+                hook._scopes += 1
+        steps: dict[Place, Steps] = {}
+        self._entries = []
+        self._parts = []
+        whole = self._registry.index.module
+        watch = None if self._selection is None else Watch(whole)
+        if watch is not None:
+            add_steps(steps, site_of(whole, "before"), Steps((watch,)))
+        for (layer, hook), inner in zip(self._placed, found, strict=True):
+            hook.set_context(self._registry.context)
+            hook.layer_signature = layer.name
+            if watch is not None and self._selection is not None:
+                inner = Part(inner, self._selection, watch)
+                self._parts.append(inner)
+            entry = Scoped(inner)
+            self._entries.append(entry)
+            kind = hook.hook_type
+            side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
+            backward = kind is HookType.BACKWARD
+            new = Steps(backward=(entry,)) if backward else Steps((entry,))
+            add_steps(steps, site_of(layer.module, side), new)
+        return steps
+
+    def close(self) -> None:
+        """End the scope, from whichever thread; a second call does nothing."""
+        if self._frame is not None:
+            with lock:
+                for _, hook in self._placed:
+                    hook._scopes -= 1
+                    if not hook._scopes:
+                        hook.set_context(None)
+        super().close()
+        for entry in self._entries:  # a later backward() must not find them
+            entry.live = False
+
+    def _unseen(self) -> list[str]:
+        silent = [
+            (layer, hook)
+            for (layer, hook), entry in zip(self._placed, self._entries, strict=True)
+            if not entry.fired and hook.enabled
+        ]
+        backward = [la.name for la, hook in silent if hook.hook_type is HookType.BACKWARD]
+        never = [la for la, hook in silent if hook.hook_type is not HookType.BACKWARD]
+        reports = [never_ran("A hook never ran at", never)] if never else []
+        if backward:
+            reports.append(
+                f"A hook never saw a gradient at {', '.join(map(repr, backward))}: no backward() "
+                "of a forward in this scope came by there before the scope ended."
+            )
+        unmatched = [str(p.layer) for p in self._parts if p.tally.called and not p.tally.matched]
+        if unmatched:
+            reports.append(nothing_matched(self._selection, unmatched))
+        return reports
+
+
+def _check_free(hook: Hook) -> None:
+    if hook._registration is not None:
+        raise ValueError(f"{hook!r} is registered already, so it runs anyway. Unregister it first.")
+
+
+class Steering(Controller):
+    """The controller of `model.steer(layer, function)`."""
+
+    def __init__(self, function: Change, hook_type: HookType | str) -> None:
+        super().__init__(hook_type)
+        self.function = function
+
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> Any:
+        """Return `function` of the activation; before the module ran, of the first input."""
+        tensor = inputs if output is None else output
+        return None if tensor is None else self.function(tensor)
+
+
+class Replaced(Scope):
+    """`model.replace(...)`: a layer's output is given, and the layer does not run."""
+
+    def __init__(
+        self,
+        registry: "HookRegistry",
+        choice: LayerChoice,
+        output: Any,
+        *,
+        missing: Report = "warn",
+    ) -> None:
+        super().__init__(missing)
+        self._registry = registry
+        self._choice = choice
+        self._layers = registry.index.expand([choice])
+        self._output = output
+        self._answers: list[_Answer] = []
+
+    def _again(self) -> "Replaced":
+        return Replaced(self._registry, self._choice, self._output, missing=self._missing)
+
+    def _steps(self) -> dict[Place, Steps]:
+        self._answers = [_Answer(layer.name, self._output) for layer in self._layers]
+        places = (instead_of(layer.module) for layer in self._layers)
+        return {
+            place: Steps((answer,)) for place, answer in zip(places, self._answers, strict=True)
+        }
+
+    def _unseen(self) -> list[str]:
+        never = [
+            layer
+            for layer, answer in zip(self._layers, self._answers, strict=True)
+            if not answer.fired
+        ]
+        return [never_ran("An output was given for", never)] if never else []
+
+
+class _Answer(Step):
+    """Stands in for a layer's forward."""
+
+    __slots__ = ("change", "fired", "layer", "output")
+
+    def __init__(self, layer: str, output: Any) -> None:
+        self.layer, self.output = layer, output
+        self.change = f"output {uuid.uuid4()} given for {layer}"
+        self.fired = False
+
+    def instead(self, *args: Any, **kwargs: Any) -> Any:
+        self.fired = True
+        given = self.output
+        return given(*args, **kwargs) if callable(given) else given
+
+
+class _Tally:
+    """How often a selected hook was called, with controllers on or off, and if ever for tokens."""
+
+    __slots__ = ("called", "matched")
+
+    def __init__(self) -> None:
+        self.called, self.matched = 0, False
+
+
+class Part(Entry):
+    """An entry whose change counts only where a selection says."""
+
+    __slots__ = ("entry", "selection", "tally", "watch")
+
+    def __init__(
+        self, entry: Entry, selection: Selection, watch: Watch, tally: "_Tally | None" = None
+    ) -> None:
+        super().__init__(entry.hook, entry.layer, entry.policy)
+        self.entry, self.selection, self.watch = entry, selection, watch
+        self.tally = tally or _Tally()
+
+    def quiet(self) -> "Part | None":
+        """Return the part that is left while controllers are off."""
+        entry = self.entry.quiet()
+        return None if entry is None else Part(entry, self.selection, self.watch, self.tally)
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Run on what the module returned; see `Entry`."""
+
+        def change() -> Any:
+            old = activation_of(output)
+            mask = self._mask(old, first_input(inputs_of(module, args, kwargs)))
+            changed = None if mask is None else self.entry.after(module, args, kwargs, output)
+            if old is None or mask is None or changed is None:
+                return None
+            return replace(output, _mix(mask, old, activation_of(changed)))
+
+        return self._surfacing(change)
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        """Run on the inputs; see `Entry`."""
+
+        def change() -> tuple[Args, Kwargs] | None:
+            inputs = inputs_of(module, args, kwargs)
+            old = first_input(inputs)
+            mask = self._mask(old, old)
+            changed = None if mask is None else self.entry.before(module, args, kwargs)
+            if old is None or mask is None or changed is None:
+                return None
+            new = first_input(inputs_of(module, *changed))
+            return replace_input(inputs, _mix(mask, old, new))
+
+        return self._surfacing(change)
+
+    def _surfacing(self, change: Callable[[], T]) -> T | None:
+        try:
+            return change()
+        except HookError:  # of the hook itself, which has surfaced
+            raise
+        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
+            self.fail(error)
+            return None
+
+    def _mask(self, tensor: Tensor | None, given: Tensor | None) -> Tensor | None:
+        """Return where the change counts, of the activation's shape or broadcast to it."""
+        call, self.tally.called = self.tally.called, self.tally.called + 1
+        if tensor is None or call % self.selection.every:
+            return None
+        shape, device = tensor.shape, tensor.device
+        seen = self.watch.seen_for(self.selection, given)
+        mask = self.selection.token_mask(shape, device, seen)
+        if not mask.any():
+            return None
+        self.tally.matched = True
+        mask = mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim))
+        features = self.selection.feature_index(shape[-1], device)
+        if features is not None:
+            chosen = torch.zeros(shape[-1], dtype=torch.bool, device=device)
+            chosen[features] = True
+            mask = mask & chosen
+        return mask
+
+
+def _mix(mask: Tensor, old: Tensor, new: Tensor | None) -> Tensor:
+    if new is None or new.shape != old.shape:
+        raise ValueError(
+            f"A change of a selected part keeps the activation's shape {tuple(old.shape)}; this "
+            f"one returned {None if new is None else tuple(new.shape)}."
+        )
+    return torch.where(mask, new.to(old.dtype), old)

@@ -1,0 +1,1 @@
+from tenterhook_capture.testing.text_models import *

@@ -1,0 +1,1 @@
+from tenterhook_capture.text_model import *

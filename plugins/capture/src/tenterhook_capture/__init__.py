@@ -1,0 +1,68 @@
+"""Captures: what the layers of a model return over many documents, kept in a store.
+
+A capture is planned, cut into units, and done unit by unit; any that are missing are done by the
+same call again, or by any process that can reach the store.
+"""
+
+from tenterhook_capture.errors import (
+    BadArgument,
+    BadSlice,
+    ChangedSince,
+    NoPattern,
+    NothingChosen,
+    NothingToCapture,
+    NotPerToken,
+    NotRebuildable,
+    UnitsFailed,
+    WrongMask,
+)
+from tenterhook_capture.estimating import Estimate, estimate
+from tenterhook_capture.identity import CaptureSpec
+from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions
+from tenterhook_capture.points import Point, points_of
+from tenterhook_capture.prepare import Capture, prepare_capture
+from tenterhook_capture.progress import Progress, ProgressCallback
+from tenterhook_capture.recipe import CaptureRecipe
+from tenterhook_capture.save import begin_run, resume_run, save_activations
+from tenterhook_capture.slices import Slice, slice_of_launcher
+from tenterhook_capture.status import OpenSession, RunStatus, run_status
+from tenterhook_capture.tokens import LongDocuments, TokenCounts
+from tenterhook_capture.units import TRIES
+from tenterhook_capture.workers import WorkerFactory
+
+__all__ = [
+    "ROWS_PER_UNIT",
+    "TRIES",
+    "BadArgument",
+    "BadSlice",
+    "Capture",
+    "CaptureOptions",
+    "CaptureRecipe",
+    "CaptureSpec",
+    "ChangedSince",
+    "Estimate",
+    "LongDocuments",
+    "NoPattern",
+    "NotPerToken",
+    "NotRebuildable",
+    "NothingChosen",
+    "NothingToCapture",
+    "OpenSession",
+    "Point",
+    "Progress",
+    "ProgressCallback",
+    "RunStatus",
+    "Slice",
+    "TokenCounts",
+    "UnitsFailed",
+    "WorkerFactory",
+    "WrongMask",
+    "begin_run",
+    "estimate",
+    "points_of",
+    "prepare_capture",
+    "resume_run",
+    "run_status",
+    "save_activations",
+    "slice_of_launcher",
+]

@@ -1,0 +1,146 @@
+"""Who does the units of a run: the protocol of engines, and the one in this process.
+
+An engine says what happened to each unit; what is done, the store alone says. It keeps no count of
+tries: whoever runs it hands it again, in a later call, the units that are still missing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from tenterhook_store import Unit
+
+Worker = Callable[[Unit], Mapping[str, Any]]
+"""Computes, writes and commits a unit; returns how it went (times, counts)."""
+
+
+@attrs.frozen
+class UnitDone:
+    """A unit is committed."""
+
+    unit: Unit
+    facts: Mapping[str, Any]
+
+
+@attrs.frozen(eq=False)
+class UnitFailed:
+    """A unit raised; nothing of it is committed."""
+
+    unit: Unit
+    error: Exception
+
+
+@attrs.frozen
+class UnitLost:
+    """A unit's worker is gone, or silent; the store says whether it was committed before."""
+
+    unit: Unit
+    reason: str
+
+
+UnitEvent = UnitDone | UnitFailed | UnitLost
+
+
+class Engine(Protocol):
+    """Runs units, here or elsewhere."""
+
+    def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
+        """Do the units and yield an event for each, as they end, in any order.
+
+        `make_worker` is called once in each process that works. It pickles, unless the run was
+        made from what has no name, which is the error that pickling raises: it loads model, tokens
+        and store by name in the process that it is sent to. Whoever reads the events may stop
+        reading, and closes the iterator where it can be closed; units that were not begun by then
+        stay undone. A worker that raises is an event; one that cannot be made is raised.
+        """
+
+
+class Pending(Protocol):
+    """A unit whose rows are computed, and which is being written."""
+
+    def ready(self) -> bool:
+        """Whether `result` need not wait."""
+
+    def result(self) -> Mapping[str, Any]:
+        """Wait until it is committed and return how it went, or raise what went wrong."""
+
+    def cancel(self) -> None:
+        """Discard it, unless it is committed; nothing of it runs any more afterwards."""
+
+
+class Done:
+    """A unit that is committed."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self._facts = facts
+
+    def ready(self) -> bool:
+        """Return true."""
+        return True
+
+    def result(self) -> Mapping[str, Any]:
+        """Return how it went."""
+        return self._facts
+
+    def cancel(self) -> None:
+        """Do nothing: what is committed stays."""
+
+
+class LocalEngine:
+    """Does one unit after the other in this process.
+
+    Where the worker has `start(unit)`, which returns a `Pending` once the rows are computed, a
+    unit is computed while the one before it is written and committed.
+    """
+
+    def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
+        """Do the units in order; see `Engine.run`."""
+        worker = make_worker()
+        start: Callable[[Unit], Pending] = getattr(worker, "start", lambda unit: Done(worker(unit)))
+        before: tuple[Unit, Pending] | None = None
+        try:
+            for unit in units:
+                try:
+                    started = unit, start(unit)
+                except Exception as error:  # noqa: BLE001 - it is in the event
+                    failed = UnitFailed(unit, error)
+                    if before is not None:
+                        ended, before = before, None
+                        yield _outcome(*ended)
+                    yield failed
+                    continue
+                if before is not None:
+                    ended, before = before, started
+                    yield _outcome(*ended)
+                before = started
+                if before[1].ready():
+                    ended, before = before, None
+                    yield _outcome(*ended)
+            if before is not None:
+                ended, before = before, None
+                yield _outcome(*ended)
+        finally:
+            if before is not None:
+                _settle(before[1])
+
+
+def _outcome(unit: Unit, pending: Pending) -> UnitEvent:
+    try:
+        return UnitDone(unit, pending.result())
+    except Exception as error:  # noqa: BLE001 - it is in the event
+        return UnitFailed(unit, error)
+    except BaseException:
+        pending.cancel()
+        raise
+
+
+def _settle(pending: Pending) -> None:
+    """Let a unit whose rows are all computed be committed, while an error is on its way."""
+    try:
+        pending.result()
+    except Exception:  # noqa: BLE001 - the unit is undone; what stopped the run is shown
+        pass
+    except BaseException:
+        pending.cancel()
+        raise

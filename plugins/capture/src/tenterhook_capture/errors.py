@@ -1,0 +1,161 @@
+"""What can go wrong with a capture before or while it runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tenterhook.errors import TenterhookError
+from tenterhook_store import OtherRun
+
+
+class BadArgument(TenterhookError, ValueError):
+    """An argument that makes no sense."""
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        super().__init__(name, value, expected)
+        self.name, self.value, self.expected = name, value, expected
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r} must be {self.expected}."
+
+
+class NothingToCapture(TenterhookError, ValueError):
+    """No document has a token."""
+
+    def __init__(self, source: str, documents: int) -> None:
+        super().__init__(source, documents)
+        self.source, self.documents = source, documents
+
+    def __str__(self) -> str:
+        return (
+            f"None of the {self.documents} documents of {self.source} has a token, so there is "
+            "nothing to capture. Look at the data, and at the model's tokenizer."
+        )
+
+
+class NotPerToken(TenterhookError, ValueError):
+    """A layer's output has no row for each token."""
+
+    def __init__(self, layer: str, found: str, batch: tuple[int, ...]) -> None:
+        super().__init__(layer, found, batch)
+        self.layer, self.found, self.batch = layer, found, batch
+
+    def __str__(self) -> str:
+        return (
+            f"Layer {self.layer!r} gave {self.found} for a batch of (batch, seq) = {self.batch}. "
+            "A run keeps a row per token, so the output must be (batch, seq, features). "
+            "Choose another layer; `tenterhook layers MODEL` lists them."
+        )
+
+
+class WrongMask(TenterhookError, ValueError):
+    """A model's mask does not mark the tokens that it was given."""
+
+    def __init__(self, found: list[int], expected: list[int]) -> None:
+        super().__init__(found, expected)
+        self.found, self.expected = found, expected
+
+    def __str__(self) -> str:
+        return (
+            f"The model was given documents of {self.expected} tokens and its mask marks "
+            f"{self.found}. `run_token_ids` must return a bool mask with one True per token."
+        )
+
+
+class NotRebuildable(TenterhookError, ValueError):
+    """A run was made from what has no name, so that only the call that made it goes on with it."""
+
+    def __init__(self, run_id: str, unnamed: Sequence[str]) -> None:
+        super().__init__(run_id, unnamed)
+        self.run_id, self.unnamed = run_id, tuple(unnamed)
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} was made from {' and '.join(self.unnamed)}, which another "
+            "process cannot make again. The same call that began it goes on with it. For runs that "
+            "any process can go on with, give the model and the data by name: "
+            "load_model('tiny:'), save(..., 'texts.jsonl')."
+        )
+
+
+class ChangedSince(OtherRun):
+    """The names that a run was made from give something else now."""
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} cannot go on: its model or its data are not what they were when "
+            f"it was begun ({self.shown}). Put them back, or say where they are with --model and "
+            "--data."
+        )
+
+
+class UnitsFailed(TenterhookError, RuntimeError):
+    """Some units of a run failed at every try; the others are done."""
+
+    def __init__(self, run_id: str, causes: Mapping[int, str], tries: int) -> None:
+        super().__init__(run_id, causes, tries)
+        self.run_id, self.causes, self.tries = run_id, dict(causes), tries
+
+    def __str__(self) -> str:
+        count = len(self.causes)
+        shown = "; ".join(f"unit {number}: {cause}" for number, cause in [*self.causes.items()][:5])
+        more = f"; and {count - 5} more" if count > 5 else ""
+        tried = "once" if self.tries == 1 else f"{self.tries} times"
+        return (
+            f"Run {self.run_id!r} is incomplete: {count} unit{'s' if count > 1 else ''} failed, "
+            f"tried {tried} each, and the others are done ({shown}{more})."
+        )
+
+
+class BadSlice(TenterhookError, ValueError):
+    """A part of a run's units that makes no sense."""
+
+    def __init__(self, said: str, why: str = "") -> None:
+        super().__init__(said, why)
+        self.said, self.why = said, why
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"{self.said}: {self.why}. Say which part to do: --slice 0/4, up to 3/4."
+        return (
+            f"slice {self.said!r} must be i/n, part i of n parts counted from 0: "
+            "of 4 parts 0/4, 1/4, 2/4 and 3/4."
+        )
+
+
+class NoPattern(TenterhookError, ValueError):
+    """A layer returns no attention pattern."""
+
+    def __init__(self, layer: str, attention: str | None = None) -> None:
+        super().__init__(layer, attention)
+        self.layer, self.attention = layer, attention
+
+    def __str__(self) -> str:
+        returned = (
+            f"Layer {self.layer!r} returned no attention pattern, (batch, heads, seq, seq), beside "
+            "its output."
+        )
+        if self.attention == "eager":
+            return (
+                f"{returned} The model computes patterns, so it is no attention layer: choose that "
+                "of a block; `tenterhook layers MODEL` lists them."
+            )
+        return (
+            f"{returned} Choose the attention layer of a block, and have the model compute "
+            "patterns: add --attn-implementation eager, from Python "
+            "load_model(name, attn_implementation='eager')."
+        )
+
+
+class NothingChosen(TenterhookError, ValueError):
+    """No document has a token that is selected."""
+
+    def __init__(self, tokens: str, longest: int) -> None:
+        super().__init__(tokens, longest)
+        self.tokens, self.longest = tokens, longest
+
+    def __str__(self) -> str:
+        return (
+            f"tokens={self.tokens!r} chooses no token of any document, so there is nothing to "
+            f"capture: the longest has {self.longest:,}. Positions count a document's tokens from "
+            "0, negative ones from its end."
+        )

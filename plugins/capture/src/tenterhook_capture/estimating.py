@@ -1,0 +1,75 @@
+"""What a capture would make and take, measured on its first batches; nothing is made."""
+
+import itertools
+import time
+
+import attrs
+
+from tenterhook_capture.prepare import Capture
+from tenterhook_capture.workers import make_worker
+from tenterhook_store import MemoryStore, OtherRun, Store, Unit
+
+BATCHES = 2
+"""How many batches are timed, after as many that are not: a process begins slowly."""
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """The size of a capture, and how long what is missing of it takes one process."""
+
+    rows: int
+    rows_missing: int
+    """All, where the run is not there yet."""
+    bytes: int
+    """Of all layers' rows, before any compression."""
+    units: int
+    units_missing: int
+    shards: int
+    """Files of rows that the store makes of it; objects, in an object store."""
+    rows_per_second: float
+    """Of the forward passes alone, with what becomes of their rows in memory."""
+
+    @property
+    def seconds(self) -> float:
+        """What the missing rows take at that rate."""
+        return self.rows_missing / self.rows_per_second
+
+
+def estimate(store: Store, capture: Capture, run_id: str) -> Estimate:
+    """Run the first batches and say what the capture will be.
+
+    Makes nothing in the store. Raises `OtherRun` where the run is there and is another one.
+    """
+    plan, committed = capture.plan, frozenset[int]()
+    if run_id in store.runs():
+        run = store.run(run_id)
+        if differences := plan.differences(run.plan):
+            raise OtherRun(run_id, differences)
+        committed = run.committed
+    missing = [unit for unit in plan.units() if unit.number not in committed]
+    return Estimate(
+        rows=plan.rows,
+        rows_missing=sum(unit.rows for unit in missing),
+        bytes=plan.rows * plan.row_bytes,
+        units=plan.unit_count,
+        units_missing=len(missing),
+        shards=store.count_shards(plan),
+        rows_per_second=_rate(capture),
+    )
+
+
+def _rate(capture: Capture) -> float:
+    """Return the rows per second of the first batches, which go into memory and are dropped."""
+    plan = capture.plan
+    pieces = capture.rows.pieces(Unit(0, 0, plan.rows))
+    first = list(itertools.islice(pieces, BATCHES * capture.options.batch_size))
+    # A unit that is smaller than that is done in smaller batches: so is this.
+    rows = min(first[-1].row + len(first[-1].offsets), plan.rows_per_unit, plan.rows)
+    stop = min(2 * rows, plan.rows)
+    small = attrs.evolve(plan, rows=stop, rows_per_unit=stop)
+    worker = make_worker(capture, MemoryStore().write_run("estimate", small))
+    worker(Unit(0, 0, rows))
+    timed = Unit(0, rows, stop) if stop > rows else Unit(0, 0, rows)
+    began = time.perf_counter()
+    worker(timed)
+    return timed.rows / (time.perf_counter() - began)

@@ -1,0 +1,89 @@
+"""What a capture is: everything that its bytes follow from."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import attrs
+from attrs import validators
+
+from tenterhook_capture.tokens import LongDocuments
+from tenterhook_store import LayerArray
+
+ALGORITHM = 1
+"""Raised when the same spec comes to give other bytes."""
+
+NOT_IDENTITY = ("device", "versions")
+"""What of a model's description may differ between two processes that write one run."""
+
+_count = validators.and_(validators.instance_of(int), validators.ge(1))
+
+
+@attrs.frozen(kw_only=True)
+class CaptureSpec:
+    """One capture; two that are equal are one run, and give the same bytes on one machine."""
+
+    model: str = attrs.field(validator=validators.instance_of(str))
+    """The name it was loaded by."""
+    model_fingerprint: str
+    """Of its description: weights, config, tokenizer."""
+    layers: tuple[LayerArray, ...] = attrs.field(validator=validators.min_len(1))
+    """In the model's order, each once, with its width and the dtype that is kept.
+
+    An input or an attention pattern is called by its layer's name with `:input` or `:attention`
+    after it."""
+    documents_fingerprint: str
+    """Of the texts, in order, those within the limit alone."""
+    documents: int = attrs.field(validator=_count)
+    max_tokens: int | None
+    """The longest document that the model takes."""
+    long_documents: LongDocuments
+    batch_size: int = attrs.field(validator=_count)
+    """Documents in one forward; which documents share a batch changes the last bits of floats."""
+    rows_per_unit: int = attrs.field(validator=_count)
+    batch_tokens: int | None = None
+    """Tokens in one forward at most, padding counted."""
+    bucket: bool = False
+    """Whether the documents of a unit are run by length, the longest first."""
+    tokens: str | None = None
+    """Which tokens of each document are rows: `0,-1` or `1:`; `None` for all."""
+    reduce: tuple[str, ...] = ()
+    """Statistics that are computed of the rows."""
+    keep_rows: bool = True
+    top_k: int = 20
+    """How many of the highest values `topk` keeps of each feature."""
+    changes: tuple[str, ...] = ()
+    """The controllers and replacements at work, by their ids, and `torch.autocast` where that is:
+    what ran was not the model alone."""
+    algorithm: int = ALGORITHM
+
+    def values(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        found: dict[str, Any] = json.loads(json.dumps(attrs.asdict(self)))
+        return found
+
+    def run_id(self) -> str:
+        """Return the id that follows from it: the model's name and a hash."""
+        name = PurePath(self.model.replace("\\", "/")).name or self.model
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
+        return f"{slug}-{fingerprint(self.values())[:12]}"
+
+
+def model_fingerprint(description: Mapping[str, Any]) -> str:
+    """Return the hash of what a model is, wherever it runs and by whatever name it is found."""
+    found = model_identity(description)
+    return fingerprint({key: value for key, value in found.items() if key != "name"})
+
+
+def model_identity(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's description without what may differ from machine to machine."""
+    return {key: value for key, value in description.items() if key not in NOT_IDENTITY}
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of plain JSON values, whatever the order of their keys."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,116 @@
+"""A capture before it is begun: its tokens have their rows, and what it will hold is known."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+from tenterhook.scopes.scope import changes_active
+from tenterhook_capture.chosen import ChosenRows
+from tenterhook_capture.documents import Documents, ranges
+from tenterhook_capture.forward import Forward
+from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity
+from tenterhook_capture.options import CaptureOptions, check_count
+from tenterhook_capture.points import points_of, spellings
+from tenterhook_capture.probe import attention_shapes, point_arrays, stored_arrays
+from tenterhook_capture.recipe import CaptureRecipe
+from tenterhook_capture.text_model import TextModel
+from tenterhook_capture.tokens import tokenize
+from tenterhook_store import RunPlan
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Capture:
+    """What one process needs to do units of a run; nothing of it is in a store yet."""
+
+    model: TextModel
+    rows: ChosenRows
+    forward: Forward
+    options: CaptureOptions
+    spec: CaptureSpec
+    plan: RunPlan
+    recipe: CaptureRecipe
+    session: Mapping[str, Any]
+    """What is noted of a process that works on it, beside versions and times."""
+
+
+def prepare_capture(
+    model: TextModel,
+    layers: str | int | Sequence[str | int],
+    documents: Documents | Iterable[str],
+    *,
+    options: CaptureOptions,
+    sample_limit: int | None = None,
+    inputs: bool = False,
+) -> Capture:
+    """Tokenize, look at what each layer gives, and plan; makes nothing.
+
+    Raises what `save_activations` raises before anything is made.
+    """
+    if sample_limit is not None:
+        check_count("sample_limit", sample_limit)
+    points = points_of(model, layers, inputs=inputs)
+    documents = Documents.of(documents).first(sample_limit)
+    tokens = tokenize(model, documents, long_documents=options.long_documents)
+    rows = ChosenRows(tokens, options.tokens)
+    forward = Forward(model, points, keys=rows.longest)
+    description = model.describe_model()
+    changes = (*changes_active(model.layers), *_autocasts())
+    spec = CaptureSpec(
+        model=model.context.model_id,
+        model_fingerprint=model_fingerprint(description),
+        layers=point_arrays(forward, rows, options.dtype),
+        documents_fingerprint=documents.fingerprint,
+        documents=len(documents),
+        max_tokens=model.max_tokens,
+        long_documents=options.long_documents,
+        batch_size=options.batch_size,
+        rows_per_unit=options.rows_per_unit,
+        batch_tokens=options.batch_tokens,
+        bucket=options.bucket,
+        tokens=options.tokens,
+        reduce=options.reduce,
+        **({"top_k": options.top_k} if "topk" in options.reduce else {}),
+        keep_rows=options.keep_rows,
+        changes=changes,
+    )
+    names = [point.name for point in points]
+    recipe = CaptureRecipe.of(model, description, names, documents, options, changes)
+    plan = RunPlan(
+        rows=len(rows),
+        rows_per_unit=options.rows_per_unit,
+        documents=len(documents),
+        layers=stored_arrays(spec.layers, keep_rows=spec.keep_rows),
+        spec=spec.values(),
+        codec=options.codec,
+        about={
+            "model": model_identity(description),
+            "documents": documents.describe(),
+            "counts": attrs.asdict(tokens.counts),
+            "documents_without_tokens": ranges(tokens.without),
+            "spellings": spellings(model, points),
+            "recipe": recipe.values(),
+            **attention_shapes(points, spec.layers, keys=rows.longest),
+        },
+    )
+    session = {"model": description, "documents": documents.describe()}
+    return Capture(
+        model=model,
+        rows=rows,
+        forward=forward,
+        options=options,
+        spec=spec,
+        plan=plan,
+        recipe=recipe,
+        session=session,
+    )
+
+
+def _autocasts() -> list[str]:
+    """Return the casts of operations that are on in this thread, which no name gives."""
+    return [
+        f"torch.autocast({kind}, {str(torch.get_autocast_dtype(kind)).removeprefix('torch.')})"
+        for kind in ("cpu", "cuda", "mps", "xpu")
+        if torch.is_autocast_enabled(kind)
+    ]

@@ -1,0 +1,156 @@
+"""The calls that make a run: all of it, the plan alone, or the part of one process."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from tenterhook_capture.documents import Documents
+from tenterhook_capture.engine import Engine, LocalEngine
+from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions, check_count
+from tenterhook_capture.prepare import Capture, prepare_capture
+from tenterhook_capture.progress import ProgressCallback
+from tenterhook_capture.rebuild import rebuild_capture
+from tenterhook_capture.recipe import CaptureRecipe
+from tenterhook_capture.slices import Slice
+from tenterhook_capture.text_model import TextModel
+from tenterhook_capture.tokens import LongDocuments
+from tenterhook_capture.units import TRIES, do_units
+from tenterhook_capture.writing import QUEUE_BYTES, Writing
+from tenterhook_store import RunWriter, Store, check_run_id
+
+if TYPE_CHECKING:
+    import torch
+
+    from tenterhook_selections import Selection, Where
+
+
+def save_activations(
+    model: TextModel,
+    layers: str | int | Sequence[str | int],
+    documents: Documents | Iterable[str],
+    store: Store,
+    *,
+    run_name: str | None = None,
+    batch_size: int = 32,
+    sample_limit: int | None = None,
+    dtype: "str | torch.dtype | None" = None,
+    long_documents: LongDocuments = "truncate",
+    rows_per_unit: int = ROWS_PER_UNIT,
+    inputs: bool = False,
+    tokens: "Where | Selection | None" = None,
+    batch_tokens: int | None = None,
+    bucket: bool = False,
+    reduce: str | Sequence[str] = (),
+    top_k: int = 20,
+    keep_rows: bool | None = None,
+    writing: Writing = "auto",
+    queue_bytes: int = QUEUE_BYTES,
+    codec: str = "none",
+    tries: int = TRIES,
+    engine: Engine | None = None,
+    progress: ProgressCallback | None = None,
+) -> str:
+    """Run the model over the documents and keep what the layers return; return the run's id.
+
+    The run has a row per real token, in the order of the documents, and no padding: for each
+    layer `[rows, features]` in the dtype the layer gives (or `dtype`), bit for bit.
+    `store.run(id)` reads it. The id is `run_name`, or follows from what is captured.
+
+    What controllers and replacements are at work, registered or in open scopes, is part of what
+    the run is, each by its hook's id: changed rows never join those of the model alone.
+
+    The same call again does what is missing, and nothing where nothing is; that is how a capture
+    that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. Documents longer
+    than `model.max_tokens` are cut, and counted in the run's metadata, or with
+    `long_documents="split"` run as several; those without a token are skipped and counted. `codec`
+    is how the store compresses rows, if it can: one of `tenterhook_store.CODECS`.
+
+    Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
+    token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),
+    `NotWritable`, `BadArgument`.
+
+    A unit that raises is tried again after the others, up to `tries` times in all; if any keeps
+    failing the rest is done, and `UnitsFailed` names those and their causes. What is not a unit's
+    own trouble is raised at once, as it is: an `OSError` (a disk that is full or gone),
+    `DamagedStore`, `DeletedRun`, `MemoryError`, what `progress` raises, Ctrl-C. Each with a note
+    on how to resume.
+    """
+    options = CaptureOptions(
+        batch_size=batch_size,
+        dtype=dtype,
+        long_documents=long_documents,
+        rows_per_unit=rows_per_unit,
+        batch_tokens=batch_tokens,
+        bucket=bucket,
+        tokens=tokens,
+        reduce=reduce,
+        top_k=top_k,
+        keep_rows=not reduce if keep_rows is None else keep_rows,
+        writing=writing,
+        queue_bytes=queue_bytes,
+        codec=codec,
+    )
+    check_count("tries", tries)
+    if run_name is not None:
+        check_run_id(run_name)
+    store.check_writable()
+    capture = prepare_capture(
+        model, layers, documents, options=options, sample_limit=sample_limit, inputs=inputs
+    )
+    writer = begin_run(store, capture, run_name)
+    do_units(
+        store,
+        capture,
+        writer,
+        part=None,
+        engine=engine or LocalEngine(),
+        tries=tries,
+        progress=progress,
+    )
+    return writer.run_id
+
+
+def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> RunWriter:
+    """Make the run in the store, or open the one that is there, and do nothing of it.
+
+    Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`.
+    """
+    return store.write_run(run_name or capture.spec.run_id(), capture.plan)
+
+
+def resume_run(
+    store: Store,
+    run_id: str,
+    *,
+    part: Slice | None = None,
+    recipe: CaptureRecipe | None = None,
+    tries: int = TRIES,
+    engine: Engine | None = None,
+    progress: ProgressCallback | None = None,
+) -> None:
+    """Do what is missing of a run, or of a part of its plan, from what the run itself holds.
+
+    Loads the model and reads the data by the names that the run was begun with, or those of
+    `recipe`. Any number of processes may do this for one run at once, with parts or without.
+    Nothing is loaded where nothing is missing.
+
+    Raises `UnknownRun`, `NotRebuildable` (a run made from what has no name), `ChangedSince` (an
+    `OtherRun`: the names give something else now), and what `save_activations` raises.
+    """
+    check_count("tries", tries)
+    run = store.run(run_id)
+    units = run.plan.units() if part is None else part.of(run.plan.units())
+    if all(unit.number in run.committed for unit in units):
+        if run.is_complete:
+            store.write_run(run_id, run.plan).finish()
+        return
+    store.check_writable()
+    capture = rebuild_capture(store, run_id, recipe)
+    do_units(
+        store,
+        capture,
+        store.write_run(run_id, run.plan),
+        part=part,
+        engine=engine or LocalEngine(),
+        tries=tries,
+        progress=progress,
+    )

@@ -1,0 +1,116 @@
+"""Rows from where the model computes to memory that can be written: padding left behind.
+
+From an accelerator the copy goes to pinned memory on a stream of its own, so that the next forward
+need not wait for it. Nothing is read, reused or freed before the copy has ended: the stream waits
+for what computed the rows, the allocator is told that the stream uses them, and whoever reads the
+buffer waits for an event after the copy.
+"""
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook_capture.buffers import BufferPool
+
+ALIGN = 64
+
+
+@attrs.frozen(eq=False)
+class Staged:
+    """Rows in a buffer of a pool."""
+
+    arrays: dict[str, Tensor]
+    """`[rows, features]` each, on the CPU; to be read once `wait` has returned."""
+    events: tuple["torch.cuda.Event", ...]
+    buffer: Tensor
+    pool: BufferPool
+
+    def wait(self) -> None:
+        """Return when the rows are there."""
+        for event in self.events:
+            event.synchronize()
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self.wait()  # the copy may still write
+        self.pool.give_back(self.buffer)
+
+
+@attrs.frozen(eq=False)
+class Rows:
+    """Rows of a flat batch, not yet gathered."""
+
+    flat: Tensor
+    """`(batch * seq, features)`, on the model's device."""
+    index: Tensor | None
+    """Which of them, long, on the same device; `None` for all."""
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.flat) if self.index is None else len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(rows, features)`."""
+        return len(self), self.flat.shape[1]
+
+    def gathered(self) -> Tensor:
+        """Return them, in their dtype, on their device."""
+        rows = self.flat if self.index is None else self.flat.index_select(0, self.index)
+        return rows.to(self.dtype)
+
+    def write(self, target: Tensor) -> None:
+        """Put them in memory of the CPU."""
+        if self.index is None:
+            target.copy_(self.flat)
+        elif self.dtype == self.flat.dtype and self.flat.device.type == "cpu":
+            torch.index_select(self.flat, 0, self.index, out=target)
+        else:
+            target.copy_(self.gathered())
+
+
+class Stage:
+    """Copies rows into buffers of a pool."""
+
+    def __init__(self, pool: BufferPool) -> None:
+        self._pool = pool
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def __call__(self, rows: Mapping[str, Rows], check: Callable[[], None]) -> Staged:
+        """Copy, or begin to; `check` is called while a full pool is waited for."""
+        places, size = {}, 0
+        for name, each in rows.items():
+            places[name] = size
+            count = each.shape[0] * each.shape[1] * each.dtype.itemsize
+            size += -(-count // ALIGN) * ALIGN
+        buffer = self._pool.take(size, check)
+        arrays, events = {}, []
+        try:
+            for name, each in rows.items():
+                count = each.shape[0] * each.shape[1] * each.dtype.itemsize
+                part = buffer[places[name] : places[name] + count]
+                arrays[name] = part.view(each.dtype).view(each.shape)
+                if each.flat.is_cuda:
+                    events.append(self._copy_beside(each, arrays[name]))
+                else:
+                    each.write(arrays[name])
+        except BaseException:
+            Staged({}, tuple(events), buffer, self._pool).release()
+            raise
+        return Staged(arrays, tuple(events), buffer, self._pool)
+
+    def _copy_beside(self, rows: Rows, target: Tensor) -> "torch.cuda.Event":
+        device = rows.flat.device
+        gathered = rows.gathered()  # on the stream that computed them
+        stream = self._streams.get(device)
+        if stream is None:
+            stream = self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            target.copy_(gathered, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(stream)
+        gathered.record_stream(stream)
+        return event

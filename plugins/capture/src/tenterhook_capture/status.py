@@ -1,0 +1,136 @@
+"""How far a run is, from what its store says of it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from tenterhook_capture.documents import ranges
+from tenterhook_capture.session import SILENT, is_gone
+from tenterhook_store import Run
+
+RECENT = 600.0
+"""Seconds before the last activity whose units give the rate."""
+
+
+@attrs.frozen(kw_only=True)
+class OpenSession:
+    """A process that has not said how it ended, and is not known to be gone."""
+
+    host: str
+    process: int | None
+    seen: str
+    """When it said that it lives, which it does every minute; UTC, ISO 8601."""
+    seconds: float
+    """Since then."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether that is so long ago that it is gone, or cannot reach the store."""
+        return self.seconds > SILENT
+
+
+@attrs.frozen(kw_only=True)
+class RunStatus:
+    """A run's units, done and missing, and what became of them."""
+
+    run: str
+    state: str
+    """`complete`, `planned` (nobody has begun), `running` (a process said lately that it lives),
+    `silent` (none did for ten minutes, and one has not said how it ended), `incomplete` (units
+    failed and were left out) or `stopped`."""
+    rows: int
+    rows_done: int
+    """Rows of the units that are done: all of them can be read."""
+    units: int
+    units_done: int
+    missing: list[list[int]]
+    """The first and last of each stretch of units that are missing."""
+    bytes_done: int
+    """Of layers' rows, before any compression."""
+    rows_per_second: float | None
+    """Of all processes together, lately; `None` before a unit is done."""
+    failed: dict[int, str]
+    """Units that failed at every try and are missing still, with what they raised last."""
+    last_activity: str | None
+    """When a unit was committed, or a process began, lived or ended; UTC, ISO 8601."""
+    open_sessions: list[OpenSession]
+    """The processes that are at work, or silent; none of a run that is complete."""
+
+
+def run_status(run: Run) -> RunStatus:
+    """Return how far a run was when it was opened."""
+    plan, found = run.plan, run.metadata
+    done = run.rows_committed
+    failed = {
+        int(number): what["error"]
+        for session in found["sessions"]
+        for number, what in session.get("failed", {}).items()
+        if int(number) not in run.committed
+    }
+    times = [
+        each[key]
+        for each in [*found["sessions"], *found["units"]]
+        for key in ("start", "seen", "end")
+        if each.get(key)
+    ]
+    open_sessions = [] if run.is_complete else _open_sessions(found["sessions"])
+    return RunStatus(
+        run=run.id,
+        state=_state(run, found["sessions"], open_sessions, failed),
+        rows=plan.rows,
+        rows_done=done,
+        units=plan.unit_count,
+        units_done=len(run.committed),
+        missing=ranges(run.missing, None),
+        bytes_done=done * plan.row_bytes,
+        rows_per_second=_rate(found["units"]),
+        failed=dict(sorted(failed.items())),
+        last_activity=max(times, default=None),
+        open_sessions=open_sessions,
+    )
+
+
+def _open_sessions(sessions: list[dict[str, Any]]) -> list[OpenSession]:
+    # Workers do not say how they end; the process that sent for them does.
+    unended = [each for each in sessions if each.get("end") is None and not each.get("is_worker")]
+    return [_open_session(each) for each in unended if not is_gone(each)]
+
+
+def _open_session(session: dict[str, Any]) -> OpenSession:
+    seen = session.get("seen") or session["start"]
+    return OpenSession(
+        host=session.get("host", "?"),
+        process=session.get("process"),
+        seen=seen,
+        seconds=max((datetime.now(UTC) - datetime.fromisoformat(seen)).total_seconds(), 0),
+    )
+
+
+def _state(
+    run: Run,
+    sessions: list[dict[str, Any]],
+    open_sessions: list[OpenSession],
+    failed: dict[int, str],
+) -> str:
+    if run.is_complete:
+        return "complete"
+    if not sessions:
+        return "planned"
+    if open_sessions:
+        return "silent" if all(each.is_silent for each in open_sessions) else "running"
+    return "incomplete" if failed else "stopped"
+
+
+def _rate(units: list[dict[str, Any]]) -> float | None:
+    timed = [
+        (datetime.fromisoformat(each["start"]), datetime.fromisoformat(each["end"]), each["rows"])
+        for each in units
+        if each.get("start") and each.get("end") and each.get("rows")
+    ]
+    if not timed:
+        return None
+    last = max(end for _, end, _ in timed)
+    lately = [each for each in timed if (last - each[1]).total_seconds() <= RECENT]
+    span = (last - min(start for start, _, _ in lately)).total_seconds()
+    return float(sum(rows for _, _, rows in lately) / max(span, 0.001))

@@ -1,0 +1,122 @@
+"""What every engine does: a contract to inherit.
+
+class TestMyEngine(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        return MyEngine(workers=2)
+
+The units are those of a small run in the default store, in a folder of the test's own. Workers in
+other processes must find the plugin of the store, and import `tenterhook_capture.testing.engines`.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tenterhook_capture.engine import Engine, UnitDone, UnitFailed
+from tenterhook_store import LocalStore, RunPlan, RunWriter, Unit
+from tenterhook_store.testing import a_plan, rows_of
+
+RUN = "run"
+
+
+@attrs.frozen
+class RowWorker:
+    """Writes rows that follow from their numbers; raises for some units."""
+
+    writer: RunWriter
+    bad: frozenset[int] = frozenset()
+
+    def __call__(self, unit: Unit) -> Mapping[str, Any]:
+        """Write and commit a unit; `ValueError` for a bad one."""
+        with self.writer.open_unit(unit) as writing:
+            writing.append(rows_of(self.writer.plan, unit.start, unit.stop))
+            if unit.number in self.bad:
+                raise ValueError(f"unit {unit.number} is bad")
+            writing.commit({"rows": unit.rows})
+        return {"rows": unit.rows}
+
+
+def make_worker(folder: str, plan: str, bad: frozenset[int] = frozenset()) -> RowWorker:
+    """Make a worker, in whichever process; a `functools.partial` of it pickles."""
+    return RowWorker(LocalStore(folder).write_run(RUN, RunPlan.from_json(plan)), bad)
+
+
+def cannot_make() -> RowWorker:
+    """Fail to make one."""
+    raise LookupError("there is no model here")
+
+
+class EngineContract:
+    """Inherit and give the fixture `engine`: an engine of yours."""
+
+    @pytest.fixture
+    def engine(self) -> Engine:
+        """Return an engine."""
+        raise NotImplementedError("Give the fixture `engine`.")
+
+    @pytest.fixture
+    def plan(self) -> RunPlan:
+        """Return the plan of the run: five units, the last of them shorter."""
+        return a_plan(rows=37, rows_per_unit=8)
+
+    def test_it_does_every_unit(self, engine: Engine, plan: RunPlan, tmp_path: Path) -> None:
+        """Each is done once, has its event, and is in the store."""
+        make = functools.partial(make_worker, str(tmp_path / "store"), plan.to_json())
+        events = list(engine.run(plan.units(), make))
+        assert all(isinstance(event, UnitDone) for event in events), events
+        assert sorted(event.unit.number for event in events) == [0, 1, 2, 3, 4]
+        assert all(
+            event.facts["rows"] == event.unit.rows
+            for event in events
+            if isinstance(event, UnitDone)
+        )
+        store = LocalStore(tmp_path / "store")
+        assert store.run(RUN).is_complete
+        assert store.verify_run(RUN) == []
+
+    def test_it_does_the_units_it_is_given(
+        self, engine: Engine, plan: RunPlan, tmp_path: Path
+    ) -> None:
+        """Others stay undone, and an engine can be used again for those."""
+        make = functools.partial(make_worker, str(tmp_path / "store"), plan.to_json())
+        list(engine.run([plan.unit(1), plan.unit(3)], make))
+        assert LocalStore(tmp_path / "store").run(RUN).committed == {1, 3}
+        list(engine.run([plan.unit(0)], make))
+        assert LocalStore(tmp_path / "store").run(RUN).committed == {0, 1, 3}
+
+    def test_a_unit_that_raises_is_an_event(
+        self, engine: Engine, plan: RunPlan, tmp_path: Path
+    ) -> None:
+        """It has what was raised; the others are done."""
+        folder = str(tmp_path / "store")
+        make = functools.partial(make_worker, folder, plan.to_json(), frozenset({1, 4}))
+        events = {event.unit.number: event for event in engine.run(plan.units(), make)}
+        assert sorted(events) == [0, 1, 2, 3, 4]
+        failed = {n: event for n, event in events.items() if isinstance(event, UnitFailed)}
+        assert sorted(failed) == [1, 4]
+        for number, event in failed.items():
+            assert isinstance(event.error, ValueError)
+            assert f"unit {number} is bad" in str(event.error)
+        assert LocalStore(folder).run(RUN).committed == {0, 2, 3}
+
+    def test_a_worker_that_cannot_be_made_is_an_error(self, engine: Engine, plan: RunPlan) -> None:
+        """It is raised as it is, and not once for each unit."""
+        with pytest.raises(LookupError, match="there is no model here"):
+            list(engine.run(plan.units(), cannot_make))
+
+    def test_reading_may_stop(self, engine: Engine, plan: RunPlan, tmp_path: Path) -> None:
+        """What was begun may end; what was done by then is in the store, and nothing hangs."""
+        make = functools.partial(make_worker, str(tmp_path / "store"), plan.to_json())
+        events = engine.run(plan.units(), make)
+        first = next(events)
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+        store = LocalStore(tmp_path / "store")
+        assert first.unit.number in store.run(RUN).committed
+        assert store.verify_run(RUN) == []

@@ -1,0 +1,160 @@
+"""Documents as tokens, each token with its row, before anything is run."""
+
+from array import array
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook_capture.documents import AT_ONCE, Documents
+from tenterhook_capture.errors import BadArgument, NothingToCapture
+from tenterhook_capture.spilled import Numbers
+from tenterhook_capture.text_model import TextModel
+
+PARTS = 3
+"""Numbers that are kept of a window."""
+
+LongDocuments = Literal["truncate", "split"]
+"""What becomes of a document longer than the model takes: its first tokens are kept, or it is run
+as windows that follow each other, none seeing the one before."""
+
+
+@attrs.frozen(kw_only=True)
+class TokenCounts:
+    """What became of the documents."""
+
+    documents: int
+    """All that there were, within the limit."""
+    documents_without_tokens: int
+    documents_too_long: int
+    """Longer than the model takes."""
+    tokens: int
+    """Kept: the rows of the run."""
+    tokens_cut: int
+    """Lost to truncation."""
+
+
+@attrs.frozen
+class Span:
+    """Where the tokens of a window are."""
+
+    start: int
+    """Row of its first token."""
+    document: int
+    position: int
+    """Of its first token, in the document."""
+    length: int
+
+
+@attrs.frozen
+class Window:
+    """Tokens that one forward sees together: a document, or a part of a long one."""
+
+    start: int
+    """Row of its first token."""
+    document: int
+    position: int
+    """Of its first token, in the document."""
+    ids: list[int]
+
+
+class TokenRows:
+    """All tokens that are kept, flat, in the order of the documents: a token is a row.
+
+    Few are in memory at a time.
+    """
+
+    def __init__(
+        self, counts: TokenCounts, ids: Numbers, windows: Numbers, without: "array[int]"
+    ) -> None:
+        """`windows` has the first row, the document and the position of each, one after another."""
+        self.counts = counts
+        self.without = without
+        """The documents that have no token, in order."""
+        self._ids = ids
+        self._windows = windows
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def longest_document(self) -> int:
+        """The tokens that are kept of the longest document."""
+        return max(span.position + span.length for span in self.spans())
+
+    @property
+    def window_count(self) -> int:
+        """How many windows there are."""
+        return len(self._windows) // PARTS
+
+    def spans(self) -> Iterator[Span]:
+        """Yield where each window is, in order."""
+        for first in range(0, self.window_count, AT_ONCE):
+            some = self._windows[PARTS * first : PARTS * (first + AT_ONCE) + 1]
+            for at in range(0, len(some) - 1, PARTS):
+                start, document, position = some[at : at + PARTS]
+                stop = some[at + PARTS] if at + PARTS < len(some) else len(self._ids)
+                yield Span(start, document, position, stop - start)
+
+    def window(self, number: int) -> Window:
+        """Return one window."""
+        found = self._windows[PARTS * number : PARTS * (number + 1) + 1]
+        start, document, position = found[:PARTS]
+        stop = found[PARTS] if len(found) > PARTS else len(self._ids)
+        return Window(start, document, position, self._ids[start:stop].tolist())
+
+
+def tokenize(
+    model: TextModel, documents: Documents, *, long_documents: LongDocuments = "truncate"
+) -> TokenRows:
+    """Give every token of the documents its row.
+
+    A document without tokens has no rows; `NothingToCapture` where none has any.
+    """
+    if long_documents not in get_args(LongDocuments):
+        raise BadArgument("long_documents", long_documents, "'truncate' or 'split'")
+    longest = model.max_tokens
+    ids, windows, without = Numbers("i"), Numbers("q"), array("q")
+    too_long = cut = 0
+    for document, found in enumerate(_token_ids(model, documents)):
+        if not found:
+            without.append(document)
+        if longest is not None and len(found) > longest:
+            too_long += 1
+            if long_documents == "truncate":
+                cut += len(found) - longest
+                found = found[:longest]
+        for position in range(0, len(found), longest or len(found) or 1):
+            windows.extend((len(ids) + position, document, position))
+        ids.extend(found)
+    if not len(ids):
+        raise NothingToCapture(documents.source, len(documents))
+    counts = TokenCounts(
+        documents=len(documents),
+        documents_without_tokens=len(without),
+        documents_too_long=too_long,
+        tokens=len(ids),
+        tokens_cut=cut,
+    )
+    return TokenRows(counts, ids, windows, without)
+
+
+def _token_ids(model: TextModel, documents: Documents) -> Iterator[list[int]]:
+    for start in range(0, len(documents), AT_ONCE):
+        yield from model.token_ids(documents.texts[start : start + AT_ONCE])
+
+
+def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token id, document and position of every row of the windows: int32, int64, int32."""
+    ids = torch.tensor([each for window in windows for each in window.ids], dtype=torch.int32)
+    lengths = torch.tensor([len(window.ids) for window in windows])
+    documents = torch.tensor([window.document for window in windows]).repeat_interleave(lengths)
+    positions = torch.cat(
+        [
+            torch.arange(window.position, window.position + len(window.ids), dtype=torch.int32)
+            for window in windows
+        ]
+    )
+    return ids, documents, positions

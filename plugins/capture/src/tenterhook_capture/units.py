@@ -1,0 +1,117 @@
+"""Units that are missing, done: each tried again a few times, the rest done whatever becomes of it.
+
+What is a unit's own trouble is tried again, and then left out and named. What would stop every
+unit alike is raised at once: Ctrl-C, a disk that is full or gone, what a caller's own progress
+callback raises.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from tenterhook_capture.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker
+from tenterhook_capture.errors import UnitsFailed
+from tenterhook_capture.observers import observing
+from tenterhook_capture.prepare import Capture
+from tenterhook_capture.progress import Meter, ProgressCallback
+from tenterhook_capture.session import Session, in_one_line
+from tenterhook_capture.slices import Slice
+from tenterhook_capture.workers import WorkersHere
+from tenterhook_store import DamagedStore, DeletedRun, RunWriter, Store, Unit
+
+TRIES = 3
+"""How often a unit is tried unless something else is asked for."""
+
+STOPS = (OSError, DamagedStore, DeletedRun, MemoryError)
+"""Errors that are the machine's or the store's, and no unit's own."""
+
+
+def do_units(
+    store: Store,
+    capture: Capture,
+    writer: RunWriter,
+    *,
+    part: Slice | None,
+    engine: Engine,
+    tries: int,
+    progress: ProgressCallback | None,
+) -> None:
+    """Do what is missing of the run, or of a slice of its plan; whoever is last tidies up.
+
+    Raises `UnitsFailed` once all others are done.
+    """
+    plan, committed = writer.plan, writer.committed()
+    own = plan.units() if part is None else part.of(plan.units())
+    todo = [unit for unit in own if unit.number not in committed]
+    meter = Meter(
+        progress,
+        run_id=writer.run_id,
+        rows=sum(unit.rows for unit in own) - sum(unit.rows for unit in todo),
+        rows_total=sum(unit.rows for unit in own),
+        row_bytes=plan.row_bytes,
+    )
+    meter.add(0)
+    if todo:
+        run = observing(writer.run_id, plan, own, committed)
+        with (
+            Session(writer, capture.session, part=None if part is None else str(part)) as session,
+            run as observed,
+        ):
+            make = WorkersHere(store, capture, writer, meter.add)
+            failed = _try(todo, make, writer, observed.watching(engine), tries, meter)
+            if failed:
+                session.note_failed(failed, tries)
+                causes = {number: in_one_line(error) for number, error in failed.items()}
+                first = next(iter(failed.values()))
+                raise UnitsFailed(writer.run_id, causes, tries) from first
+    if part is None or len(writer.committed()) == plan.unit_count:
+        writer.finish()
+
+
+def _try(
+    units: Sequence[Unit],
+    make: Callable[[], Worker],
+    writer: RunWriter,
+    engine: Engine,
+    tries: int,
+    meter: Meter,
+) -> dict[int, Exception]:
+    """Do the units; return those that failed every time, with what they raised last."""
+    left, errors = list(units), dict[int, Exception]()
+    for _ in range(tries):
+        events = engine.run(left, make)
+        try:
+            for event in events:
+                _take(event, errors, meter)
+        finally:
+            _close(events)
+        committed = writer.committed()  # what is done, the store says
+        left = [unit for unit in left if unit.number not in committed]
+        if not left:
+            break
+    return {
+        unit.number: errors.get(unit.number)
+        or RuntimeError("the engine never said what became of it")
+        for unit in left
+    }
+
+
+def _take(event: UnitEvent, errors: dict[int, Exception], meter: Meter) -> None:
+    if isinstance(event, UnitDone):
+        meter.settle(event.unit.rows)
+        return
+    meter.drop()
+    if not isinstance(event, UnitFailed):
+        errors[event.unit.number] = RuntimeError(f"its worker was lost: {event.reason}")
+        return
+    if meter.raised is not None:
+        raise meter.raised
+    if isinstance(event.error, STOPS):
+        event.error.add_note(f"This was unit {event.unit.number} of the run.")
+        raise event.error
+    errors[event.unit.number] = event.error
+
+
+def _close(events: Iterator[UnitEvent]) -> None:
+    """Have an engine that is a generator let go of what it holds, now."""
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()

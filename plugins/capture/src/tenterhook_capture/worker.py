@@ -1,0 +1,197 @@
+"""One unit: run its documents, hand its rows to be written, have it committed."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenterhook_capture.batches import Batch, batches
+from tenterhook_capture.buffers import BufferPool
+from tenterhook_capture.chosen import ChosenRows
+from tenterhook_capture.engine import Pending
+from tenterhook_capture.forward import Forward, Seen
+from tenterhook_capture.identity import CaptureSpec
+from tenterhook_capture.provenance import now
+from tenterhook_capture.sink import Block, Closing, Shelf, UnitSink
+from tenterhook_capture.staging import Rows, Stage
+from tenterhook_capture.writing import (
+    QUEUE_BYTES,
+    InlineWriting,
+    ThreadWriting,
+    UnitWriting,
+    Writing,
+    uses_thread,
+)
+from tenterhook_store import RunWriter, Unit, torch_dtype
+from tenterhook_store.int8 import SCALE, ErrorMeter, quantize
+from tenterhook_store.reductions import Reducing
+
+
+class CaptureWorker:
+    """Does units of a capture.
+
+    What a unit runs, and in which batches, follows from the spec and the unit alone: it is
+    computed the same way whenever and wherever. A document that crosses into another unit is run
+    for both, and each keeps its own rows.
+    """
+
+    def __init__(
+        self,
+        rows: ChosenRows,
+        writer: RunWriter,
+        spec: CaptureSpec,
+        forward: Forward,
+        *,
+        device: torch.device,
+        on_rows: Callable[[int], None],
+        writing: Writing = "auto",
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        self._rows = rows
+        self._writer = writer
+        self._spec = spec
+        self._forward = forward
+        self._on_rows = on_rows
+        self._threaded = uses_thread(writing, device)
+        self._stage = Stage(BufferPool(queue_bytes, pinned=device.type == "cuda"))
+        self._shelf = Shelf()
+
+    def __call__(self, unit: Unit) -> Mapping[str, Any]:
+        """Compute, write and commit a unit; return its times and counts."""
+        pending = self.start(unit)
+        try:
+            return pending.result()
+        except BaseException:
+            pending.cancel()
+            raise
+
+    def start(self, unit: Unit) -> Pending:
+        """Compute a unit; return once its rows are handed over, to be written and committed."""
+        work = _UnitWork(unit, self._spec)
+        writing = self._open(unit)
+        try:
+            found = batches(
+                self._rows.pieces(unit),
+                batch_size=self._spec.batch_size,
+                batch_tokens=self._spec.batch_tokens,
+                bucket=self._spec.bucket,
+            )
+            for batch in found:
+                before = time.perf_counter()
+                seen = self._forward(batch.documents)
+                ran = time.perf_counter()
+                writing.put(self._block(batch, seen, unit, work, writing))
+                work.count(batch, forward=ran - before, handing=time.perf_counter() - ran)
+                self._on_rows(len(batch))
+            return writing.finish(work.closing())
+        except BaseException:
+            writing.cancel()
+            raise
+
+    def _open(self, unit: Unit) -> UnitWriting:
+        sink = UnitSink(self._writer.open_unit(unit), unit, self._writer.plan, self._shelf)
+        if self._threaded:
+            return ThreadWriting(sink, f"tenterhook-unit-{unit.number}")
+        return InlineWriting(sink)
+
+    def _block(
+        self, batch: Batch, seen: Seen, unit: Unit, work: "_UnitWork", writing: UnitWriting
+    ) -> Block:
+        """Gather the rows of a batch, on their way to memory of the CPU."""
+        places = batch.places(unit) if self._spec.bucket or self._spec.reduce else None
+        rows = work.arrays(seen, batch.picks(), places)
+        tokens, documents, positions = batch.numbers()
+        return Block(
+            tokens=tokens,
+            documents=documents,
+            positions=positions,
+            staged=self._stage(rows, writing.check),
+            places=places if self._spec.bucket else None,
+        )
+
+
+class _UnitWork:
+    """What is computed of one unit beside its rows."""
+
+    def __init__(self, unit: Unit, spec: CaptureSpec) -> None:
+        self._unit = unit
+        self._spec = spec
+        self._start, self._began = now(), time.perf_counter()
+        self._forward = self._handing = 0.0
+        self._documents = self._batches = 0
+        self._reducing = [
+            Reducing(spec.reduce, top=spec.top_k) for _ in (spec.layers if spec.reduce else ())
+        ]
+        kept = spec.layers if spec.keep_rows else ()
+        self._off = {each.name: ErrorMeter() for each in kept if each.dtype == "int8"}
+
+    def arrays(self, seen: Seen, picks: Tensor | None, places: Tensor | None) -> dict[str, Rows]:
+        """Reduce the chosen rows of each point; return those that are kept, as they are kept."""
+        index = seen.real if picks is None else seen.real[picks]
+        index_on = {
+            device: None if seen.is_whole and picks is None else _moved(index, device)
+            for device in {tensor.device for tensor in seen.layers.values()}
+        }
+        found: dict[str, Rows] = {}
+        for layer, reducing in itertools.zip_longest(self._spec.layers, self._reducing):
+            flat = seen.layers[layer.name]
+            is_int8 = layer.dtype == "int8"
+            rows = Rows(
+                flat, index_on[flat.device], flat.dtype if is_int8 else torch_dtype(layer.dtype)
+            )
+            if reducing is not None or is_int8:
+                rows = Rows(rows.gathered(), None, rows.dtype)
+            if reducing is not None:
+                assert places is not None
+                reducing.add(rows.flat, places)
+            if not self._spec.keep_rows:
+                continue
+            if not is_int8:
+                found[layer.name] = rows
+                continue
+            steps, scale = quantize(rows.flat)
+            self._off[layer.name].add(rows.flat, steps, scale)
+            found[layer.name] = Rows(steps, None, steps.dtype)
+            found[layer.name + SCALE] = Rows(scale, None, scale.dtype)
+        return found
+
+    def count(self, batch: Batch, *, forward: float, handing: float) -> None:
+        """Count a batch, and the seconds that it took."""
+        self._documents += len(batch.pieces)
+        self._batches += 1
+        self._forward += forward
+        self._handing += handing
+
+    def closing(self) -> Closing:
+        """Return what is to be kept with the unit."""
+        tensors = {
+            f"reduced/{number}/{part}": tensor
+            for number, reducing in enumerate(self._reducing)
+            for part, tensor in reducing.finish(first=self._unit.start).items()
+        }
+        return Closing(self._facts, tensors)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "start": self._start,
+            "end": now(),
+            "rows": self._unit.rows,
+            "documents": self._documents,
+            "batches": self._batches,
+            "seconds": round(time.perf_counter() - self._began, 4),
+            "forward_seconds": round(self._forward, 4),
+            "handing_seconds": round(self._handing, 4),
+        }
+        if self._off:
+            facts["int8"] = {name: meter.facts() for name, meter in self._off.items()}
+        return facts
+
+
+def _moved(index: Tensor, device: torch.device) -> Tensor:
+    """Return the index there; without waiting for what the device computes, on CUDA."""
+    if device.type != "cuda":
+        return index.to(device)
+    return index.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,228 @@
+"""What `tenterhook plugins doctor` finds out: each plugin imported in a process of its own.
+
+A plugin that ends or hangs its process is found so, and kept out of ours.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tenterhook.one_line import shown
+from tenterhook.plugins import BLOCK_VARIABLE, ENTRY_POINT_GROUP, ONLY_VARIABLE, PluginManager
+from tenterhook.plugins.entry_points import InstalledPlugin, find_installed
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "pandas",
+    "zarr",
+    "datasets",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "tensorflow",
+    "jax",
+    "ray",
+)
+"""Packages that take long to import and that no list of plugins needs."""
+
+SLOW = 0.1
+"""Seconds of import that are too many for a module that only declares."""
+
+TIMEOUT = 60.0
+"""Seconds after which an import hangs."""
+
+_MARK = "tenterhook doctor: "
+_PROBE = f"""
+import json, sys, time
+from importlib.metadata import EntryPoint
+from tenterhook.plugins import PluginManager
+before = set(sys.modules)
+start = time.perf_counter()
+try:
+    plugin = EntryPoint("plugin", sys.argv[1], "").load()
+    PluginManager(autoload=False).register(plugin, "plugin")
+finally:
+    seconds = time.perf_counter() - start
+    new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+    said = json.dumps({{"seconds": seconds, "modules": sorted(new)}})
+    sys.__stdout__.write("\\n{_MARK}" + said + "\\n")
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Examined:
+    """One plugin, imported alone."""
+
+    plugin: str
+    distribution: str
+    version: str
+    blocked: bool
+    """Whether the environment keeps it out; it was not imported then."""
+    seconds: float | None
+    """How long it took to import and to ask; `None` where it did not come to an end."""
+    heavy: list[str]
+    """The heavy packages that the import brought in."""
+    complaints: list[str]
+
+
+@attrs.frozen
+class Examination:
+    """All of them, and what is wrong beyond any one import."""
+
+    plugins: list[Examined]
+    problems: list[str]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Everything there is to repair."""
+        return [*self.problems, *(said for each in self.plugins for said in each.complaints)]
+
+    def values(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return attrs.asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """Say it."""
+        width = max((len(each.plugin) for each in self.plugins), default=0)
+        for each in self.plugins:
+            if each.blocked:
+                time = "kept out"
+            else:
+                time = "   -    " if each.seconds is None else f"{1000 * each.seconds:5.0f} ms"
+            release = f"{each.distribution} {each.version}"
+            yield f"{each.plugin:<{width}}  {time}  {release}"
+        if not self.complaints:
+            yield "Nothing is wrong."
+        for said in self.complaints:
+            yield f"- {said}"
+
+
+def examine() -> Examination:
+    """Import each installed plugin alone, then load those that come to an end together."""
+    found, _ = find_installed()
+    examined, lethal = [], []
+    for each in found:
+        one, survives = _examine(each, each.word(found))
+        examined.append(one)
+        if not survives:
+            lethal.append(each.word(found))
+    return Examination(examined, [str(each) for each in _load(lethal)])
+
+
+def _load(lethal: list[str]) -> tuple[Any, ...]:
+    """Load all plugins but those that ended their process; return what is wrong with them."""
+    blocked = os.environ.get(BLOCK_VARIABLE)
+    os.environ[BLOCK_VARIABLE] = ",".join([*filter(None, [blocked]), *lethal])
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            return PluginManager().problems
+    finally:
+        if blocked is None:
+            del os.environ[BLOCK_VARIABLE]
+        else:
+            os.environ[BLOCK_VARIABLE] = blocked
+
+
+def _examine(plugin: InstalledPlugin, word: str) -> tuple[Examined, bool]:
+    """Return what was found, and whether the import came to an end.
+
+    `word` is what blocks this plugin and no other.
+    """
+    complaints = list(_stale(plugin))
+    seconds: float | None = None
+    heavy: list[str] = []
+    survives = True
+    if plugin.wanted():
+        seconds, modules, ended = _probe(plugin.entry_point.value)
+        heavy = [name for name in HEAVY if name in modules]
+        survives = ended is None
+        who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
+        if ended is not None:
+            complaints.append(
+                f"{who} {ended} when it is loaded. Uninstall it, or set {BLOCK_VARIABLE}={word}."
+            )
+        if heavy:
+            complaints.append(
+                f"{who} imports {', '.join(heavy)} when plugins are listed. Import it in the "
+                f"module of a target, not in {plugin.entry_point.module} or its package."
+            )
+        elif seconds is not None and seconds > SLOW:
+            complaints.append(
+                f"{who} takes {seconds:.2f} s to import, which every list of plugins waits for. "
+                f"`python -X importtime -c 'import {plugin.entry_point.module}'` says where."
+            )
+    one = Examined(
+        plugin=plugin.entry_point.name,
+        distribution=plugin.distribution,
+        version=plugin.version,
+        blocked=not plugin.wanted(),
+        seconds=seconds,
+        heavy=heavy,
+        complaints=complaints,
+    )
+    return one, survives
+
+
+def _probe(value: str) -> tuple[float | None, list[str], str | None]:
+    """Load an entry point in a process of its own: seconds, new packages, and how it ended badly.
+
+    One that raises has come to an end; what it raised is reported when all are loaded.
+    """
+    path = os.pathsep.join(each for each in sys.path if each)
+    command = [sys.executable, "-c", _PROBE, value]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            env={**os.environ, "PYTHONPATH": path, ONLY_VARIABLE: ""},  # no other one
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return None, [], f"does not come to an end in {TIMEOUT:.0f} s"
+    try:
+        said = json.loads(done.stdout.rpartition(f"\n{_MARK}")[2].partition("\n")[0])
+        return said["seconds"], said["modules"], None
+    except (ValueError, KeyError, TypeError):
+        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
+        return None, [], f"ends the process ({ended})"
+
+
+def _stale(plugin: InstalledPlugin) -> Iterator[str]:
+    """Compare an editable install's metadata with what its pyproject.toml says now."""
+    if plugin.folder is None:
+        return
+    who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
+    again = f"Install it again: `pip install -e {plugin.folder}`."
+    try:
+        pyproject = tomllib.loads(Path(plugin.folder, "pyproject.toml").read_text("utf-8"))
+        project = pyproject["project"]
+        if "entry-points" in project.get("dynamic", ()):
+            return  # they are written elsewhere
+        version = project.get("version")
+        declared = project.get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
+        now = declared.get(plugin.entry_point.name)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return  # a folder that is gone is reported when it is loaded; others say it elsewhere
+    if now != plugin.entry_point.value:
+        yield (
+            f"{who} is stale: its metadata names {plugin.entry_point.value!r}, and its "
+            f"pyproject.toml names {'nothing so called' if now is None else shown(now)}. {again}"
+        )
+    elif version is not None and version != plugin.version:
+        yield f"{who} is stale: its pyproject.toml says version {shown(version)}. {again}"

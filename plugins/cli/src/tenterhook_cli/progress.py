@@ -1,0 +1,98 @@
+"""How commands that run a capture show how far it is, and how they are stopped."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tenterhook_cli.amounts import size
+
+if TYPE_CHECKING:
+    from tenterhook_capture import Progress
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Have Ctrl-C, and what schedulers send before they kill, stop the run cleanly."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator["Callable[[Progress], None]"]:
+    """Show a bar on stderr where it is a terminal, a line every ten seconds where it is none."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task("")
+
+        def show(progress: "Progress") -> None:
+            text = said(progress)
+            bars.update(task, completed=progress.rows, total=progress.rows_total, description=text)
+
+        yield show
+
+
+class Seen:
+    """Remembers how much was done, and passes it on."""
+
+    def __init__(self, show: "Callable[[Progress], None]") -> None:
+        self._show = show
+        self.rows_new = 0
+
+    def __call__(self, progress: "Progress") -> None:
+        """Take note, and show it."""
+        self.rows_new = progress.rows_new
+        self._show(progress)
+
+
+class _Lines:
+    """Progress for logs."""
+
+    seconds = 10.0
+
+    def __init__(self) -> None:
+        self._next = self.seconds
+
+    def __call__(self, progress: "Progress") -> None:
+        ended = progress.rows == progress.rows_total
+        if progress.seconds < self._next and not (ended and progress.rows_new):
+            return
+        self._next = progress.seconds + self.seconds
+        left = progress.seconds_left
+        rest = "" if left is None or ended else f", {left:,.0f} s left"
+        click.echo(f"{said(progress)}{rest}", err=True)
+
+
+def said(progress: "Progress") -> str:
+    """Return how far it is, in words."""
+    return (
+        f"{progress.rows:,} of {progress.rows_total:,} rows, "
+        f"{progress.rows_per_second:,.0f} rows/s, {size(progress.bytes_new)}"
+    )

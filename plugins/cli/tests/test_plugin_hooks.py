@@ -1,0 +1,440 @@
+"""What becomes of what plugins declare, hook by hook, through real entry points."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+import tenterhook
+import tenterhook.hooks
+import tenterhook_cli
+import tenterhook_store
+from tenterhook.errors import UnknownLayer
+from tenterhook.plugins import BrokenExtension, PluginManager, PluginWarning
+from tenterhook.standard_names import StandardNames
+from tenterhook_capture import save_activations
+from tenterhook_capture.documents import read_documents
+from tenterhook_capture.loading import load_model
+from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_store import MemoryStore
+
+Install = Callable[..., Path]
+
+HEAD = """
+from tenterhook.extensions import Extension
+from tenterhook.hookspecs import hookimpl
+"""
+
+
+def declaring(kind: str, name: str, target: str = "fractions:Fraction") -> str:
+    """Return the source of a plugin that offers one thing."""
+    return f"""{HEAD}
+@hookimpl
+def tenterhook_{kind}():
+    return [Extension({name!r}, {target!r}, 'Does it.')]
+"""
+
+
+class TestDetectors:
+    def test_a_class_is_served_by_name(self, install: Install) -> None:
+        """`tenterhook.hooks` has it."""
+        install("one", {"one": declaring("detectors", "One")})
+
+        assert tenterhook.hooks.One is Fraction
+        assert "One" in dir(tenterhook.hooks)
+
+
+class TestControllers:
+    def test_a_class_is_served_by_name(self, install: Install) -> None:
+        """`tenterhook.hooks` has it."""
+        install("one", {"one": declaring("controllers", "One")})
+
+        assert tenterhook.hooks.One is Fraction
+
+
+class TestStores:
+    def test_a_class_is_served_by_name(self, install: Install) -> None:
+        """`tenterhook_store` has it, and `LocalStore` the one that is the default."""
+        stores = "from tenterhook_store import MemoryStore\ndef make(path, *, create): return path"
+        install("a", {"a": declaring("stores", "ZarrStore", "plugin_b:make")})
+        install("b", {"b": declaring("stores", "Other", "plugin_b:MemoryStore") + stores})
+
+        assert tenterhook_store.Other is MemoryStore
+        made: Any = tenterhook_store.LocalStore("here")
+        assert made == "here"
+
+
+class TestLoaders:
+    def test_a_scheme_is_served(self, install: Install) -> None:
+        """It is called with what follows the colon and with what was asked for."""
+        load = """
+from tenterhook_capture.testing.text_models import WordModel
+def load(name, *, dtype, device, revision):
+    model = WordModel()
+    model.asked = name, dtype, device, revision
+    return model
+"""
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        found: Any = load_model("words:a:b", dtype="float16", revision="r")
+
+        assert found.asked == ("a:b", "float16", None, "r")
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize(
+        ("load", "cause"),
+        [
+            ("\ndef load(name, **settings): return name", "returned a str.*no TextModel"),
+            ("\ndef load(name, **settings): pass", "returned a NoneType"),
+            (
+                "\nfrom torch.nn import Linear as load",
+                "cannot be called as its kind is.*missing a required argument: 'out_features'",
+            ),
+            (
+                "\nimport tenterhook, torch"
+                "\ndef load(name, **settings): return tenterhook.attach(torch.nn.Identity())",
+                "returned a HookedModel.*no max_tokens, token_ids, run_token_ids, describe_model",
+            ),
+            ("\nasync def load(name, **settings): pass", "write `def`, not `async def`"),
+            (
+                "\ndef load(name): pass",
+                "cannot be called as its kind is.*unexpected keyword argument 'dtype'",
+            ),
+            ("\nload = 3", "is of type int, which cannot be called"),
+        ],
+        ids=["text", "nothing", "a class", "a bare model", "async", "keywords", "no function"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, load: str, cause: str
+    ) -> None:
+        """At once, with its plugin: the model would fail later, and nobody know whose it is."""
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        with pytest.raises(BrokenExtension, match=f"Loader 'words' of plugin 'one'.*{cause}"):
+            load_model("words:")
+
+    def test_what_it_raises_stays_what_it_is(self, install: Install) -> None:
+        """A name that it does not know is its user's mistake, and a `TypeError` inside its own."""
+        load = "\ndef load(name, **settings): len(name, 3)"
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        with pytest.raises(TypeError, match="exactly one argument"):
+            load_model("words:")
+
+    def test_the_command_line_fails_with_one_line(
+        self, install: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Nothing that is typed otherwise repairs it."""
+        load = "\ndef load(name, **settings): return name"
+        install("one", {"one": declaring("loaders", "words", "plugin_one:load") + load})
+
+        with pytest.raises(SystemExit) as stop:
+            tenterhook_cli.main(["layers", "words:"])
+
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 1
+        assert line.startswith("error: Loader 'words' of plugin 'one' (one 1.0) returned a str")
+
+
+class TestDatasets:
+    def test_a_scheme_is_served(self, install: Install) -> None:
+        """It is called with what follows the colon, and the field."""
+        read = """
+from tenterhook_capture.documents import Documents
+def read(name, *, field):
+    return Documents(["The fog comes"], source=name, field=field)
+"""
+        install("one", {"one": declaring("datasets", "poems", "plugin_one:read") + read})
+
+        found = read_documents("poems:fog", field="line")
+
+        assert (list(found), found.field) == (["The fog comes"], "line")
+        assert "fog" in found.source
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize(
+        ("read", "cause"),
+        [
+            (
+                "\ndef read(name, *, field): return ['The fog comes']",
+                "returned a list.*no Documents",
+            ),
+            ("\nasync def read(name, *, field): pass", "write `def`, not `async def`"),
+            (
+                "\ndef read(name): pass",
+                "cannot be called as its kind is.*unexpected keyword argument 'field'",
+            ),
+        ],
+        ids=["a list", "async", "keywords"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, read: str, cause: str
+    ) -> None:
+        """At once, with its plugin."""
+        install("one", {"one": declaring("datasets", "poems", "plugin_one:read") + read})
+
+        with pytest.raises(BrokenExtension, match=f"Dataset 'poems' of plugin 'one'.*{cause}"):
+            read_documents("poems:fog")
+
+
+NAMES = """
+from tenterhook.standard_names import StandardNames
+def name(module):
+    if not hasattr(module, "stack"):
+        return None
+    layers = {f"resid_post.{at}": f"stack.{at}" for at in range(len(module.stack))}
+    return StandardNames(layers=layers, residual="sequential")
+"""
+
+
+class TestLayerNames:
+    @pytest.fixture
+    def model(self) -> tenterhook.HookedModel:
+        """Return a model with a stack of three."""
+        module = nn.Module()
+        module.stack = nn.ModuleList(nn.Identity() for _ in range(3))
+        return tenterhook.attach(module)
+
+    def test_a_standard_name_is_a_spelling(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """Alone and in patterns; what a layer is called stays its dotted name."""
+        install("one", {"one": declaring("layer_names", "stacks", "plugin_one:name") + NAMES})
+
+        assert model.layers.index.resolve("resid_post.2").name == "stack.2"
+        found = model.layers.index.expand(["resid_post.*"])
+        assert [layer.name for layer in found] == ["stack.0", "stack.1", "stack.2"]
+
+    def test_a_plugin_that_does_not_know_the_model_lets_others_answer(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """In the order of the extensions' names."""
+        none = "\ndef name(module): return None"
+        install("one", {"one": declaring("layer_names", "z", "plugin_one:name") + NAMES})
+        install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + none})
+
+        assert model.layers.index.resolve("resid_post.0").name == "stack.0"
+
+    @pytest.mark.parametrize(
+        ("broken", "cause"),
+        [
+            ("\ndef name(module): return 1 / 0", "ZeroDivisionError"),
+            ("\ndef name(module): return {}", "returned a dict, and no StandardNames"),
+            ("\ndef name(module): raise SystemExit(3)", "SystemExit: 3"),
+            (
+                "\nfrom tenterhook.standard_names import StandardNames"
+                "\ndef name(module): return StandardNames(layers={1: 2}, residual='parallel')",
+                "layers has 1, which is no name",
+            ),
+            ("", "has no 'plugin_two:name'"),
+        ],
+        ids=["raises", "returns something else", "exits", "odd names", "is not there"],
+    )
+    def test_a_plugin_that_fails_is_skipped(
+        self, install: Install, model: tenterhook.HookedModel, broken: str, cause: str
+    ) -> None:
+        """With a warning that names it."""
+        install("one", {"one": declaring("layer_names", "z", "plugin_one:name") + NAMES})
+        install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + broken})
+
+        with pytest.warns(PluginWarning, match=f"'a' of plugin 'two' .*{cause}"):
+            assert model.layers.index.resolve("resid_post.0").name == "stack.0"
+
+    def test_one_that_names_what_is_not_there_is_skipped(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """Before a name of it is used, whichever that is; told once of a model, with the paths."""
+        wrong = NAMES.replace('f"stack.{at}"', 'f"stock.{at}" if at else "stack.0"')
+        install("one", {"one": declaring("layer_names", "z", "plugin_one:name") + NAMES})
+        install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + wrong})
+
+        with pytest.warns(PluginWarning) as caught:
+            found = model.layers.index.expand(["resid_post.0", "resid_post.2", "resid_post.*"])
+
+        assert [layer.name for layer in found] == ["stack.0", "stack.2", "stack.1"]
+        (warning,) = caught
+        assert "'a' of plugin 'two' (two 1.0) failed" in str(warning.message)
+        assert "names 'stock.1', which is not in this Module, and 1 more" in str(warning.message)
+
+    def test_names_that_name_each_other_are_no_layers(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """A standard name stands for a dotted name."""
+        wrong = NAMES.replace('f"stack.{at}"', 'f"resid_post.{at}"')
+        install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + wrong})
+
+        with (
+            pytest.warns(PluginWarning, match="names 'resid_post.0', which is not in"),
+            pytest.raises(UnknownLayer, match="no installed plugin knows"),
+        ):
+            model.layers.index.resolve("resid_post.0")
+
+    def test_a_name_that_no_plugin_knows(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """It says so, and names what to install."""
+        with pytest.raises(UnknownLayer, match="pip install tenterhook-transformers"):
+            model.capture("resid_post.0")
+
+    @pytest.mark.parametrize(
+        ("name", "way"),
+        [
+            ("resid_pre.3", "what goes into block 3: capture 'resid_post.3' with inputs=True"),
+            ("resid_mid.0", "the input of 'resid_post.0' plus the output of 'attn_out.0'"),
+        ],
+    )
+    def test_a_place_that_is_no_layers_output_is_told_how_to_come_by(
+        self, model: tenterhook.HookedModel, name: str, way: str
+    ) -> None:
+        """They are names elsewhere."""
+        with pytest.raises(UnknownLayer, match=way):
+            model.capture(name)
+
+    def test_only_standard_names_are_named(self) -> None:
+        """A misspelt place is refused where it is made."""
+        with pytest.raises(ValueError, match=r"'resid_mid\.0' is no standard name"):
+            StandardNames(layers={"resid_mid.0": "a"}, residual="sequential")
+        with pytest.raises(ValueError, match="residual"):
+            StandardNames(layers={}, residual="both")  # type: ignore[arg-type]
+
+
+GREET = """
+import click
+@click.command()
+@click.argument("name")
+def greet(name):
+    "Greet NAME."
+    click.echo(f"Hello, {name}.")
+"""
+
+
+class TestCommands:
+    def run(self, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, str, str]:
+        """Run the command line in this process."""
+        with pytest.raises(SystemExit) as stop:
+            tenterhook_cli.main(args)
+        return stop.value.code, *capsys.readouterr()
+
+    def test_it_runs(self, install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+        """With its own arguments and help."""
+        install("one", {"one": declaring("commands", "greet", "greeting:greet")})
+        install("two", {}).joinpath("greeting.py").write_text(GREET)
+
+        assert self.run(capsys, "greet", "Ann") == (0, "Hello, Ann.\n", "")
+        assert "Greet NAME." in self.run(capsys, "greet", "--help")[1]
+        code, _, said = self.run(capsys, "greet")
+        assert (code, said.splitlines()[0]) == (2, "error: Missing argument 'NAME'.")
+
+    def test_help_imports_nothing(
+        self, install: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The extension's line is shown, whether the command can be imported or not."""
+        install("one", {"one": declaring("commands", "greet", "not_there:greet")})
+
+        code, out, err = self.run(capsys, "--help")
+
+        assert (code, err) == (0, "")
+        assert [line for line in out.splitlines() if line.split() == ["greet", "Does", "it."]]
+
+    @pytest.mark.parametrize(
+        ("target", "said"),
+        [
+            ("not_there:greet", "error: Plugin 'one' has no 'not_there:greet'"),
+            ("fractions:Fraction", "error: 'fractions:Fraction' of plugin 'one' (one 1.0) is a"),
+        ],
+    )
+    def test_one_that_cannot_be_had_is_an_error_of_one_line(
+        self, install: Install, capsys: pytest.CaptureFixture[str], target: str, said: str
+    ) -> None:
+        """And every other command works."""
+        install("one", {"one": declaring("commands", "greet", target)})
+
+        code, out, err = self.run(capsys, "greet")
+
+        assert (code, out) == (1, "")
+        assert err.startswith(said)
+        assert self.run(capsys, "plugins", "list")[0] == 0
+
+    def test_core_keeps_its_words(self, install: Install) -> None:
+        """A plugin that takes one is left out and reported."""
+        install("one", {"one": declaring("commands", "capture")})
+
+        (problem,) = PluginManager().problems
+
+        assert "its command 'capture' is one of tenterhook's own" in problem.cause
+
+
+OBSERVER = """
+told = []
+class Observer:
+    def begin(self, run):
+        told.append((run.run_id, run.rows, run.rows_committed, run.units, run.units_committed))
+    def unit(self, event):
+        told.append(event.unit.number)
+    def end(self, error):
+        told.append(error)
+"""
+
+
+class TestObservers:
+    def capture(self, store: MemoryStore) -> str:
+        """Capture nine rows in three units."""
+        texts = ["one two three", "four five", "six seven eight nine"]
+        return save_activations(WordModel(), "blocks.0", texts, store, rows_per_unit=4)
+
+    def test_it_is_told_of_a_run(self, install: Install) -> None:
+        """Its begin, each unit, its end; nothing where there is nothing to do."""
+        install("one", {"one": declaring("observers", "watch", "plugin_one:Observer") + OBSERVER})
+        store = MemoryStore()
+
+        run_id = self.capture(store)
+        self.capture(store)
+
+        import plugin_one  # type: ignore[import-not-found]
+
+        assert plugin_one.told == [(run_id, 9, 0, 3, 0), 0, 1, 2, None]
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            OBSERVER.replace("def begin(self, run):", "def begin(self, run):\n        1 / 0"),
+            OBSERVER.replace("def unit(self, event):", "def unit(self, event):\n        1 / 0"),
+            OBSERVER.replace("def end(self, error):", "def end(self, error):\n        1 / 0"),
+            OBSERVER.replace("class Observer:", "class Observer:\n    def __init__(self): 1 / 0"),
+            "1 / 0",
+            OBSERVER.replace(
+                "def unit(self, event):", "def unit(self, event):\n        exit('ZeroDiv')"
+            ),
+        ],
+        ids=["begin", "unit", "end", "making it", "importing it", "exits"],
+    )
+    def test_one_that_fails_stops_nothing(self, install: Install, broken: str) -> None:
+        """It is one warning; the run is complete, and others are told of it."""
+        install("one", {"one": declaring("observers", "a", "broken_observer:Observer")})
+        install("two", {"two": declaring("observers", "b", "plugin_two:Observer") + OBSERVER})
+        site = install("three", {})
+        site.joinpath("broken_observer.py").write_text(broken)
+        store = MemoryStore()
+
+        with pytest.warns(PluginWarning, match="Observer 'a' of plugin 'one' .* ZeroDiv") as caught:
+            run_id = self.capture(store)
+
+        import plugin_two  # type: ignore[import-not-found]
+
+        assert len(caught) == 1
+        assert store.run(run_id).is_complete
+        assert plugin_two.told[1:] == [0, 1, 2, None]
+
+    @pytest.mark.filterwarnings("error::RuntimeWarning")
+    def test_one_that_would_be_awaited_is_reported(self, install: Install) -> None:
+        """It would do nothing, and Python complain about it somewhere else."""
+        broken = OBSERVER.replace("def unit", "async def unit")
+        install("one", {"one": declaring("observers", "watch", "plugin_one:Observer") + broken})
+
+        with pytest.warns(PluginWarning, match="'watch' .* write `def`, not `async def`") as caught:
+            self.capture(MemoryStore())
+
+        assert len(caught) == 1

@@ -1,0 +1,153 @@
+"""Stores: tensors by name, and runs, which are the rows that a model made of documents.
+
+`LocalStore(folder)` opens the default store, and `open_store(place)` is the same by another name;
+the stores of installed plugins are here too, by class name. Importing this imports neither torch
+nor a plugin.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tenterhook.plugins import load_store
+from tenterhook_store.default import LocalStore, open_store
+from tenterhook_store.errors import (
+    BadName,
+    BadSetting,
+    CannotKeep,
+    DamagedStore,
+    DeletedRun,
+    IncompleteRun,
+    MissingRows,
+    NameTaken,
+    NoStore,
+    NotAStore,
+    NotCaptured,
+    NotKept,
+    NoTokenizer,
+    NotReduced,
+    NotWritable,
+    OtherLoader,
+    OtherRun,
+    PlaceTaken,
+    ReplacedRun,
+    RowOutOfRange,
+    UnknownRun,
+    UnknownTensor,
+    Unreachable,
+    WrongIndex,
+    WrongRows,
+)
+from tenterhook_store.names import (
+    check_attribute,
+    check_free,
+    check_run_id,
+    check_tensor_name,
+    fold,
+    is_reserved,
+)
+from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
+from tenterhook_store.problems import Problem
+from tenterhook_store.protocols import RowBlock, RunWriter, Store, UnitWriter
+
+if TYPE_CHECKING:
+    from tenterhook_store.dataset import RowDataset
+    from tenterhook_store.dtypes import dtype_name, torch_dtype
+    from tenterhook_store.exports import to_datasets, to_npy, to_safetensors
+    from tenterhook_store.int8 import Int8Error
+    from tenterhook_store.loader import RowLoader
+    from tenterhook_store.memory import MemoryStore
+    from tenterhook_store.row_ranges import RowRanges
+    from tenterhook_store.rows import Rows
+    from tenterhook_store.run import DocumentMap, Run
+    from tenterhook_store.statistics import TopTokens
+    from tenterhook_store.tensors import flat_bytes, plain_tensor
+    from tenterhook_zarr import ZarrStore as ZarrStore
+
+__all__ = [
+    "CODECS",
+    "ROW_ARRAYS",
+    "BadName",
+    "BadSetting",
+    "CannotKeep",
+    "DamagedStore",
+    "DeletedRun",
+    "DocumentMap",
+    "IncompleteRun",
+    "Int8Error",
+    "LayerArray",
+    "LocalStore",
+    "MemoryStore",
+    "MissingRows",
+    "NameTaken",
+    "NoStore",
+    "NoTokenizer",
+    "NotAStore",
+    "NotCaptured",
+    "NotKept",
+    "NotReduced",
+    "NotWritable",
+    "OtherLoader",
+    "OtherRun",
+    "PlaceTaken",
+    "Problem",
+    "ReplacedRun",
+    "RowBlock",
+    "RowDataset",
+    "RowLoader",
+    "RowOutOfRange",
+    "RowRanges",
+    "Rows",
+    "Run",
+    "RunPlan",
+    "RunWriter",
+    "Store",
+    "TopTokens",
+    "Unit",
+    "UnitWriter",
+    "UnknownRun",
+    "UnknownTensor",
+    "Unreachable",
+    "WrongIndex",
+    "WrongRows",
+    "check_attribute",
+    "check_free",
+    "check_run_id",
+    "check_tensor_name",
+    "dtype_name",
+    "flat_bytes",
+    "fold",
+    "is_reserved",
+    "open_store",
+    "plain_tensor",
+    "to_datasets",
+    "to_npy",
+    "to_safetensors",
+    "torch_dtype",
+]
+
+_IMPORT_TORCH = {
+    "DocumentMap": "run",
+    "Int8Error": "int8",
+    "MemoryStore": "memory",
+    "RowDataset": "dataset",
+    "RowLoader": "loader",
+    "RowRanges": "row_ranges",
+    "Rows": "rows",
+    "Run": "run",
+    "dtype_name": "dtypes",
+    "flat_bytes": "tensors",
+    "plain_tensor": "tensors",
+    "TopTokens": "statistics",
+    "to_datasets": "exports",
+    "to_npy": "exports",
+    "to_safetensors": "exports",
+    "torch_dtype": "dtypes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch, or the store of a plugin, when it is asked for."""
+    if name in _IMPORT_TORCH:
+        module = importlib.import_module(f"{__name__}.{_IMPORT_TORCH[name]}")
+        return getattr(module, name)
+    return load_store(name)

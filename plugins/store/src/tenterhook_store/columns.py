@@ -1,0 +1,118 @@
+"""The arrays of a run that are read together, row by row."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tenterhook_store.errors import BadSetting
+from tenterhook_store.row_ranges import RowRanges
+from tenterhook_store.rows import Rows, as_bytes
+from tenterhook_store.run import Run
+
+Also = Literal["tokens", "documents", "positions", "rows"]
+"""What can be had beside the layers: token ids, the document and the position in it of each row,
+and the number of the row."""
+
+Batch = Any
+"""Rows of one layer, a `Tensor`; or of several arrays by name, `dict[str, Tensor]`."""
+
+_WIDE = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+class Columns:
+    """Some layers of a part of a run, and what else is asked for.
+
+    Its rows go by their places in the part, from 0.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        layers: str | int | Sequence[str | int],
+        also: Sequence[Also],
+        part: RowRanges,
+    ) -> None:
+        """Raises `NotCaptured` for a layer that the run has not, `BadSetting`."""
+        self.is_one = isinstance(layers, str | int) and not also
+        asked = [layers] if isinstance(layers, str | int) else list(layers)
+        if not asked:
+            raise BadSetting("layers", layers, "the name of a layer, or a list of names")
+        if isinstance(also, str) or not set(also) <= set(get_args(Also)):
+            raise BadSetting("also", also, f"a list of some of {', '.join(get_args(Also))}")
+        self.names = [str(layer) for layer in asked] + list(also)
+        if len(set(self.names)) < len(self.names):
+            raise BadSetting("layers", layers, f"each once, and none of {list(also)}")
+        numbers = {
+            "tokens": run.tokens,
+            "documents": run.documents.index,
+            "positions": run.documents.position,
+            "rows": None,
+        }
+        self._columns: list[Rows | None] = [run[layer] for layer in asked]
+        self._columns += [numbers[name] for name in also]
+        self._part = part
+
+    def slice(self, start: int, stop: int) -> list[Tensor]:
+        """Read the rows from one place to another, of each array."""
+        stretches = list(self._part.stretches(start, stop))
+        return [_joined(rows, stretches) for rows in self._columns]
+
+    def take(self, places: Tensor, *, check: bool) -> list[Tensor]:
+        """Read the rows at any places, of each array."""
+        some = self._part.numbers(places)
+        return [
+            some.clone() if rows is None else rows.take(some, check=check) for rows in self._columns
+        ]
+
+    def batch(self, tensors: list[Tensor]) -> Batch:
+        """Return them as they are handed out."""
+        return tensors[0] if self.is_one else dict(zip(self.names, tensors, strict=True))
+
+    def room(self, rows: int) -> "Room":
+        """Return memory for so many rows of each array."""
+        kinds = [
+            (torch.int64, ()) if column is None else (column.dtype, column.shape[1:])
+            for column in self._columns
+        ]
+        return Room(rows, kinds)
+
+
+class Room:
+    """Memory for rows of several arrays, which are put there and taken in any order."""
+
+    def __init__(self, rows: int, kinds: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> None:
+        self._kinds = kinds
+        self._memory = [_widest(torch.empty((rows, *shape), dtype=dtype)) for dtype, shape in kinds]
+
+    def put(self, places: Tensor, tensors: Sequence[Tensor]) -> None:
+        """Write rows to places, int64 `[rows]`."""
+        for memory, rows in zip(self._memory, tensors, strict=True):
+            memory.index_copy_(0, places, _widest(rows))
+
+    def take(self, places: Tensor, *, pinned: bool = False) -> list[Tensor]:
+        """Return the rows of some places, in memory of their own."""
+        found = []
+        for memory, (dtype, shape) in zip(self._memory, self._kinds, strict=True):
+            rows = torch.empty(
+                (len(places), memory.shape[1]), dtype=memory.dtype, pin_memory=pinned
+            )
+            torch.index_select(memory, 0, places, out=rows)
+            found.append(rows.view(dtype).reshape(len(places), *shape))
+        return found
+
+
+def _joined(rows: Rows | None, stretches: Sequence[tuple[int, int]]) -> Tensor:
+    """Read stretches of rows, one after the other, or with `None` their numbers."""
+    parts = [
+        torch.arange(start, stop) if rows is None else rows[start:stop] for start, stop in stretches
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _widest(rows: Tensor) -> Tensor:
+    """Return rows as `[rows, n]` of the widest ints that fit, a view: these move the fastest."""
+    as_is = as_bytes(rows)
+    fits = (dtype for dtype in _WIDE if as_is.shape[1] % dtype.itemsize == 0)
+    return as_is.view(next(fits))

@@ -1,0 +1,116 @@
+"""Rows as int8 with a float32 scale each: a quarter of float32, and how far off it is.
+
+A row `x` is kept as `round(x / scale)` with `scale = max(abs(x)) / 127`, so that a number is off
+by half a scale at most. A row that has an infinity or NaN in it, or a number that is one in
+float32, reads as NaN throughout.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook_store.row_ranges import RowRanges
+from tenterhook_store.rows import Rows
+
+SCALE = ":scale"
+"""What the array of scales is called: the layer's name, and this."""
+
+
+def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Take floats `[rows, features]`; return int8 of that shape and float32 `[rows, 1]`."""
+    values = rows.to(torch.float32)
+    scale = _scale(values.abs().amax(1, keepdim=True))
+    steps = torch.nan_to_num(values / torch.where(scale > 0, scale, 1.0), posinf=0, neginf=0)
+    return steps.round().clamp(-127, 127).to(torch.int8), scale
+
+
+def _scale(largest: Tensor) -> Tensor:
+    """Return a 127th of each number, rounded such that 127 of it are no infinity and no less."""
+    scale = largest / 127
+    above, below = (torch.nextafter(scale, torch.full_like(scale, end)) for end in (torch.inf, 0))
+    is_short = (scale < torch.finfo(scale.dtype).tiny) & (scale * 127 < largest)
+    is_over = torch.isinf(scale * 127) & torch.isfinite(largest)
+    return torch.where(is_short, above, torch.where(is_over, below, scale))
+
+
+def dequantize(steps: Tensor, scale: Tensor) -> Tensor:
+    """Return the floats, float32 `[rows, features]`."""
+    return steps.to(torch.float32) * scale
+
+
+class ErrorMeter:
+    """How far rows are from what is kept of them."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._most: Tensor | None = None
+
+    def add(self, rows: Tensor, steps: Tensor, scale: Tensor) -> None:
+        """Count rows; waits for no accelerator."""
+        kept = torch.isfinite(scale)
+        exact = torch.where(kept, rows.double(), 0.0)
+        off = torch.where(kept, dequantize(steps, scale).double(), 0.0) - exact
+        sums = torch.stack([off.square().sum(), exact.square().sum(), (~kept).sum().double()])
+        most = off.abs().max()
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._most = most if self._most is None else torch.maximum(self._most, most)
+
+    def facts(self) -> dict[str, float]:
+        """Return `max_error`, `squared_error`, `squared` (sums) and `rows_not_finite`."""
+        if self._sums is None or self._most is None:
+            return {"max_error": 0.0, "squared_error": 0.0, "squared": 0.0, "rows_not_finite": 0}
+        error, total, broken = self._sums.tolist()
+        return {
+            "max_error": float(self._most),
+            "squared_error": error,
+            "squared": total,
+            "rows_not_finite": int(broken),
+        }
+
+
+def int8_rows(steps: Rows, scale: Rows, ranges: RowRanges) -> Rows:
+    """Return the floats of two arrays, read as they are indexed."""
+    return Rows(
+        steps.name,
+        steps.shape,
+        torch.float32,
+        lambda start, stop: dequantize(steps[start:stop], scale[start:stop]),
+        lambda rows, check: dequantize(
+            steps.take(rows, check=check), scale.take(rows, check=check)
+        ),
+        ranges,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Int8Error:
+    """How far the rows of a layer are from what the layer gave, over the units committed."""
+
+    max_error: float
+    """The largest difference of one number."""
+    relative_rms_error: float
+    """Root of the summed squared differences over that of the summed squares."""
+    rows_not_finite: int
+    """Rows with an infinity or NaN, which read as NaN and are in neither figure."""
+
+
+def int8_errors(units: Iterable[Mapping[str, Any]]) -> dict[str, Int8Error]:
+    """Sum up what the records of units say, by layer."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for unit in units:
+        for layer, facts in unit.get("int8", {}).items():
+            found.setdefault(layer, []).append(facts)
+    return {layer: _summed(facts) for layer, facts in found.items()}
+
+
+def _summed(facts: list[Mapping[str, float]]) -> Int8Error:
+    error, total = (math.fsum(each[key] for each in facts) for key in ("squared_error", "squared"))
+    return Int8Error(
+        max_error=max(each["max_error"] for each in facts),
+        relative_rms_error=math.sqrt(error / total) if total else 0.0,
+        rows_not_finite=int(sum(each["rows_not_finite"] for each in facts)),
+    )

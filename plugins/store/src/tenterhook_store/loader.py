@@ -1,0 +1,374 @@
+"""Batches of rows for training, streamed from a run in the memory of a buffer."""
+
+import operator
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, TypeVar, cast, final, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tenterhook_store.columns import Also, Batch, Columns, Room
+from tenterhook_store.errors import BadSetting, OtherLoader
+from tenterhook_store.order import Cut, Permutation, ShuffledBlocks, generator, seed
+from tenterhook_store.row_ranges import Missing
+from tenterhook_store.run import Run
+
+Mixing = Literal["blocks", "exact"]
+T = TypeVar("T")
+
+BUFFER_ROWS = 65_536
+BLOCK_ROWS = 256
+MAX_WORKERS = 256
+
+
+@final
+class RowLoader(IterableDataset[Any]):
+    """Batches of rows of a run; `run.loader` makes one.
+
+    Iterating gives the batches of one epoch: a tensor `[batch, features]` where one layer was
+    asked for and nothing beside it, otherwise a dict of aligned tensors by name; on the CPU unless
+    a device was given, in the dtype that was stored, the caller's own.
+
+    Each time it is iterated is another epoch, in another order, which follows from the seed and
+    the epoch's number; see `set_epoch`. It can be iterated itself, or by
+    `DataLoader(loader, batch_size=None, num_workers=n)`, whose workers share the rows between
+    them.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        layers: str | int | Sequence[str | int],
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        mixing: Mixing = "blocks",
+        buffer_rows: int = BUFFER_ROWS,
+        block_rows: int = BLOCK_ROWS,
+        also: Sequence[Also] = (),
+        rows: slice = slice(None),
+        missing: Missing | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: torch.device | str | None = None,
+        threads: int = 4,
+        check: bool = True,
+    ) -> None:
+        """See `Run.loader`."""
+        batch_size = _count("batch_size", batch_size, 1)
+        if mixing not in get_args(Mixing):
+            raise BadSetting("mixing", mixing, " or ".join(map(repr, get_args(Mixing))))
+        self.run = run
+        self._part = run.ranges.part(rows, missing)
+        self.rank, self.world_size = _rank(rank, world_size)
+        self.device = None if device is None else torch.device(device)
+        self._layers = layers
+        self._also = tuple(also)
+        self._cut = Cut(
+            rows=self._part.rows,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            world_size=self.world_size,
+        )
+        self._shuffle = shuffle
+        self._seed = _count("seed", seed, None)
+        self._mixing = mixing
+        self._buffer_rows = _count("buffer_rows", buffer_rows, 1)
+        self._block_rows = _count("block_rows", block_rows, 1)
+        self._threads = _count("threads", threads, 1)
+        self._check = check
+        Columns(run, layers, also, self._part)  # a mistake in these is told now
+        # One count for each number of workers and each worker among them, so that workers that
+        # are made anew for each epoch know which one it is.
+        self._next_epoch = torch.zeros(_slot(0, MAX_WORKERS + 1), dtype=torch.int64)
+        self._next_epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = 0
+        self._given: int | None = None
+        """Batches of the epoch that were given; `None` where none was begun."""
+        self._resume: tuple[int, int, int] | None = None
+        """Epoch, batches and workers to go on from, once."""
+
+    def __len__(self) -> int:
+        """How many batches an epoch gives on this rank."""
+        return self._cut.of_rank(self.rank)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration is; those after it follow. It may be going on.
+
+        What `load_state_dict` said is forgotten.
+        """
+        self._next_epoch.fill_(_count("epoch", epoch, 0))
+        self._given = self._resume = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker, workers = _worker()
+        if workers > MAX_WORKERS:
+            raise BadSetting("num_workers", workers, f"{MAX_WORKERS} at most")
+        if self.device is not None and self.device.type != "cpu" and workers:
+            remedy = "left out where DataLoader has workers; they cannot share it"
+            raise BadSetting("device", str(self.device), f"{remedy}. Use its pin_memory=True")
+        epoch, given = self._begin(worker, workers)
+        return self._give(epoch, given, worker, workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iteration is: a few plain values, to go on from in another process.
+
+        Of the iteration of this process: in workers of a `DataLoader` each has its own, which
+        torchdata's `StatefulDataLoader` collects; torch's own does not.
+        """
+        worker, workers = _worker()
+        epoch, given = self._epoch, self._given
+        if given is None:
+            epoch = int(self._next_epoch[_slot(worker, workers)])
+        if self._goes_on(_slot(worker, workers)):
+            epoch, given, workers = cast(tuple[int, int, int], self._resume)
+        settings = self._settings()
+        return {"epoch": epoch, "batches": given or 0, "workers": max(workers, 1), **settings}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iteration go on from a state: the batches that are left, bit for bit.
+
+        Raises `OtherLoader` where the state is of a loader that gives other batches, `BadSetting`
+        where it is no state.
+        """
+        mine = self._settings()
+        if differences := [
+            f"{key} is {state.get(key)!r} there and {mine[key]!r} here"
+            for key in mine
+            if state.get(key) != mine[key]
+        ]:
+            raise OtherLoader(differences)
+        epoch, given, workers = (
+            _count(f"state[{name!r}]", state.get(name), least)
+            for name, least in (("epoch", 0), ("batches", 0), ("workers", 1))
+        )
+        self._resume = epoch, given, workers
+        # Workers made anew for each epoch find this in their copies: what they began, they count.
+        worker, of = _worker()
+        slots = slice(None) if not of else _slot(worker, of)
+        self._next_epoch[slots] = epoch
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._next_epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        order = f"mixing={self._mixing!r}" if self._shuffle else "in order"
+        return f"RowLoader({self.run.id!r}, {self._layers!r}, {len(self)} batches, {order})"
+
+    # --- what the batches follow from
+
+    def _settings(self) -> dict[str, Any]:
+        shuffling: dict[str, Any] = {}
+        if self._shuffle:
+            shuffling = {"seed": self._seed, "mixing": self._mixing}
+        if self._is_mixed:
+            shuffling |= {"buffer_rows": self._buffer_rows, "block_rows": self._block_rows}
+        return {
+            "run": self.run.id,
+            "rows": self._rows_of_part(),
+            "batch_size": self._cut.batch_size,
+            "drop_last": self._cut.drop_last,
+            "world_size": self.world_size,
+            "shuffle": self._shuffle,
+            **shuffling,
+        }
+
+    def _rows_of_part(self) -> list[Any]:
+        """Return from where to where the rows are, and where some are left out, which."""
+        pairs = self._part.pairs() or [[0, 0]]
+        left_out = [f"{self._part.rows} rows, {seed(pairs):x}"] if len(pairs) > 1 else []
+        return [pairs[0][0], pairs[-1][1], *left_out]
+
+    @property
+    def _is_mixed(self) -> bool:
+        return self._shuffle and self._mixing == "blocks"
+
+    def _begin(self, worker: int, workers: int) -> tuple[int, int]:
+        """Count the epoch that begins; return its number and how much of it was given before."""
+        slot = _slot(worker, workers)
+        epoch, given = int(self._next_epoch[slot]), 0
+        if self._goes_on(slot):
+            epoch, given, then = cast(tuple[int, int, int], self._resume)
+            if then != max(workers, 1):
+                raise OtherLoader([f"workers is {then} there and {max(workers, 1)} here"])
+        self._resume = None
+        self._next_epoch[slot] = epoch + 1
+        self._epoch, self._given = epoch, given
+        return epoch, given
+
+    def _goes_on(self, slot: int) -> bool:
+        """Whether the next iteration goes on from a state that was loaded."""
+        return self._resume is not None and int(self._next_epoch[slot]) == self._resume[0]
+
+    def _give(self, epoch: int, given: int, worker: int, workers: int) -> Iterator[Batch]:
+        columns = Columns(self.run, self._layers, self._also, self._part)
+        batches = self._batches(columns, epoch, given, worker, max(workers, 1))
+        try:
+            for tensors in batches:
+                given += 1
+                self._epoch, self._given = epoch, given
+                if self.device is not None:
+                    tensors = [each.to(self.device, non_blocking=True) for each in tensors]
+                yield columns.batch(tensors)
+        finally:
+            batches.close()
+        if self._epoch == epoch:
+            self._given = None
+
+    # --- reading
+
+    def _batches(
+        self, columns: Columns, epoch: int, given: int, worker: int, workers: int
+    ) -> Generator[list[Tensor], None, None]:
+        key = (self._seed, epoch)
+        count = self._cut.of_worker(self.rank, worker, workers)
+        if self._is_mixed:
+            place = self._cut.in_one_piece(self.rank, worker, workers)
+            yield from self._mixed(columns, *place, given * self._cut.batch_size, *key)
+            return
+        order = Permutation(self._cut.rows, *key) if self._shuffle else None
+        read = (
+            self._reading(columns, order, *self._cut.in_turn(number, self.rank, worker, workers))
+            for number in range(given, count)
+        )
+        with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
+            for tensors in _ahead(pool, read, self._threads):
+                yield [self._pinned(each) for each in tensors]
+
+    def _reading(
+        self, columns: Columns, order: Permutation | None, start: int, stop: int
+    ) -> Callable[[], list[Tensor]]:
+        """Return what reads a batch: rows that follow each other, or rows of an order."""
+        if order is None:
+            return lambda: columns.slice(start, stop)
+        return lambda: columns.take(order.stretch(start, stop), check=self._check)
+
+    def _mixed(
+        self, columns: Columns, start: int, stop: int, given: int, *key: int
+    ) -> Iterator[list[Tensor]]:
+        """Give the rows from one place of the shuffled blocks to another, in shuffled groups.
+
+        A group is as many rows as the buffer has. The next group's rows are read into the places
+        of those that were given.
+        """
+        batch = self._cut.batch_size
+        size = max(1, self._buffer_rows // batch) * batch
+        at = start + given // size * size
+        given = start + given - at
+        if at >= stop:
+            return
+        blocks = ShuffledBlocks(self._cut.rows, self._block_rows, *key)
+        read = (_slicing(columns, first, last) for first, last in blocks.stretch(at, stop))
+        with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
+            incoming = _Incoming(_ahead(pool, read, 2 * self._threads))
+            places = torch.arange(min(size, stop - at))
+            room = columns.room(len(places))
+            incoming.fill(room, places)
+            while at < stop:
+                order = places[torch.randperm(len(places), generator=generator(*key, at))]
+                at += len(places)
+                places = order[: stop - at]  # of the next group
+                incoming.fill(room, places[:given])
+                for first in range(given, len(order), batch):
+                    some = order[first : first + batch]
+                    yield room.take(some, pinned=self._pins)
+                    incoming.fill(room, places[first : first + batch])
+                given = 0
+
+    @property
+    def _pins(self) -> bool:
+        return self.device is not None and self.device.type == "cuda" and torch.cuda.is_available()
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._pins else tensor
+
+
+class _Incoming:
+    """Rows as they come from the blocks, taken in other portions."""
+
+    def __init__(self, blocks: Iterator[list[Tensor]]) -> None:
+        self._blocks = blocks
+        self._left: list[Tensor] = []
+
+    def fill(self, room: Room, places: Tensor) -> None:
+        """Put the next rows at the places."""
+        while len(places):
+            if not self._left or not len(self._left[0]):
+                self._left = next(self._blocks)
+            some = min(len(places), len(self._left[0]))
+            room.put(places[:some], [each[:some] for each in self._left])
+            self._left = [each[some:] for each in self._left]
+            places = places[some:]
+
+
+def _slicing(columns: Columns, start: int, stop: int) -> Callable[[], list[Tensor]]:
+    return lambda: columns.slice(start, stop)
+
+
+def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
+    """Return what the calls return, in their order, with so many under way."""
+    waiting: deque[Future[T]] = deque()
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _worker() -> tuple[int, int]:
+    """Return which worker of a `DataLoader` this is, of how many; `0, 0` outside of one."""
+    info = get_worker_info()
+    return (0, 0) if info is None else (info.id, info.num_workers)
+
+
+def _slot(worker: int, workers: int) -> int:
+    return workers * (workers - 1) // 2 + 1 + worker if workers else 0
+
+
+def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return this process's rank and how many there are, as torchrun and others tell."""
+    if (rank is None) != (world_size is None):
+        raise BadSetting("rank", rank, f"given with world_size, which is {world_size!r}, or not")
+    if rank is None or world_size is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        try:
+            rank = int(os.environ.get("RANK", 0))
+            world_size = int(os.environ.get("WORLD_SIZE", 1))
+        except ValueError:
+            raise _bad_variables("whole numbers") from None
+        if world_size > 1 and "RANK" not in os.environ:  # else every process would be the first
+            raise _bad_variables("both set")
+    rank, world_size = _count("rank", rank, 0), _count("world_size", world_size, 1)
+    if rank >= world_size:
+        raise BadSetting("rank", rank, f"below world_size, which is {world_size}")
+    return rank, world_size
+
+
+def _bad_variables(expected: str) -> BadSetting:
+    found = (os.environ.get("RANK"), os.environ.get("WORLD_SIZE"))
+    return BadSetting("(RANK, WORLD_SIZE)", found, f"{expected}, or rank= and world_size= given")
+
+
+def _count(name: str, number: Any, least: int | None) -> int:
+    """Return a whole number as an int, whatever kind it was: a random order follows from it."""
+    try:
+        found = None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        found = None
+    if found is None or (least is not None and found < least):
+        more = "" if least is None else f", {least} or more"
+        raise BadSetting(name, number, f"a whole number{more}")
+    return found

@@ -1,0 +1,438 @@
+"""A run, opened for reading."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook_store.dtypes import torch_dtype
+from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
+from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
+from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
+from tenterhook_store.row_ranges import Missing, RowRanges
+from tenterhook_store.rows import BLOCK, Rows
+from tenterhook_store.statistics import QUANTILES, quantile_error, reduced
+from tenterhook_store.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from tenterhook_store.columns import Also
+    from tenterhook_store.dataset import RowDataset
+    from tenterhook_store.loader import Mixing, RowLoader
+    from tenterhook_store.protocols import Store
+
+ReadRows = Callable[[str, int, int], Tensor]
+"""Reads rows `start` to `stop` of a layer, or of `token`, `document` or `position`."""
+
+TakeRows = Callable[[str, Tensor, bool], Tensor]
+"""Reads any rows of one, int64 `[n]`, in their order; and whether to check what is read."""
+
+
+class KeptTensors(Protocol):
+    """Reads the small tensors that committed units keep."""
+
+    def names(self, number: int) -> list[str]:
+        """Return the names of those of a committed unit, sorted."""
+
+    def load(self, number: int, name: str) -> Tensor:
+        """Return one that is there."""
+
+
+@final
+class Run:
+    """What a run held when it was opened: the rows that were committed by then.
+
+    Rows have the numbers that the plan gives them. `len(run)` counts the first of them, up to the
+    first unit that is missing, and those of units after it are read by their numbers: `ranges`
+    says which. Open it again to see more. Stores make these; `store.run(id)` opens one.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        plan: RunPlan,
+        committed: Iterable[int],
+        *,
+        read_layer: ReadRows,
+        read_number: ReadRows,
+        load_records: Callable[[], dict[str, Any]],
+        load_attributes: Callable[[], dict[str, Any]],
+        kept: KeptTensors,
+        take_layer: TakeRows | None = None,
+        take_number: TakeRows | None = None,
+        store: "Store | None" = None,
+    ) -> None:
+        """Read by these functions, which any thread may call.
+
+        Without `take_layer` and `take_number`, any rows are found by reading what is around them.
+        `store` is where other processes open the run again.
+        """
+        self.id = run_id
+        self.plan = plan
+        self._see(committed)
+        self._read_layer = read_layer
+        self._read_number = read_number
+        self._load_records = load_records
+        self._take_layer = take_layer
+        self._take_number = take_number
+        self._store = store
+        self._load_attributes = load_attributes
+        self._kept = kept
+        self._tokenizer: Any = None
+
+    def _see(self, committed: Iterable[int]) -> None:
+        """Take these units for all that are committed."""
+        self.committed = frozenset(committed)
+        """Numbers of the units that are committed."""
+        self.ranges = RowRanges.of_units(self.committed, self.plan, self.id)
+        """The rows that are there, as slices: `for part in run.ranges: run[layer][part]`."""
+        self._documents: DocumentMap | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every unit of the plan is committed."""
+        return len(self.committed) == self.plan.unit_count
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Numbers of the units that are not committed, rising."""
+        if self.is_complete:
+            return ()
+        return tuple(at for at in range(self.plan.unit_count) if at not in self.committed)
+
+    @property
+    def rows_committed(self) -> int:
+        """How many rows can be read, wherever in the run they are."""
+        return self.ranges.rows
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers, in the model's order."""
+        names = {layer.name for layer in self.plan.layers if layer.dtype == "int8"}
+        scales = {name + SCALE for name in names}
+        return tuple(each.name for each in self.plan.layers if each.name not in scales)
+
+    def __len__(self) -> int:
+        """How many rows there are before the first that is missing; all, of a complete run."""
+        return self.ranges.first
+
+    def __getitem__(self, layer: str | int) -> Rows:
+        """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
+
+        Rows that were kept as int8 are the floats again, float32. Raises `NotCaptured` (a
+        `KeyError`) where there is none.
+        """
+        other: Any = self.plan.about.get("spellings", {})
+        try:
+            array = self.plan.layer(other.get(str(layer), layer))
+        except KeyError:
+            raise NotCaptured(layer, self.layers, self.id) from None
+        scales = [each for each in self.plan.layers if each.name == array.name + SCALE]
+        if array.dtype == "int8" and scales:
+            return int8_rows(self._layer(array), self._layer(scales[0]), self.ranges)
+        return self._layer(array)
+
+    def _layer(self, array: LayerArray) -> Rows:
+        read, take = self._read_layer, self._take_layer
+        return Rows(
+            array.name,
+            (len(self), array.features),
+            torch_dtype(array.dtype),
+            lambda start, stop: read(array.name, start, stop),
+            take and (lambda rows, check: take(array.name, rows, check)),
+            self.ranges,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.layers
+
+    @property
+    def tokens(self) -> Rows:
+        """The token id of every row, int32 `[rows]`."""
+        return self._numbers("token")
+
+    @property
+    def documents(self) -> "DocumentMap":
+        """Where every row comes from."""
+        if self._documents is None:
+            self._documents = DocumentMap(
+                self._numbers("document"),
+                self._numbers("position"),
+                self.plan.documents,
+                self.ranges,
+            )
+        return self._documents
+
+    def unit_tensors(self, number: int) -> list[str]:
+        """Return the names of the small tensors that a unit keeps, sorted.
+
+        Empty for a unit that was not committed when the run was opened; `IndexError` where the
+        plan has no such unit.
+        """
+        self.plan.unit(number)
+        return self._kept.names(number) if number in self.committed else []
+
+    def unit_tensor(self, number: int, name: str) -> Tensor:
+        """Return a small tensor that a unit keeps, bit for bit, the caller's own.
+
+        Raises `NotKept` (a `LookupError`) where the unit keeps none of that name or is not
+        committed, `IndexError` where the plan has no such unit.
+        """
+        known = self.unit_tensors(number)
+        if name not in known:
+            raise NotKept(name, number, known, self.id)
+        return self._kept.load(number, name)
+
+    def reduced(
+        self, layer: str | int, what: str, *, q: Sequence[float] = QUANTILES, ddof: int = 0
+    ) -> Any:
+        """Return a statistic of a layer's rows that was computed as they were captured.
+
+        Merged over the units that are committed. `"mean"` and `"var"` are float64
+        `[features]`, `"cov"` `[features, features]`; the latter two are divided by the count of
+        rows less `ddof`. `"quantiles"` are `[len(q), features]`, each a value of the layer, whose
+        rank is wrong by at most `quantile_error(layer)`. `"topk"` is a `TopTokens`.
+
+        Raises `NotReduced` (a `LookupError`) where that was not asked for, `NotCaptured`.
+        """
+        return reduced(self, layer, what, q=q, ddof=ddof)
+
+    def quantile_error(self, layer: str | int) -> float:
+        """By how much of all rows the rank of a quantile can be wrong; 0 where they are exact."""
+        return quantile_error(self, layer)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What was noted on the run with `Store.set_attribute`, as it is now."""
+        return self._load_attributes()
+
+    def decode(self, rows: Any, tokenizer: Any = None) -> str:
+        """Return the text of the tokens of some rows, by any index that `tokens` takes.
+
+        `tokenizer` is what has `decode(ids)`. Without one the run's own model is loaded, by the
+        name that the run has, for its tokenizer; that takes the time and the memory of the model,
+        once. Raises `NoTokenizer` where that cannot be.
+        """
+        ids: list[int] = self.tokens[rows].flatten().tolist()
+        if tokenizer is None:
+            self._tokenizer = self._tokenizer or load_tokenizer(self.id, self.plan.about)
+            tokenizer = self._tokenizer
+        return str(tokenizer.decode(ids))
+
+    def text(
+        self, start: int | None = None, stop: int | None = None, *, tokenizer: Any = None
+    ) -> str:
+        """Return the text of rows `start` to `stop`; see `decode`."""
+        return self.decode(slice(start, stop), tokenizer)
+
+    def loader(
+        self,
+        layers: str | int | Sequence[str | int],
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        mixing: "Mixing" = "blocks",
+        buffer_rows: int = 65_536,
+        block_rows: int = 256,
+        also: "Sequence[Also]" = (),
+        rows: slice = slice(None),
+        missing: Missing | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: torch.device | str | None = None,
+        threads: int = 4,
+        check: bool = True,
+    ) -> "RowLoader":
+        """Return batches of rows for training, streamed: a torch `IterableDataset`.
+
+        Of one layer they are tensors `[batch, features]`; of a list of layers, or with `also`
+        (`tokens`, `documents`, `positions`, `rows`), dicts of aligned tensors by the names given.
+
+        Shuffling is repeatable by `seed`, and of one of two kinds. With `mixing="blocks"` the run
+        is cut into blocks of `block_rows` rows, which are taken in random order, `buffer_rows` at
+        a time, and each such bufferful is shuffled: of a block's rows, a batch has
+        `block_rows * batch_size / buffer_rows` in the mean, and all are within `buffer_rows` rows
+        of each other (twice that where a block falls on the border of two). With `mixing="exact"`
+        rows are read one by one in an order that is one of all.
+
+        `rows` is a part of the run, as a slice of row numbers. Of a run that lacks units, the rows
+        before the first that is missing are given, with a `UserWarning` where there are others;
+        `missing="skip"` gives all that are there, and `missing="stop"` spares the warning. All
+        ranks and workers together give every row
+        once; `rank` and `world_size` are those of `torch.distributed`, or of the variables that
+        torchrun sets, unless given. `drop_last` leaves out what is no full batch for every rank.
+        `device` has batches copied there, on CUDA through pinned memory. `threads` read ahead.
+        Memory is `buffer_rows` rows and `2 * threads` blocks, or with `mixing="exact"`, or
+        without shuffling, `threads` batches and, up to four million rows, 8 bytes a row.
+        What is read is checked against its checksum; `check=False` spares that with
+        `mixing="exact"`. Raises `NotCaptured`, `BadSetting`, and while reading `DamagedStore`.
+        """
+        from tenterhook_store.loader import RowLoader
+
+        return RowLoader(
+            self,
+            layers,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            mixing=mixing,
+            buffer_rows=buffer_rows,
+            block_rows=block_rows,
+            also=also,
+            rows=rows,
+            missing=missing,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            threads=threads,
+            check=check,
+        )
+
+    def dataset(
+        self,
+        layers: str | int | Sequence[str | int],
+        *,
+        also: "Sequence[Also]" = (),
+        rows: slice = slice(None),
+        missing: Missing | None = None,
+        check: bool = True,
+    ) -> "RowDataset":
+        """Return the rows as a map-style torch `Dataset`; what it takes is as for `loader`."""
+        from tenterhook_store.dataset import RowDataset
+
+        return RowDataset(self, layers, also=also, rows=rows, missing=missing, check=check)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What made it, in plain JSON values.
+
+        `run`, `rows`, `rows_committed`, `complete`, `layers`, `spec` and what `plan.about` has;
+        `start` and `end` (UTC, ISO 8601; `end` is `None` until it is complete), `sessions` (one
+        for each process that wrote: versions, platform, device, code revision, times),
+        `units` (times and counts of each committed unit) and `attributes`; of rows kept as int8
+        also `int8`, by layer the fields of `Int8Error`.
+        """
+        records = self._load_records()
+        sessions = sorted(records["sessions"], key=lambda session: str(session.get("start")))
+        off = {name: attrs.asdict(each) for name, each in int8_errors(records["units"]).items()}
+        ends = [session["end"] for session in sessions if session.get("end")]
+        return {
+            "run": self.id,
+            "rows": self.plan.rows,
+            "rows_committed": self.rows_committed,
+            "complete": self.is_complete,
+            "layers": {
+                layer.name: {"features": layer.features, "dtype": layer.dtype}
+                for layer in self.plan.layers
+            },
+            **self.plan.about,
+            "spec": dict(self.plan.spec),
+            "start": sessions[0].get("start") if sessions else None,
+            "end": max(ends) if ends and self.is_complete else None,
+            "sessions": sessions,
+            "units": records["units"],
+            "attributes": self.attributes,
+            **({"int8": off} if off else {}),
+        }
+
+    def __repr__(self) -> str:
+        state = (
+            "complete" if self.is_complete else f"{self.rows_committed} of {self.plan.rows} rows"
+        )
+        return f"Run({self.id!r}, layers={list(self.layers)}, {state})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as the store and the id, and be the same rows there."""
+        if self._store is None:
+            raise TypeError(f"Run {self.id!r} cannot be pickled: its store does not say where.")
+        return _reopen, (self._store, self.id, self.committed, self.plan)
+
+    def _numbers(self, array: str) -> Rows:
+        read, take = self._read_number, self._take_number
+        return Rows(
+            array,
+            (len(self),),
+            torch_dtype(ROW_ARRAYS[array]),
+            lambda start, stop: read(array, start, stop),
+            take and (lambda rows, check: take(array, rows, check)),
+            self.ranges,
+        )
+
+
+def _reopen(store: "Store", run_id: str, committed: frozenset[int], plan: RunPlan) -> Run:
+    run = store.run(run_id)
+    if differences := plan.differences(run.plan):
+        raise ReplacedRun(run_id, differences)
+    run._see(committed)  # and not what was committed since
+    return run
+
+
+@final
+class DocumentMap:
+    """From rows to documents and back."""
+
+    def __init__(
+        self, index: Rows, position: Rows, count: int, ranges: RowRanges | None = None
+    ) -> None:
+        self.index = index
+        """The document of every row, int64 `[rows]`: its place among the documents captured."""
+        self.position = position
+        """The token of its document that every row is, int32 `[rows]`, from 0."""
+        self._count = count
+        self._ranges = RowRanges.whole(len(index)) if ranges is None else ranges
+        self._firsts: dict[int, int] = {}
+        """The document of a row that was looked at: the first of a block of those there are."""
+        self._block: tuple[int, Tensor] = (-1, torch.empty(0))
+        """The block that was looked into last, by its number."""
+
+    def __len__(self) -> int:
+        """How many documents there are, those without rows among them."""
+        return self._count
+
+    def rows(self, document: int) -> slice:
+        """Return where the rows of a document are; empty where it has none that can be read.
+
+        From the first to the last that is there: where a unit between them is missing, reading
+        them is `MissingRows`. Raises `IndexError` where there is no such document.
+        """
+        at = document + len(self) if document < 0 else document
+        if not 0 <= at < len(self):
+            raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
+        first, after = self._first_place(at), self._first_place(at + 1)
+        if first == after:
+            row = self._row(first) if first < self._ranges.rows else self._ranges.end
+            return slice(row, row)
+        return slice(self._row(first), self._row(after - 1) + 1)
+
+    def _row(self, place: int) -> int:
+        return next(self._ranges.stretches(place, place + 1))[0]
+
+    def _first_place(self, document: int) -> int:
+        """Return where, among the rows that are there, those of a document begin, or would.
+
+        Rows are in the documents' order.
+        """
+        count = -(-self._ranges.rows // BLOCK)
+        block = bisect_left(range(count), document, key=self._first_of) - 1
+        if block < 0:
+            return 0
+        known, numbers = self._block
+        if known != block:
+            stop = min((block + 1) * BLOCK, self._ranges.rows)
+            parts = [self.index[a:b] for a, b in self._ranges.stretches(block * BLOCK, stop)]
+            numbers = torch.cat(parts)
+            self._block = block, numbers
+        return block * BLOCK + int(torch.searchsorted(numbers, document))
+
+    def _first_of(self, block: int) -> int:
+        if block not in self._firsts:
+            self._firsts[block] = int(self.index[self._row(block * BLOCK)])
+        return self._firsts[block]

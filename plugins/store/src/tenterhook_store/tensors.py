@@ -1,0 +1,30 @@
+"""Which tensors a store keeps: those that are dense and have values."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenterhook_store.errors import CannotKeep
+
+
+def plain_tensor(tensor: Any) -> Tensor:
+    """Return a tensor's values: dense, contiguous, on the CPU, without gradients; a view if it can.
+
+    Raises `CannotKeep` for what is no tensor, and for a tensor that is not dense or has no values
+    (meta).
+    """
+    if not isinstance(tensor, Tensor):
+        what = f"{type(tensor).__name__} objects, only tensors"
+        raise CannotKeep(what, "Make it one first, for example with torch.as_tensor().")
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        kind = str(tensor.layout).removeprefix("torch.").replace("strided", "quantized")
+        kind = "meta" if tensor.is_meta else kind
+        raise CannotKeep(f"{kind} tensors", "Make it dense first, for example with to_dense().")
+    return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+
+
+def flat_bytes(tensor: Tensor) -> Tensor:
+    """Return the bytes of a plain tensor, uint8 `[elements * itemsize]`; a view."""
+    # A contiguous tensor of one element may have any strides, which views as bytes do not take.
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)

@@ -1,0 +1,242 @@
+"""Runs as npy, safetensors and data sets of Hugging Face: bit for bit, whole or not there."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tenterhook_store import (
+    BadSetting,
+    MemoryStore,
+    NotCaptured,
+    NotWritable,
+    PlaceTaken,
+    Run,
+    to_datasets,
+    to_npy,
+    to_safetensors,
+)
+from tenterhook_store.testing import a_plan, rows_of, same_bits, write
+
+LAYERS = [("h.0", 3, "float32"), ("h.1", 5, "bfloat16"), ("H.0", 2, "int8"), ("../x", 1, "float16")]
+WRITERS: list[Any] = [to_npy, to_safetensors, to_datasets]
+
+each_writer = pytest.mark.parametrize("to", WRITERS, ids=lambda to: to.__name__)
+
+
+def a_run(rows: int = 50, layers: Any = LAYERS) -> Run:
+    """Return a run in memory."""
+    plan = a_plan(rows, 16, layers=layers)
+    store = MemoryStore()
+    write(store.write_run("one", plan), plan.units(), step=16)
+    return store.run("one")
+
+
+def expected(run: Run) -> Any:
+    """Return all rows of a run."""
+    return rows_of(run.plan, 0, len(run))
+
+
+def test_npy(tmp_path: Path) -> None:
+    """Each array is a file that numpy maps; bfloat16 is float32, with the same values."""
+    run = a_run()
+    folder = to_npy(run, tmp_path / "out")
+    rows = expected(run)
+    mark = json.loads((folder / "run.json").read_bytes())
+    assert mark["metadata"]["model"] == {"name": "none"}
+    for layer in run.layers:
+        found = np.load(folder / mark["files"][layer], mmap_mode="r")
+        assert found.tolist() == rows.layers[layer].tolist()
+        assert found.dtype == {"h.1": "float32", "H.0": "int8", "../x": "float16"}.get(
+            layer, "float32"
+        )
+    assert np.load(folder / "token.npy").tolist() == rows.tokens.tolist()
+    assert np.load(folder / "document.npy").dtype == "int64"
+    names = {path.name.casefold() for path in folder.iterdir()}
+    assert len(names) == 4 + len(run.layers)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_npy_of_bits(tmp_path: Path) -> None:
+    """With `bits`, bfloat16 is the integers of its bits."""
+    run = a_run()
+    folder = to_npy(run, tmp_path / "out", layers=["h.1"], bfloat16="bits")
+    found = np.load(folder / "layer-000-h.1.npy")
+    assert found.dtype == "uint16"
+    assert same_bits(torch.from_numpy(found).view(torch.bfloat16), expected(run).layers["h.1"])
+
+
+@pytest.mark.parametrize("file_bytes", [1, 500, 10**9])
+def test_safetensors(tmp_path: Path, file_bytes: int) -> None:
+    """Files of some rows each, which the library reads, bit for bit."""
+    from safetensors import safe_open
+
+    run = a_run()
+    folder = to_safetensors(run, tmp_path / "out", file_bytes=file_bytes)
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) == {1: 50, 500: 5, 10**9: 1}[file_bytes]
+    parts: dict[str, list[Tensor]] = {}
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no dict
+                parts.setdefault(name, []).append(file.get_tensor(name))
+            first, last = map(int, file.metadata()["rows"].split(":"))
+            assert json.loads((folder / "run.json").read_bytes())["files"][path.name] == [
+                first,
+                last,
+            ]
+        assert file_bytes < 500 or path.stat().st_size < file_bytes + 1000
+    rows = expected(run)
+    for layer in run.layers:
+        assert same_bits(torch.cat(parts[layer]), rows.layers[layer])
+    assert torch.cat(parts["document"]).tolist() == rows.documents.tolist()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    features=st.integers(1, 4),
+    dtype=st.sampled_from(["float64", "float32", "bfloat16", "float8_e5m2", "uint16", "bool"]),
+    file_bytes=st.integers(1, 900),
+)
+def test_safetensors_of_any_shape(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    features: int,
+    dtype: str,
+    file_bytes: int,
+) -> None:
+    """Whatever the width, the dtype and the size of files, the bits are the same."""
+    from safetensors.torch import load_file
+
+    run = a_run(rows, [("h", features, dtype)])
+    folder = tmp_path_factory.mktemp("exports") / "out"
+    to_safetensors(run, folder, file_bytes=file_bytes)
+    parts = [load_file(path)["h"] for path in sorted(folder.glob("*.safetensors"))]
+    bits = [part.view(torch.uint8) for part in parts]
+    assert torch.equal(torch.cat(bits), expected(run).layers["h"].view(torch.uint8))
+
+
+def test_datasets(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A data set of Hugging Face, which other processes load from the folder."""
+    datasets = pytest.importorskip("datasets")
+    run = a_run(3000)
+    rows = expected(run)
+    for found in (to_datasets(run, tmp_path / "out"), datasets.load_from_disk(tmp_path / "out")):
+        assert found.column_names == ["token", "document", "position", *run.layers]
+        assert len(found) == 3000
+        some = found.with_format("torch")[2000:2300]
+        for layer in run.layers:
+            assert torch.equal(some[layer].float(), rows.layers[layer][2000:2300].float())
+        assert found[7]["token"] == 49
+    assert str(found.features["h.1"].feature.dtype) == "float32"
+    assert capfd.readouterr() == ("", "")
+
+
+@each_writer
+def test_nothing_is_overwritten_unasked(tmp_path: Path, to: Any) -> None:
+    """A folder that holds something is left as it is; an export can be replaced on request."""
+    run = a_run()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "work.txt").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(PlaceTaken, match="something else is there") as caught:
+            to(run, mine, overwrite=overwrite)
+        assert isinstance(caught.value, FileExistsError)
+    assert [path.name for path in mine.iterdir()] == ["work.txt"]
+    (tmp_path / "empty").mkdir()
+    to(run, tmp_path / "empty", layers=["h.0"])
+    before = {path.name for path in (tmp_path / "empty").iterdir()}
+    with pytest.raises(PlaceTaken, match="overwrite=True, --overwrite"):
+        to(run, tmp_path / "empty")
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == before
+    to(run, tmp_path / "empty", overwrite=True)
+    mark = json.loads((tmp_path / "empty/run.json").read_bytes())
+    assert mark["kind"] == to.__name__.removeprefix("to_")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+@each_writer
+def test_stopped_in_the_middle(tmp_path: Path, to: Any) -> None:
+    """Where writing ends early, nothing is there, and what was there before still is."""
+    run = a_run()
+    to(run, tmp_path / "old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+
+    def stop(done: int, total: int) -> None:
+        assert 0 < done <= total == 50 * 7
+        raise KeyboardInterrupt
+
+    for name in ("new", "old"):
+        with pytest.raises(KeyboardInterrupt):
+            to(run, tmp_path / name, progress=stop, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+
+
+@each_writer
+def test_progress(tmp_path: Path, to: Any) -> None:
+    """It counts the rows of all arrays."""
+    steps: list[tuple[int, int]] = []
+    to(a_run(), tmp_path / "out", layers="h.0", progress=lambda *step: steps.append(step))
+    assert steps[-1] == (200, 200)
+    assert steps == sorted(steps)
+
+
+@each_writer
+def test_mistakes(tmp_path: Path, to: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that are not there or have a name with a meaning, and packages that are missing."""
+    with pytest.raises(NotCaptured):
+        to(a_run(), tmp_path / "out", layers=["h.9"])
+    with pytest.raises(BadSetting, match="layers='token' must be another name"):
+        to(a_run(layers=[("token", 1, "float32")]), tmp_path / "out")
+    needed = "datasets" if to is to_datasets else "numpy"
+    monkeypatch.setitem(sys.modules, needed, None)
+    with pytest.raises(ImportError, match=f"pip install {needed}"):
+        to(a_run(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_make_no_sense(tmp_path: Path) -> None:
+    """Values that are none of the valid ones are named with these."""
+    run = a_run()
+    with pytest.raises(BadSetting, match="bfloat16='half' must be 'float32' or 'bits'"):
+        to_npy(run, tmp_path / "out", bfloat16="half")  # type: ignore[arg-type]
+    with pytest.raises(BadSetting, match="file_bytes=0 must be a whole number, 1 or more"):
+        to_safetensors(run, tmp_path / "out", file_bytes=0)
+    with pytest.raises(BadSetting, match="layers='h' must be of a dtype of float64"):
+        to_safetensors(a_run(layers=[("h", 1, "complex128")]), tmp_path / "out")
+    with pytest.raises(BadSetting, match="of real numbers"):
+        to_datasets(a_run(layers=[("h", 1, "complex64")]), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@each_writer
+def test_place_that_is_a_link(tmp_path: Path, to: Any) -> None:
+    """A link to a folder stays one, and the export is in the folder that it leads to."""
+    (tmp_path / "large-disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "large-disk", target_is_directory=True)
+    to(a_run(), link)
+    assert link.is_symlink()
+    assert (tmp_path / "large-disk/run.json").is_file()
+
+
+@each_writer
+def test_disk_that_fills_up(full_disk: Path, to: Any) -> None:
+    """The error names the folder and the way out, and nothing is left of the export."""
+    run = a_run(3000, [("h.0", 100, "float32")])
+    with pytest.raises(NotWritable, match=r"disk/out: it cannot be written .No space.*make room"):
+        to(run, full_disk / "out")
+    assert list(full_disk.iterdir()) == []
+    with pytest.raises(PlaceTaken, match="a file system is mounted there; choose a folder in it"):
+        to(run, full_disk)
+    to(a_run(), full_disk / "out")
