@@ -29,7 +29,7 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
         "TopKSae": "tenterhook-sae",
         "ZeroAblate": "tenterhook-edits",
     },
-    "stores": {"ZarrStore": "tenterhook-zarr"},
+    "stores": {"MemoryStore": "tenterhook-store", "ZarrStore": "tenterhook-zarr"},
     "loaders": {
         "hf": "tenterhook-transformers",
         "points": "tenterhook-hook-points",
