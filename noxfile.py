@@ -1,6 +1,8 @@
 """The chores of this repository: `nox -l` lists them, `nox` alone runs what a change must pass."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -78,6 +80,24 @@ def faults(session: nox.Session) -> None:
     install_for_work(session)
     tests = sorted(map(str, HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3i]*.py")))
     session.run("pytest", *tests, *session.posargs, env={"TENTERHOOK_KILLS": "100"})
+
+
+@nox.session
+def repeat(session: nox.Session) -> None:
+    """Run the contracts on our own plugins 200 times over, with two busy processes beside.
+
+    What fails once in a hundred runs fails for somebody. Takes hours: `-- --repeat 20` runs them 20
+    times, `-- -k threads` those that run threads.
+    """
+    install_for_work(session)
+    tests = sorted(map(str, HERE.glob("plugins/*/tests/test_*_contract.py")))
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        plain = ("-p", "tests.repeated", "--timeout", "0", *tests)
+        session.run("python", "-m", "pytest", *plain, *session.posargs)
+    finally:
+        for each in busy:
+            each.kill()
 
 
 @nox.session

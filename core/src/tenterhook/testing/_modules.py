@@ -1,8 +1,13 @@
-"""Small real modules that return an activation in every structure that models use."""
+"""Small real modules that return an activation in every structure that models use.
 
+A model of these keeps nothing of a call: several threads may run one at once, and what one of them
+sees is its own.
+"""
+
+import contextlib
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -57,25 +62,41 @@ class Inner(nn.Module):
 
 
 class Outer(nn.Module):
-    """A model around `inner`; returns what that returned, and what it made of it."""
+    """A model around `inner`; returns a tensor, whatever structure that returned."""
 
     def __init__(self, structure: str) -> None:
         super().__init__()
         self.embed = nn.Embedding(32, WIDTH)
         self.before = nn.Linear(WIDTH, WIDTH)
         self.inner = Inner(structure)
+        self.between = nn.Identity()  # where `returned_by_inner` looks
         self.after = nn.Linear(WIDTH, WIDTH)
         self.fails = False
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Take ids `(batch, seq)`; return `(batch, seq, WIDTH)`."""
         x = self.before(self.embed(input_ids))
-        self.returned = self.inner(x)
+        returned = self.between(self.inner(x))
         if self.fails:
             raise RuntimeError("the model failed")
-        y = WRAPPINGS[self.inner.structure][1](self.returned)
+        y = WRAPPINGS[self.inner.structure][1](returned)
         result: Tensor = self.after(y) + x
         return result
+
+
+@contextlib.contextmanager
+def returned_by_inner(model: Outer) -> Iterator[list[Any]]:
+    """List what `inner` returned, hooks included, of each call while it is open.
+
+    A hook of PyTorch's own on the next layer sees it. An attribute of the model would be shared by
+    the threads that run it, and one would see what another's call returned.
+    """
+    found: list[Any] = []
+    handle = model.between.register_forward_hook(lambda _, given, __: found.append(given[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def a_model(structure: str = "tensor", dtype: torch.dtype = torch.float32) -> Outer:

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from tenterhook import assert_clean, attach, specs
 from tenterhook.activations import activation_of
 from tenterhook.hooks import Controller, Detector, Hook, HookType
-from tenterhook.testing._modules import WIDTH, WRAPPINGS, Outer, a_model, some_ids
+from tenterhook.testing._modules import (
+    WIDTH,
+    WRAPPINGS,
+    Outer,
+    a_model,
+    returned_by_inner,
+    some_ids,
+)
 
 __all__ = ["WIDTH", "ControllerContract", "DetectorContract"]
 
@@ -166,11 +173,11 @@ class DetectorContract(_HookContract):
         module, hook, ids = a_model(), self.make(), some_ids()
         hooked = attach(module)
         hooked.layers.register_hook(self.place(hook), hook)
-        with torch.no_grad():
+        with torch.no_grad(), returned_by_inner(module) as returned:
             result = hooked(ids)
             hooked.layers.unregister_hook(hook)
             kept = {name: tensor.clone() for name, tensor in items_of(hook)}
-            for tensor in (result, ids, activation_of(module.returned), *module.parameters()):
+            for tensor in (result, ids, activation_of(returned[0]), *module.parameters()):
                 if tensor is not None:
                     tensor.zero_()
         for name, tensor in items_of(hook):
@@ -256,13 +263,12 @@ class ControllerContract(_HookContract):
     def test_structures_stay(self, structure: str) -> None:
         """Type, order and the other fields of an output are what they were."""
         plain, module, hook = a_model(structure), a_model(structure), self.make()
-        plain(some_ids())
-        with attach(module).hooks((self.place(hook), hook)):
+        with returned_by_inner(plain) as expected:
+            plain(some_ids())
+        with returned_by_inner(module) as found, attach(module).hooks((self.place(hook), hook)):
             module(some_ids())
-        assert type(module.returned) is type(plain.returned)
-        assert [repr(each) for each in others(module.returned)] == [
-            repr(each) for each in others(plain.returned)
-        ]
+        assert type(found[0]) is type(expected[0])
+        assert list(map(repr, others(found[0]))) == list(map(repr, others(expected[0])))
 
     def test_a_forward_twice_is_the_same(self) -> None:
         """Nothing is left of one call that changes the next, weights above all."""
@@ -327,9 +333,10 @@ def outcome(module: Outer, hook: Hook | None, layer: str) -> list[Tensor]:
     hooked = attach(module)
     if hook is not None:
         hooked.layers.register_hook(layer, hook)
-    result = hooked(some_ids())
+    with returned_by_inner(module) as returned:
+        result = hooked(some_ids())
     result.float().pow(2).sum().backward()
-    inner = activation_of(module.returned)
+    inner = activation_of(returned[0])
     assert inner is not None
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     return [result, inner, *gradients]
