@@ -11,7 +11,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["wheels", "scaffold", "ci"]
+nox.options.sessions = ["core", "wheels", "scaffold", "ci"]
 
 HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
@@ -19,6 +19,7 @@ PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
 EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/pyproject.toml"))
 SAELENS = "sae-lens==6.54.12"
 CONSTRAINED = ("-c", str(HERE / "constraints.txt"))
+PYTEST = ("pytest", "pytest-timeout")
 
 
 @nox.session
@@ -118,7 +119,7 @@ def saelens(session: nox.Session) -> None:
     times SAEs beside SAELens.
     """
     install_members(session)
-    session.install(*CONSTRAINED, SAELENS, "hypothesis", "pytest", "pytest-timeout")
+    session.install(*CONSTRAINED, SAELENS, "hypothesis", *PYTEST)
     if session.posargs[:1] == ["bench"]:
         session.run("python", "benchmarks/bench_sae.py", *session.posargs[1:])
         return
@@ -140,10 +141,17 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(requires=["build"], reuse_venv=False)
+def core(session: nox.Session) -> None:
+    """Install core's wheel alone, with torch, pluggy and attrs; pass its tests, use it."""
+    session.install(*CONSTRAINED, *built("tenterhook_core"), "hypothesis", *PYTEST)
+    session.run("pytest", "tests/check_core.py", "core/tests", *session.posargs)
+
+
+@nox.session(requires=["build"], reuse_venv=False)
 def wheels(session: nox.Session) -> None:
     """Install the built wheels, and strangers' plugins; see that they are found and work."""
-    built = [str(wheel) for wheel in HERE.glob("dist/**/*.whl")]
-    session.install(*CONSTRAINED, *built, "pytest", "pytest-timeout")
+    examples = [str(wheel) for wheel in HERE.glob("dist/examples/*.whl")]
+    session.install(*CONSTRAINED, *built("tenterhook*"), *examples, *PYTEST)
     checks = [HERE / "tests/check_wheels.py", *HERE.glob("examples/*/tests")]
     session.chdir(session.create_tmp())  # away from the sources
     session.run("pytest", "-c", str(HERE / "pyproject.toml"), *map(str, checks))
@@ -161,13 +169,17 @@ def scaffold(session: nox.Session) -> None:
         "tenterhook_specs",
         "tenterhook_selections",
     )
-    core = [str(wheel) for name in names for wheel in HERE.glob(f"dist/{name}-*.whl")]
-    tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "pytest", "pytest-timeout", "ruff")
-    session.install(*CONSTRAINED, *core, *tools)
+    tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "ruff")
+    session.install(*CONSTRAINED, *built(*names), *tools, *PYTEST)
     session.chdir(session.create_tmp())  # away from the sources
     # Not in the environment's own temporary folder: pyright takes what is there for a library's.
     check = ("-c", str(HERE / "pyproject.toml"), str(HERE / "tests/check_scaffold.py"))
     session.run("pytest", *check, env={"TMPDIR": None})
+
+
+def built(*names: str) -> list[str]:
+    """Return the wheels of the distributions, as session `build` left them."""
+    return [str(wheel) for name in names for wheel in sorted(HERE.glob(f"dist/{name}-*.whl"))]
 
 
 def install_members(session: nox.Session) -> None:

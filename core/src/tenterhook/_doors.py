@@ -2,48 +2,64 @@
 
 A door is a module that puts the package itself into its place, so that what is imported by either
 name is the same object. Where the package is not installed, its door says what to install.
+
+What happens at `from tenterhook.store.rows import Rows`:
+
+1. Python runs the door, `tenterhook/store.py`, which calls `open_door`: the entry of
+   `tenterhook.store` in `sys.modules` is now the package `tenterhook_store`.
+2. For the submodule, Python would search that package's folder and load `rows.py` a second time,
+   with other classes. `_Finder` comes first and hands out `tenterhook_store.rows`, loaded once.
 """
 
 import importlib
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+_packages: dict[str, str] = {}
+"""The packages behind the doors that are open."""
 
 
 def open_door(door: str, package: str, distribution: str) -> None:
     """Have the module named `door` be `package`, its submodules too.
 
-    Raises `ImportError`, with the pip command, where the package is not installed.
+    Raises as `import_from` does where the package is not installed.
     """
-    try:
-        found = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
-            raise  # it is there, and lacks something that it needs
-        raise ModuleNotFoundError(
-            f"{door} comes with {distribution}, which is not installed: "
-            f"`pip install {distribution}`.",
-            name=door,
-        ) from None
+    found = import_from(distribution, package, wanted=door)
     _packages[door] = package
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
     sys.modules[door] = found
 
 
-_packages: dict[str, str] = {}
+def import_from(distribution: str, package: str, *, wanted: str) -> ModuleType:
+    """Import the package that a distribution brings; `wanted` is what the user asked for.
+
+    Raises `ModuleNotFoundError`, with the pip command and the package's name, where it is not
+    installed. Where it is, and lacks something that it needs, that error is left as it is.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+            raise
+        raise ModuleNotFoundError(
+            f"{wanted} comes with {distribution}, which is not installed: "
+            f"`pip install {distribution}`.",
+            name=error.name,
+        ) from None
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds `tenterhook.store.rows` as `tenterhook_store.rows`; else Python would load it twice."""
+    """Finds the submodules of open doors."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        door, _, _ = name.rpartition(".")
+    ) -> ModuleSpec | None:
+        door = name.rpartition(".")[0]
         while door and door not in _packages:
             door = door.rpartition(".")[0]
         if not door:
@@ -51,21 +67,23 @@ class _Finder(importlib.abc.MetaPathFinder):
         real = f"{_packages[door]}{name.removeprefix(door)}"
         if importlib.util.find_spec(real) is None:
             return None
-        return importlib.machinery.ModuleSpec(name, _Loader(real))
+        return ModuleSpec(name, _Loader(real))
 
 
 class _Loader(importlib.abc.Loader):
+    """Gives a module that is loaded already, or is loaded now, by its own name."""
+
     def __init__(self, real: str) -> None:
         self.real = real
-        self.spec: importlib.machinery.ModuleSpec | None = None
+        self.spec: ModuleSpec | None = None
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self.real)
         self.spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # the import system has set the door's
+        module.__spec__ = self.spec  # Python has written the door's over the module's own
 
 
 _finder = _Finder()
