@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from tenterhook_capture import save_activations
-from tenterhook_capture.buffers import BufferPool
-from tenterhook_capture.staging import Rows, Stage
+from tenterhook_capture.staging import BufferPool, FlatRows, Stage
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore
 from tenterhook_store.testing import same_bits
@@ -59,7 +58,7 @@ def test_a_copy_sees_what_was_there_when_it_was_asked_for() -> None:
             busy = torch.tanh(busy @ busy)  # so that the copy is asked for long before it can begin
         rows = torch.full((4096, 256), float(number), device="cuda") + 0 * busy[0, 0]
         index = torch.arange(0, 4096, 2).cuda()
-        staged.append(stage({"rows": Rows(rows, index, torch.float32)}, lambda: None))
+        staged.append(stage({"rows": FlatRows(rows, index, torch.float32)}, lambda: None))
         del rows, index, busy  # freed while the copy waits; the allocator must not reuse it
     for number, each in enumerate(staged):
         each.wait()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenterhook_capture import BadArgument, Progress, save_activations
-from tenterhook_capture.buffers import STEP, BufferPool
+from tenterhook_capture.staging import STEP, BufferPool
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore, Run, RunPlan, RunWriter, Unit
 from tenterhook_store.testing import same_bits

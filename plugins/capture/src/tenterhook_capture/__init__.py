@@ -4,31 +4,35 @@ A capture is planned, cut into units, and done unit by unit; any that are missin
 same call again, or by any process that can reach the store.
 """
 
-from tenterhook_capture.errors import (
-    BadArgument,
-    BadSlice,
-    ChangedSince,
-    NoPattern,
-    NothingChosen,
-    NothingToCapture,
-    NotPerToken,
-    NotRebuildable,
-    UnitsFailed,
-    WrongMask,
-)
-from tenterhook_capture.estimating import Estimate, estimate
-from tenterhook_capture.identity import CaptureSpec
-from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions
-from tenterhook_capture.points import Point, points_of
-from tenterhook_capture.prepare import Capture, prepare_capture
-from tenterhook_capture.progress import Progress, ProgressCallback
-from tenterhook_capture.recipe import CaptureRecipe
-from tenterhook_capture.save import begin_run, resume_run, save_activations
-from tenterhook_capture.slices import Slice, slice_of_launcher
-from tenterhook_capture.status import OpenSession, RunStatus, run_status
-from tenterhook_capture.tokens import LongDocuments, TokenCounts
-from tenterhook_capture.units import TRIES
-from tenterhook_capture.workers import WorkerFactory
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenterhook_capture.errors import (
+        BadArgument,
+        BadSlice,
+        ChangedSince,
+        NoPattern,
+        NothingChosen,
+        NothingToCapture,
+        NotPerToken,
+        NotRebuildable,
+        UnitsFailed,
+        WrongMask,
+    )
+    from tenterhook_capture.estimating import Estimate, estimate
+    from tenterhook_capture.identity import CaptureSpec
+    from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions, LongDocuments
+    from tenterhook_capture.points import Point, points_of
+    from tenterhook_capture.prepare import Capture, prepare_capture
+    from tenterhook_capture.progress import Progress, ProgressCallback
+    from tenterhook_capture.recipe import CaptureRecipe
+    from tenterhook_capture.save import begin_run, resume_run, save_activations
+    from tenterhook_capture.slices import Slice, slice_of_launcher
+    from tenterhook_capture.status import OpenSession, RunStatus, run_status
+    from tenterhook_capture.token_rows import TokenCounts
+    from tenterhook_capture.units import TRIES
+    from tenterhook_capture.workers import WorkerFactory
 
 __all__ = [
     "ROWS_PER_UNIT",
@@ -66,3 +70,54 @@ __all__ = [
     "save_activations",
     "slice_of_launcher",
 ]
+
+_HOMES = {
+    "ROWS_PER_UNIT": "options",
+    "TRIES": "units",
+    "BadArgument": "errors",
+    "BadSlice": "errors",
+    "Capture": "prepare",
+    "CaptureOptions": "options",
+    "CaptureRecipe": "recipe",
+    "CaptureSpec": "identity",
+    "ChangedSince": "errors",
+    "Estimate": "estimating",
+    "LongDocuments": "options",
+    "NoPattern": "errors",
+    "NotPerToken": "errors",
+    "NotRebuildable": "errors",
+    "NothingChosen": "errors",
+    "NothingToCapture": "errors",
+    "OpenSession": "status",
+    "Point": "points",
+    "Progress": "progress",
+    "ProgressCallback": "progress",
+    "RunStatus": "status",
+    "Slice": "slices",
+    "TokenCounts": "token_rows",
+    "UnitsFailed": "errors",
+    "WorkerFactory": "workers",
+    "WrongMask": "errors",
+    "begin_run": "save",
+    "estimate": "estimating",
+    "points_of": "points",
+    "prepare_capture": "prepare",
+    "resume_run": "save",
+    "run_status": "status",
+    "save_activations": "save",
+    "slice_of_launcher": "slices",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of a name when it is asked for: most of them need torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the names that are handed out."""
+    return sorted(__all__)

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from tenterhook_capture.chosen import Piece
-from tenterhook_capture.tokens import numbers
+from tenterhook_capture.token_rows import Piece, numbers
 from tenterhook_store import Unit
 
 

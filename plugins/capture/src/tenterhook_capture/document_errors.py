@@ -3,12 +3,15 @@
 import errno
 from collections.abc import Collection
 
+import attrs
+
 from tenterhook.errors import TenterhookError, closest
 
 
 class NoSuchData(TenterhookError, FileNotFoundError):
     """The file is not there."""
 
+    # By hand: an `OSError` takes its number and its file name from its arguments.
     def __init__(self, path: str, near: Collection[str] = ()) -> None:
         super().__init__(errno.ENOENT, "no such file", path)
         self.path, self.near = path, tuple(near)
@@ -21,24 +24,25 @@ class NoSuchData(TenterhookError, FileNotFoundError):
         return f"There is no file {self.path!r}.{hint}"
 
 
+@attrs.define(slots=False)
 class NoDocuments(TenterhookError, ValueError):
     """There is not one document that holds text."""
 
-    def __init__(self, source: str, skipped: int) -> None:
-        super().__init__(source, skipped)
-        self.source, self.skipped = source, skipped
+    source: str
+    skipped: int
 
     def __str__(self) -> str:
         empty = f" ({self.skipped} empty ones were skipped)" if self.skipped else ""
         return f"{self.source} holds no document{empty}. Give data with at least one text."
 
 
+@attrs.define(slots=False)
 class UnknownField(TenterhookError, LookupError):
     """The records have no field of that name."""
 
-    def __init__(self, field: str, known: Collection[str], where: str) -> None:
-        super().__init__(field, known, where)
-        self.field, self.known, self.where = field, tuple(known), where
+    field: str
+    known: Collection[str] = attrs.field(converter=tuple)
+    where: str
 
     def __str__(self) -> str:
         close = closest(self.field, self.known) if self.known else []
@@ -47,12 +51,12 @@ class UnknownField(TenterhookError, LookupError):
         return f"{self.where} has no field {self.field!r}; it has {fields}.{hint}"
 
 
+@attrs.define(slots=False)
 class UnreadableData(TenterhookError, ValueError):
     """The data is there and cannot be read as documents."""
 
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
+    where: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"

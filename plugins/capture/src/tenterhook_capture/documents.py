@@ -2,24 +2,26 @@
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, final, get_args, overload
+from typing import Any, get_args
 
 import attrs
 
 from tenterhook.errors import closest
 from tenterhook.one_line import type_name
 from tenterhook.plugins.schemes import DEFAULT, absolute_name, serving, split_scheme
+from tenterhook_capture import text_files
 from tenterhook_capture.document_errors import NoDocuments as NoDocuments
 from tenterhook_capture.document_errors import NoSuchData as NoSuchData
 from tenterhook_capture.document_errors import UnknownField as UnknownField
 from tenterhook_capture.document_errors import UnreadableData as UnreadableData
+from tenterhook_capture.lazy_texts import AT_ONCE as AT_ONCE
+from tenterhook_capture.lazy_texts import LazyTexts as LazyTexts
+from tenterhook_capture.lazy_texts import kept_texts as kept_texts
 from tenterhook_capture.spilled import Numbers
-
-SampleBy = Literal["line", "paragraph", "document"]
-"""What is one document in a text file: a line, what stands between empty lines, or all of it."""
+from tenterhook_capture.text_files import SampleBy as SampleBy
 
 RANGES = 100
 """How many stretches of records that were left out a run's metadata names; all are counted."""
@@ -42,58 +44,6 @@ class DataName:
     def read(self) -> "Documents":
         """Read them; see `read_documents`."""
         return read_documents(self.name, field=self.field, sample_by=self.sample_by)
-
-
-AT_ONCE = 64
-"""How many texts are read at once, where they are read one after the other."""
-
-
-@final
-class LazyTexts(Sequence[str]):
-    """Texts that stay where they are, and are read when they are asked for."""
-
-    def __init__(self, count: int, read: Callable[[int, int], list[str]]) -> None:
-        """There are `count`, and `read(start, stop)` returns some that follow each other."""
-        self._count = count
-        self._read = read
-
-    def first(self, count: int) -> "LazyTexts":
-        """Return the first so many, which stay where they are."""
-        return LazyTexts(min(count, self._count), self._read)
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, key: int) -> str: ...
-    @overload
-    def __getitem__(self, key: slice) -> Sequence[str]: ...
-    def __getitem__(self, key: int | slice) -> str | Sequence[str]:
-        """Read one text, or several."""
-        places = range(self._count)[key]
-        if isinstance(places, int):
-            return self._read(places, places + 1)[0]
-        if places.step != 1:
-            return [self[place] for place in places]
-        return self._read(places.start, places.stop) if places else []
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, self._count, AT_ONCE):
-            yield from self[start : start + AT_ONCE]
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the other is a sequence of the same texts."""
-        if not isinstance(other, Sequence) or len(other) != len(self):
-            return False
-        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return tuple, (tuple(self),)
-
-    def __repr__(self) -> str:
-        return f"LazyTexts({self._count})"
 
 
 def _as_texts(texts: Iterable[str]) -> Sequence[str]:
@@ -246,8 +196,6 @@ def _read(name: str, field: str | None, sample_by: SampleBy) -> Documents:
 
 
 def _read_file(path: Path, field: str | None, sample_by: SampleBy) -> Documents:
-    from tenterhook_capture import text_files
-
     ending = path.suffix.lower()
     if ending in TABLES:
         raise UnreadableData(
@@ -263,25 +211,6 @@ def _read_file(path: Path, field: str | None, sample_by: SampleBy) -> Documents:
         )
     texts, empty = text_files.read_text(path, sample_by)
     return Documents(texts, source=str(path), empty=empty)
-
-
-def kept_texts(
-    texts: Iterable[str | None], limit: int | None = None
-) -> tuple[list[str], list[int]]:
-    """Return the texts that hold something, up to `limit` of them, and the numbers of the others.
-
-    Reads no further than the last text that is kept.
-    """
-    kept: list[str] = []
-    empty: list[int] = []
-    for number, text in enumerate(texts):
-        if text is None or not text.strip():
-            empty.append(number)
-            continue
-        kept.append(text)
-        if len(kept) == limit:
-            break
-    return kept, empty
 
 
 def _looks_like_a_file(name: str) -> bool:

@@ -3,27 +3,30 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from tenterhook.errors import TenterhookError
 from tenterhook_store import OtherRun
 
 
+@attrs.define(slots=False)
 class BadArgument(TenterhookError, ValueError):
     """An argument that makes no sense."""
 
-    def __init__(self, name: str, value: Any, expected: str) -> None:
-        super().__init__(name, value, expected)
-        self.name, self.value, self.expected = name, value, expected
+    name: str
+    value: Any
+    expected: str
 
     def __str__(self) -> str:
         return f"{self.name}={self.value!r} must be {self.expected}."
 
 
+@attrs.define(slots=False)
 class NothingToCapture(TenterhookError, ValueError):
     """No document has a token."""
 
-    def __init__(self, source: str, documents: int) -> None:
-        super().__init__(source, documents)
-        self.source, self.documents = source, documents
+    source: str
+    documents: int
 
     def __str__(self) -> str:
         return (
@@ -32,12 +35,13 @@ class NothingToCapture(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NotPerToken(TenterhookError, ValueError):
     """A layer's output has no row for each token."""
 
-    def __init__(self, layer: str, found: str, batch: tuple[int, ...]) -> None:
-        super().__init__(layer, found, batch)
-        self.layer, self.found, self.batch = layer, found, batch
+    layer: str
+    found: str
+    batch: tuple[int, ...]
 
     def __str__(self) -> str:
         return (
@@ -47,12 +51,12 @@ class NotPerToken(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class WrongMask(TenterhookError, ValueError):
     """A model's mask does not mark the tokens that it was given."""
 
-    def __init__(self, found: list[int], expected: list[int]) -> None:
-        super().__init__(found, expected)
-        self.found, self.expected = found, expected
+    found: list[int]
+    expected: list[int]
 
     def __str__(self) -> str:
         return (
@@ -61,12 +65,12 @@ class WrongMask(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NotRebuildable(TenterhookError, ValueError):
     """A run was made from what has no name, so that only the call that made it goes on with it."""
 
-    def __init__(self, run_id: str, unnamed: Sequence[str]) -> None:
-        super().__init__(run_id, unnamed)
-        self.run_id, self.unnamed = run_id, tuple(unnamed)
+    run_id: str
+    unnamed: Sequence[str] = attrs.field(converter=tuple)
 
     def __str__(self) -> str:
         return (
@@ -88,12 +92,13 @@ class ChangedSince(OtherRun):
         )
 
 
+@attrs.define(slots=False)
 class UnitsFailed(TenterhookError, RuntimeError):
     """Some units of a run failed at every try; the others are done."""
 
-    def __init__(self, run_id: str, causes: Mapping[int, str], tries: int) -> None:
-        super().__init__(run_id, causes, tries)
-        self.run_id, self.causes, self.tries = run_id, dict(causes), tries
+    run_id: str
+    causes: Mapping[int, str] = attrs.field(converter=dict)
+    tries: int
 
     def __str__(self) -> str:
         count = len(self.causes)
@@ -106,12 +111,12 @@ class UnitsFailed(TenterhookError, RuntimeError):
         )
 
 
+@attrs.define(slots=False)
 class BadSlice(TenterhookError, ValueError):
     """A part of a run's units that makes no sense."""
 
-    def __init__(self, said: str, why: str = "") -> None:
-        super().__init__(said, why)
-        self.said, self.why = said, why
+    said: str
+    why: str = ""
 
     def __str__(self) -> str:
         if self.why:
@@ -122,12 +127,12 @@ class BadSlice(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NoPattern(TenterhookError, ValueError):
     """A layer returns no attention pattern."""
 
-    def __init__(self, layer: str, attention: str | None = None) -> None:
-        super().__init__(layer, attention)
-        self.layer, self.attention = layer, attention
+    layer: str
+    attention: str | None = None
 
     def __str__(self) -> str:
         returned = (
@@ -146,12 +151,12 @@ class NoPattern(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NothingChosen(TenterhookError, ValueError):
     """No document has a token that is selected."""
 
-    def __init__(self, tokens: str, longest: int) -> None:
-        super().__init__(tokens, longest)
-        self.tokens, self.longest = tokens, longest
+    tokens: str
+    longest: int
 
     def __str__(self) -> str:
         return (

@@ -21,7 +21,7 @@ WHOLE = {"input", "output", ""}
 
 
 @attrs.frozen(eq=False)
-class Seen:
+class ForwardResult:
     """What one forward gave."""
 
     real: Tensor
@@ -32,7 +32,7 @@ class Seen:
     """Each point's, `(batch * seq, features)`, padding included; on the model's device."""
 
 
-class Forward:
+class ForwardPass:
     """Runs batches, and ends each forward after the last layer that is needed.
 
     Which that is, the first forward shows, which runs whole: the layer whose call ended last. A
@@ -52,7 +52,7 @@ class Forward:
         self.stop_after: str | None = None
         """The layer that forwards end after; `None` where they run whole, or none has run."""
 
-    def __call__(self, documents: Sequence[Sequence[int]]) -> Seen:
+    def __call__(self, documents: Sequence[Sequence[int]]) -> ForwardResult:
         """Run the documents.
 
         Raises `NotPerToken` where a point has no row for each token, `NoPattern`, `WrongMask`.
@@ -114,7 +114,7 @@ class Forward:
         mask: Tensor,
         found: Mapping[str, Sequence[Tensor]],
         documents: Sequence[Sequence[int]],
-    ) -> Seen:
+    ) -> ForwardResult:
         _check_mask(mask, documents)
         real = mask.reshape(-1).nonzero().squeeze(1)
         layers = {}
@@ -127,7 +127,7 @@ class Forward:
                 layers[point.name] = _aligned(calls[-1], mask, self._keys)
             else:
                 layers[point.name] = _flat(point, calls, mask)
-        return Seen(real, len(real) == mask.numel(), layers)
+        return ForwardResult(real, len(real) == mask.numel(), layers)
 
 
 class _Order(Detector):

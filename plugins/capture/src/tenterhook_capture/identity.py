@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from attrs import validators
 
-from tenterhook_capture.tokens import LongDocuments
+from tenterhook_capture.options import LongDocuments
 from tenterhook_store import LayerArray
 
 ALGORITHM = 1

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from tenterhook.plugins import Registered
 
 
+@attrs.define(slots=False)
 class BadModelName(TenterhookError, ValueError):
     """A name that no model can have."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    name: str
 
     def __str__(self) -> str:
         return (
@@ -33,12 +32,12 @@ class BadModelName(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NoAttentionChoice(TenterhookError, ValueError):
     """An attention implementation is asked for of a loader that has no choice of them."""
 
-    def __init__(self, name: str, attn_implementation: str) -> None:
-        super().__init__(name, attn_implementation)
-        self.name, self.attn_implementation = name, attn_implementation
+    name: str
+    attn_implementation: str
 
     def __str__(self) -> str:
         return (

@@ -1,17 +1,25 @@
 """What a capture may be told beside its model, layers and documents."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import attrs
 import torch
 
 from tenterhook_capture.errors import BadArgument
-from tenterhook_capture.tokens import LongDocuments
-from tenterhook_capture.writing import QUEUE_BYTES, Writing
 from tenterhook_selections import Selection, Where
 from tenterhook_store import CODECS, dtype_name, torch_dtype
 from tenterhook_store.reductions import REDUCTIONS
+
+LongDocuments = Literal["truncate", "split"]
+"""What becomes of a document longer than the model takes: its first tokens are kept, or it is run
+as windows that follow each other, none seeing the one before."""
+
+Writing = Literal["auto", "inline", "thread"]
+"""Who writes: the thread that runs the model, another one, or whichever suits the device."""
+
+QUEUE_BYTES = 256 << 20
+"""Rows that wait for the writer at most, in bytes, unless something else is asked for."""
 
 ROWS_PER_UNIT = 32_768
 """Rows of a unit unless something else is asked for: what is lost to a crash at most."""

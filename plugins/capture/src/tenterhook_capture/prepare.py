@@ -7,17 +7,19 @@ import attrs
 import torch
 
 from tenterhook.scopes.scope import changes_active
-from tenterhook_capture.chosen import ChosenRows
 from tenterhook_capture.documents import Documents, ranges
-from tenterhook_capture.forward import Forward
+from tenterhook_capture.forward import ForwardPass
 from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity
 from tenterhook_capture.options import CaptureOptions, check_count
-from tenterhook_capture.points import points_of, spellings
-from tenterhook_capture.probe import attention_shapes, point_arrays, stored_arrays
+from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
-from tenterhook_capture.tokens import tokenize
-from tenterhook_store import RunPlan
+from tenterhook_capture.token_rows import ChosenRows, tokenize
+from tenterhook_store import LayerArray, RunPlan, dtype_name
+from tenterhook_store.int8 import SCALE
+
+PROBE_TOKENS = 13
+"""Tokens of a document that show what a point gives; no number that models have of other things."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -26,7 +28,7 @@ class Capture:
 
     model: TextModel
     rows: ChosenRows
-    forward: Forward
+    forward: ForwardPass
     options: CaptureOptions
     spec: CaptureSpec
     plan: RunPlan
@@ -54,13 +56,13 @@ def prepare_capture(
     documents = Documents.of(documents).first(sample_limit)
     tokens = tokenize(model, documents, long_documents=options.long_documents)
     rows = ChosenRows(tokens, options.tokens)
-    forward = Forward(model, points, keys=rows.longest)
+    forward = ForwardPass(model, points, keys=rows.longest)
     description = model.describe_model()
     changes = (*changes_active(model.layers), *_autocasts())
     spec = CaptureSpec(
         model=model.context.model_id,
         model_fingerprint=model_fingerprint(description),
-        layers=point_arrays(forward, rows, options.dtype),
+        layers=_point_arrays(forward, rows, options.dtype),
         documents_fingerprint=documents.fingerprint,
         documents=len(documents),
         max_tokens=model.max_tokens,
@@ -81,7 +83,7 @@ def prepare_capture(
         rows=len(rows),
         rows_per_unit=options.rows_per_unit,
         documents=len(documents),
-        layers=stored_arrays(spec.layers, keep_rows=spec.keep_rows),
+        layers=_stored_arrays(spec.layers, keep_rows=spec.keep_rows),
         spec=spec.values(),
         codec=options.codec,
         about={
@@ -91,7 +93,7 @@ def prepare_capture(
             "documents_without_tokens": ranges(tokens.without),
             "spellings": spellings(model, points),
             "recipe": recipe.values(),
-            **attention_shapes(points, spec.layers, keys=rows.longest),
+            **_attention_shapes(points, spec.layers, keys=rows.longest),
         },
     )
     session = {"model": description, "documents": documents.describe()}
@@ -105,6 +107,44 @@ def prepare_capture(
         recipe=recipe,
         session=session,
     )
+
+
+def _point_arrays(
+    forward: ForwardPass, rows: ChosenRows, dtype: str | None = None
+) -> tuple[LayerArray, ...]:
+    """Run the beginning of the first documents; return each point's width, and the dtype kept.
+
+    Two, so that a layer that has nothing of the batch in it is found out before anything is made.
+    """
+    tokens = rows.tokens
+    first = [tokens.window(at).ids[:PROBE_TOKENS] for at in range(min(2, tokens.window_count))]
+    seen = forward(first)
+    return tuple(
+        LayerArray(name, found.shape[1], dtype or dtype_name(found.dtype))
+        for name, found in seen.layers.items()
+    )
+
+
+def _attention_shapes(
+    points: Sequence[Point], arrays: Sequence[LayerArray], *, keys: int
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Return under `attention` how each pattern's rows are `heads` times `keys` numbers."""
+    found = {
+        array.name: {"heads": array.features // keys, "keys": keys}
+        for point, array in zip(points, arrays, strict=True)
+        if point.side == "attention"
+    }
+    return {"attention": found} if found else {}
+
+
+def _stored_arrays(points: Sequence[LayerArray], *, keep_rows: bool) -> tuple[LayerArray, ...]:
+    """Return the arrays in the store: none without rows, and a scale a row beside int8."""
+    found = []
+    for point in points if keep_rows else ():
+        found.append(point)
+        if point.dtype == "int8":
+            found.append(LayerArray(point.name + SCALE, 1, "float32"))
+    return tuple(found)
 
 
 def _autocasts() -> list[str]:

@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING
 
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.engine import Engine, LocalEngine
-from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions, check_count
+from tenterhook_capture.options import (
+    QUEUE_BYTES,
+    ROWS_PER_UNIT,
+    CaptureOptions,
+    LongDocuments,
+    Writing,
+    check_count,
+)
 from tenterhook_capture.prepare import Capture, prepare_capture
 from tenterhook_capture.progress import ProgressCallback
-from tenterhook_capture.rebuild import rebuild_capture
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.slices import Slice
 from tenterhook_capture.text_model import TextModel
-from tenterhook_capture.tokens import LongDocuments
 from tenterhook_capture.units import TRIES, do_units
-from tenterhook_capture.writing import QUEUE_BYTES, Writing
+from tenterhook_capture.workers import rebuild_capture
 from tenterhook_store import RunWriter, Store, check_run_id
 
 if TYPE_CHECKING:

@@ -1,20 +1,71 @@
 """Rows from where the model computes to memory that can be written: padding left behind.
 
+The memory is a pool of buffers: taken, given back, used again.
+
 From an accelerator the copy goes to pinned memory on a stream of its own, so that the next forward
 need not wait for it. Nothing is read, reused or freed before the copy has ended: the stream waits
 for what computed the rows, the allocator is told that the stream uses them, and whoever reads the
 buffer waits for an event after the copy.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 
 import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_capture.buffers import BufferPool
-
 ALIGN = 64
+
+STEP = 1 << 16
+"""Buffers are a multiple of it, so that batches of nearly one size can use the same ones."""
+
+
+class BufferPool:
+    """Hands out buffers, at most `limit` bytes at a time; one larger than that goes alone.
+
+    What is given back is used again: the first touch of fresh memory is slow.
+    """
+
+    def __init__(self, limit: int, *, pinned: bool = False) -> None:
+        self._limit = limit
+        self._pinned = pinned
+        self._free: list[Tensor] = []
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int, check: Callable[[], None] = lambda: None) -> Tensor:
+        """Return at least `size` bytes, uint8, contents unknown; wait for them where it must.
+
+        `check` is called while it waits, and may raise.
+        """
+        size = -(-max(size, 1) // STEP) * STEP
+        with self._changed:
+            while self._full_for(size):
+                check()
+                if self._full_for(size):  # else the check has made room
+                    self._changed.wait(0.2)
+            fits = [buffer for buffer in self._free if len(buffer) >= size]
+            buffer = min(fits, key=len, default=None)
+            if buffer is None:
+                self._free.clear()  # too small, all of them
+                buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+            else:
+                self._free = [each for each in self._free if each is not buffer]
+            self._used += len(buffer)
+            while self._free and self._used + sum(map(len, self._free)) > self._limit:
+                self._free.pop()
+            return buffer
+
+    def _full_for(self, size: int) -> bool:
+        return self._used > 0 and self._used + size > self._limit
+
+    def give_back(self, buffer: Tensor) -> None:
+        """Let others use a buffer; nobody reads or writes it any more."""
+        with self._changed:
+            self._used -= len(buffer)
+            self._free.append(buffer)
+            self._changed.notify_all()
 
 
 @attrs.frozen(eq=False)
@@ -39,7 +90,7 @@ class Staged:
 
 
 @attrs.frozen(eq=False)
-class Rows:
+class FlatRows:
     """Rows of a flat batch, not yet gathered."""
 
     flat: Tensor
@@ -78,7 +129,7 @@ class Stage:
         self._pool = pool
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
-    def __call__(self, rows: Mapping[str, Rows], check: Callable[[], None]) -> Staged:
+    def __call__(self, rows: Mapping[str, FlatRows], check: Callable[[], None]) -> Staged:
         """Copy, or begin to; `check` is called while a full pool is waited for."""
         places, size = {}, 0
         for name, each in rows.items():
@@ -101,7 +152,7 @@ class Stage:
             raise
         return Staged(arrays, tuple(events), buffer, self._pool)
 
-    def _copy_beside(self, rows: Rows, target: Tensor) -> "torch.cuda.Event":
+    def _copy_beside(self, rows: FlatRows, target: Tensor) -> "torch.cuda.Event":
         device = rows.flat.device
         gathered = rows.gathered()  # on the stream that computed them
         stream = self._streams.get(device)

@@ -8,13 +8,16 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import attrs
 
 from tenterhook_capture.document_errors import UnknownField, UnreadableData
-from tenterhook_capture.documents import LazyTexts, SampleBy, kept_texts
+from tenterhook_capture.lazy_texts import LazyTexts, kept_texts
 from tenterhook_capture.spilled import Numbers
+
+SampleBy = Literal["line", "paragraph", "document"]
+"""What is one document in a text file: a line, what stands between empty lines, or all of it."""
 
 MARK = b"\xef\xbb\xbf"
 """May stand before text in UTF-8, and is none of it."""
@@ -24,7 +27,7 @@ Found = tuple[Sequence[str], Sequence[int]]
 
 
 @attrs.frozen
-class Part:
+class TextSpan:
     """A document in a file."""
 
     start: int
@@ -48,7 +51,7 @@ def read_records(path: Path, field: str) -> Found:
     return _found(path, _records(path, field), lambda line: json.loads(line)[field])
 
 
-def _found(path: Path, parts: Iterable[Part], text_of: Callable[[bytes], str]) -> Found:
+def _found(path: Path, parts: Iterable[TextSpan], text_of: Callable[[bytes], str]) -> Found:
     places, empty = Numbers("q"), Numbers("q")
     path = path.absolute()
     before = _state(path)
@@ -92,9 +95,9 @@ def _open(path: Path) -> BinaryIO:
 # --- what is in a file
 
 
-def _lines(path: Path) -> Iterator[Part]:
+def _lines(path: Path) -> Iterator[TextSpan]:
     """Yield the lines; nothing comes after the end of the last."""
-    last: Part | None = None
+    last: TextSpan | None = None
     for part in _split(path):
         if last is not None:
             yield last
@@ -103,10 +106,10 @@ def _lines(path: Path) -> Iterator[Part]:
         yield last
 
 
-def _paragraphs(path: Path) -> Iterator[Part]:
+def _paragraphs(path: Path) -> Iterator[TextSpan]:
     """Yield what stands between empty lines, each of which ends one."""
-    lines: list[Part] = []
-    waiting: Part | None = None
+    lines: list[TextSpan] = []
+    waiting: TextSpan | None = None
     for part in _split(path):
         if waiting is not None:
             lines.append(waiting)
@@ -119,18 +122,18 @@ def _paragraphs(path: Path) -> Iterator[Part]:
         yield _joined([*lines, waiting])
 
 
-def _joined(lines: list[Part]) -> Part:
-    return Part(lines[0].start, lines[-1].stop, "\n".join(str(line.text) for line in lines))
+def _joined(lines: list[TextSpan]) -> TextSpan:
+    return TextSpan(lines[0].start, lines[-1].stop, "\n".join(str(line.text) for line in lines))
 
 
-def _records(path: Path, field: str) -> Iterator[Part]:
+def _records(path: Path, field: str) -> Iterator[TextSpan]:
     for number, line in enumerate(_split(path), 1):
         if line.text and line.text.strip():
             where = f"{path}, line {number}"
             yield attrs.evolve(line, text=_text_of(_json(line.text, where), field, where))
 
 
-def _split(path: Path) -> Iterator[Part]:
+def _split(path: Path) -> Iterator[TextSpan]:
     """Yield every line without its end, one of three kinds, and what comes after the last end."""
     at = 0
     with _open(path) as file:
@@ -145,11 +148,11 @@ def _split(path: Path) -> Iterator[Part]:
                 body = body.removesuffix(b"\r")
             start = at
             for piece in body.split(b"\r"):
-                yield Part(start, start + len(piece), _checked(piece, start, path))
+                yield TextSpan(start, start + len(piece), _checked(piece, start, path))
                 start += len(piece) + 1
             at += len(line)
         if ended:
-            yield Part(at, at, "")
+            yield TextSpan(at, at, "")
 
 
 def _checked(content: bytes, at: int, path: Path) -> str:

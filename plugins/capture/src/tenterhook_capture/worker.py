@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from tenterhook_capture.batches import Batch, batches
-from tenterhook_capture.buffers import BufferPool
-from tenterhook_capture.chosen import ChosenRows
 from tenterhook_capture.engine import Pending
-from tenterhook_capture.forward import Forward, Seen
+from tenterhook_capture.forward import ForwardPass, ForwardResult
 from tenterhook_capture.identity import CaptureSpec
+from tenterhook_capture.options import QUEUE_BYTES, Writing
 from tenterhook_capture.provenance import now
-from tenterhook_capture.sink import Block, Closing, Shelf, UnitSink
-from tenterhook_capture.staging import Rows, Stage
+from tenterhook_capture.staging import BufferPool, FlatRows, Stage
+from tenterhook_capture.token_rows import ChosenRows
 from tenterhook_capture.writing import (
-    QUEUE_BYTES,
+    Closing,
     InlineWriting,
+    Shelf,
+    StagedBlock,
     ThreadWriting,
+    UnitSink,
     UnitWriting,
-    Writing,
     uses_thread,
 )
 from tenterhook_store import RunWriter, Unit, torch_dtype
@@ -43,7 +44,7 @@ class CaptureWorker:
         rows: ChosenRows,
         writer: RunWriter,
         spec: CaptureSpec,
-        forward: Forward,
+        forward: ForwardPass,
         *,
         device: torch.device,
         on_rows: Callable[[int], None],
@@ -98,13 +99,13 @@ class CaptureWorker:
         return InlineWriting(sink)
 
     def _block(
-        self, batch: Batch, seen: Seen, unit: Unit, work: "_UnitWork", writing: UnitWriting
-    ) -> Block:
+        self, batch: Batch, seen: ForwardResult, unit: Unit, work: "_UnitWork", writing: UnitWriting
+    ) -> StagedBlock:
         """Gather the rows of a batch, on their way to memory of the CPU."""
         places = batch.places(unit) if self._spec.bucket or self._spec.reduce else None
         rows = work.arrays(seen, batch.picks(), places)
         tokens, documents, positions = batch.numbers()
-        return Block(
+        return StagedBlock(
             tokens=tokens,
             documents=documents,
             positions=positions,
@@ -128,22 +129,24 @@ class _UnitWork:
         kept = spec.layers if spec.keep_rows else ()
         self._off = {each.name: ErrorMeter() for each in kept if each.dtype == "int8"}
 
-    def arrays(self, seen: Seen, picks: Tensor | None, places: Tensor | None) -> dict[str, Rows]:
+    def arrays(
+        self, seen: ForwardResult, picks: Tensor | None, places: Tensor | None
+    ) -> dict[str, FlatRows]:
         """Reduce the chosen rows of each point; return those that are kept, as they are kept."""
         index = seen.real if picks is None else seen.real[picks]
         index_on = {
             device: None if seen.is_whole and picks is None else _moved(index, device)
             for device in {tensor.device for tensor in seen.layers.values()}
         }
-        found: dict[str, Rows] = {}
+        found: dict[str, FlatRows] = {}
         for layer, reducing in itertools.zip_longest(self._spec.layers, self._reducing):
             flat = seen.layers[layer.name]
             is_int8 = layer.dtype == "int8"
-            rows = Rows(
+            rows = FlatRows(
                 flat, index_on[flat.device], flat.dtype if is_int8 else torch_dtype(layer.dtype)
             )
             if reducing is not None or is_int8:
-                rows = Rows(rows.gathered(), None, rows.dtype)
+                rows = FlatRows(rows.gathered(), None, rows.dtype)
             if reducing is not None:
                 assert places is not None
                 reducing.add(rows.flat, places)
@@ -154,8 +157,8 @@ class _UnitWork:
                 continue
             steps, scale = quantize(rows.flat)
             self._off[layer.name].add(rows.flat, steps, scale)
-            found[layer.name] = Rows(steps, None, steps.dtype)
-            found[layer.name + SCALE] = Rows(scale, None, scale.dtype)
+            found[layer.name] = FlatRows(steps, None, steps.dtype)
+            found[layer.name + SCALE] = FlatRows(scale, None, scale.dtype)
         return found
 
     def count(self, batch: Batch, *, forward: float, handing: float) -> None:

@@ -1,4 +1,4 @@
-"""When the rows of a unit are written: as they come, or by a thread while forwards go on.
+"""The rows of a unit, written as they come, or by a thread while forwards go on.
 
 Inline costs least where the model computes on the same processors: a thread competes with it for
 them. Where an accelerator computes the processors are idle, and a thread has the disk wait for no
@@ -6,19 +6,121 @@ forward and no forward wait for the disk.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+import attrs
 import torch
+from torch import Tensor
 
 from tenterhook_capture.engine import Done, Pending
-from tenterhook_capture.sink import Block, Closing, UnitSink
+from tenterhook_capture.options import Writing
+from tenterhook_capture.staging import Staged
+from tenterhook_store import ROW_ARRAYS, RowBlock, RunPlan, Unit, UnitWriter, torch_dtype
 
-Writing = Literal["auto", "inline", "thread"]
+Arrays = dict[str, Tensor]
 
-QUEUE_BYTES = 256 << 20
-"""Rows that wait for the writer at most, in bytes, unless something else is asked for."""
+
+@attrs.frozen(eq=False)
+class StagedBlock:
+    """Rows of a unit, on their way."""
+
+    tokens: Tensor
+    documents: Tensor
+    positions: Tensor
+    staged: Staged
+    places: Tensor | None
+    """Which rows of the unit they are, long; `None` for those that come next."""
+
+
+@attrs.frozen(eq=False)
+class Closing:
+    """What is known of a unit when its last row is computed."""
+
+    facts: Callable[[], Mapping[str, Any]]
+    """Called as the unit is committed, for times and counts."""
+    tensors: Mapping[str, Tensor]
+
+
+class UnitSink:
+    """Appends blocks to a unit's writer, and commits it.
+
+    Blocks that come out of order are put in their places in memory for the whole unit first, which
+    `shelf` lends: tensors for the longest unit, used again for the next.
+    """
+
+    def __init__(self, writing: UnitWriter, unit: Unit, plan: RunPlan, shelf: "Shelf") -> None:
+        self._writing = writing
+        self._unit = unit
+        self._plan = plan
+        self._shelf = shelf
+        self._whole: Arrays | None = None
+
+    def take(self, block: StagedBlock) -> None:
+        """Append a block, or put its rows where they belong."""
+        try:
+            block.staged.wait()
+            if block.places is None:
+                self._append(block.tokens, block.documents, block.positions, block.staged.arrays)
+                return
+            if self._whole is None:
+                self._whole = self._shelf.take(self._plan)
+            whole = self._whole
+            numbers = zip(ROW_ARRAYS, (block.tokens, block.documents, block.positions), strict=True)
+            for name, rows in (*numbers, *block.staged.arrays.items()):
+                whole[name].index_copy_(0, block.places, rows.to(whole[name].dtype))
+        finally:
+            block.staged.release()
+
+    def finish(self, closing: Closing) -> Mapping[str, Any]:
+        """Commit the unit; return what its record says."""
+        if self._whole is not None:
+            rows = {name: array[: self._unit.rows] for name, array in self._whole.items()}
+            tokens, documents, positions = (rows.pop(name) for name in ROW_ARRAYS)
+            self._append(tokens, documents, positions, rows)
+        for name, tensor in closing.tensors.items():
+            self._writing.keep(name, tensor)
+        facts = dict(closing.facts())
+        self._writing.commit(facts)
+        return facts
+
+    def close(self) -> None:
+        """Let go of everything; what is not committed is discarded."""
+        if self._whole is not None:
+            self._shelf.give_back(self._whole)
+            self._whole = None
+        self._writing.discard()
+
+    def _append(
+        self, tokens: Tensor, documents: Tensor, positions: Tensor, layers: Mapping[str, Tensor]
+    ) -> None:
+        block = RowBlock(tokens=tokens, documents=documents, positions=positions, layers=layers)
+        self._writing.append(block)
+
+
+class Shelf:
+    """Memory for whole units, as many as are open at once."""
+
+    def __init__(self) -> None:
+        self._free: list[Arrays] = []
+
+    def take(self, plan: RunPlan) -> Arrays:
+        """Return an array for each of the plan's, contents unknown."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            rows = plan.unit(0).rows  # none has more
+            numbers = {n: torch.empty(rows, dtype=torch_dtype(d)) for n, d in ROW_ARRAYS.items()}
+            layers = {
+                each.name: torch.empty(rows, each.features, dtype=torch_dtype(each.dtype))
+                for each in plan.layers
+            }
+            return {**numbers, **layers}
+
+    def give_back(self, arrays: Arrays) -> None:
+        """Lend them to another unit."""
+        self._free.append(arrays)
 
 
 def uses_thread(writing: Writing, device: torch.device) -> bool:
@@ -32,7 +134,7 @@ class UnitWriting(Protocol):
     def check(self) -> None:
         """Raise what the writing raised, if it has."""
 
-    def put(self, block: Block) -> None:
+    def put(self, block: StagedBlock) -> None:
         """Hand over the next rows."""
 
     def finish(self, closing: Closing) -> Pending:
@@ -51,7 +153,7 @@ class InlineWriting:
     def check(self) -> None:
         """Do nothing: what it raises is raised where it happens."""
 
-    def put(self, block: Block) -> None:
+    def put(self, block: StagedBlock) -> None:
         """Write the rows."""
         self._sink.take(block)
 
@@ -75,7 +177,7 @@ class ThreadWriting:
 
     def __init__(self, sink: UnitSink, name: str) -> None:
         self._sink = sink
-        self._queue: SimpleQueue[Block | Closing | None] = SimpleQueue()
+        self._queue: SimpleQueue[StagedBlock | Closing | None] = SimpleQueue()
         self._stopped = False
         self._error: BaseException | None = None
         self._facts: Mapping[str, Any] | None = None
@@ -87,7 +189,7 @@ class ThreadWriting:
         if self._error is not None:
             raise self._error
 
-    def put(self, block: Block) -> None:
+    def put(self, block: StagedBlock) -> None:
         """Hand the rows to the thread, and return."""
         self._queue.put(block)
         self.check()
@@ -123,7 +225,7 @@ class ThreadWriting:
                     self._facts = self._sink.finish(item)
                     return
                 self._sink.take(item)
-            if isinstance(item, Block):
+            if isinstance(item, StagedBlock):
                 item.staged.release()
         except BaseException as error:  # noqa: BLE001 - raised by whoever asks next
             self._error = error
@@ -138,5 +240,5 @@ class ThreadWriting:
         """Give back what nobody will write."""
         while not self._queue.empty():
             item = self._queue.get()
-            if isinstance(item, Block):
+            if isinstance(item, StagedBlock):
                 item.staged.release()

@@ -1,0 +1,74 @@
+"""Texts that are read when they are asked for, and which of many texts hold something."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, final, overload
+
+AT_ONCE = 64
+"""How many texts are read at once, where they are read one after the other."""
+
+
+@final
+class LazyTexts(Sequence[str]):
+    """Texts that stay where they are, and are read when they are asked for."""
+
+    def __init__(self, count: int, read: Callable[[int, int], list[str]]) -> None:
+        """There are `count`, and `read(start, stop)` returns some that follow each other."""
+        self._count = count
+        self._read = read
+
+    def first(self, count: int) -> "LazyTexts":
+        """Return the first so many, which stay where they are."""
+        return LazyTexts(min(count, self._count), self._read)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, key: int) -> str: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[str]: ...
+    def __getitem__(self, key: int | slice) -> str | Sequence[str]:
+        """Read one text, or several."""
+        places = range(self._count)[key]
+        if isinstance(places, int):
+            return self._read(places, places + 1)[0]
+        if places.step != 1:
+            return [self[place] for place in places]
+        return self._read(places.start, places.stop) if places else []
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, self._count, AT_ONCE):
+            yield from self[start : start + AT_ONCE]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a sequence of the same texts."""
+        if not isinstance(other, Sequence) or len(other) != len(self):
+            return False
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)
+
+    def __repr__(self) -> str:
+        return f"LazyTexts({self._count})"
+
+
+def kept_texts(
+    texts: Iterable[str | None], limit: int | None = None
+) -> tuple[list[str], list[int]]:
+    """Return the texts that hold something, up to `limit` of them, and the numbers of the others.
+
+    Reads no further than the last text that is kept.
+    """
+    kept: list[str] = []
+    empty: list[int] = []
+    for number, text in enumerate(texts):
+        if text is None or not text.strip():
+            empty.append(number)
+            continue
+        kept.append(text)
+        if len(kept) == limit:
+            break
+    return kept, empty
