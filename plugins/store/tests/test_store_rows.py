@@ -192,7 +192,7 @@ def test_rows_of_documents(lengths: list[int], block: int) -> None:
         expected.append(slice(at, at + length))
         at += length
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tenterhook_store.run.BLOCK", block)
+        patch.setattr("tenterhook_store.document_map.BLOCK", block)
         documents = DocumentMap(index, index, len(lengths))
         backwards = [documents.rows(at) for at in range(-1, -len(lengths) - 1, -1)]
         assert backwards == expected[::-1]

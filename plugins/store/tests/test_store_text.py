@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from tenterhook.extensions import Extension
+from tenterhook.hookspecs import hookimpl
+from tenterhook.plugins import PluginManager, using
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore, NoTokenizer, Run
 from tenterhook_store.testing import a_plan, write
@@ -56,20 +59,35 @@ class Talks(WordModel):
     tokenizer = Shows()
 
 
-def test_tokenizer_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+loaded: list[tuple[str, str | None]] = []
+
+
+def load(name: str, *, dtype: object, device: object, revision: str | None) -> WordModel:
+    """Load a model, with a tokenizer unless its name is `mute`."""
+    loaded.append((name, revision))
+    return WordModel() if name == "mute" else Talks()
+
+
+class Loads:
+    """A plugin whose loader is `load`, under the scheme `words`."""
+
+    @hookimpl
+    def tenterhook_loaders(self) -> list[Extension]:
+        """Declare it."""
+        return [Extension("words", f"{__name__}:load", "Models of words.")]
+
+
+def test_tokenizer_of_the_model() -> None:
     """It is loaded once, by the run's name; a model that has another, or none, is not used."""
-    loaded: list[tuple[str, str | None]] = []
-
-    def load(name: str, *, revision: str | None) -> Any:
-        loaded.append((name, revision))
-        return WordModel() if name == "mute:" else Talks()
-
-    monkeypatch.setattr("tenterhook_capture.loading.load_model", load)
-    made_by = {"name": "words:", "revision": "main", "tokenizer": "words"}
+    manager = PluginManager(autoload=False)
+    manager.register(Loads(), "loads")
+    made_by = {"name": "words:a", "revision": "main", "tokenizer": "words"}
     run = a_run(model=made_by)
-    assert (run.text(0, 2), run.decode(3)) == ("0 7", "21")
-    assert loaded == [("words:", "main")]
-    with pytest.raises(NoTokenizer, match="the tokenizer of 'words:' is another than it was"):
-        a_run(model={**made_by, "tokenizer": "others"}).text(0, 1)
-    with pytest.raises(NoTokenizer, match="its model 'mute:' is loaded without one"):
-        a_run(model={**made_by, "name": "mute:"}).text(0, 1)
+    loaded.clear()
+    with using(manager):
+        assert (run.text(0, 2), run.decode(3)) == ("0 7", "21")
+        assert loaded == [("a", "main")]
+        with pytest.raises(NoTokenizer, match="the tokenizer of 'words:a' is another than it was"):
+            a_run(model={**made_by, "tokenizer": "others"}).text(0, 1)
+        with pytest.raises(NoTokenizer, match="its model 'words:mute' is loaded without one"):
+            a_run(model={**made_by, "name": "words:mute"}).text(0, 1)

@@ -22,9 +22,7 @@ from tenterhook_capture.lazy_texts import LazyTexts as LazyTexts
 from tenterhook_capture.lazy_texts import kept_texts as kept_texts
 from tenterhook_capture.spilled import Numbers
 from tenterhook_capture.text_files import SampleBy as SampleBy
-
-RANGES = 100
-"""How many stretches of records that were left out a run's metadata names; all are counted."""
+from tenterhook_store import ranges as ranges
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT = (".txt", ".text", ".md")
@@ -140,19 +138,6 @@ class Documents:
             "skipped_records": ranges(self.empty),
             "fingerprint": self.fingerprint,
         }
-
-
-def ranges(numbers: Iterable[int], limit: int | None = RANGES) -> list[list[int]]:
-    """Return rising numbers as `[first, last]` of each stretch, up to `limit` stretches."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1][1] = number
-        elif len(found) == limit:
-            break
-        else:
-            found.append([number, number])
-    return found
 
 
 def read_documents(

@@ -8,8 +8,7 @@ import torch
 
 from tenterhook_capture.errors import BadArgument
 from tenterhook_selections import Selection, Where
-from tenterhook_store import CODECS, dtype_name, torch_dtype
-from tenterhook_store.reductions import REDUCTIONS
+from tenterhook_store import CODECS, REDUCTIONS, dtype_name, torch_dtype
 
 LongDocuments = Literal["truncate", "split"]
 """What becomes of a document longer than the model takes: its first tokens are kept, or it is run

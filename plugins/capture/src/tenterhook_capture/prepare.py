@@ -15,8 +15,7 @@ from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.token_rows import ChosenRows, tokenize
-from tenterhook_store import LayerArray, RunPlan, dtype_name
-from tenterhook_store.int8 import SCALE
+from tenterhook_store import SCALE, LayerArray, RunPlan, dtype_name
 
 PROBE_TOKENS = 13
 """Tokens of a document that show what a point gives; no number that models have of other things."""

@@ -26,9 +26,7 @@ from tenterhook_capture.writing import (
     UnitWriting,
     uses_thread,
 )
-from tenterhook_store import RunWriter, Unit, torch_dtype
-from tenterhook_store.int8 import SCALE, ErrorMeter, quantize
-from tenterhook_store.reductions import Reducing
+from tenterhook_store import SCALE, ErrorMeter, Reducing, RunWriter, Unit, quantize, torch_dtype
 
 
 class CaptureWorker:

@@ -329,7 +329,7 @@ def _state(run: "Run") -> str:
 
 
 def _facts(run: "Run") -> list[tuple[str, str]]:
-    from tenterhook_capture.documents import ranges
+    from tenterhook_store import ranges
 
     found = run.metadata
     model, documents = found.get("model", {}), found.get("documents", {})

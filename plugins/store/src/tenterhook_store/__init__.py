@@ -46,32 +46,37 @@ from tenterhook_store.names import (
     is_reserved,
 )
 from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
-from tenterhook_store.problems import Problem
-from tenterhook_store.protocols import RowBlock, RunWriter, Store, UnitWriter
+from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
+from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
 
 if TYPE_CHECKING:
     from tenterhook_store.dataset import RowDataset
-    from tenterhook_store.dtypes import dtype_name, torch_dtype
+    from tenterhook_store.document_map import DocumentMap
     from tenterhook_store.exports import to_datasets, to_npy, to_safetensors
-    from tenterhook_store.int8 import Int8Error
+    from tenterhook_store.int8 import SCALE, ErrorMeter, Int8Error, dequantize, quantize
     from tenterhook_store.loader import RowLoader
     from tenterhook_store.memory import MemoryStore
-    from tenterhook_store.row_ranges import RowRanges
+    from tenterhook_store.readable import Readable
+    from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
     from tenterhook_store.rows import Rows
-    from tenterhook_store.run import DocumentMap, Run
+    from tenterhook_store.run import Run
     from tenterhook_store.statistics import TopTokens
-    from tenterhook_store.tensors import flat_bytes, plain_tensor
+    from tenterhook_store.tensors import dtype_name, flat_bytes, plain_tensor, torch_dtype
     from tenterhook_zarr import ZarrStore as ZarrStore
 
 __all__ = [
     "CODECS",
+    "RANGES",
+    "REDUCTIONS",
     "ROW_ARRAYS",
+    "SCALE",
     "BadName",
     "BadSetting",
     "CannotKeep",
     "DamagedStore",
     "DeletedRun",
     "DocumentMap",
+    "ErrorMeter",
     "IncompleteRun",
     "Int8Error",
     "LayerArray",
@@ -90,6 +95,9 @@ __all__ = [
     "OtherRun",
     "PlaceTaken",
     "Problem",
+    "Readable",
+    "Reducing",
+    "Reduction",
     "ReplacedRun",
     "RowBlock",
     "RowDataset",
@@ -113,12 +121,15 @@ __all__ = [
     "check_free",
     "check_run_id",
     "check_tensor_name",
+    "dequantize",
     "dtype_name",
     "flat_bytes",
     "fold",
     "is_reserved",
     "open_store",
     "plain_tensor",
+    "quantize",
+    "ranges",
     "to_datasets",
     "to_npy",
     "to_safetensors",
@@ -126,22 +137,29 @@ __all__ = [
 ]
 
 _IMPORT_TORCH = {
-    "DocumentMap": "run",
+    "REDUCTIONS": "reductions",
+    "SCALE": "int8",
+    "DocumentMap": "document_map",
+    "ErrorMeter": "int8",
     "Int8Error": "int8",
     "MemoryStore": "memory",
+    "Readable": "readable",
+    "Reducing": "reductions",
+    "Reduction": "reductions",
     "RowDataset": "dataset",
     "RowLoader": "loader",
-    "RowRanges": "row_ranges",
     "Rows": "rows",
     "Run": "run",
-    "dtype_name": "dtypes",
+    "TopTokens": "statistics",
+    "dequantize": "int8",
+    "dtype_name": "tensors",
     "flat_bytes": "tensors",
     "plain_tensor": "tensors",
-    "TopTokens": "statistics",
+    "quantize": "int8",
     "to_datasets": "exports",
     "to_npy": "exports",
     "to_safetensors": "exports",
-    "torch_dtype": "dtypes",
+    "torch_dtype": "tensors",
 }
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tenterhook_store.errors import BadSetting
+from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.rows import Rows, as_bytes
-from tenterhook_store.run import Run
 
 Also = Literal["tokens", "documents", "positions", "rows"]
 """What can be had beside the layers: token ids, the document and the position in it of each row,
@@ -29,7 +29,7 @@ class Columns:
 
     def __init__(
         self,
-        run: Run,
+        run: Readable,
         layers: str | int | Sequence[str | int],
         also: Sequence[Also],
         part: RowRanges,

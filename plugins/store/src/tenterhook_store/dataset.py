@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import Dataset
 
 from tenterhook_store.columns import Also, Batch, Columns
+from tenterhook_store.readable import Readable
 from tenterhook_store.row_index import row_index
 from tenterhook_store.row_ranges import Missing, RowRanges
-from tenterhook_store.run import Run
 
 
 @final
@@ -23,7 +23,7 @@ class RowDataset(Dataset[Any]):
 
     def __init__(
         self,
-        run: Run,
+        run: Readable,
         layers: str | int | Sequence[str | int],
         *,
         also: Sequence[Also] = (),

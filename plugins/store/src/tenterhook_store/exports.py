@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from tenterhook.errors import TenterhookError
-from tenterhook_capture.documents import ranges
-from tenterhook_store.dtypes import dtype_name
 from tenterhook_store.errors import BadSetting, NotWritable, PlaceTaken
-from tenterhook_store.row_ranges import Missing, RowRanges
+from tenterhook_store.row_ranges import Missing, RowRanges, ranges
 from tenterhook_store.rows import Rows, as_bytes
 from tenterhook_store.run import Run
+from tenterhook_store.tensors import dtype_name
 
 MARK = "run.json"
 """Says what is in the folder, and that it may be overwritten."""

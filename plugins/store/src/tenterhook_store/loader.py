@@ -14,8 +14,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tenterhook_store.columns import Also, Batch, Columns, Room
 from tenterhook_store.errors import BadSetting, OtherLoader
 from tenterhook_store.order import Cut, Permutation, ShuffledBlocks, generator, seed
+from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import Missing
-from tenterhook_store.run import Run
 
 Mixing = Literal["blocks", "exact"]
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class RowLoader(IterableDataset[Any]):
 
     def __init__(
         self,
-        run: Run,
+        run: Readable,
         layers: str | int | Sequence[str | int],
         batch_size: int,
         *,

@@ -95,7 +95,7 @@ class RunPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of all layers together."""
-        from tenterhook_store.dtypes import torch_dtype
+        from tenterhook_store.tensors import torch_dtype
 
         return sum(each.features * torch_dtype(each.dtype).itemsize for each in self.layers)
 

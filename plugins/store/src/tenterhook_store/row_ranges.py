@@ -1,4 +1,7 @@
-"""Which rows of a run are there: all of them, or those around the units that are missing."""
+"""Which rows of a run are there: all of them, or those around the units that are missing.
+
+Numbers alone: importing this imports no torch, which `ranges` is used without.
+"""
 
 import itertools
 import operator
@@ -6,16 +9,32 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Literal, final, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, final, get_args
 
 from tenterhook_store.errors import BadSetting, MissingRows
 from tenterhook_store.plan import RunPlan
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Missing = Literal["stop", "skip"]
 """What is made of rows that are not there: end before the first of them, or leave them out."""
+
+RANGES = 100
+"""How many stretches of numbers a run's metadata names; all are counted."""
+
+
+def ranges(numbers: Iterable[int], limit: int | None = RANGES) -> list[list[int]]:
+    """Return rising numbers as `[first, last]` of each stretch, up to `limit` stretches."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        elif len(found) == limit:
+            break
+        else:
+            found.append([number, number])
+    return found
 
 
 @final
@@ -103,8 +122,10 @@ class RowRanges:
         beyond = bool(named) and min(named) >= 0 and max(named) > self.first
         return self.end if beyond else self.first
 
-    def check(self, rows: int | range | Tensor) -> None:
+    def check(self, rows: "int | range | Tensor") -> None:
         """Raise `MissingRows` unless all of them are there."""
+        import torch
+
         if isinstance(rows, int):
             rows = range(rows, rows + 1)
         if isinstance(rows, range):
@@ -119,8 +140,10 @@ class RowRanges:
             raise self._missing(int(lost.flatten()[0]))
 
     @cached_property
-    def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _edges(self) -> "tuple[Tensor, Tensor, Tensor]":
         """Where each range begins; where each ends, after a 0; at which place each begins."""
+        import torch
+
         stops = [0, *(stop for _, stop in self._ranges)]
         found = [torch.tensor(each, dtype=torch.int64) for each in (self._starts, stops)]
         return found[0], found[1], torch.tensor(self._places)
@@ -176,8 +199,10 @@ class RowRanges:
             start += length
             at += 1
 
-    def numbers(self, places: Tensor) -> Tensor:
+    def numbers(self, places: "Tensor") -> "Tensor":
         """Return the numbers of the rows at some places, int64 of the same shape."""
+        import torch
+
         if len(self) == 1:
             return places + self._starts[0]
         starts, _, begins = self._edges

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from tenterhook_store.dtypes import dtype_name
 from tenterhook_store.row_index import any_rows, row_index
 from tenterhook_store.row_ranges import RowRanges
+from tenterhook_store.tensors import dtype_name
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,5 @@
 """A run, opened for reading."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -8,20 +7,20 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_store.dtypes import torch_dtype
+from tenterhook_store.document_map import DocumentMap
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
-from tenterhook_store.rows import BLOCK, Rows
+from tenterhook_store.rows import Rows
 from tenterhook_store.statistics import QUANTILES, quantile_error, reduced
+from tenterhook_store.tensors import torch_dtype
 from tenterhook_store.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from tenterhook_store.columns import Also
     from tenterhook_store.dataset import RowDataset
     from tenterhook_store.loader import Mixing, RowLoader
-    from tenterhook_store.protocols import Store
 
 ReadRows = Callable[[str, int, int], Tensor]
 """Reads rows `start` to `stop` of a layer, or of `token`, `document` or `position`."""
@@ -38,6 +37,13 @@ class KeptTensors(Protocol):
 
     def load(self, number: int, name: str) -> Tensor:
         """Return one that is there."""
+
+
+class Reopens(Protocol):
+    """A store, as far as a run needs it: where other processes open the run again."""
+
+    def run(self, run_id: str) -> "Run":
+        """Open a run for reading."""
 
 
 @final
@@ -62,7 +68,7 @@ class Run:
         kept: KeptTensors,
         take_layer: TakeRows | None = None,
         take_number: TakeRows | None = None,
-        store: "Store | None" = None,
+        store: "Reopens | None" = None,
     ) -> None:
         """Read by these functions, which any thread may call.
 
@@ -157,7 +163,7 @@ class Run:
         return self._numbers("token")
 
     @property
-    def documents(self) -> "DocumentMap":
+    def documents(self) -> DocumentMap:
         """Where every row comes from."""
         if self._documents is None:
             self._documents = DocumentMap(
@@ -367,72 +373,9 @@ class Run:
         )
 
 
-def _reopen(store: "Store", run_id: str, committed: frozenset[int], plan: RunPlan) -> Run:
+def _reopen(store: Reopens, run_id: str, committed: frozenset[int], plan: RunPlan) -> Run:
     run = store.run(run_id)
     if differences := plan.differences(run.plan):
         raise ReplacedRun(run_id, differences)
     run._see(committed)  # and not what was committed since
     return run
-
-
-@final
-class DocumentMap:
-    """From rows to documents and back."""
-
-    def __init__(
-        self, index: Rows, position: Rows, count: int, ranges: RowRanges | None = None
-    ) -> None:
-        self.index = index
-        """The document of every row, int64 `[rows]`: its place among the documents captured."""
-        self.position = position
-        """The token of its document that every row is, int32 `[rows]`, from 0."""
-        self._count = count
-        self._ranges = RowRanges.whole(len(index)) if ranges is None else ranges
-        self._firsts: dict[int, int] = {}
-        """The document of a row that was looked at: the first of a block of those there are."""
-        self._block: tuple[int, Tensor] = (-1, torch.empty(0))
-        """The block that was looked into last, by its number."""
-
-    def __len__(self) -> int:
-        """How many documents there are, those without rows among them."""
-        return self._count
-
-    def rows(self, document: int) -> slice:
-        """Return where the rows of a document are; empty where it has none that can be read.
-
-        From the first to the last that is there: where a unit between them is missing, reading
-        them is `MissingRows`. Raises `IndexError` where there is no such document.
-        """
-        at = document + len(self) if document < 0 else document
-        if not 0 <= at < len(self):
-            raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
-        first, after = self._first_place(at), self._first_place(at + 1)
-        if first == after:
-            row = self._row(first) if first < self._ranges.rows else self._ranges.end
-            return slice(row, row)
-        return slice(self._row(first), self._row(after - 1) + 1)
-
-    def _row(self, place: int) -> int:
-        return next(self._ranges.stretches(place, place + 1))[0]
-
-    def _first_place(self, document: int) -> int:
-        """Return where, among the rows that are there, those of a document begin, or would.
-
-        Rows are in the documents' order.
-        """
-        count = -(-self._ranges.rows // BLOCK)
-        block = bisect_left(range(count), document, key=self._first_of) - 1
-        if block < 0:
-            return 0
-        known, numbers = self._block
-        if known != block:
-            stop = min((block + 1) * BLOCK, self._ranges.rows)
-            parts = [self.index[a:b] for a, b in self._ranges.stretches(block * BLOCK, stop)]
-            numbers = torch.cat(parts)
-            self._block = block, numbers
-        return block * BLOCK + int(torch.searchsorted(numbers, document))
-
-    def _first_of(self, block: int) -> int:
-        if block not in self._firsts:
-            self._firsts[block] = int(self.index[self._row(block * BLOCK)])
-        return self._firsts[block]

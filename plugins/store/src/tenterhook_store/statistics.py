@@ -1,16 +1,14 @@
 """Statistics of a run, merged from what its units keep."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from torch import Tensor
 
 from tenterhook_store.errors import NotCaptured, NotReduced
+from tenterhook_store.readable import Readable
 from tenterhook_store.reductions import PARTS, moments_of, sketch_of, top_of
-
-if TYPE_CHECKING:
-    from tenterhook_store.run import Run
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -31,7 +29,7 @@ class TopTokens:
     """Which token of its document each is, int32."""
 
 
-def reduced(run: "Run", layer: str | int, what: str, *, q: Sequence[float], ddof: int) -> Any:
+def reduced(run: Readable, layer: str | int, what: str, *, q: Sequence[float], ddof: int) -> Any:
     """Return one reduction; see `Run.reduced`."""
     kinds: Sequence[str] = run.plan.spec.get("reduce", ())
     if what not in kinds:
@@ -58,14 +56,14 @@ def reduced(run: "Run", layer: str | int, what: str, *, q: Sequence[float], ddof
     return spread / (moments.count - ddof)
 
 
-def quantile_error(run: "Run", layer: str | int) -> float:
+def quantile_error(run: Readable, layer: str | int) -> float:
     """By how much of all rows the rank of a quantile can be wrong; 0 where they are exact."""
     if "quantiles" not in run.plan.spec.get("reduce", ()):
         raise NotReduced("quantiles", run.plan.spec.get("reduce", ()), run.id)
     return sketch_of(_kept(run, _number_of(run, layer), PARTS["quantiles"])).error
 
 
-def _number_of(run: "Run", layer: str | int) -> int:
+def _number_of(run: Readable, layer: str | int) -> int:
     names = [each["name"] for each in run.plan.spec["layers"]]
     name = run.plan.about.get("spellings", {}).get(str(layer), layer)
     if name not in names:
@@ -73,7 +71,7 @@ def _number_of(run: "Run", layer: str | int) -> int:
     return names.index(name)
 
 
-def _kept(run: "Run", number: int, parts: Sequence[str]) -> "list[Mapping[str, Tensor]]":
+def _kept(run: Readable, number: int, parts: Sequence[str]) -> list[Mapping[str, Tensor]]:
     """Return what the committed units keep, in their order."""
     return [
         {part: run.unit_tensor(unit, f"reduced/{number}/{part}") for part in parts}

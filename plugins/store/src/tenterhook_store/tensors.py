@@ -1,4 +1,4 @@
-"""Which tensors a store keeps: those that are dense and have values."""
+"""Tensors as a store keeps them: dense, on the CPU, their bytes, their dtype by name."""
 
 from typing import Any
 
@@ -28,3 +28,16 @@ def flat_bytes(tensor: Tensor) -> Tensor:
     """Return the bytes of a plain tensor, uint8 `[elements * itemsize]`; a view."""
     # A contiguous tensor of one element may have any strides, which views as bytes do not take.
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return `bfloat16` for `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return `torch.bfloat16` for `bfloat16`; `ValueError` for what is no dtype."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype of torch. Use for example 'float32' or 'bfloat16'.")
+    return found

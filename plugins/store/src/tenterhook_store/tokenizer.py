@@ -3,23 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tenterhook.plugins.schemes import serving
 from tenterhook_store.errors import NoTokenizer
 
 
 def load_tokenizer(run_id: str, about: Mapping[str, Any]) -> Any:
     """Load the model that made a run, by the name and revision in the run, for its tokenizer.
 
-    Raises `NoTokenizer` where the run names none, it cannot be loaded, or is not the one that the
-    run was made with.
+    The plugin that has the loader of the name's scheme loads it. Raises `NoTokenizer` where the
+    run names no model, it cannot be loaded, or its tokenizer is not the one that the run was made
+    with.
     """
-    from tenterhook_capture.loading import load_model  # imports the plugins' loaders
-
     model = about.get("model") or {}
     name, revision = model.get("name"), model.get("revision")
     if not name:
         raise NoTokenizer(run_id, "it does not say which model made it")
     try:
-        loaded: Any = load_model(name, revision=revision)
+        loader, rest = serving("loaders", name)
+        loaded = loader.call(rest, dtype=None, device=None, revision=revision)
     except (ImportError, LookupError, ValueError, OSError, RuntimeError) as error:
         cause = str(error).rstrip(".")
         raise NoTokenizer(run_id, f"its model {name!r} cannot be loaded: {cause}") from error

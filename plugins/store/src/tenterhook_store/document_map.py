@@ -1,0 +1,73 @@
+"""Which rows of a run come from which document."""
+
+from bisect import bisect_left
+from typing import final
+
+import torch
+from torch import Tensor
+
+from tenterhook_store.row_ranges import RowRanges
+from tenterhook_store.rows import BLOCK, Rows
+
+
+@final
+class DocumentMap:
+    """From rows to documents and back."""
+
+    def __init__(
+        self, index: Rows, position: Rows, count: int, ranges: RowRanges | None = None
+    ) -> None:
+        self.index = index
+        """The document of every row, int64 `[rows]`: its place among the documents captured."""
+        self.position = position
+        """The token of its document that every row is, int32 `[rows]`, from 0."""
+        self._count = count
+        self._ranges = RowRanges.whole(len(index)) if ranges is None else ranges
+        self._firsts: dict[int, int] = {}
+        """The document of a row that was looked at: the first of a block of those there are."""
+        self._block: tuple[int, Tensor] = (-1, torch.empty(0))
+        """The block that was looked into last, by its number."""
+
+    def __len__(self) -> int:
+        """How many documents there are, those without rows among them."""
+        return self._count
+
+    def rows(self, document: int) -> slice:
+        """Return where the rows of a document are; empty where it has none that can be read.
+
+        From the first to the last that is there: where a unit between them is missing, reading
+        them is `MissingRows`. Raises `IndexError` where there is no such document.
+        """
+        at = document + len(self) if document < 0 else document
+        if not 0 <= at < len(self):
+            raise IndexError(f"Document {document} is not among the {len(self)} of this run.")
+        first, after = self._first_place(at), self._first_place(at + 1)
+        if first == after:
+            row = self._row(first) if first < self._ranges.rows else self._ranges.end
+            return slice(row, row)
+        return slice(self._row(first), self._row(after - 1) + 1)
+
+    def _row(self, place: int) -> int:
+        return next(self._ranges.stretches(place, place + 1))[0]
+
+    def _first_place(self, document: int) -> int:
+        """Return where, among the rows that are there, those of a document begin, or would.
+
+        Rows are in the documents' order.
+        """
+        count = -(-self._ranges.rows // BLOCK)
+        block = bisect_left(range(count), document, key=self._first_of) - 1
+        if block < 0:
+            return 0
+        known, numbers = self._block
+        if known != block:
+            stop = min((block + 1) * BLOCK, self._ranges.rows)
+            parts = [self.index[a:b] for a, b in self._ranges.stretches(block * BLOCK, stop)]
+            numbers = torch.cat(parts)
+            self._block = block, numbers
+        return block * BLOCK + int(torch.searchsorted(numbers, document))
+
+    def _first_of(self, block: int) -> int:
+        if block not in self._firsts:
+            self._firsts[block] = int(self.index[self._row(block * BLOCK)])
+        return self._firsts[block]
