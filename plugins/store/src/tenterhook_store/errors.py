@@ -1,18 +1,30 @@
-"""What can go wrong with a store; each error is a builtin kind too and keeps its facts."""
+"""What can go wrong with a store; each error is a builtin kind too and keeps its facts.
+
+attrs writes `__init__`, `args` and what pickling needs from the fields. The classes have no slots:
+attrs would restore slots alone from a pickle, and lose the notes of an error that crosses processes
+(test_errors_survive_pickling).
+"""
 
 import errno
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
+
+import attrs
 
 from tenterhook.errors import TenterhookError, closest
 
 
+def _as_tuple(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(values)
+
+
+@attrs.define(slots=False)
 class BadName(TenterhookError, ValueError):
     """A name that a store would not keep safely."""
 
-    def __init__(self, kind: str, name: Any, reason: str) -> None:
-        super().__init__(kind, name, reason)
-        self.kind, self.name, self.reason = kind, name, reason
+    kind: str
+    name: Any
+    reason: str
 
     def __str__(self) -> str:
         shown = repr(self.name)
@@ -22,12 +34,13 @@ class BadName(TenterhookError, ValueError):
         return f"{shown} cannot name {article} {self.kind}: {self.reason}."
 
 
+@attrs.define(slots=False)
 class NameTaken(TenterhookError, ValueError):
     """A name that differs from a standing one only in ways some file systems do not see."""
 
-    def __init__(self, kind: str, name: str, standing: str) -> None:
-        super().__init__(kind, name, standing)
-        self.kind, self.name, self.standing = kind, name, standing
+    kind: str
+    name: str
+    standing: str
 
     def __str__(self) -> str:
         return (
@@ -36,47 +49,50 @@ class NameTaken(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class CannotKeep(TenterhookError, TypeError):
     """Something of a kind that a store has no place for."""
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
-        self.what, self.remedy = what, remedy
+    what: str
+    remedy: str
 
     def __str__(self) -> str:
         return f"A store keeps no {self.what}. {self.remedy}"
 
 
+@attrs.define(slots=False)
 class UnknownRun(TenterhookError, LookupError):
     """No run of that id in the store."""
 
-    def __init__(self, run_id: str, known: Collection[str], location: str) -> None:
-        super().__init__(run_id, known, location)
-        self.run_id, self.known, self.location = run_id, tuple(known), location
+    run_id: str
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    location: str
 
     def __str__(self) -> str:
         hint = _nearest(self.run_id, self.known, "See `tenterhook runs list`.")
         return f"No run {self.run_id!r} in the store {self.location}. {hint}"
 
 
+@attrs.define(slots=False)
 class UnknownTensor(TenterhookError, LookupError):
     """No tensor of that name in the store."""
 
-    def __init__(self, name: str, known: Collection[str], location: str) -> None:
-        super().__init__(name, known, location)
-        self.name, self.known, self.location = name, tuple(known), location
+    name: str
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    location: str
 
     def __str__(self) -> str:
         hint = _nearest(self.name, self.known, "list_tensors() lists those there are.")
         return f"No tensor {self.name!r} in the store {self.location}. {hint}"
 
 
+@attrs.define(slots=False)
 class NotReduced(TenterhookError, LookupError):
     """A statistic of a run that was not computed as it was captured, or of no rows yet."""
 
-    def __init__(self, what: str, known: Collection[str], run_id: str) -> None:
-        super().__init__(what, known, run_id)
-        self.what, self.known, self.run_id = what, tuple(known), run_id
+    what: str
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    run_id: str
 
     def __str__(self) -> str:
         if self.what in ("mean", "var", "cov", "quantiles", "topk") and not self.known:
@@ -87,12 +103,14 @@ class NotReduced(TenterhookError, LookupError):
         return f"Run {self.run_id!r} has no {self.what!r}. It has {', '.join(self.known)}."
 
 
+@attrs.define(slots=False)
 class NotKept(TenterhookError, LookupError):
     """A unit of a run has no tensor of that name, or is not committed."""
 
-    def __init__(self, name: str, unit: int, known: Collection[str], run_id: str) -> None:
-        super().__init__(name, unit, known, run_id)
-        self.name, self.unit, self.known, self.run_id = name, unit, tuple(known), run_id
+    name: str
+    unit: int
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    run_id: str
 
     def __str__(self) -> str:
         otherwise = f"It has {', '.join(self.known)}." if self.known else "It has none."
@@ -100,38 +118,46 @@ class NotKept(TenterhookError, LookupError):
         return f"Unit {self.unit} of run {self.run_id!r} has no tensor {self.name!r}. {hint}"
 
 
+@attrs.define(slots=False)
 class NotCaptured(TenterhookError, KeyError):
     """A run has no rows of that layer."""
 
-    def __init__(self, layer: Any, known: Sequence[str], run_id: str) -> None:
-        super().__init__(layer, known, run_id)
-        self.layer, self.known, self.run_id = layer, tuple(known), run_id
+    layer: Any
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    run_id: str
 
     def __str__(self) -> str:
         hint = _nearest(str(self.layer), self.known, f"It has {', '.join(self.known)}.")
         return f"Run {self.run_id!r} has no layer {self.layer!r}. {hint}"
 
 
+@attrs.define(slots=False)
 class RowOutOfRange(TenterhookError, IndexError):
     """A row that an array does not have."""
 
-    def __init__(self, row: int, rows: int, name: str) -> None:
-        super().__init__(row, rows, name)
-        self.row, self.rows, self.name = row, rows, name
+    row: int
+    rows: int
+    name: str
 
     def __str__(self) -> str:
         return f"Row {self.row} is not among the {self.rows} rows of {self.name!r}."
 
 
+@attrs.define(slots=False)
 class MissingRows(RowOutOfRange):
     """A row of a unit that was not committed when the run was opened."""
 
-    def __init__(
-        self, row: int, unit: int, unit_rows: tuple[int, int], there: int, rows: int, run_id: str
-    ) -> None:
-        super().__init__(row, rows, run_id)
-        self.args = (row, unit, unit_rows, there, rows, run_id)
-        self.unit, self.unit_rows, self.there, self.run_id = unit, unit_rows, there, run_id
+    row: int
+    unit: int
+    unit_rows: tuple[int, int]
+    there: int
+    rows: int
+    run_id: str
+    name: str = attrs.field(init=False)
+
+    @name.default
+    def _name_of_run(self) -> str:
+        return self.run_id
 
     def __str__(self) -> str:
         start, stop = self.unit_rows
@@ -144,23 +170,23 @@ class MissingRows(RowOutOfRange):
         )
 
 
+@attrs.define(slots=False)
 class WrongIndex(TenterhookError, IndexError):
     """An index that does not fit the array of rows it is for."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
+    name: str
+    reason: str
 
     def __str__(self) -> str:
         return f"This does not index {self.name!r}: {self.reason}."
 
 
+@attrs.define(slots=False)
 class NoTokenizer(TenterhookError, LookupError):
     """The tokenizer of a run's tokens cannot be had."""
 
-    def __init__(self, run_id: str, reason: str) -> None:
-        super().__init__(run_id, reason)
-        self.run_id, self.reason = run_id, reason
+    run_id: str
+    reason: str
 
     def __str__(self) -> str:
         return (
@@ -169,23 +195,23 @@ class NoTokenizer(TenterhookError, LookupError):
         )
 
 
+@attrs.define(slots=False)
 class BadSetting(TenterhookError, ValueError):
     """A setting of a loader or of a conversion that makes no sense."""
 
-    def __init__(self, name: str, value: Any, expected: str) -> None:
-        super().__init__(name, value, expected)
-        self.name, self.value, self.expected = name, value, expected
+    name: str
+    value: Any
+    expected: str
 
     def __str__(self) -> str:
         return f"{self.name}={self.value!r} must be {self.expected}."
 
 
+@attrs.define(slots=False)
 class OtherLoader(TenterhookError, ValueError):
     """The state of a loader that gives other batches than this one."""
 
-    def __init__(self, differences: Sequence[str]) -> None:
-        super().__init__(differences)
-        self.differences = tuple(differences)
+    differences: tuple[str, ...] = attrs.field(converter=_as_tuple)
 
     def __str__(self) -> str:
         return (
@@ -195,7 +221,10 @@ class OtherLoader(TenterhookError, ValueError):
 
 
 class _PathError(TenterhookError, OSError):
-    """An error about a place; `path` and `reason` say which and why."""
+    """An error about a place; `path` and `reason` say which and why.
+
+    Written by hand: `OSError.__init__` sets `errno` and `filename`, and attrs does not call it.
+    """
 
     code = errno.EIO
 
@@ -203,8 +232,8 @@ class _PathError(TenterhookError, OSError):
         super().__init__(self.code, reason, path)
         self.path, self.reason = path, reason
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason), vars(self)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -240,12 +269,12 @@ class Unreachable(_PathError, ConnectionError):
     code = errno.EHOSTUNREACH
 
 
+@attrs.define(slots=False)
 class OtherRun(TenterhookError, ValueError):
     """A run of that id is there and was made from another plan."""
 
-    def __init__(self, run_id: str, differences: Sequence[str]) -> None:
-        super().__init__(run_id, differences)
-        self.run_id, self.differences = run_id, tuple(differences)
+    run_id: str
+    differences: tuple[str, ...] = attrs.field(converter=_as_tuple)
 
     @property
     def shown(self) -> str:
@@ -270,12 +299,12 @@ class ReplacedRun(OtherRun):
         )
 
 
+@attrs.define(slots=False)
 class IncompleteRun(TenterhookError, RuntimeError):
     """A run that was to be finished lacks units."""
 
-    def __init__(self, run_id: str, missing: Sequence[int]) -> None:
-        super().__init__(run_id, missing)
-        self.run_id, self.missing = run_id, tuple(missing)
+    run_id: str
+    missing: tuple[int, ...] = attrs.field(converter=_as_tuple)
 
     def __str__(self) -> str:
         return (
@@ -284,12 +313,11 @@ class IncompleteRun(TenterhookError, RuntimeError):
         )
 
 
+@attrs.define(slots=False)
 class DeletedRun(TenterhookError, RuntimeError):
     """A run was deleted while it was being written."""
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(run_id)
-        self.run_id = run_id
+    run_id: str
 
     def __str__(self) -> str:
         return (
@@ -298,23 +326,24 @@ class DeletedRun(TenterhookError, RuntimeError):
         )
 
 
+@attrs.define(slots=False)
 class WrongRows(TenterhookError, ValueError):
     """Rows that do not fit the plan of their run."""
 
-    def __init__(self, array: str, expected: str, found: str) -> None:
-        super().__init__(array, expected, found)
-        self.array, self.expected, self.found = array, expected, found
+    array: str
+    expected: str
+    found: str
 
     def __str__(self) -> str:
         return f"{self.array!r} was planned as {self.expected} and given {self.found}."
 
 
+@attrs.define(slots=False)
 class DamagedStore(TenterhookError, RuntimeError):
     """Files of a store are gone or are not what was written."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    path: str
+    reason: str
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
