@@ -7,7 +7,9 @@ from tenterhook_store.testing import StoreContract
 
 
 class TestMemoryStore(StoreContract):
-    """It does what every store does."""
+    """It does what every store does, for as long as its process lives."""
+
+    persistent = False
 
     @pytest.fixture
     def store(self) -> MemoryStore:

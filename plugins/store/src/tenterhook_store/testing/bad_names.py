@@ -1,0 +1,28 @@
+"""Names that no store takes: they could leave it, or fit no file system."""
+
+BAD_NAMES = [
+    "",
+    "..",
+    "../x",
+    "a/../b",
+    "a/..",
+    "/absolute",
+    "a//b",
+    "a/",
+    ".",
+    ".hidden",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "a\u202eb",
+    "C:",
+    "con",
+    "NUL.txt",
+    "com1",
+    "a ",
+    "a.",
+    "x" * 300,
+    "ü" * 101,
+    "\ud800",
+    "a*",
+]
