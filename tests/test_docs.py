@@ -109,6 +109,25 @@ def test_the_tutorials_plugin_passes_its_tests(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_store_of_the_page_passes_its_contract(tmp_path: Path) -> None:
+    """`StoreContract` finds nothing wrong with the store that authors of stores are shown."""
+    page = (ROOT / "docs/how-to/write-a-store.md").read_text()
+    blocks = [fence["code"] for fence in FENCE.finditer(page) if fence["language"] == "python"]
+    (first,) = (at for at, block in enumerate(blocks) if block.startswith('"""A store in one'))
+    (last,) = (at for at, block in enumerate(blocks) if block.startswith("class SqliteStore:"))
+    (test,) = (block for block in blocks if "class TestSqliteStore" in block)
+    file = tmp_path / "test_sqlite_store.py"
+    file.write_text("\n\n".join([*blocks[first : last + 1], test]))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> str:
     """Execute the block, with the page's own line numbers, and return what it prints."""
     code = compile("\n" * block.line + block.code, page, "exec")
