@@ -70,7 +70,8 @@ ARROWS = {
 
 NOT_IN_CORE = {"click", "rich", "cattrs", "zarr", "transformers", "numpy"}
 OF_TESTS = {"pytest", "hypothesis", "_pytest"}
-"""What modules of tests, which are shipped, import; who runs tests has it."""
+OF_PYTEST = {"testing", "check", "contract_examples"}
+"""Modules that run only under pytest, which whoever asks for them has, and the tools of tests."""
 
 
 @attrs.frozen
@@ -165,9 +166,9 @@ def _imports(module: str, tree: ast.AST, *, later: bool) -> Iterator[Import]:
             for each in node.names:
                 yield _from(module, node, each.name, later)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            name = node.args[0]
-            if isinstance(name, ast.Constant):
-                yield Import(module, node.lineno, name.value, None, later)
+            match node.args[0]:
+                case ast.Constant(value=str() as name):
+                    yield Import(module, node.lineno, name, None, later)
         yield from _imports(module, node, later=later or is_later(node))
 
 
@@ -304,10 +305,17 @@ def distributions_of(package: str) -> frozenset[str]:
     return frozenset(map(bare, metadata.packages_distributions().get(package, [package])))
 
 
+@cache
+def on_demand(one: Distribution) -> set[str]:
+    """Return the modules that no other of the distribution imports when it is imported itself."""
+    at_once = {each.module for name in modules(one) for each in imports(name) if not each.later}
+    return set(modules(one)) - at_once - {one.package}
+
+
 def strangers(one: Distribution) -> Iterator[Import]:
     """Find what a distribution imports that is neither its own nor Python's."""
     for name in modules(one):
-        is_of_tests = {"testing", "check"} & set(name.split("."))
+        is_of_tests = OF_PYTEST & set(name.split("."))
         for each in imports(name):
             top = each.module.partition(".")[0]
             if top in sys.stdlib_module_names or top == one.package:
@@ -318,11 +326,12 @@ def strangers(one: Distribution) -> Iterator[Import]:
 
 @each_distribution
 def test_what_is_imported_is_declared(one: Distribution) -> None:
-    """What only an extra brings is imported where it is used."""
+    """What only an extra brings is imported when it is used."""
     missing = []
     for each in strangers(one):
         brings = distributions_of(each.module.partition(".")[0])
-        lazily = one.optional if each.later else frozenset[str]()
+        is_late = each.later or each.by in on_demand(one)
+        lazily = one.optional if is_late else frozenset[str]()
         if not brings & (one.required | lazily):
             missing.append(str(each))
 
@@ -460,15 +469,15 @@ assert tenterhook_store.rows.__spec__.name == "tenterhook_store.rows"
 
 def test_a_pickle_is_of_the_package() -> None:
     """A class has one home, by whatever name it was imported; old pickles name the door."""
-    from tenterhook.store import RunNotFound
-    from tenterhook_store import RunNotFound as Canonical
+    from tenterhook.store import UnknownRun
+    from tenterhook_store import UnknownRun as Canonical
 
-    pickled = pickle.dumps(RunNotFound)
+    pickled = pickle.dumps(UnknownRun)
 
-    assert RunNotFound is Canonical
+    assert UnknownRun is Canonical
     assert b"tenterhook_store" in pickled
     assert pickle.loads(pickled) is Canonical
-    assert pickle.loads(b"ctenterhook.store\nRunNotFound\n.") is Canonical
+    assert pickle.loads(b"ctenterhook.store\nUnknownRun\n.") is Canonical
 
 
 def test_a_submodule_that_is_not_there() -> None:

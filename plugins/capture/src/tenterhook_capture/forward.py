@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook.hooks._types import Detector, Hook, HookType
+from tenterhook.hooks import Detector, Hook, HookType
 from tenterhook.scopes.scope import watching
 from tenterhook.scopes.steering import Hooks
 from tenterhook_capture.errors import NoPattern, NotPerToken, WrongMask

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tenterhook._version import __version__
+from tenterhook import __version__
 
 PACKAGES = ("transformers", "tokenizers", "zarr", "numpy", "datasets")
 

@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from tenterhook._version import __version__
+from tenterhook import __version__
 from tenterhook.errors import TenterhookError
 from tenterhook.one_line import said, type_name
 from tenterhook_cli.words import COMMANDS as COMMANDS

@@ -9,7 +9,7 @@ from string import Template
 
 import click
 
-from tenterhook._version import __version__
+from tenterhook import __version__
 from tenterhook.plugins import FIRST_PARTY
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.][A-Za-z0-9]+)*")

@@ -8,7 +8,7 @@ import attrs
 import torch
 
 from tenterhook.errors import closest
-from tenterhook.hooks._types import Controller, Detector, Hook, HookType
+from tenterhook.hooks import Controller, Detector, Hook, HookType
 from tenterhook.plugins import FIRST_PARTY, Registered, default_manager
 from tenterhook_specs.errors import BadSpec, NotDescribable
 from tenterhook_specs.formats import read_spec
