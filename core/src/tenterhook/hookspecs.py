@@ -30,6 +30,7 @@ KINDS = (
     "layer_names",
     "commands",
     "observers",
+    "spec_formats",
 )
 """The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
 
@@ -92,4 +93,13 @@ def tenterhook_observers() -> Sequence[Extension]:  # type: ignore[empty-body]
     The target is called with nothing, once for each run of a capture, and returns a
     `tenterhook.observers.RunObserver`, which is told when the run begins, what becomes of each
     unit, and how the run ends.
+    """
+
+
+@hookspec
+def tenterhook_spec_formats() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Formats of specs, by the ending of their files: `toml` reads and writes `hooks.toml`.
+
+    The target is an object, or a module, of two functions: `loads(text)` returns plain values and
+    raises `ValueError` for text that is not of the format; `dumps(values)` returns the text.
     """

@@ -1,6 +1,5 @@
 """Hooks as values: described, written, read, and put on another model, with our plugins."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -30,7 +29,6 @@ from tenterhook.hooks import (
     Scale,
     ZeroAblate,
 )
-from tenterhook.plugins import MissingDependency
 from tenterhook_specs import BadSpec, HookSpec, ModelSpec, NotAllowed, NotDescribable
 
 WIDTH = 4
@@ -393,45 +391,3 @@ class TestCode:
 
         with pytest.raises(NotDescribable, match=r"Keep it as self\.names"):
             hooked.describe()
-
-
-class TestText:
-    def test_a_format_is_known_by_its_ending(self, tmp_path: Path) -> None:
-        """Written and read."""
-        spec = ModelSpec(hooks=(HookSpec(hook="Scale", layer=-1, parameters={"factor": 2.0}),))
-        for ending in ("toml", "yaml", "yml", "json"):
-            specs.write_spec(spec, tmp_path / f"spec.{ending}")
-            assert specs.read_spec(tmp_path / f"spec.{ending}", ModelSpec) == spec
-        assert json.loads((tmp_path / "spec.json").read_text()) == {
-            "hooks": [{"hook": "Scale", "layer": -1, "parameters": {"factor": 2.0}}]
-        }
-        with pytest.raises(BadSpec, match=r"use one of \.toml, \.yaml, \.yml, \.json"):
-            specs.write_spec(spec, tmp_path / "spec.ini")
-
-    @pytest.mark.parametrize(("form", "text"), [("toml", "a = ["), ("json", "{"), ("yaml", "a: [")])
-    def test_text_that_is_not_of_the_format(self, form: Any, text: str) -> None:
-        """The decoder's own words, and where."""
-        with pytest.raises(BadSpec, match=f"here is no {form.upper()}: "):
-            specs.loads(text, ModelSpec, form, where="here")
-
-    def test_a_list_is_no_spec(self) -> None:
-        """A spec is a table."""
-        with pytest.raises(BadSpec, match="holds a list, and must hold a table"):
-            specs.loads("[]", ModelSpec, "json")
-
-    def test_no_format(self) -> None:
-        """The formats are named."""
-        with pytest.raises(BadSpec, match="format='ini' is not one of toml, yaml, json"):
-            specs.dumps(ModelSpec(), "ini")  # type: ignore[arg-type]
-
-    def test_yaml_needs_a_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Core does not depend on it; the error has the pip command."""
-        monkeypatch.setitem(sys.modules, "yaml", None)
-
-        with pytest.raises(MissingDependency, match=r"`pip install 'tenterhook\[yaml\]'`"):
-            specs.dumps(ModelSpec(), "yaml")
-
-    def test_yaml_makes_no_objects(self) -> None:
-        """Its tags run nothing."""
-        with pytest.raises(BadSpec, match="is no YAML"):
-            specs.loads("a: !!python/object/apply:os.system [x]", ModelSpec, "yaml")

@@ -39,4 +39,10 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
     "layer_names": {"transformers": "tenterhook-transformers"},
     "commands": {"sae": "tenterhook-sae", "tokens": "tenterhook-transformers"},
     "observers": {"run-log": "tenterhook-run-log"},
+    "spec_formats": {
+        "json": "tenterhook-specs",
+        "toml": "tenterhook-specs",
+        "yaml": "tenterhook-specs",
+        "yml": "tenterhook-specs",
+    },
 }

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
+import attrs
+
 from tenterhook.errors import TenterhookError
 
 
+@attrs.define(slots=False)
 class BadSpec(TenterhookError, ValueError):
     """A spec that does not say what can be done."""
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__(mistakes)
-        self.mistakes = tuple(mistakes)
-        """Each with the path to it, as `hooks[0].parameters.coefficient`."""
+    mistakes: Sequence[str] = attrs.field(converter=tuple)
+    """Each with the path to it, as `hooks[0].parameters.coefficient`."""
 
     def __str__(self) -> str:
         return " ".join(f"{mistake.removesuffix('.')}." for mistake in self.mistakes).replace(
@@ -19,14 +20,18 @@ class BadSpec(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NotAllowed(TenterhookError, ValueError):
     """A spec names code that the user did not allow it to import."""
 
-    def __init__(self, target: str, allow: Sequence[str], why: str = "", home: str = "") -> None:
-        super().__init__(target, allow, why, home)
-        self.target, self.allow, self.why = target, tuple(allow), why
-        self.home = home or target.partition(":")[0]
-        """The module that has the code."""
+    target: str
+    allow: Sequence[str] = attrs.field(converter=tuple)
+    why: str = ""
+    home: str = ""
+    """The module that has the code; that of the path unless given."""
+
+    def __attrs_post_init__(self) -> None:
+        self.home = self.home or self.target.partition(":")[0]
 
     def __str__(self) -> str:
         package = self.home.partition(".")[0]
@@ -39,12 +44,12 @@ class NotAllowed(TenterhookError, ValueError):
         return f"{what} If you trust it, allow where it is defined, as {way}."
 
 
+@attrs.define(slots=False)
 class NotDescribable(TenterhookError, TypeError):
     """A hook has something that no spec can say."""
 
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(what, why)
-        self.what, self.why = what, why
+    what: str
+    why: str
 
     def __str__(self) -> str:
         return f"{self.what} cannot be described in a spec: {self.why}"

@@ -1,71 +1,84 @@
-"""Specs as text: TOML and JSON, and YAML where PyYAML is installed."""
+"""Specs as text and as files, in the formats that plugins offer: ours are TOML, JSON and YAML.
 
-import importlib
-import json
-import re
-import tomllib
-from collections.abc import Mapping
+A format turns text into plain values and back; what they say is checked here, for all formats
+alike, before `structure` makes a spec of them.
+"""
+
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
-from tenterhook.plugins import MissingDependency
+from tenterhook.one_line import printable, type_name
+from tenterhook.plugins import Registered, default_manager
 from tenterhook_specs.errors import BadSpec
+from tenterhook_specs.plain_values import MOST_REPEATED, check_plain
+from tenterhook_specs.spec_format import SpecFormat
 from tenterhook_specs.values import plain, structure
 
 T = TypeVar("T")
-Format = Literal["toml", "yaml", "json"]
-_ENDINGS: dict[str, Format] = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+LONGEST = 2**24
+"""Characters that a text is read of, unless more are asked for."""
 
 
-def dumps(spec: Any, format: Format = "toml") -> str:
+def dumps(spec: Any, format: str = "toml") -> str:
     """Return a spec, or any frozen class of plain values, as text that `loads` reads.
 
     Raises `NotDescribable` for a value without a plain form.
     """
-    values = plain(spec, type(spec).__name__)
-    match format:
-        case "toml":
-            return _toml(values)
-        case "json":
-            return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        case "yaml":
-            text: str = _yaml().safe_dump(values, sort_keys=False)
-            return text
-    raise _no_format(format)
+    registered = _registered(format)
+    text = _format(registered).dumps(plain(spec, type(spec).__name__))
+    if not isinstance(text, str):
+        raise registered.broken(f"wrote a {type_name(text)}, and no text")
+    return text
 
 
-def loads(text: str, kind: type[T], format: Format = "toml", *, where: str = "the spec") -> T:
-    """Return the spec that the text says.
+def loads(
+    text: str,
+    kind: type[T],
+    format: str = "toml",
+    *,
+    where: str = "the spec",
+    longest: int = LONGEST,
+) -> T:
+    """Return the spec that the text says; of a text from a stranger give a small `longest`.
 
-    Raises `BadSpec` for text that is not of the format, and for what `structure` refuses.
+    Raises `BadSpec` for text that is not of the format or has more than `longest` characters, for
+    values that are no plain ones, too many (as aliases of aliases say them) or too deep, for keys
+    that stand twice, and for what `structure` refuses.
     """
-    if format not in get_args(Format):
-        raise _no_format(format)
+    registered = _registered(format)
+    if len(text) > longest:
+        raise BadSpec(
+            [f"{where} has more than {longest:,} characters; give a larger longest to read it"]
+        )
+    reader = _format(registered)
     try:
-        match format:
-            case "toml":
-                values: Any = tomllib.loads(text)
-            case "json":
-                values = json.loads(text)
-            case "yaml":
-                values = _yaml_values(text)
-    except (ValueError, RecursionError) as error:  # both decoders' errors are ValueErrors
-        said = " ".join(str(error).split())
-        raise BadSpec([f"{where} is no {format.upper()}: {said}"]) from error
+        values = reader.loads(text)
+    except BadSpec:
+        raise
+    except (ValueError, RecursionError) as error:  # the decoders' errors are ValueErrors
+        raise BadSpec([f"{where} is no {format.upper()}: {printable(str(error))}"]) from error
+    check_plain(values, most=len(text) + MOST_REPEATED, where=where)
     if not isinstance(values, dict):
-        raise BadSpec([f"{where} holds a {type(values).__name__}, and must hold a table"])
+        raise BadSpec([f"{where} holds a {type_name(values)}, and must hold a table"])
     return structure(values, kind)
 
 
-def read_spec(path: str | Path, kind: type[T]) -> T:
-    """Read a spec from a file: `.toml`, `.json`, or `.yaml` (`pip install 'tenterhook[yaml]'`).
+def read_spec(path: str | Path, kind: type[T], *, longest: int = LONGEST) -> T:
+    """Read a spec from a file, in the format of its ending.
 
-    Raises `BadSpec`, `MissingDependency` for YAML without PyYAML, `OSError` where the file cannot
-    be read.
+    Ours are `.toml`, `.json`, `.yaml` and `.yml` (`pip install 'tenterhook[yaml]'`). Raises as
+    `loads` does, `MissingDependency` for YAML without PyYAML, `OSError` where the file cannot be
+    read.
     """
     path = Path(path)
-    return loads(path.read_text(encoding="utf-8"), kind, _format_of(path), where=str(path))
+    format = _format_of(path)
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(longest + 1)
+    except UnicodeDecodeError as error:
+        raise BadSpec([f"{path} is no text in UTF-8: {error}"]) from error
+    return loads(text, kind, format, where=str(path), longest=longest)
 
 
 def write_spec(spec: Any, path: str | Path) -> None:
@@ -74,63 +87,27 @@ def write_spec(spec: Any, path: str | Path) -> None:
     path.write_text(dumps(spec, _format_of(path)), encoding="utf-8")
 
 
-def _format_of(path: Path) -> Format:
-    found = _ENDINGS.get(path.suffix.lower())
-    if found is None:
-        endings = ", ".join(_ENDINGS)
+def _format_of(path: Path) -> str:
+    format = path.suffix.lower().removeprefix(".")
+    known = default_manager().extensions("spec_formats")
+    if format not in known and not default_manager().clash("spec_formats", format):
+        endings = ", ".join(f".{name}" for name in known) or "no plugin offers a format"
         raise BadSpec([f"{path} has no ending that says its format; use one of {endings}"])
+    return format
+
+
+def _registered(format: str) -> Registered:
+    known = default_manager().extensions("spec_formats")
+    if format in known:
+        return known[format]
+    if clash := default_manager().clash("spec_formats", format):
+        raise clash
+    raise BadSpec([f"format={format!r} is not one of {', '.join(known)}"])
+
+
+def _format(registered: Registered) -> SpecFormat:
+    found: SpecFormat = registered.load()
+    for name in ("loads", "dumps"):
+        if not callable(getattr(found, name, None)):
+            raise registered.broken(f"has no function {name!r}")
     return found
-
-
-def _no_format(format: object) -> BadSpec:
-    return BadSpec([f"format={format!r} is not one of {', '.join(get_args(Format))}"])
-
-
-def _yaml() -> Any:
-    try:
-        return importlib.import_module("yaml")
-    except ModuleNotFoundError as error:
-        raise MissingDependency("A spec in YAML", "yaml", "'tenterhook[yaml]'") from error
-
-
-def _yaml_values(text: str) -> Any:
-    yaml = _yaml()
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-def _toml(table: Mapping[str, Any], path: str = "") -> str:
-    """Write what `plain` returns: values first, then tables, then arrays of tables."""
-    lines, below = [], []
-    for key, value in table.items():
-        name = f"{path}.{_key(key)}" if path else _key(key)
-        if isinstance(value, Mapping):
-            below.append(f"[{name}]\n{_toml(value, name)}")
-        elif isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
-            below += [f"[[{name}]]\n{_toml(each, name)}" for each in value]
-        else:
-            lines.append(f"{_key(key)} = {_toml_value(value)}\n")
-    return "\n".join(filter(None, ["".join(lines), *below]))
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _toml_text(value)
-    if isinstance(value, int | float):
-        return repr(value)  # nan, inf and exponents are written alike
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
-    return f"[{', '.join(map(_toml_value, value))}]"
-
-
-def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _toml_text(key)
-
-
-def _toml_text(text: str) -> str:
-    """Quote text; JSON's escapes are TOML's, but for DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
