@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,29 @@ class Words:
         """Declare the data."""
         return [Extension("words", "here:read", "Words.")]
 
+    @hookimpl
+    def tenterhook_spec_formats(self) -> list[Extension]:
+        """Declare a format."""
+        return [Extension("words", "here:format", "A word and a value a line.")]
+
+
+class WordLines:
+    """The format."""
+
+    def loads(self, text: str) -> Any:
+        """Read the value after each word."""
+        return {word: json.loads(value) for word, value in re.findall(r"(\w+) (.*)", text)}
+
+    def dumps(self, values: Any) -> str:
+        """Write a line for each word."""
+        return "".join(f"{word} {json.dumps(value)}\n" for word, value in values.items())
+
 
 @pytest.fixture(autouse=True)
 def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Register the plugin while a test runs."""
     real = Extension.load
-    here = {"here:load": load, "here:read": read}
+    here = {"here:load": load, "here:read": read, "here:format": WordLines()}
     monkeypatch.setattr(Extension, "load", lambda self: here.get(self.target) or real(self))
     default_manager().register(Words(), "words-here")
     yield
@@ -832,6 +850,20 @@ def test_a_file_says_what_to_capture(th: Command, tmp_path: Path) -> None:
     (tmp_path / "again.json").write_text(json.dumps(recipe))
     code, out, _ = th("capture", str(tmp_path / "again.json"), "--out", str(tmp_path / "other"))
     assert (code, f"Run {run} in" in out) == (0, True)
+
+
+def test_a_file_of_a_format_that_a_plugin_offers(th: Command, tmp_path: Path) -> None:
+    """It says what to capture, too; of another ending, the error lists those there are."""
+    spec, store = tmp_path / "experiment.words", str(tmp_path / "store")
+    spec.write_text(WordLines().dumps(tomllib.loads(SPEC)))
+    code, out, err = th("capture", str(spec), "--out", store)
+    assert (code, f"in {store}" in out) == (0, True), err
+
+    code, out, err = th("capture", str(spec.rename(tmp_path / "experiment.word")), "--out", store)
+
+    assert (code, out) == (2, "")
+    assert "experiment.word has no ending that says its format; use one of .json, .toml, " in err
+    assert ".words" in err
 
 
 @pytest.mark.parametrize(

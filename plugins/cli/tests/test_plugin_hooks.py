@@ -19,6 +19,7 @@ from tenterhook_capture import save_activations
 from tenterhook_capture.documents import read_documents
 from tenterhook_capture.loading import load_model
 from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_specs import BadSpec, HookSpec, dumps, loads, read_spec, write_spec
 from tenterhook_store import MemoryStore
 
 Install = Callable[..., Path]
@@ -438,3 +439,63 @@ class TestObservers:
             self.capture(MemoryStore())
 
         assert len(caught) == 1
+
+
+LINES = """
+import json
+def loads(text):
+    return {key: json.loads(value) for key, value in map(str.split, text.splitlines())}
+def dumps(values):
+    return "".join(f"{key} {json.dumps(value)}\\n" for key, value in values.items())
+class Lines:
+    loads, dumps = staticmethod(loads), staticmethod(dumps)
+"""
+
+
+class TestSpecFormats:
+    SPEC = HookSpec(hook="Scale", layer=2)
+
+    def test_an_ending_is_read_and_written(self, install: Install, tmp_path: Path) -> None:
+        """By a module of two functions or an object that has them, whatever the letters' case."""
+        install("one", {"one": declaring("spec_formats", "lines", "plugin_one:Lines") + LINES})
+
+        write_spec(self.SPEC, tmp_path / "a.LINES")
+
+        assert (tmp_path / "a.LINES").read_text() == 'hook "Scale"\nlayer 2\nparameters {}\n'
+        assert read_spec(tmp_path / "a.LINES", HookSpec) == self.SPEC
+
+    @pytest.mark.parametrize(
+        ("change", "cause"),
+        [
+            ("Lines.dumps = None", "has no function 'dumps'"),
+            ("Lines = 3", "has no function 'loads'"),
+            ("Lines.dumps = staticmethod(lambda values: b'')", "wrote a bytes, and no text"),
+        ],
+    )
+    def test_one_that_is_broken_is_named(self, install: Install, change: str, cause: str) -> None:
+        """With the plugin that offers it."""
+        source = declaring("spec_formats", "lines", "plugin_one:Lines")
+        install("one", {"one": f"{source}{LINES}\n{change}"})
+
+        with pytest.raises(BrokenExtension, match=f"Spec format 'lines' of plugin 'one'.*{cause}"):
+            dumps(self.SPEC, "lines")
+
+    @pytest.mark.parametrize(
+        ("result", "cause"),
+        [
+            ("{'hook': {1}}", "hook is a set, which is no plain value"),
+            ("{1: 2}", "the spec has the key 1, and keys are text"),
+            ("[cycle := [], cycle.append(cycle)][0]", "more than 64 lists and tables"),
+            ("{'a': [[0] * 1000] * 1000}", "holds more than 100,000 values"),
+            ("int('x')", "is no LINES: invalid literal"),
+            ("'text'", "holds a str, and must hold a table"),
+        ],
+    )
+    def test_what_it_says_is_checked(self, install: Install, result: str, cause: str) -> None:
+        """Whoever reads the values next need not."""
+        source = declaring("spec_formats", "lines", "plugin_one:Lines")
+        change = f"Lines.loads = staticmethod(lambda text: {result})"
+        install("one", {"one": f"{source}{LINES}\n{change}"})
+
+        with pytest.raises(BadSpec, match=cause):
+            loads("", HookSpec, "lines")

@@ -9,6 +9,7 @@ import attrs
 import click
 from click.core import ParameterSource
 
+from tenterhook.plugins import default_manager
 from tenterhook_cli.amounts import how_long, many, size
 from tenterhook_cli.contents import kept, reduced, rows_of
 from tenterhook_cli.keeping import keeping, kept_settings
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tenterhook_capture import Capture, CaptureRecipe
     from tenterhook_store import Run, RunPlan, Store
 
-SPECS = (".toml", ".yaml", ".yml", ".json")
 WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run", "--plan", "--json"}
 """What may stand beside a file that says what is captured."""
 
@@ -210,7 +210,7 @@ def _named_file(ctx: click.Context, model: str) -> str | None:
         for each in ctx.command.params
         if each.name and ctx.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
     }
-    if model.lower().endswith(SPECS) and not Path(model).is_dir():
+    if _is_spec(model, given):
         if more := sorted(given - WITH_SPEC):
             raise click.UsageError(f"{model} says what is captured: leave out {', '.join(more)}.")
         return model
@@ -218,6 +218,17 @@ def _named_file(ctx: click.Context, model: str) -> str | None:
         if option not in given:
             raise click.MissingParameter(ctx=ctx, param_hint=f"'{option}'", param_type="option")
     return None
+
+
+def _is_spec(model: str, given: set[str]) -> bool:
+    """Say whether MODEL is a file that says what to capture, of a format that a plugin offers.
+
+    A file that says no layer beside it is meant as one too; reading it lists the formats.
+    """
+    path = Path(model)
+    if path.suffix.lower().removeprefix(".") in default_manager().extensions("spec_formats"):
+        return not path.is_dir()
+    return path.is_file() and "--layer" not in given
 
 
 def _read_recipe(file: str) -> "CaptureRecipe":

@@ -1,17 +1,21 @@
 """What can be wrong with a spec, or with a hook that is to be described by one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from tenterhook.errors import TenterhookError
 
 
+def _texts(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(texts)
+
+
 @attrs.define(slots=False)
 class BadSpec(TenterhookError, ValueError):
     """A spec that does not say what can be done."""
 
-    mistakes: Sequence[str] = attrs.field(converter=tuple)
+    mistakes: Sequence[str] = attrs.field(converter=_texts)
     """Each with the path to it, as `hooks[0].parameters.coefficient`."""
 
     def __str__(self) -> str:
@@ -25,7 +29,7 @@ class NotAllowed(TenterhookError, ValueError):
     """A spec names code that the user did not allow it to import."""
 
     target: str
-    allow: Sequence[str] = attrs.field(converter=tuple)
+    allow: Sequence[str] = attrs.field(converter=_texts)
     why: str = ""
     home: str = ""
     """The module that has the code; that of the path unless given."""
