@@ -23,6 +23,7 @@ from tenterhook.plugins import default_manager
 from tenterhook_capture import CaptureOptions, begin_run, prepare_capture
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.loading import load_model
+from tenterhook_capture.option_fields import described
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_cli import main
 from tenterhook_store import LocalStore, MissingRows
@@ -892,3 +893,49 @@ def test_a_file_that_makes_no_sense(
     assert (code, "No such file" in err) == (2, True), err
     code, _, err = th("capture", "words:", "--out", str(tmp_path / "store"))
     assert (code, "--layer" in err) == (2, True), err
+
+
+def test_help_has_groups(th: Command) -> None:
+    """Each option of `CaptureOptions` stands under its group, with its default and meaning."""
+    code, out, err = th("capture", "--help")
+    assert (code, err) == (0, "")
+    sections = {
+        name: " ".join(text.split())
+        for name, text in re.findall(r"^(\w[\w ]*):\n(.*?)(?=\n\n|\n*\Z)", out, re.M | re.S)
+    }
+    assert [*sections] == [
+        "What is captured", "Run", "Model", "Batches", "Rows", "Writing", "Other"
+    ]  # fmt: skip
+    for name, (field, about) in described(CaptureOptions).items():
+        text = sections[about.group]
+        assert f"--{name.replace('_', '-')} " in text
+        if field.default and isinstance(field.default, str | int):
+            assert f"[default: {field.default}" in text
+    assert "Batches: " not in sections["Rows"]
+    assert "beside --batch-size; a longer document" in sections["Batches"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ("--reduce", "mean", "--reduce", "topk"),
+            "--reduce is given 2 times and takes one value. Several go in one, with commas",
+        ),
+        (
+            ("--dtype", "int8", "--dtype=int8", "--dtype", "int8"),
+            "--dtype is given 3 times and takes one value. Give it once.",
+        ),
+        (("--out", "elsewhere"), "--out is given 2 times"),
+    ],
+    ids=["a list", "alike", "another"],
+)
+def test_an_option_given_twice(
+    th: Command, tmp_path: Path, more: tuple[str, ...], said: str
+) -> None:
+    """It is an error, where the first value would be lost without a word; flags may be repeated."""
+    code, out, err = capture(th, tmp_path / "store", *more)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+    assert capture(th, tmp_path / "store", "--bucket", "--bucket")[0] == 0

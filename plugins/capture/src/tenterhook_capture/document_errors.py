@@ -1,11 +1,15 @@
 """What can be wrong with data that documents are read from."""
 
 import errno
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import attrs
 
 from tenterhook.errors import TenterhookError, closest
+
+
+def _texts(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(texts)
 
 
 class NoSuchData(TenterhookError, FileNotFoundError):
@@ -41,7 +45,7 @@ class UnknownField(TenterhookError, LookupError):
     """The records have no field of that name."""
 
     field: str
-    known: Collection[str] = attrs.field(converter=tuple)
+    known: tuple[str, ...] = attrs.field(converter=_texts)
     where: str
 
     def __str__(self) -> str:

@@ -1,12 +1,20 @@
 """What can go wrong with a capture before or while it runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from tenterhook.errors import TenterhookError
 from tenterhook_store import OtherRun
+
+
+def _texts(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(texts)
+
+
+def _copied(causes: Mapping[int, str]) -> dict[int, str]:
+    return dict(causes)
 
 
 @attrs.define(slots=False)
@@ -70,7 +78,7 @@ class NotRebuildable(TenterhookError, ValueError):
     """A run was made from what has no name, so that only the call that made it goes on with it."""
 
     run_id: str
-    unnamed: Sequence[str] = attrs.field(converter=tuple)
+    unnamed: tuple[str, ...] = attrs.field(converter=_texts)
 
     def __str__(self) -> str:
         return (
@@ -97,7 +105,7 @@ class UnitsFailed(TenterhookError, RuntimeError):
     """Some units of a run failed at every try; the others are done."""
 
     run_id: str
-    causes: Mapping[int, str] = attrs.field(converter=dict)
+    causes: Mapping[int, str] = attrs.field(converter=_copied)
     tries: int
 
     def __str__(self) -> str:

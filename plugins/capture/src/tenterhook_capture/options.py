@@ -1,14 +1,26 @@
-"""What a capture may be told beside its model, layers and documents."""
+"""The options of a capture: what it may be told beside its model, layers and documents.
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+`CaptureOptions` is their one source. The keywords of `save_activations`, the options of
+`tenterhook capture` and its help, `options` in a recipe and the table in
+docs/reference/captures.md are read from it or compared with it by a test. Importing this imports
+no torch, so that a command line can show its help at once.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 import attrs
-import torch
 
+from tenterhook.errors import closest
 from tenterhook_capture.errors import BadArgument
-from tenterhook_selections import Selection, Where
-from tenterhook_store import CODECS, REDUCTIONS, dtype_name, torch_dtype
+from tenterhook_capture.option_fields import about, default_of, described, option
+from tenterhook_store import CODECS
+
+if TYPE_CHECKING:
+    import torch
+
+    from tenterhook_selections import Selection, Where
 
 LongDocuments = Literal["truncate", "split"]
 """What becomes of a document longer than the model takes: its first tokens are kept, or it is run
@@ -16,6 +28,9 @@ as windows that follow each other, none seeing the one before."""
 
 Writing = Literal["auto", "inline", "thread"]
 """Who writes: the thread that runs the model, another one, or whichever suits the device."""
+
+BATCH_SIZE = 32
+"""Documents in one forward unless something else is asked for."""
 
 QUEUE_BYTES = 256 << 20
 """Rows that wait for the writer at most, in bytes, unless something else is asked for."""
@@ -28,15 +43,17 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 INT8 = "int8"
 """The dtype that is no cast: rows are kept as int8 with a float32 scale each."""
 
+DTYPES = (*FLOATS, INT8)
 
-def wanted_dtype(dtype: str | torch.dtype | None) -> str | None:
+
+def wanted_dtype(dtype: "str | torch.dtype | None") -> str | None:
     """Return the name of the dtype that rows are cast to; `BadArgument` for one they cannot be."""
     if dtype is None:
         return None
-    name = dtype if isinstance(dtype, str) else dtype_name(dtype)
-    if name not in (*FLOATS, INT8):
-        raise BadArgument("dtype", name, f"one of {', '.join((*FLOATS, INT8))}")
-    return dtype_name(torch_dtype(name))
+    name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise BadArgument("dtype", name, f"one of {', '.join(DTYPES)}")
+    return name
 
 
 def wanted_tokens(tokens: "Where | Selection | None") -> str | None:
@@ -46,6 +63,8 @@ def wanted_tokens(tokens: "Where | Selection | None") -> str | None:
     """
     if tokens is None:
         return None
+    from tenterhook_selections import Selection
+
     if isinstance(tokens, str) and "," in tokens:
         tokens = _numbers(tokens)
     try:
@@ -59,10 +78,12 @@ def wanted_tokens(tokens: "Where | Selection | None") -> str | None:
     return ",".join(map(str, found.tokens))
 
 
-def selected(tokens: str | None) -> Selection | None:
+def selected(tokens: str | None) -> "Selection | None":
     """Return what `wanted_tokens` gave as a selection."""
     if tokens is None:
         return None
+    from tenterhook_selections import Selection
+
     return Selection(tokens=tokens if ":" in tokens else _numbers(tokens))
 
 
@@ -84,40 +105,14 @@ def _numbers(text: str) -> tuple[int, ...]:
 def wanted_reductions(kinds: str | Sequence[str]) -> tuple[str, ...]:
     """Return the reductions that are asked for, as a list or with commas, each once, in order."""
     asked = [each.strip() for each in kinds.split(",")] if isinstance(kinds, str) else [*kinds]
+    if not asked:
+        return ()
+    from tenterhook_store import REDUCTIONS
+
     for each in asked:
         if each not in REDUCTIONS:
             raise BadArgument("reduce", each, f"one or more of {', '.join(REDUCTIONS)}")
     return tuple(each for each in REDUCTIONS if each in asked)
-
-
-def check_count(name: str, number: object) -> None:
-    """Raise `BadArgument` unless it is a whole number, 1 or more."""
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise BadArgument(name, number, "a whole number, 1 or more")
-
-
-def _count(_: object, attribute: "attrs.Attribute[Any]", number: object) -> None:
-    check_count(attribute.name, number)
-
-
-def _one_of_long(_: object, attribute: "attrs.Attribute[Any]", found: object) -> None:
-    if found not in get_args(LongDocuments):
-        raise BadArgument(attribute.name, found, "'truncate' or 'split'")
-
-
-def _one_of_writing(_: object, attribute: "attrs.Attribute[Any]", found: object) -> None:
-    if found not in get_args(Writing):
-        raise BadArgument(attribute.name, found, "'auto', 'inline' or 'thread'")
-
-
-def _one_of_codecs(_: object, attribute: "attrs.Attribute[Any]", found: object) -> None:
-    if found not in CODECS:
-        raise BadArgument(attribute.name, found, f"one of {', '.join(CODECS)}")
-
-
-def _count_if_any(_: object, attribute: "attrs.Attribute[Any]", number: object) -> None:
-    if number is not None:
-        check_count(attribute.name, number)
 
 
 @attrs.frozen(kw_only=True)
@@ -127,21 +122,153 @@ class CaptureOptions:
     A run is rebuilt from them, so whatever is added here is known to every process of it.
     """
 
-    batch_size: int = attrs.field(default=32, validator=_count)
-    dtype: str | None = attrs.field(default=None, converter=wanted_dtype)
-    long_documents: LongDocuments = attrs.field(default="truncate", validator=_one_of_long)
-    rows_per_unit: int = attrs.field(default=ROWS_PER_UNIT, validator=_count)
-    batch_tokens: int | None = attrs.field(default=None, validator=_count_if_any)
-    bucket: bool = False
-    tokens: str | None = attrs.field(default=None, converter=wanted_tokens)
-    reduce: tuple[str, ...] = attrs.field(default=(), converter=wanted_reductions)
-    top_k: int = attrs.field(default=20, validator=_count)
-    keep_rows: bool = attrs.field(default=attrs.Factory(lambda it: not it.reduce, takes_self=True))
-    writing: Writing = attrs.field(default="auto", validator=_one_of_writing)
-    queue_bytes: int = attrs.field(default=QUEUE_BYTES, validator=_count)
-    codec: str = attrs.field(default="none", validator=_one_of_codecs)
+    batch_size: int = option(BATCH_SIZE, help="Documents at once.", group="Batches", least=1)
+    dtype: str | None = attrs.field(
+        default=None,
+        converter=wanted_dtype,
+        metadata=about(
+            "Cast the rows; by default they are kept in the dtype that the layer gives. int8 has a "
+            "float32 scale for each row.",
+            "Rows",
+            choices=DTYPES,
+        ),
+    )
+    long_documents: LongDocuments = option(  # noqa: RUF009 - it is a field
+        "truncate",
+        help="What becomes of documents longer than the model takes.",
+        group="Batches",
+        choices=get_args(LongDocuments),
+    )
+    rows_per_unit: int = option(
+        ROWS_PER_UNIT,
+        help="Tokens of a unit of work: the most that is done again after a stop.",
+        group="Batches",
+        least=1,
+    )
+    batch_tokens: int | None = option(
+        None,
+        help="Tokens at once at most, padding counted, beside `batch_size`; a longer document runs "
+        "alone.",
+        group="Batches",
+        least=1,
+    )
+    bucket: bool = option(
+        False,
+        help="Run the documents of a unit by length, the longest first, which needs less padding.",
+        group="Batches",
+    )
+    tokens: str | None = attrs.field(
+        default=None,
+        converter=wanted_tokens,
+        metadata=about(
+            "Keep these tokens of each document: 'last', '0,-1', or a slice such as '1:'.", "Rows"
+        ),
+    )
+    reduce: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=wanted_reductions,
+        metadata=about(
+            "Keep statistics and no rows: of mean, var, cov, quantiles, topk, with commas.",
+            "Rows",
+            takes_list=True,
+        ),
+    )
+    top_k: int = option(
+        20,
+        help="How many tokens topk keeps for each feature; goes with `reduce`.",
+        group="Rows",
+        least=1,
+    )
+    keep_rows: bool = attrs.field(
+        default=attrs.Factory(lambda it: not it.reduce, takes_self=True),
+        metadata=about("With `reduce`, keep the rows too.", "Rows"),
+    )
+    writing: Writing = option(  # noqa: RUF009 - it is a field
+        "auto",
+        help="Who writes: a thread beside the forwards, or none; auto: a thread on accelerators.",
+        group="Writing",
+        choices=get_args(Writing),
+    )
+    queue_bytes: int = option(
+        QUEUE_BYTES,
+        help="Bytes of rows that wait for a writing thread at most.",
+        group="Writing",
+        least=1,
+    )
+    codec: str = option(
+        "none",
+        help="How rows are compressed; what is read is the same.",
+        group="Rows",
+        choices=CODECS,
+    )
 
     @keep_rows.validator
     def _check_keeps_something(self, _: object, keep_rows: bool) -> None:
         if not keep_rows and not self.reduce:
             raise BadArgument("keep_rows", keep_rows, "True where nothing is reduced")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "CaptureOptions":
+        """Return those that `CaptureKeywords` say, where `keep_rows=None` is its default too.
+
+        Raises `TypeError` for a keyword that is no option, `BadArgument`.
+        """
+        known = [*described(cls)]
+        for name in settings:
+            if name not in known:
+                meant = closest(name, known)[0]
+                raise TypeError(f"{name!r} is no option of a capture. Did you mean {meant!r}?")
+        given = {key: value for key, value in settings.items() if key != "keep_rows"}
+        if settings.get("keep_rows") is not None:
+            given["keep_rows"] = settings["keep_rows"]
+        return cls(**given)
+
+
+class KeywordsBesideBatchSize(TypedDict, total=False):
+    """`CaptureKeywords` for a call that has a parameter `batch_size` of its own."""
+
+    dtype: "str | torch.dtype | None"
+    long_documents: LongDocuments
+    rows_per_unit: int
+    batch_tokens: int | None
+    bucket: bool
+    tokens: "Where | Selection | None"
+    reduce: str | Sequence[str]
+    top_k: int
+    keep_rows: bool | None
+    writing: Writing
+    queue_bytes: int
+    codec: str
+
+
+class CaptureKeywords(KeywordsBesideBatchSize, total=False):
+    """The fields of `CaptureOptions` as keywords, for type checkers and editors alone.
+
+    A test holds names and types to those of the class.
+    """
+
+    batch_size: int
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def shows_options(call: Call) -> Call:
+    """Have `help`, and editors that ask a running Python, show the options that `**options` are."""
+    signature = inspect.signature(call)
+    own = [
+        each
+        for each in signature.parameters.values()
+        if each.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    more = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default_of(field),
+        )
+        for name, (field, _) in described(CaptureOptions).items()
+        if name not in signature.parameters
+    ]
+    call.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    return call

@@ -10,7 +10,8 @@ from tenterhook.scopes.scope import changes_active
 from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass
 from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity
-from tenterhook_capture.options import CaptureOptions, check_count
+from tenterhook_capture.option_fields import check_count
+from tenterhook_capture.options import CaptureOptions
 from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel

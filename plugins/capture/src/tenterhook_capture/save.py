@@ -1,18 +1,12 @@
 """The calls that make a run: all of it, the plan alone, or the part of one process."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.engine import Engine, LocalEngine
-from tenterhook_capture.options import (
-    QUEUE_BYTES,
-    ROWS_PER_UNIT,
-    CaptureOptions,
-    LongDocuments,
-    Writing,
-    check_count,
-)
+from tenterhook_capture.option_fields import check_count
+from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
 from tenterhook_capture.prepare import Capture, prepare_capture
 from tenterhook_capture.progress import ProgressCallback
 from tenterhook_capture.recipe import CaptureRecipe
@@ -22,12 +16,8 @@ from tenterhook_capture.units import TRIES, do_units
 from tenterhook_capture.workers import rebuild_capture
 from tenterhook_store import RunWriter, Store, check_run_id
 
-if TYPE_CHECKING:
-    import torch
 
-    from tenterhook_selections import Selection, Where
-
-
+@shows_options
 def save_activations(
     model: TextModel,
     layers: str | int | Sequence[str | int],
@@ -35,24 +25,12 @@ def save_activations(
     store: Store,
     *,
     run_name: str | None = None,
-    batch_size: int = 32,
     sample_limit: int | None = None,
-    dtype: "str | torch.dtype | None" = None,
-    long_documents: LongDocuments = "truncate",
-    rows_per_unit: int = ROWS_PER_UNIT,
     inputs: bool = False,
-    tokens: "Where | Selection | None" = None,
-    batch_tokens: int | None = None,
-    bucket: bool = False,
-    reduce: str | Sequence[str] = (),
-    top_k: int = 20,
-    keep_rows: bool | None = None,
-    writing: Writing = "auto",
-    queue_bytes: int = QUEUE_BYTES,
-    codec: str = "none",
     tries: int = TRIES,
     engine: Engine | None = None,
     progress: ProgressCallback | None = None,
+    **options: Unpack[CaptureKeywords],
 ) -> str:
     """Run the model over the documents and keep what the layers return; return the run's id.
 
@@ -64,10 +42,11 @@ def save_activations(
     the run is, each by its hook's id: changed rows never join those of the model alone.
 
     The same call again does what is missing, and nothing where nothing is; that is how a capture
-    that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. Documents longer
-    than `model.max_tokens` are cut, and counted in the run's metadata, or with
-    `long_documents="split"` run as several; those without a token are skipped and counted. `codec`
-    is how the store compresses rows, if it can: one of `tenterhook_store.CODECS`.
+    that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. With `inputs` what
+    the layers are given is kept, not what they return. The other `options` are the fields of
+    `CaptureOptions`, each with its meaning there. Documents longer than `model.max_tokens` are cut,
+    and counted in the run's metadata, or with `long_documents="split"` run as several; those
+    without a token are skipped and counted.
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),
@@ -79,27 +58,13 @@ def save_activations(
     `DamagedStore`, `DeletedRun`, `MemoryError`, what `progress` raises, Ctrl-C. Each with a note
     on how to resume.
     """
-    options = CaptureOptions(
-        batch_size=batch_size,
-        dtype=dtype,
-        long_documents=long_documents,
-        rows_per_unit=rows_per_unit,
-        batch_tokens=batch_tokens,
-        bucket=bucket,
-        tokens=tokens,
-        reduce=reduce,
-        top_k=top_k,
-        keep_rows=not reduce if keep_rows is None else keep_rows,
-        writing=writing,
-        queue_bytes=queue_bytes,
-        codec=codec,
-    )
+    kept = CaptureOptions.of(options)
     check_count("tries", tries)
     if run_name is not None:
         check_run_id(run_name)
     store.check_writable()
     capture = prepare_capture(
-        model, layers, documents, options=options, sample_limit=sample_limit, inputs=inputs
+        model, layers, documents, options=kept, sample_limit=sample_limit, inputs=inputs
     )
     writer = begin_run(store, capture, run_name)
     do_units(

@@ -1,6 +1,7 @@
 """`tenterhook capture`: run a model over data and keep what its layers return."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,20 @@ import click
 from click.core import ParameterSource
 
 from tenterhook.plugins import default_manager
+from tenterhook_capture.option_fields import About, default_of, described
+from tenterhook_capture.options import CaptureOptions
 from tenterhook_cli.amounts import how_long, many, size
 from tenterhook_cli.contents import kept, reduced, rows_of
-from tenterhook_cli.keeping import keeping, kept_settings
-from tenterhook_cli.options import as_json_option, choice, count, tries_option
+from tenterhook_cli.options import (
+    Decorator,
+    GroupedCommand,
+    all_of,
+    as_json_option,
+    choice,
+    count,
+    option,
+    tries_option,
+)
 from tenterhook_cli.progress import Seen, progress_bar, stoppable
 
 if TYPE_CHECKING:
@@ -24,72 +35,101 @@ WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run",
 """What may stand beside a file that says what is captured."""
 
 
-@click.command()
+def described_options(cls: type[attrs.AttrsInstance]) -> Decorator:
+    """Return the options of a command for the fields of a class that are options."""
+    return all_of(*(_described(field, about) for field, about in described(cls).values()))
+
+
+def _described(field: "attrs.Attribute[Any]", about: About) -> Decorator:
+    default = default_of(field) or None
+    settings: dict[str, Any] = {"default": default, "show_default": default is not None}
+    if field.type is bool:
+        settings |= {"is_flag": True}
+    elif about.choices:
+        settings |= {"type": click.Choice(about.choices)}
+    elif about.least is not None:
+        settings |= {"type": click.IntRange(min=about.least), "metavar": "N"}
+    elif about.takes_list:
+        settings |= {"metavar": "WORDS", "hint": "Several go in one, with commas between them."}
+    help = re.sub(r"`(\w+)`", lambda name: _flag(name[1]), about.help)
+    return option(_flag(field.name), group=about.group, help=help, **settings)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@click.command(cls=GroupedCommand)
 @click.argument("model")
-@click.option(
+@option(
     "--layer",
     "layers",
     multiple=True,
     metavar="LAYER",
+    group="What is captured",
     help="A layer: its dotted name, layer_N, or a pattern such as 'transformer.h.*.mlp'; with "
     ":input or :attention after it, that instead of its output. Repeat.",
 )
-@click.option(
+@option(
+    "--inputs",
+    is_flag=True,
+    group="What is captured",
+    help="Keep what the layers are given; for one of them, write LAYER:input.",
+)
+@option(
     "--data",
     metavar="NAME",
+    group="What is captured",
     help="A text file, JSON lines, a Hugging Face data set, or a name with a scheme: tiny:sample.",
 )
-@click.option("--field", help="The field of a record that holds the text.")
-@choice("--sample-by", ["line", "paragraph", "document"], "What is a document in a text file.")
-@click.option(
+@option("--field", group="What is captured", help="The field of a record that holds the text.")
+@choice(
+    "--sample-by",
+    ["line", "paragraph", "document"],
+    "What is a document in a text file.",
+    group="What is captured",
+)
+@count("--sample-limit", "Take so many documents.", group="What is captured")
+@option(
     "--out",
     required=True,
     metavar="STORE",
+    group="Run",
     help="The folder of the store, or its URL (s3://, gs://, az://); made if it is not there.",
 )
-@click.option(
+@option(
     "--run-name",
     metavar="ID",
+    group="Run",
     help="The run's id, instead of one that follows from what is captured.",
 )
-@count("--batch-size", "Documents at once.", default=32)
-@count("--sample-limit", "Take so many documents.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "bfloat16", "float32", "float64", "int8"]),
-    help="Cast the rows; by default they are kept in the dtype that the layer gives. int8 has a "
-    "float32 scale for each row.",
-)
-@choice("--codec", ["none", "zstd", "blosc"], "How rows are compressed; what is read is the same.")
-@choice(
-    "--long-documents",
-    ["truncate", "split"],
-    "What becomes of documents longer than the model takes.",
-)
-@count(
-    "--rows-per-unit",
-    "Tokens of a unit of work: the most that is done again after a stop.  [default: 32768]",
-)
-@click.option("--device", help="Where the model runs, for example cuda; the loader chooses.")
-@click.option("--revision", help="The model's revision on the hub.")
-@click.option(
-    "--attn-implementation",
-    metavar="NAME",
-    help="How the model computes attention: 'eager' gives the patterns that LAYER:attention keeps.",
-)
 @tries_option
-@click.option(
+@option(
     "--dry-run",
     is_flag=True,
+    group="Run",
     help="Run a few batches, say what the run would be and take, and make nothing.",
 )
-@click.option(
+@option(
     "--plan",
     "plan_only",
     is_flag=True,
+    group="Run",
     help="Make the run and do no unit of it; print the commands that do.",
 )
-@keeping
+@option(
+    "--device",
+    group="Model",
+    help="Where the model runs, for example cuda; the loader chooses.",
+)
+@option("--revision", group="Model", help="The model's revision on the hub.")
+@option(
+    "--attn-implementation",
+    metavar="NAME",
+    group="Model",
+    help="How the model computes attention: 'eager' gives the patterns that LAYER:attention keeps.",
+)
+@described_options(CaptureOptions)
 @as_json_option
 @click.pass_context
 @stoppable()
@@ -104,12 +144,7 @@ def capture(
     field: str | None,
     sample_by: Any,
     run_name: str | None,
-    batch_size: int,
     sample_limit: int | None,
-    dtype: str | None,
-    codec: str,
-    long_documents: Any,
-    rows_per_unit: int | None,
     device: str | None,
     revision: str | None,
     attn_implementation: str | None,
@@ -118,7 +153,7 @@ def capture(
     plan_only: bool,
     as_json: bool,
     inputs: bool,
-    **keeping_options: Any,
+    **options: Any,
 ) -> None:
     """Run MODEL over data and keep, for each token, what layers return.
 
@@ -144,8 +179,6 @@ def capture(
     documents = None if file else read_documents(data or "", field=field, sample_by=sample_by)
 
     from tenterhook_capture import (  # imports torch
-        ROWS_PER_UNIT,
-        CaptureOptions,
         prepare_capture,
         save_activations,
     )
@@ -157,26 +190,19 @@ def capture(
         assert recipe.data is not None
         layers, sample_limit = recipe.layers, recipe.documents
         documents, loaded = recipe.data.read(), recipe.model.load()
-        settings: dict[str, Any] = attrs.asdict(recipe.options)
+        chosen = recipe.options
     else:
+        chosen = _chosen(ctx, options)
         loaded = load_model(
             model, device=device, revision=revision, attn_implementation=attn_implementation
         )
-        settings = {
-            "batch_size": batch_size,
-            "dtype": dtype,
-            "codec": codec,
-            "long_documents": long_documents,
-            "rows_per_unit": rows_per_unit or ROWS_PER_UNIT,
-            **kept_settings(keeping_options),
-        }
     assert documents is not None
     if dry_run or plan_only:
         prepared = prepare_capture(
             loaded,
             layers,
             documents,
-            options=CaptureOptions(**settings),
+            options=chosen,
             sample_limit=sample_limit,
             inputs=inputs,
         )
@@ -195,12 +221,26 @@ def capture(
             inputs=inputs,
             tries=tries,
             progress=seen,
-            **settings,
+            **attrs.asdict(chosen),
         )
     run = store.run(run_id)
     if not seen.rows_new:
         click.echo("This run was complete already; there was nothing to do.", err=True)
     click.echo(json.dumps(_summary(store, run), indent=2) if as_json else _report(store, run))
+
+
+def _chosen(ctx: click.Context, options: dict[str, Any]) -> CaptureOptions:
+    """Return what the options of the command line say; the class has the defaults of the others."""
+    given = {
+        name: value
+        for name, value in options.items()
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if given.get("keep_rows") and "reduce" not in given:
+        raise click.UsageError("--keep-rows goes with --reduce; without it rows are kept anyway.")
+    if "top_k" in given and "topk" not in given.get("reduce", ""):
+        raise click.UsageError("--top-k goes with --reduce topk, and says how many that keeps.")
+    return CaptureOptions(**given)
 
 
 def _named_file(ctx: click.Context, model: str) -> str | None:
@@ -214,9 +254,9 @@ def _named_file(ctx: click.Context, model: str) -> str | None:
         if more := sorted(given - WITH_SPEC):
             raise click.UsageError(f"{model} says what is captured: leave out {', '.join(more)}.")
         return model
-    for option in ("--layer", "--data"):
-        if option not in given:
-            raise click.MissingParameter(ctx=ctx, param_hint=f"'{option}'", param_type="option")
+    for name in ("--layer", "--data"):
+        if name not in given:
+            raise click.MissingParameter(ctx=ctx, param_hint=f"'{name}'", param_type="option")
     return None
 
 

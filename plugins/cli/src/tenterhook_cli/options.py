@@ -1,5 +1,9 @@
-"""Options and arguments that several commands have, and the shapes that options come in."""
+"""Options and arguments that several commands have, and the shapes that options come in.
 
+A command with many options is a `GroupedCommand`: its help shows them under headings.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,23 +11,77 @@ import click
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+OTHER = "Other"
+"""The heading of options that have none; it stands last."""
 
-def choice(name: str, choices: Sequence[str], help: str) -> Decorator:
+
+class GroupedOption(click.Option):
+    """An option that stands under a heading in the help of a `GroupedCommand`."""
+
+    def __init__(self, *args: Any, group: str = OTHER, hint: str = "", **settings: Any) -> None:
+        """`hint` is the way out that is shown where the option is given twice."""
+        super().__init__(*args, **settings)
+        self.group = group
+        self.hint = hint or "Give it once."
+
+
+class GroupedCommand(click.Command):
+    """A command that shows its options under headings, and takes one value of each.
+
+    Click takes the last value of an option that is given twice, and says nothing of the first.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; `click.UsageError` for an option that is given twice and takes one value."""
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for option, times in Counter(given).items():
+                if isinstance(option, click.Option) and times > 1 and _takes_one_value(option):
+                    hint = option.hint if isinstance(option, GroupedOption) else "Give it once."
+                    raise click.UsageError(
+                        f"{option.opts[0]} is given {times} times and takes one value. {hint}", ctx
+                    )
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, in the order in which these come first."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record:
+                groups.setdefault(getattr(param, "group", OTHER), []).append(record)
+        last = groups.pop(OTHER, [])
+        for group, records in [*groups.items(), (OTHER, last)]:
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
+
+
+def _takes_one_value(option: click.Option) -> bool:
+    return not (option.multiple or option.is_flag or option.count)
+
+
+def option(*names: str, group: str = OTHER, **settings: Any) -> Decorator:
+    """Return an option that stands under a heading."""
+    return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def choice(name: str, choices: Sequence[str], help: str, **settings: Any) -> Decorator:
     """Return an option that is one of some words, the first unless it is given."""
-    return click.option(
-        name, type=click.Choice(choices), default=choices[0], show_default=True, help=help
-    )
+    kind = click.Choice(choices)
+    return option(name, type=kind, default=choices[0], show_default=True, help=help, **settings)
 
 
-def count(name: str, help: str, default: int | None = None) -> Decorator:
+def count(name: str, help: str, default: int | None = None, **settings: Any) -> Decorator:
     """Return an option that is a whole number, 1 or more."""
-    return click.option(
+    return option(
         name,
         type=click.IntRange(min=1),
         metavar="N",
         default=default,
         show_default=default is not None,
         help=help,
+        **settings,
     )
 
 
@@ -47,4 +105,5 @@ tries_option = count(
     "--tries",
     "How often a unit that fails is tried; the others are done whatever becomes of it.",
     default=3,
+    group="Run",
 )

@@ -1,13 +1,16 @@
 """Saving what layers return over a data set: `lm.activations`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tenterhook.errors import TenterhookError
-from tenterhook_capture import points_of, save_activations
+from tenterhook_capture import TRIES, points_of, save_activations
+from tenterhook_capture.options import BATCH_SIZE, KeywordsBesideBatchSize, shows_options
 from tenterhook_transformers.texts import documents_of
 
 if TYPE_CHECKING:
+    from tenterhook_capture import ProgressCallback
+    from tenterhook_capture.engine import Engine
     from tenterhook_store import Store
     from tenterhook_transformers.language_model import LanguageModel
 
@@ -28,23 +31,29 @@ class Activations:
     def __init__(self, model: "LanguageModel") -> None:
         self._model = model
 
+    @shows_options
     def save(
         self,
         layer_signature: str | int | Sequence[str | int],
         dataset: Any,
         run_name: str | None = None,
         sample_limit: int | None = None,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
         *,
         field: str | None = None,
         store: "Store | None" = None,
-        **settings: Any,
+        inputs: bool = False,
+        tries: int = TRIES,
+        engine: "Engine | None" = None,
+        progress: "ProgressCallback | None" = None,
+        **options: Unpack[KeywordsBesideBatchSize],
     ) -> str:
         """Run the model over a data set and keep what one layer, or several, return.
 
         `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
-        name or path as on the command line. Goes to `store`, else to the model's. `settings` are
-        those of `tenterhook_capture.save_activations`: `dtype`, `tokens`, `reduce`, `bucket`, ...
+        name or path as on the command line. Goes to `store`, else to the model's. The rest is as
+        `tenterhook_capture.save_activations` has it: `options` are the fields of its
+        `CaptureOptions`, as `dtype`, `tokens`, `reduce`, `bucket`.
 
         Returns the run's id; `store.run(id)[layer][a:b]` reads rows, one per real token. The same
         call again does what is missing. Raises `NoStoreGiven` (a `ValueError`), `UnknownLayer`,
@@ -65,7 +74,11 @@ class Activations:
             run_name=run_name,
             batch_size=batch_size,
             sample_limit=sample_limit,
-            **settings,
+            inputs=inputs,
+            tries=tries,
+            engine=engine,
+            progress=progress,
+            **options,
         )
 
 
