@@ -31,6 +31,7 @@ KINDS = (
     "commands",
     "observers",
     "spec_formats",
+    "exporters",
 )
 """The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
 
@@ -102,4 +103,13 @@ def tenterhook_spec_formats() -> Sequence[Extension]:  # type: ignore[empty-body
 
     The target is an object, or a module, of two functions: `loads(text)` returns plain values and
     raises `ValueError` for text that is not of the format; `dumps(values)` returns the text.
+    """
+
+
+@hookspec
+def tenterhook_exporters() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Exporters of runs, by the name of their format: `npy`.
+
+    The target is called as `export(run, folder, *, layers=None, missing=None, overwrite=False)`
+    and writes the rows of a run to the folder; see `tenterhook.store.Exporter`.
     """

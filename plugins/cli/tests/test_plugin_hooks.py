@@ -1,5 +1,6 @@
 """What becomes of what plugins declare, hook by hook, through real entry points."""
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from tenterhook_capture.documents import read_documents
 from tenterhook_capture.loading import load_model
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_specs import BadSpec, HookSpec, dumps, loads, read_spec, write_spec
-from tenterhook_store import MemoryStore
+from tenterhook_store import LocalStore, MemoryStore, Run, UnknownFormat, find_exporter
 
 Install = Callable[..., Path]
 
@@ -499,3 +500,71 @@ class TestSpecFormats:
 
         with pytest.raises(BadSpec, match=cause):
             loads("", HookSpec, "lines")
+
+
+EXPORT = """
+from tenterhook_store import export_folder
+def export(run, folder, *, layers=None, missing=None, overwrite=False):
+    rows = run.ranges.part(slice(None), missing)
+    with export_folder(folder, run, rows, "words", overwrite=overwrite) as made:
+        lines = [str(token) for part in rows for token in run.tokens[part].tolist()]
+        made.path.joinpath("words.txt").write_text(" ".join(lines))
+"""
+
+
+class TestExporters:
+    def run(self) -> Run:
+        """Capture three rows; the plugins that are installed by then are loaded."""
+        store = MemoryStore()
+        return store.run(save_activations(WordModel(), "blocks.0", ["one two", "three"], store))
+
+    def test_a_format_is_written(self, install: Install, tmp_path: Path) -> None:
+        """By its name, and by nothing that was imported before."""
+        install("one", {"one": declaring("exporters", "words", "plugin_one:export") + EXPORT})
+
+        find_exporter("words")(self.run(), tmp_path / "out", layers=None, missing=None)
+
+        assert len((tmp_path / "out/words.txt").read_text().split()) == 3
+        mark = json.loads((tmp_path / "out/run.json").read_bytes())
+        assert (mark["kind"], mark["rows"]) == ("words", [[0, 3]])
+
+    def test_the_command_line_has_it(
+        self, install: Install, tmp_path: Path, th: Callable[..., tuple[object, str, str]]
+    ) -> None:
+        """`runs export --format` takes whatever is installed, and lists it where it has no such."""
+        install("one", {"one": declaring("exporters", "words", "plugin_one:export") + EXPORT})
+        zarr = declaring("stores", "ZarrStore", "tenterhook_zarr:ZarrStore")
+        install("tenterhook-zarr", {"zarr": zarr})
+        store, out = str(tmp_path / "store"), str(tmp_path / "out")
+        save_activations(WordModel(), "blocks.0", ["one two"], LocalStore(store), run_name="r")
+
+        code, said, _ = th("runs", "export", store, "--format", "words", "--to", out)
+        assert (code, said) == (0, f"Wrote 2 rows of run r to {out}.\n")
+        assert len((tmp_path / "out/words.txt").read_text().split()) == 2
+
+        code, _, err = th("runs", "export", store, "--format", "word", "--to", out)
+        assert code == 2
+        assert "No installed plugin exports runs as 'word'. There are words." in err
+
+    @pytest.mark.parametrize(
+        ("export", "cause"),
+        [
+            ("\ndef export(run, folder): pass", "cannot be called as its kind is.*'layers'"),
+            ("\nasync def export(run, folder, **settings): pass", "write `def`, not `async def`"),
+            ("\nexport = 3", "is of type int, which cannot be called"),
+        ],
+        ids=["keywords", "async", "no function"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, tmp_path: Path, export: str, cause: str
+    ) -> None:
+        """When it is called, with its plugin."""
+        install("one", {"one": declaring("exporters", "words", "plugin_one:export") + export})
+
+        with pytest.raises(BrokenExtension, match=f"Exporter 'words' of plugin 'one'.*{cause}"):
+            find_exporter("words")(self.run(), tmp_path, layers=None)
+
+    def test_a_format_that_nobody_has(self) -> None:
+        """The error says so where there is none at all, too."""
+        with pytest.raises(UnknownFormat, match=r"exports runs as 'npy'\. There is none\."):
+            find_exporter("npy")

@@ -45,4 +45,9 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
         "yaml": "tenterhook-specs",
         "yml": "tenterhook-specs",
     },
+    "exporters": {
+        "datasets": "tenterhook-store",
+        "npy": "tenterhook-store",
+        "safetensors": "tenterhook-store",
+    },
 }

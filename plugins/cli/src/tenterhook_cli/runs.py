@@ -147,9 +147,9 @@ def resume(store: str, run: str | None, **settings: Any) -> None:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["npy", "safetensors", "datasets"]),
     required=True,
-    help="npy: a file for each array; safetensors: files of some rows; datasets: Hugging Face's.",
+    help="npy: a file for each array; safetensors: files of some rows; datasets: Hugging Face's; "
+    "or the name of an exporter of another plugin (`tenterhook plugins list`).",
 )
 @click.option("--to", "folder", required=True, help="The folder to write; made by this.")
 @click.option(
@@ -177,8 +177,9 @@ def export(
 
     The run.json beside them says which rows they are, and which units are missing.
     """
-    from tenterhook_store import to_datasets, to_npy, to_safetensors
+    from tenterhook_store import find_exporter
 
+    write = find_exporter(kind)
     opened, run_id = find_run(store, run)
     found = opened.run(run_id)
     rows = found.rows_committed if missing == "skip" else len(found)
@@ -187,12 +188,7 @@ def export(
     if left_out := found.rows_committed - rows:
         said = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
         click.echo(f"warning: {said}: left out. Export them too by --missing skip.", err=True)
-    writers: dict[str, Callable[..., Any]] = {
-        "npy": to_npy,
-        "safetensors": to_safetensors,
-        "datasets": to_datasets,
-    }
-    writers[kind](found, folder, layers=layers or None, missing=missing, overwrite=overwrite)
+    write(found, folder, layers=layers or None, missing=missing, overwrite=overwrite)
     written = f"{many(rows, 'row')} of run {run_id} to {folder}"
     if found.layers:
         click.echo(f"Wrote {written}.")

@@ -31,6 +31,7 @@ from tenterhook_store.errors import (
     PlaceTaken,
     ReplacedRun,
     RowOutOfRange,
+    UnknownFormat,
     UnknownRun,
     UnknownTensor,
     Unreachable,
@@ -52,7 +53,15 @@ from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
 if TYPE_CHECKING:
     from tenterhook_store.dataset import RowDataset
     from tenterhook_store.document_map import DocumentMap
-    from tenterhook_store.exports import to_datasets, to_npy, to_safetensors
+    from tenterhook_store.exports import (
+        Exporter,
+        ExportFolder,
+        export_folder,
+        find_exporter,
+        to_datasets,
+        to_npy,
+        to_safetensors,
+    )
     from tenterhook_store.int8 import SCALE, ErrorMeter, Int8Error, dequantize, quantize
     from tenterhook_store.loader import RowLoader
     from tenterhook_store.memory import MemoryStore
@@ -77,6 +86,8 @@ __all__ = [
     "DeletedRun",
     "DocumentMap",
     "ErrorMeter",
+    "ExportFolder",
+    "Exporter",
     "IncompleteRun",
     "Int8Error",
     "LayerArray",
@@ -112,6 +123,7 @@ __all__ = [
     "TopTokens",
     "Unit",
     "UnitWriter",
+    "UnknownFormat",
     "UnknownRun",
     "UnknownTensor",
     "Unreachable",
@@ -123,6 +135,8 @@ __all__ = [
     "check_tensor_name",
     "dequantize",
     "dtype_name",
+    "export_folder",
+    "find_exporter",
     "flat_bytes",
     "fold",
     "is_reserved",
@@ -141,6 +155,8 @@ _IMPORT_TORCH = {
     "SCALE": "int8",
     "DocumentMap": "document_map",
     "ErrorMeter": "int8",
+    "ExportFolder": "exports",
+    "Exporter": "exports",
     "Int8Error": "int8",
     "MemoryStore": "memory",
     "Readable": "readable",
@@ -153,6 +169,8 @@ _IMPORT_TORCH = {
     "TopTokens": "statistics",
     "dequantize": "int8",
     "dtype_name": "tensors",
+    "export_folder": "exports",
+    "find_exporter": "exports",
     "flat_bytes": "tensors",
     "plain_tensor": "tensors",
     "quantize": "int8",

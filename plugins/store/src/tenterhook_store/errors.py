@@ -208,6 +208,21 @@ class BadSetting(TenterhookError, ValueError):
 
 
 @attrs.define(slots=False)
+class UnknownFormat(TenterhookError, LookupError):
+    """No installed plugin exports runs in that format."""
+
+    name: str
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+
+    def __str__(self) -> str:
+        there = f"There are {', '.join(self.known)}." if self.known else "There is none."
+        return (
+            f"No installed plugin exports runs as {self.name!r}. {there} "
+            "`tenterhook plugins list` says which plugins are there."
+        )
+
+
+@attrs.define(slots=False)
 class OtherLoader(TenterhookError, ValueError):
     """The state of a loader that gives other batches than this one."""
 

@@ -17,3 +17,23 @@ def tenterhook_stores() -> Sequence[Extension]:
             example="tenterhook_store.examples:memory",
         )
     ]
+
+
+@hookimpl
+def tenterhook_exporters() -> Sequence[Extension]:
+    """Declare the formats that runs are exported in."""
+    package = "tenterhook_store.exports"
+    return [
+        Extension(
+            "datasets",
+            f"{package}.datasets:to_datasets",
+            "A data set of Hugging Face, which maps the rows.",
+            needs="datasets",
+        ),
+        Extension("npy", f"{package}.npy:to_npy", "An npy file for each array, which numpy maps."),
+        Extension(
+            "safetensors",
+            f"{package}.safetensors:to_safetensors",
+            "Safetensors files of some of the rows each, bit for bit.",
+        ),
+    ]

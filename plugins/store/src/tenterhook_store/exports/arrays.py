@@ -1,0 +1,121 @@
+"""The arrays of a run as an export writes them: a piece at a time, in the memory of a few rows."""
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from tenterhook_store.errors import BadSetting
+from tenterhook_store.readable import Readable
+from tenterhook_store.row_ranges import Missing
+from tenterhook_store.rows import Rows, as_bytes
+from tenterhook_store.tensors import dtype_name
+
+PIECE_BYTES = 16 * 2**20
+"""About as much is in memory at a time."""
+
+Progress = Callable[[int, int], None]
+"""Called with the rows done, over all arrays, and how many there are."""
+
+Narrow = Literal["float32", "bits"]
+"""What becomes of dtypes that numpy lacks: float32, or unsigned integers of their bits."""
+
+
+@attrs.frozen(eq=False)
+class RunArray:
+    """One array of a run, and the file that it becomes."""
+
+    name: str
+    file: str
+    """Its file's name without an ending: safe on every system."""
+    rows: Rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        features = self.rows.shape[1] if self.rows.ndim > 1 else 1
+        return features * self.rows.dtype.itemsize
+
+
+def _arrays(run: Readable, layers: str | int | Sequence[str | int] | None) -> list[RunArray]:
+    numbers = {
+        "token": run.tokens,
+        "document": run.documents.index,
+        "position": run.documents.position,
+    }
+    asked = [layers] if isinstance(layers, str | int) else layers or run.layers
+    found = {rows.name: rows for rows in map(run.__getitem__, asked)}
+    if taken := sorted({*numbers, "__metadata__"} & found.keys()):
+        raise BadSetting("layers", taken[0], "another name: this one means something else there")
+    files = [
+        f"layer-{number:03d}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:100]}"
+        for number, name in enumerate(found)
+    ]
+    return [RunArray(name, name, rows) for name, rows in numbers.items()] + [
+        RunArray(name, file, rows) for file, (name, rows) in zip(files, found.items(), strict=True)
+    ]
+
+
+class Pieces:
+    """The arrays of a part of a run, read a piece at a time; says how far it is."""
+
+    def __init__(
+        self,
+        run: Readable,
+        layers: str | int | Sequence[str | int] | None,
+        missing: Missing | None,
+        progress: Progress | None,
+    ) -> None:
+        """Raises `NotCaptured`, `BadSetting`, and warns of rows that are left out."""
+        self.arrays = _arrays(run, layers)
+        """`token`, `document` and `position`, then the layers that were asked for."""
+        self.part = run.ranges.part(slice(None), missing)
+        """The rows that are written."""
+        self._progress = progress
+        self._done = 0
+        self._total = self.part.rows * len(self.arrays)
+
+    def through(self, array: RunArray, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
+        """Read the rows of an array from one place of the part to another."""
+        for first, last in self.cut(max(1, PIECE_BYTES // array.row_bytes), start, stop):
+            yield array.rows[first:last]
+            self.count(last - first)
+
+    def cut(self, step: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """Return ranges of row numbers, of so many rows at most."""
+        stop = self.part.rows if stop is None else stop
+        for first, last in self.part.stretches(start, stop):
+            for at in range(first, last, step):
+                yield at, min(at + step, last)
+
+    def count(self, rows: int) -> None:
+        """Count rows of one array as written."""
+        self._done += rows
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def for_numpy(dtype: torch.dtype, narrow: Narrow) -> Callable[[Tensor], Tensor]:
+    """Return the conversion of rows of that dtype to one that numpy has."""
+    if not dtype_name(dtype).startswith(("bfloat16", "float8")):
+        return lambda rows: rows
+    if narrow == "float32":
+        return lambda rows: rows.to(torch.float32)
+    return lambda rows: rows.view(torch.uint16 if dtype.itemsize == 2 else torch.uint8)
+
+
+def write_rows(file: BinaryIO, rows: Tensor) -> None:
+    """Write rows as they are in memory, whatever their dtype."""
+    file.write(as_bytes(rows).numpy().data if len(rows) else b"")
+
+
+def import_needed(package: str) -> Any:
+    """Import a package that not everybody has; the `ImportError` says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"This needs {package}: `pip install {package}`.") from error

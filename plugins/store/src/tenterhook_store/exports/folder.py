@@ -1,0 +1,138 @@
+"""The folder of an export: written beside its place, and named once it is whole and on the disk."""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tenterhook.errors import TenterhookError
+from tenterhook_store.errors import NotWritable, PlaceTaken
+from tenterhook_store.readable import Readable
+from tenterhook_store.row_ranges import RowRanges, ranges
+
+MARK = "run.json"
+"""Says what is in the folder, and that it may be overwritten."""
+
+FORMAT = "tenterhook export"
+
+REFUSED = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
+"""What the system says where a folder cannot be written."""
+
+
+@attrs.frozen(eq=False)
+class ExportFolder:
+    """A folder that is being written."""
+
+    path: Path
+    """Where to write: a new and empty folder beside the one that was asked for."""
+
+    facts: dict[str, Any] = attrs.field(factory=dict)
+    """What `run.json` says beside, in plain JSON values; to be filled in."""
+
+
+@contextlib.contextmanager
+def export_folder(
+    folder: str | os.PathLike[str],
+    run: Readable,
+    rows: RowRanges,
+    kind: str,
+    *,
+    overwrite: bool = False,
+) -> Iterator[ExportFolder]:
+    """Open a folder to write to, which becomes the one asked for when the block ends.
+
+    `run.json` is written to it: the format `kind`, which rows of the run they are, which units are
+    missing, and the run's metadata. Where the block raises nothing is left, and what was there
+    before still is. Raises `PlaceTaken` where the folder holds something, unless that is an export
+    and `overwrite` is true; `NotWritable` where the system refuses.
+    """
+    target = Path(folder).expanduser().resolve()
+    _check_place(target, overwrite)
+    aside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
+    try:
+        aside.mkdir(parents=True)
+        made = ExportFolder(aside)
+        yield made
+        _mark(aside, run, rows, kind, made.facts)
+        for path in aside.iterdir():
+            _sync(path)
+        _sync(aside)
+        _move_into_place(aside, target, overwrite)
+    except OSError as error:
+        if error.errno not in REFUSED or isinstance(error, TenterhookError):
+            raise
+        reason = f"it cannot be written ({error.strerror}); make room or rights, or choose another"
+        raise NotWritable(str(target), f"{reason}. Nothing of it is left") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _mark(folder: Path, run: Readable, rows: RowRanges, kind: str, facts: dict[str, Any]) -> None:
+    left_out = {"missing_units": ranges(run.missing, None)} if run.missing else {}
+    mark = {"format": FORMAT, "kind": kind, "rows": rows.pairs(), **left_out, **facts}
+    mark["metadata"] = run.metadata
+    content = json.dumps(mark, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / MARK).write_text(content, encoding="utf-8")
+
+
+def _check_place(target: Path, overwrite: bool) -> None:
+    """Raise `PlaceTaken` unless nothing is there, or what may be overwritten."""
+    if os.path.ismount(target):
+        raise PlaceTaken(str(target), "a file system is mounted there; choose a folder in it")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not _is_export(target):
+        raise PlaceTaken(str(target), "something else is there; choose another folder")
+    if not overwrite:
+        reason = (
+            "a run was exported to it before; choose another folder, or replace it "
+            "(overwrite=True, --overwrite)"
+        )
+        raise PlaceTaken(str(target), reason)
+
+
+def _is_export(target: Path) -> bool:
+    try:
+        return bool(json.loads((target / MARK).read_bytes())["format"] == FORMAT)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _move_into_place(aside: Path, target: Path, overwrite: bool) -> None:
+    _check_place(target, overwrite)  # again: it took long
+    old: Path | None = None
+    if target.exists():
+        old = aside.with_suffix(".old")
+        target.rename(old)
+    aside.rename(target)
+    _sync(target.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder on the disk, where the system can."""
+    if os.name == "nt":  # folders cannot be opened there, nor files for reading be synced
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
