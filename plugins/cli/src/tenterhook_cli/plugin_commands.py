@@ -64,8 +64,12 @@ def plugin_command(name: str) -> click.Command | None:
 def added_to(group: str) -> dict[str, "PluginCommand"]:
     """Return the commands that plugins add to a group."""
     found = quiet_manager().extensions("commands")
-    split = ((name.partition("."), each) for name, each in found.items())
-    return {word: PluginCommand(each, word) for (of, dot, word), each in split if of == group}
+    start = f"{group}."
+    return {
+        name.removeprefix(start): PluginCommand(each, name.removeprefix(start))
+        for name, each in found.items()
+        if name.startswith(start)
+    }
 
 
 def opened(command: click.Command, word: str) -> click.Command:
