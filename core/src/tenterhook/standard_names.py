@@ -14,7 +14,9 @@ import attrs
 from attrs import validators
 
 from tenterhook.one_line import error_line, shown, type_name
-from tenterhook.plugins import PluginWarning, Registered, default_manager
+from tenterhook.plugins.default import default_manager
+from tenterhook.plugins.problems import PluginWarning
+from tenterhook.plugins.registered import Registered
 
 if TYPE_CHECKING:
     from torch import nn
