@@ -140,6 +140,15 @@ def build(session: nox.Session) -> None:
         session.run("python", "-m", "build", "--no-isolation", *wheel, silent=True)
 
 
+@nox.session(requires=["build"])
+def release(session: nox.Session) -> None:
+    """Rehearse a release: build all, check metadata and versions, list what would be published."""
+    session.install(*CONSTRAINED, "twine")
+    files = (*HERE.glob("dist/*.whl"), *HERE.glob("dist/*.tar.gz"))
+    session.run("twine", "check", "--strict", *map(str, sorted(files)), silent=True)
+    session.run("python", ".ci/release.py", "dist")
+
+
 @nox.session(requires=["build"], reuse_venv=False)
 def core(session: nox.Session) -> None:
     """Install core's wheel alone, with torch, pluggy and attrs; pass its tests, use it."""
@@ -205,5 +214,6 @@ def run_ruff(session: nox.Session) -> None:
 def run_mypy(session: nox.Session) -> None:
     """Check one distribution at a time, because their test modules share names."""
     for member in (HERE / "core", *PLUGINS, *EXAMPLES, HERE):
-        checked = [str(path) for path in (member / "src", member / "tests") if path.is_dir()]
+        folders = (member / "src", member / "tests", member / ".ci")
+        checked = [str(path) for path in folders if path.is_dir()]
         session.run("mypy", *checked)

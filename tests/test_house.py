@@ -1,9 +1,8 @@
 """The house stands as it was drawn: core is small, arrows point one way, nothing runs in a circle.
 
 Everything is read from the code: imports under `TYPE_CHECKING` and inside functions count, too.
-What a plugin may import is what its pyproject declares, by public names; `docs/explanation/` says
-why. A door is a module of core that puts another package into its own place; see
-`tenterhook/_doors.py`.
+What a plugin may import is what its pyproject declares, by public names. A door is a module of core
+that puts another package into its own place; see `tenterhook/_doors.py`.
 """
 
 import ast

@@ -3,12 +3,14 @@
 import importlib
 import re
 import tomllib
+import zipfile
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from tenterhook._version import __version__
 from tenterhook.hookspecs import KINDS
@@ -16,6 +18,20 @@ from tenterhook.plugins import FIRST_PARTY, PluginManager
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+NOXFILE = ROOT.joinpath("noxfile.py").read_text()
+
+
+def script(path: Path) -> Any:
+    """Import a program that is in no package."""
+    spec = util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+release = script(ROOT / ".ci/release.py")
 
 each_plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)
 
@@ -128,6 +144,87 @@ def test_installed_versions_agree() -> None:
         *(f"tenterhook-{plugin.name}" for plugin in PLUGINS),
     ):
         assert metadata.version(name) == __version__
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """It has what the Citation File Format, 1.2, requires."""
+    citation = yaml.safe_load(ROOT.joinpath("CITATION.cff").read_text())
+
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == __version__
+    assert citation["license"] == read(ROOT)["project"]["license"]
+    assert citation["type"] == "software"
+    assert citation["authors"] == read(ROOT)["project"]["authors"]
+    assert {"message", "title"} <= citation.keys()
+
+
+def test_hooks_of_commits_run_what_lint_runs() -> None:
+    """The same commands, of the shell's own ruff, so that nothing is fetched."""
+    config = yaml.safe_load(ROOT.joinpath(".pre-commit-config.yaml").read_text())
+    (local,) = config["repos"]
+    linted = re.search(r"^def run_ruff.*?(?=^def |\Z)", NOXFILE, re.MULTILINE | re.DOTALL)
+
+    assert linted
+    assert local["repo"] == "local"
+    assert {hook["language"] for hook in local["hooks"]} == {"system"}
+    assert [hook["entry"].split() for hook in local["hooks"]] == [
+        re.findall(r'"(.+?)"', command)
+        for command in re.findall(r"session\.run\((.+)\)", linted[0])
+    ]
+
+
+def test_every_chore_is_described() -> None:
+    """CONTRIBUTING.md names each session but those that others run."""
+    sessions = set(re.findall(r"^@nox\.session.*\ndef (\w+)", NOXFILE, re.MULTILINE))
+    named = set(re.findall(r"`nox -s (\w+)", ROOT.joinpath("CONTRIBUTING.md").read_text()))
+
+    assert sessions - named <= {"ci", "build", "demo"}
+    assert named <= sessions
+
+
+def test_every_install_is_constrained() -> None:
+    """An environment is the same whenever it is made."""
+    installs = re.findall(r"session\.install\((.+)", NOXFILE)
+
+    assert installs
+    assert all(each.startswith("*CONSTRAINED") for each in installs)
+
+
+def test_a_release_is_in_order() -> None:
+    """Each distribution after those that it asks for, the root last."""
+    distributions = release.distributions()
+    order = release.in_order(distributions)
+
+    assert order[0] == "tenterhook-core"
+    assert order[-1] == "tenterhook"
+    assert len(order) == len(PLUGINS) + 2
+    for at, name in enumerate(order):
+        assert distributions[name] <= set(order[:at])
+
+
+def test_what_keeps_a_release_back_is_named(tmp_path: Path) -> None:
+    """What was not built, another version, loose bounds, files of something else."""
+    wheel(tmp_path, "tenterhook_core", "0.1.0", "torch>=2.6")
+    wheel(tmp_path, "tenterhook_zarr", "0.1.0", "tenterhook-core>=0.1.0", said="0.2.0")
+    wheel(tmp_path, "tenterhook_old", "0.0.9")
+
+    found = list(release.problems(tmp_path, ["tenterhook-core", "tenterhook-zarr"], "0.1.0"))
+
+    assert found == [
+        "tenterhook_core-0.1.0.tar.gz was not built",
+        "tenterhook_zarr-0.1.0.tar.gz was not built",
+        "tenterhook_zarr-0.1.0-py3-none-any.whl says that it is version 0.2.0, not 0.1.0",
+        "tenterhook_zarr-0.1.0-py3-none-any.whl asks for tenterhook-core>=0.1.0, not <0.2,>=0.1.0",
+        "tenterhook_old-0.0.9-py3-none-any.whl is of no distribution of this repository at 0.1.0",
+    ]
+
+
+def wheel(folder: Path, name: str, version: str, *required: str, said: str = "") -> None:
+    """Write a wheel that holds nothing but its metadata."""
+    lines = [f"Name: {name}", f"Version: {said or version}"]
+    lines += [f"Requires-Dist: {each}" for each in required]
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}-{version}.dist-info/METADATA", "\n".join(lines))
 
 
 def test_continuous_integration_runs_the_command_of_the_readme() -> None:

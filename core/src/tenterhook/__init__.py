@@ -12,21 +12,15 @@ if TYPE_CHECKING:
     from tenterhook._dispatch.frames import carry
     from tenterhook.activations import Inputs
     from tenterhook.context import HookContext
-    from tenterhook.errors import (
-        HookError,
-        LayerConflict,
-        NeverFired,
-        NotClean,
-        TenterhookError,
-        UnknownLayer,
-    )
+    from tenterhook.errors import HookError, LayerConflict, TenterhookError, UnknownLayer
     from tenterhook.extensions import Extension
     from tenterhook.hookspecs import hookimpl
     from tenterhook.layers import LayerIndex
-    from tenterhook.model import HookedModel, assert_clean, attach
+    from tenterhook.model import HookedModel, NotClean, assert_clean, attach
     from tenterhook.plugins import PluginManager
     from tenterhook.registry import HookRegistry
-    from tenterhook.scopes.captured import Captured
+    from tenterhook.scopes.capturing import Captured
+    from tenterhook.scopes.scope import NeverFired
     from tenterhook.selections import Selection
 
 __all__ = [
@@ -53,7 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Captured": "scopes.captured",
+    "Captured": "scopes.capturing",
     "Extension": "extensions",
     "HookContext": "context",
     "HookError": "errors",
@@ -62,8 +56,8 @@ _HOMES = {
     "Inputs": "activations",
     "LayerConflict": "errors",
     "LayerIndex": "layers",
-    "NeverFired": "errors",
-    "NotClean": "errors",
+    "NeverFired": "scopes.scope",
+    "NotClean": "model",
     "PluginManager": "plugins",
     "Selection": "selections",
     "TenterhookError": "errors",

@@ -2,10 +2,8 @@
 
 import sys
 
-from tenterhook._dispatch import compiler
 from tenterhook._dispatch.frames import lock
-
-__all__ = ["hooks_changed"]
+from tenterhook._dispatch.sites import _left_to_python, tell_compiler
 
 
 def hooks_changed() -> bool:
@@ -20,5 +18,5 @@ def hooks_changed() -> bool:
     if "torch._dynamo" not in sys.modules:
         return False
     with lock:
-        compiler.hooks_change()
-        return compiler.is_left_to_python()
+        tell_compiler()
+        return bool(_left_to_python)

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Literal, final, get_args
 import attrs
 from attrs import validators
 
-from tenterhook.one_line import error_line, shown, type_name
-from tenterhook.plugins.default import default_manager
-from tenterhook.plugins.problems import PluginWarning
-from tenterhook.plugins.registered import Registered
+from tenterhook.one_line import exact, shown, type_name
+from tenterhook.plugins import PluginWarning, Registered, default_manager, said
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +71,7 @@ def _plain(layers: Mapping[str, str]) -> dict[str, str]:
     for text in (*layers.keys(), *layers.values()):
         if not isinstance(text, str):
             raise TypeError(f"layers has {shown(text)}, which is no name. Give text.")
-    return dict(layers)
+    return {exact(name): exact(layer) for name, layer in layers.items()}
 
 
 @final
@@ -114,7 +112,7 @@ def _asked(registered: Registered, module: "nn.Module") -> StandardNames | None:
         _warn_once(
             module,
             f"Layer names {registered.extension.name!r} of {registered.origin} failed: "
-            f"{error_line(error)}",
+            f"{said(error)}",
         )
         return None
 
