@@ -35,6 +35,10 @@ _STORE = '''
 class Test{stem}{contract}({contract}):
     """{name} of {origin}."""
 
+    @property
+    def persistent(self):
+        return getattr(target({kind!r}, {name!r})[0], "persistent", True)
+
     @pytest.fixture
     def store(self, tmp_path):
         return made({kind!r}, {name!r}, tmp_path / "store")

@@ -81,6 +81,8 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
         f"{source}/{kind}.py": f"{kind}.py",
         f"tests/test_{stem}.py": f"test_{kind}.py",
     }
+    if kind == "store":
+        templates[f"{source}/files.py"] = "store_files.py"
     files = {path: _filled(template, values) for path, template in templates.items()}
     return {**files, f"{source}/py.typed": ""}
 

@@ -27,6 +27,9 @@ from tenterhook_store.tensors import plain_tensor
 class MemoryStore:
     """Keeps tensors and runs in memory, for as long as it lives; any thread may use it."""
 
+    persistent = False
+    """It is gone with its process; `tenterhook plugins check` leaves out what asks for more."""
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._tensors: dict[str, Tensor] = {}
