@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook import HookedModel
+from tenterhook import HookedModel, NotClean
 from tenterhook.hooks import Detector
-from tenterhook.model import NotClean
 
 
 class _Sees(Detector):

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook import HookedModel
+from tenterhook import HookedModel, NeverFired
 from tenterhook.errors import UnknownLayer
 from tenterhook.hooks import Controller, Detector, Hook, HookWarning
-from tenterhook.scopes.scope import NeverFired
 
 
 class _Sees(Detector):

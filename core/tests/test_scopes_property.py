@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import tenterhook
 from tenterhook import HookedModel
 from tenterhook.hooks import Controller, Detector, HookType
-from tenterhook.scopes.scope import Scope
+from tenterhook.scopes import Scope
 
 BATCH, SEQ, WIDTH = 2, 3, 2
 CHANGES: dict[str, Callable[[Tensor], Tensor | None]] = {

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook import HookedModel
+from tenterhook import HookedModel, NeverFired
 from tenterhook.hooks import Controller, Detector, HookWarning
-from tenterhook.scopes.scope import NeverFired
 
 ONE = torch.ones(1, 2)
 

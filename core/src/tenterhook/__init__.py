@@ -12,15 +12,21 @@ if TYPE_CHECKING:
     from tenterhook._dispatch.frames import carry
     from tenterhook.activations import Inputs
     from tenterhook.context import HookContext
-    from tenterhook.errors import HookError, LayerConflict, TenterhookError, UnknownLayer
+    from tenterhook.errors import (
+        HookError,
+        LayerConflict,
+        NeverFired,
+        NotClean,
+        TenterhookError,
+        UnknownLayer,
+    )
     from tenterhook.extensions import Extension
     from tenterhook.hookspecs import hookimpl
     from tenterhook.layers import LayerIndex
-    from tenterhook.model import HookedModel, NotClean, assert_clean, attach
+    from tenterhook.model import HookedModel, assert_clean, attach
     from tenterhook.plugins import PluginManager
     from tenterhook.registry import HookRegistry
-    from tenterhook.scopes.capturing import Captured
-    from tenterhook.scopes.scope import NeverFired
+    from tenterhook.scopes.captured import Captured
     from tenterhook.selections import Selection
 
 __all__ = [
@@ -47,7 +53,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Captured": "scopes.capturing",
+    "Captured": "scopes.captured",
     "Extension": "extensions",
     "HookContext": "context",
     "HookError": "errors",
@@ -56,8 +62,8 @@ _HOMES = {
     "Inputs": "activations",
     "LayerConflict": "errors",
     "LayerIndex": "layers",
-    "NeverFired": "scopes.scope",
-    "NotClean": "model",
+    "NeverFired": "errors",
+    "NotClean": "errors",
     "PluginManager": "plugins",
     "Selection": "selections",
     "TenterhookError": "errors",

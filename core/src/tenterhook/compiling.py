@@ -2,8 +2,10 @@
 
 import sys
 
+from tenterhook._dispatch import compiler
 from tenterhook._dispatch.frames import lock
-from tenterhook._dispatch.sites import _left_to_python, tell_compiler
+
+__all__ = ["hooks_changed"]
 
 
 def hooks_changed() -> bool:
@@ -18,5 +20,5 @@ def hooks_changed() -> bool:
     if "torch._dynamo" not in sys.modules:
         return False
     with lock:
-        tell_compiler()
-        return bool(_left_to_python)
+        compiler.hooks_change()
+        return compiler.is_left_to_python()

@@ -1,15 +1,10 @@
 """What the hooks of one model share: the model, its tokenizer, its store."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from tenterhook._dispatch.sites import Registration
-    from tenterhook.hooks import Hook, HookType
-    from tenterhook.registry import HookRegistry
 
 
 class HookContext:
@@ -29,8 +24,8 @@ class HookContext:
         self.tokenizer = tokenizer
         self.store = store
         self._special_token_ids = special_token_ids
-        self._layers: Callable[[], HookRegistry | None] = _nothing
-        """A weak reference, so that a model is freed as soon as it is dropped."""
+        self._by_layer: Mapping[str, Mapping[Any, list[tuple[Any, Any]]]] = {}
+        self._by_id: Mapping[str, tuple[str, Any, Any]] = {}
 
     def take(self, other: "HookContext") -> None:
         """Take over what `other` was told of the model."""
@@ -67,41 +62,22 @@ class HookContext:
     def special_token_ids(self, ids: Sequence[int] | set[int] | None) -> None:
         self._special_token_ids = None if ids is None else tuple(ids)
 
-    @property
-    def _hook_registry(self) -> "Mapping[str, Mapping[HookType, list[tuple[Hook, Registration]]]]":
-        """`{layer_signature: {hook_type: [(hook, handle), ...]}}`, a live read-only view."""
-        return _View(lambda: {} if (layers := self._layers()) is None else layers.by_layer())
+    def show(self, by_layer: Mapping[str, Any], by_id: Mapping[str, Any]) -> None:
+        """Take the views of what is registered; the registry gives them."""
+        self._by_layer, self._by_id = by_layer, by_id
 
     @property
-    def _hook_id_map(self) -> "Mapping[str, tuple[str, HookType, Hook]]":
+    def _hook_registry(self) -> Mapping[str, Mapping[Any, list[tuple[Any, Any]]]]:
+        """`{layer_signature: {hook_type: [(hook, handle), ...]}}`, a live read-only view."""
+        return self._by_layer
+
+    @property
+    def _hook_id_map(self) -> Mapping[str, tuple[str, Any, Any]]:
         """`{hook_id: (layer_signature, hook_type, hook)}`, a live read-only view."""
-        return _View(lambda: {} if (layers := self._layers()) is None else layers.by_id())
+        return self._by_id
 
     def __repr__(self) -> str:
         return f"HookContext(model_id={self.model_id!r}, device={self.device}, dtype={self.dtype})"
-
-
-class _View(Mapping[Any, Any]):
-    """A mapping that is made anew each time it is read."""
-
-    def __init__(self, make: Any) -> None:
-        self._make = make
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._make()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._make())
-
-    def __len__(self) -> int:
-        return len(self._make())
-
-    def __repr__(self) -> str:
-        return repr(self._make())
-
-
-def _nothing() -> None:
-    return None
 
 
 def _first_tensor(model: nn.Module, floating: bool = False) -> torch.Tensor | None:

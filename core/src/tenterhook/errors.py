@@ -1,8 +1,14 @@
-"""The errors of the hook framework: one base class, each error a builtin kind too."""
+"""The errors of the hook framework: one base class, each error a builtin kind too.
 
-from collections.abc import Collection, Sequence
+attrs writes what they would all repeat: `__init__` from the fields, `args` (so they can be copied
+and pickled), and equality by identity.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+import attrs
 
 
 class TenterhookError(Exception):
@@ -21,23 +27,19 @@ class HookWarning(TenterhookWarning):
     """A hook failed, or never did what it was there for, and the run went on."""
 
 
+def _listed(texts: Iterable[str]) -> list[str]:
+    return list(texts)
+
+
+@attrs.define
 class HookError(TenterhookError, RuntimeError):
     """A hook raised, or did what its kind of hook may not do."""
 
-    def __init__(
-        self,
-        hook_id: str,
-        hook_type: Any,
-        layer_signature: Any,
-        original_error: BaseException,
-        hook_class: str = "hook",
-    ) -> None:
-        super().__init__(hook_id, hook_type, layer_signature, original_error, hook_class)
-        self.hook_id = hook_id
-        self.hook_type = hook_type
-        self.layer_signature = layer_signature
-        self.original_error = original_error
-        self.hook_class = hook_class
+    hook_id: str
+    hook_type: Any
+    layer_signature: Any
+    original_error: BaseException
+    hook_class: str = "hook"
 
     def __str__(self) -> str:
         cause = self.original_error
@@ -47,35 +49,60 @@ class HookError(TenterhookError, RuntimeError):
         )
 
 
+@attrs.define
 class UnknownLayer(TenterhookError, ValueError, LookupError):
     """No layer answers to a signature."""
 
-    def __init__(self, layer: Any, known: Sequence[str], detail: str = "") -> None:
-        super().__init__(layer, known, detail)
-        self.layer, self.known, self.detail = layer, list(known), detail
+    layer: Any
+    known: Sequence[str] = attrs.field(converter=_listed)
+    detail: str = ""
 
     def __str__(self) -> str:
-        said = f"No layer {self.layer!r} in this model."
+        text = f"No layer {self.layer!r} in this model."
         if self.detail:
-            said += f" {self.detail}"
+            text += f" {self.detail}"
         close = closest(str(self.layer), self.known)
         if close:
-            said += f" Closest: {', '.join(map(repr, close))}."
-        return f"{said} list_layers() and `tenterhook layers MODEL` list all {len(self.known)}."
+            text += f" Closest: {', '.join(map(repr, close))}."
+        return f"{text} list_layers() and `tenterhook layers MODEL` list all {len(self.known)}."
 
 
+@attrs.define
 class LayerConflict(TenterhookError, ValueError):
     """A detector and a controller would stand on one layer, and nobody said in which order."""
 
-    def __init__(self, layer: str, new: str, standing: str) -> None:
-        super().__init__(layer, new, standing)
-        self.layer, self.new, self.standing = layer, new, standing
+    layer: str
+    new: str
+    standing: str
 
     def __str__(self) -> str:
         return (
             f"Layer {self.layer!r} already holds {self.standing}, so {self.new} cannot join it: "
             "a layer holds detectors or controllers. To have both, say in which order they run: "
             "register_hook(..., mix='detect_first'), 'detect_last' or 'in_order'."
+        )
+
+
+@attrs.define
+class NeverFired(TenterhookError, RuntimeError):
+    """A hook never ran, or saw nothing that it was there for."""
+
+    reports: Sequence[str] = attrs.field(converter=_listed)
+
+    def __str__(self) -> str:
+        return " ".join(self.reports)
+
+
+@attrs.define
+class NotClean(TenterhookError, RuntimeError):
+    """Something of ours is still attached to a module."""
+
+    places: Sequence[str] = attrs.field(converter=_listed)
+
+    def __str__(self) -> str:
+        return (
+            f"Still attached: {', '.join(self.places)}. Unregister hooks with "
+            "model.layers.clear(including_permanent=True) and close open scopes."
         )
 
 

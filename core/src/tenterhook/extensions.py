@@ -4,14 +4,18 @@ Declaring imports nothing heavy; `Extension.load` does, when somebody asks for t
 """
 
 import importlib
+import re
 from typing import Any, final
 
 import attrs
 
-from tenterhook.one_line import exact, shown, type_name
+from tenterhook.one_line import shown, type_name
 
 LONGEST_NAME = 100
 LONGEST_HELP = 200
+
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
+"""A URL scheme. It has two characters at least: `C:` is a drive."""
 
 
 def _check_text(_: object, attribute: "attrs.Attribute[Any]", text: object) -> None:
@@ -20,10 +24,11 @@ def _check_text(_: object, attribute: "attrs.Attribute[Any]", text: object) -> N
 
 
 def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
-    if not name.replace("-", "_").isidentifier():
+    parts = name.split(".")
+    if len(parts) > 2 or not all(part.replace("-", "_").isidentifier() for part in parts):
         raise ValueError(
-            f"{attribute.name}={name!r} is not a name. "
-            "Write a class name, or a scheme without its colon."
+            f"{attribute.name}={name!r} is not a name. Write a class name, a scheme without its "
+            "colon, or for a command 'word' or 'group.word'."
         )
     if len(name) > LONGEST_NAME:
         raise ValueError(f"{attribute.name}={name[:20]!r}... is longer than {LONGEST_NAME}.")
@@ -55,27 +60,39 @@ def _check_needs(_: object, attribute: "attrs.Attribute[Any]", needs: str) -> No
         raise ValueError(f"{attribute.name}={needs!r} is not what one types after `pip install`.")
 
 
+def _check_schemes(_: object, attribute: "attrs.Attribute[Any]", schemes: object) -> None:
+    if not isinstance(schemes, tuple):
+        raise TypeError(
+            f"{attribute.name}={shown(schemes)} is of type {type_name(schemes)}. "
+            "Give a tuple, as ('sqlite',)."
+        )
+    for each in schemes:
+        if not (isinstance(each, str) and SCHEME.fullmatch(each) and len(each) <= LONGEST_NAME):
+            raise ValueError(
+                f"{attribute.name} has {shown(each)}, which is no scheme. Write two letters or "
+                "more, in lower case and without the colon, as 'sqlite'."
+            )
+
+
 @final
 @attrs.frozen
 class Extension:
-    """One thing that a plugin offers: a hook, a store, a model loader, a command, ...
+    """One thing that a plugin offers: a hook, a store, a model loader, a command, ..."""
 
-    Its texts are plain `str`: of another kind of text, what it says is kept.
-    """
+    name: str = attrs.field(validator=[_check_text, _check_name])
+    """Class name of a hook or store; scheme (`tiny`) of a loader or data source; else a word.
 
-    name: str = attrs.field(converter=exact, validator=[_check_text, _check_name])
-    """Class name of a hook or store; scheme (`tiny`) of a loader or data source; else a word."""
+    A command's name may have a dot: `sae.plot` adds `plot` to the group `sae`."""
 
-    target: str = attrs.field(converter=exact, validator=[_check_text, _check_target])
+    target: str = attrs.field(validator=[_check_text, _check_target])
     """Where it is, as `package.module:Name`; imported by `load` and not before."""
 
-    help: str = attrs.field(converter=exact, validator=[_check_text, _check_help])
+    help: str = attrs.field(validator=[_check_text, _check_help])
     """One line, printable, that says what it does."""
 
     needs: str = attrs.field(
         default="",
         kw_only=True,
-        converter=exact,
         validator=[_check_text, _check_needs],
     )
     """What to `pip install` where its import finds a module missing: `"my-plugin[plots]"`.
@@ -85,7 +102,6 @@ class Extension:
     example: str = attrs.field(
         default="",
         kw_only=True,
-        converter=exact,
         validator=[_check_text, _check_example],
     )
     """A function that makes one for contract tests, as `package.module:name`.
@@ -94,6 +110,10 @@ class Extension:
     a hook that is made for one shape); given a folder, a store in it; or the name of
     a small model, without the scheme. `tenterhook plugins check` calls it where the thing cannot be
     made of its defaults."""
+
+    schemes: tuple[str, ...] = attrs.field(default=(), kw_only=True, validator=_check_schemes)
+    """URL schemes of the places that a store serves: with `("sqlite",)` it is asked for
+    `sqlite:runs.db`. Stores alone have them."""
 
     def load(self) -> Any:
         """Import the target and return it.

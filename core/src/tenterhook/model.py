@@ -1,5 +1,6 @@
 """What a user attaches to any `nn.Module`: its layers, its hooks, its scopes."""
 
+import importlib
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,34 +12,23 @@ from tenterhook._dispatch.entries import StopForward
 from tenterhook._dispatch.frames import lock
 from tenterhook._dispatch.sites import sites_of
 from tenterhook.context import HookContext
-from tenterhook.errors import TenterhookError
-from tenterhook.hooks._types import Hook, HookType
+from tenterhook.errors import NotClean
+from tenterhook.hook_type import HookType
+from tenterhook.hooks._types import Hook
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.registry import HookRegistry, OnError
+from tenterhook.reports import Report
 from tenterhook.scopes.capturing import Capture
-from tenterhook.scopes.scope import Muted, Report
-from tenterhook.scopes.steering import Change, Hooks, Replaced, Steering
-from tenterhook_selections.selection import Selection, Where
+from tenterhook.scopes.replacing import Replaced
+from tenterhook.scopes.scope import Muted
+from tenterhook.scopes.selecting import Selector
+from tenterhook.scopes.steering import Change, Hooks, Steering
 
 if TYPE_CHECKING:
-    from tenterhook_specs import ModelSpec
-    from tenterhook_specs.hooks import Given
+    from tenterhook.selections import Where
+    from tenterhook.specs import Given, ModelSpec
 
 Phase = Literal["prompt", "generated"]
-
-
-class NotClean(TenterhookError, RuntimeError):
-    """Something of ours is still attached to a module."""
-
-    def __init__(self, places: Sequence[str]) -> None:
-        super().__init__(places)
-        self.places = list(places)
-
-    def __str__(self) -> str:
-        return (
-            f"Still attached: {', '.join(self.places)}. Unregister hooks with "
-            "model.layers.clear(including_permanent=True) and close open scopes."
-        )
 
 
 class HookedModel:
@@ -122,12 +112,12 @@ class HookedModel:
         dtype: torch.dtype | str | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
-        tokens: Where | None = None,
+        tokens: "Where | None" = None,
         phase: Phase | None = None,
-        rows: Where | None = None,
-        features: Where | None = None,
+        rows: "Where | None" = None,
+        features: "Where | None" = None,
         every: int = 1,
-        selection: Selection | None = None,
+        selection: Selector | None = None,
         missing: Report = "warn",
     ) -> Capture:
         """Keep what `layers` return, or with `inputs` are given, while the scope is open.
@@ -163,12 +153,12 @@ class HookedModel:
         change: Change | Hook,
         *,
         hook_type: HookType | str | None = None,
-        tokens: Where | None = None,
+        tokens: "Where | None" = None,
         phase: Phase | None = None,
-        rows: Where | None = None,
-        features: Where | None = None,
+        rows: "Where | None" = None,
+        features: "Where | None" = None,
         every: int = 1,
-        selection: Selection | None = None,
+        selection: Selector | None = None,
         missing: Report = "warn",
     ) -> Hooks:
         """Apply `change` at `layer` while the scope is open.
@@ -212,9 +202,9 @@ class HookedModel:
         same hooks on another model. Raises `NotDescribable` (a `TypeError`) for a hook that no
         spec can say: one with a lambda, or of a class that cannot be imported.
         """
-        from tenterhook import specs
-
-        return specs.describe(self.layers)
+        specs = importlib.import_module("tenterhook.specs")
+        described: ModelSpec = specs.describe(self.layers)
+        return described
 
     def apply(self, spec: "Given", *, allow: Sequence[str] = ()) -> list[str]:
         """Register the hooks of a spec, all or none, and return their ids.
@@ -226,29 +216,34 @@ class HookedModel:
         Raises `BadSpec` (a `ValueError`) with the path to each mistake, `NotAllowed`, and what
         registering raises.
         """
-        from tenterhook import specs
-
-        return specs.apply(self.layers, spec, allow=allow)
+        specs = importlib.import_module("tenterhook.specs")
+        ids: list[str] = specs.apply(self.layers, spec, allow=allow)
+        return ids
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
 
 
 def _chosen(
-    selection: Selection | None,
-    tokens: Where | None,
+    selection: Selector | None,
+    tokens: "Where | None",
     phase: Phase | None,
-    rows: Where | None,
-    features: Where | None,
+    rows: "Where | None",
+    features: "Where | None",
     every: int,
-) -> Selection | None:
-    """Return the selection, given whole or in parts; `None` where everything is selected."""
-    whole = tokens is None and phase is None and rows is None and features is None
-    if whole and every == 1:
-        return None if selection is None or selection.everything else selection
-    if selection is None:
-        return Selection(tokens, phase, rows, features, every)
-    raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
+) -> Selector | None:
+    """Return the selector, given whole or in parts; `None` where everything is selected.
+
+    The parts go unread to `tenterhook.selections.Selection`; where the distribution that has it is
+    not installed, its door raises `ImportError` with the pip command.
+    """
+    if tokens is None and phase is None and rows is None and features is None and every == 1:
+        return None if getattr(selection, "everything", False) else selection
+    if selection is not None:
+        raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
+    selections = importlib.import_module("tenterhook.selections")
+    made: Selector = selections.Selection(tokens, phase, rows, features, every)
+    return made
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (

@@ -2,19 +2,21 @@
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
 from tenterhook._dispatch.entries import entry_for
 from tenterhook._dispatch.frames import lock, visible_frame
-from tenterhook._dispatch.sites import Registration, site_of, sites_of
+from tenterhook._dispatch.sites import site_of, sites_of
 from tenterhook.context import HookContext
-from tenterhook.errors import HookWarning, LayerConflict, UnknownLayer
-from tenterhook.hooks._types import Controller, Detector, Hook, HookType
+from tenterhook.errors import HookWarning, LayerConflict, NeverFired, UnknownLayer
+from tenterhook.hook_type import HookType
+from tenterhook.hooks._types import Controller, Detector, Hook
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
-from tenterhook.scopes.scope import NeverFired, Report, not_called
+from tenterhook.registration import Registration
+from tenterhook.reports import Report, not_called
 from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]
@@ -39,10 +41,11 @@ class HookRegistry:
         self._mix: dict[str, Mix] = {}
         self._on_error: OnError = "raise"
         self._missing: Report = "warn"
-        self._unheard: dict[Registration, None] = {}
+        self._never_ran: dict[Registration, None] = {}
         self.owner: Callable[[], Any] = lambda: None
         """A weak reference to what carries this registry; hooks keep it while they stand."""
-        context._layers = weakref.ref(self)
+        registry = weakref.ref(self)  # a model is freed as soon as it is dropped
+        context.show(_View(registry, HookRegistry.by_layer), _View(registry, HookRegistry.by_id))
 
     # --- layers
 
@@ -98,10 +101,10 @@ class HookRegistry:
 
     def due(self) -> list[tuple[Registration, object]]:
         """Return the hooks that never ran yet and that a run which begins now is to come by."""
-        if not self._unheard:
+        if not self._never_ran:
             return []
         with lock:
-            return [(held, held.due) for held in self._unheard if held.due is not None]
+            return [(held, held.due) for held in self._never_ran if held.due is not None]
 
     def report(self, due: list[tuple[Registration, object]]) -> None:
         """Report, once, those of `due` that never ran, when a run of the model has ended.
@@ -114,8 +117,8 @@ class HookRegistry:
         silent = []
         with lock:
             for held, since in due:
-                if held.due is since and held in self._unheard:
-                    del self._unheard[held]
+                if held.due is since and held in self._never_ran:
+                    del self._never_ran[held]
                     if held.hook._enabled and not held.entry.fired:
                         silent.append(held)
         if silent and self._missing != "ignore":
@@ -196,7 +199,7 @@ class HookRegistry:
             held.owner = self.owner()
             self._held[hook.id] = held
             if kind is not HookType.BACKWARD:
-                self._unheard[held] = None
+                self._never_ran[held] = None
             if mix is not None:
                 self._mix[layer.name] = mix
             hook.layer_signature = layer.name
@@ -224,7 +227,7 @@ class HookRegistry:
             if self._held.get(held.hook.id) is not held:
                 return False
             del self._held[held.hook.id]
-            self._unheard.pop(held, None)
+            self._never_ran.pop(held, None)
             held.entry.live = False
             held.owner = None
             held.site.hold(tuple(other for other in held.site.held if other is not held))
@@ -273,15 +276,15 @@ class HookRegistry:
             )
 
     def _check_kinds(self, layer: Layer, hook: Hook, mix: Mix) -> None:
-        if mix != "error" or (isinstance(hook, Detector) and isinstance(hook, Controller)):
+        if mix != "error" or (hook.detects and hook.controls):
             return
         whole = layer.module is self.index.module
         for held in (held for site in sites_of(layer.module) for held in site.held):
             if whole and held.layer != layer.name and held.hook.id in self._held:
                 continue  # the model's input and output are two layers of one module
             standing = held.hook
-            both = isinstance(standing, Detector) and isinstance(standing, Controller)
-            if isinstance(standing, Detector) != isinstance(hook, Detector) and not both:
+            both = standing.detects and standing.controls
+            if standing.detects != hook.detects and not both:
                 raise LayerConflict(layer.name, repr(hook), repr(standing))
 
     def mix_of(self, layer: str) -> Mix | None:
@@ -353,7 +356,7 @@ class HookRegistry:
     def __len__(self) -> int:
         return len(self._held)
 
-    # --- what HookContext shows
+    # --- what HookContext shows, and people inspect
 
     def by_layer(self) -> dict[str, dict[HookType, list[tuple[Hook, Registration]]]]:
         """Return `{layer: {hook_type: [(hook, handle), ...]}}`, each list in the order it runs."""
@@ -372,12 +375,38 @@ class HookRegistry:
         """The registrations, layers in the order of their first hook, hooks as they run."""
         with lock:
             sites = dict.fromkeys(held.site for held in self._held.values())
-            return [
-                held for site in sites for held in site.held if self._held.get(held.hook.id) is held
-            ]
+            standing: list[Registration] = [held for site in sites for held in site.held]
+            return [held for held in standing if self._held.get(held.hook.id) is held]
 
     def __repr__(self) -> str:
         return f"HookRegistry({len(self)} hooks on {len(self.by_layer())} layers)"
+
+
+class _View(Mapping[Any, Any]):
+    """A mapping of what stands in a registry, made anew each time it is read; empty without one."""
+
+    def __init__(
+        self,
+        registry: "weakref.ref[HookRegistry]",
+        make: Callable[[HookRegistry], Mapping[Any, Any]],
+    ) -> None:
+        self._registry, self._make = registry, make
+
+    def _now(self) -> Mapping[Any, Any]:
+        registry = self._registry()
+        return {} if registry is None else self._make(registry)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._now()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def __repr__(self) -> str:
+        return repr(self._now())
 
 
 def _ordered(held: tuple[Registration, ...], mix: Mix) -> tuple[Registration, ...]:

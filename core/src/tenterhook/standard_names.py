@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Literal, final, get_args
 import attrs
 from attrs import validators
 
-from tenterhook.one_line import exact, shown, type_name
-from tenterhook.plugins import PluginWarning, Registered, default_manager, said
+from tenterhook.one_line import error_line, shown, type_name
+from tenterhook.plugins.default import default_manager
+from tenterhook.plugins.problems import PluginWarning
+from tenterhook.plugins.registered import Registered
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +73,7 @@ def _plain(layers: Mapping[str, str]) -> dict[str, str]:
     for text in (*layers.keys(), *layers.values()):
         if not isinstance(text, str):
             raise TypeError(f"layers has {shown(text)}, which is no name. Give text.")
-    return {exact(name): exact(layer) for name, layer in layers.items()}
+    return dict(layers)
 
 
 @final
@@ -112,7 +114,7 @@ def _asked(registered: Registered, module: "nn.Module") -> StandardNames | None:
         _warn_once(
             module,
             f"Layer names {registered.extension.name!r} of {registered.origin} failed: "
-            f"{said(error)}",
+            f"{error_line(error)}",
         )
         return None
 

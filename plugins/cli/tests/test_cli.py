@@ -15,6 +15,7 @@ from torch import nn
 
 import tenterhook
 import tenterhook_cli
+import tenterhook_cli.command_line
 from tenterhook._version import __version__
 from tenterhook.errors import TenterhookError
 from tenterhook_store import NotWritable
@@ -64,7 +65,7 @@ def add_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]
         module.command = click.command(function)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(
-            tenterhook_cli.COMMANDS, function.__name__, f"{module.__name__}:command"
+            tenterhook_cli.command_line.COMMANDS, function.__name__, f"{module.__name__}:command"
         )
 
     return add
@@ -358,7 +359,7 @@ class TestProcess:
             textwrap.dedent(
                 """
                 import signal, sys, time, click
-                import tenterhook_cli
+                import tenterhook_cli.command_line
 
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignored it
 
@@ -367,7 +368,7 @@ class TestProcess:
                     print("ready", flush=True)
                     time.sleep(60)
 
-                tenterhook_cli.COMMANDS["slow"] = "__main__:slow"
+                tenterhook_cli.command_line.COMMANDS["slow"] = "__main__:slow"
                 tenterhook_cli.main(["slow"])
                 """
             )

@@ -14,7 +14,7 @@ import tenterhook.hooks
 import tenterhook_cli
 import tenterhook_store
 from tenterhook.errors import UnknownLayer
-from tenterhook.plugins import BrokenExtension, PluginManager, PluginWarning
+from tenterhook.plugins import BrokenExtension, PluginWarning
 from tenterhook.standard_names import StandardNames
 from tenterhook_capture import save_activations
 from tenterhook_capture.documents import read_documents
@@ -61,7 +61,7 @@ class TestStores:
     def test_a_class_is_served_by_name(self, install: Install) -> None:
         """`tenterhook_store` has it, and `LocalStore` the one that is the default."""
         stores = "from tenterhook_store import MemoryStore\ndef make(path, *, create): return path"
-        install("a", {"a": declaring("stores", "ZarrStore", "plugin_b:make")})
+        install("tenterhook-zarr", {"a": declaring("stores", "ZarrStore", "plugin_b:make")})
         install("b", {"b": declaring("stores", "Other", "plugin_b:MemoryStore") + stores})
 
         assert tenterhook_store.Other is MemoryStore
@@ -360,13 +360,152 @@ class TestCommands:
         assert err.startswith(said)
         assert self.run(capsys, "plugins", "list")[0] == 0
 
-    def test_core_keeps_its_words(self, install: Install) -> None:
-        """A plugin that takes one is left out and reported."""
-        install("one", {"one": declaring("commands", "capture")})
+    def test_our_own_words_are_ours(
+        self, install: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A plugin that takes one is reported, and what runs is ours."""
+        install("one", {"one": declaring("commands", "plugins", "not_there:greet")})
 
-        (problem,) = PluginManager().problems
+        code, _, err = self.run(capsys, "plugins", "list")
 
-        assert "its command 'capture' is one of tenterhook's own" in problem.cause
+        assert code == 0
+        assert "its command 'plugins' has a name that is reserved for tenterhook-cli" in err
+
+
+SHOP = """
+import click
+@click.group()
+def shop():
+    "Buy and sell."
+@shop.command()
+def buy():
+    click.echo("bought")
+@click.command()
+@click.argument("rest", nargs=-1)
+def alone(rest):
+    click.echo(" ".join(["alone", *rest]))
+"""
+
+
+class TestCommandsOfGroups:
+    """`shop.greet` adds `greet` to the group `shop`, which is another plugin's."""
+
+    run = TestCommands.run
+
+    @pytest.fixture
+    def shop(self, install: Install) -> Install:
+        """Install a group, a command that is none, and code of a command to add."""
+        source = declaring("commands", "shop", "shopping:shop")
+        alone = "Extension('alone', 'shopping:alone', 'Is alone.'), "
+        install("shop", {"shop": source.replace("return [", f"return [{alone}")})
+        site = install("code", {})
+        site.joinpath("shopping.py").write_text(SHOP)
+        site.joinpath("greeting.py").write_text(GREET)
+        return install
+
+    @pytest.mark.parametrize("group", ["shop", "runs"])
+    def test_it_runs(self, shop: Install, capsys: pytest.CaptureFixture[str], group: str) -> None:
+        """In a group of a plugin, and in one of ours."""
+        shop("one", {"one": declaring("commands", f"{group}.greet", "greeting:greet")})
+
+        assert self.run(capsys, group, "greet", "Ann") == (0, "Hello, Ann.\n", "")
+        listed = self.run(capsys, group, "--help")[1].partition("Commands:")[2].splitlines()
+        assert ["greet", "Does", "it."] in [line.split() for line in listed]
+        assert not [line for line in listed if line.split() == ["Does", "it."]]
+        assert f"{group}.greet" not in self.run(capsys, "--help")[1]
+
+    def test_the_group_is_not_changed(
+        self, shop: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is its author's object, which others may use."""
+        shop("one", {"one": declaring("commands", "shop.greet", "greeting:greet")})
+
+        assert self.run(capsys, "shop", "greet", "Ann")[0] == 0
+
+        import shopping  # type: ignore[import-not-found]
+
+        assert list(shopping.shop.commands) == ["buy"]
+
+    def test_what_the_group_has_comes_first(
+        self, shop: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The doctor says that the other is never run."""
+        shop("one", {"one": declaring("commands", "shop.buy", "greeting:greet")})
+
+        assert self.run(capsys, "shop", "buy") == (0, "bought\n", "")
+        code, out, _ = self.run(capsys, "plugins", "doctor")
+        assert code == 1
+        assert "- Command 'shop.buy' of plugin 'one' (one 1.0) is never run: plugin 'shop'" in out
+
+    def test_a_group_that_is_not_there_is_reported(
+        self, shop: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """By name, in the list of plugins; nothing else suffers."""
+        shop("one", {"one": declaring("commands", "stall.greet", "greeting:greet")})
+
+        code, _, err = self.run(capsys, "plugins", "list")
+
+        assert (code, err) == (
+            0,
+            "warning: Command 'stall.greet' of plugin 'one' (one 1.0) adds to 'stall', which is "
+            "no command of tenterhook.\n",
+        )
+        assert self.run(capsys, "shop", "buy")[0] == 0
+
+    def test_a_command_that_is_no_group_is_reported(
+        self, shop: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """By the doctor, which imports it; the command runs as it did."""
+        shop("one", {"one": declaring("commands", "alone.greet", "greeting:greet")})
+
+        assert self.run(capsys, "alone", "greet") == (0, "alone greet\n", "")
+        out = self.run(capsys, "plugins", "doctor")[1]
+        assert "adds to 'alone' of plugin 'shop' (shop 1.0), which is no group." in out
+
+    def test_a_group_that_cannot_be_had_is_reported(
+        self, shop: Install, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """By the doctor."""
+        shop("two", {"two": declaring("commands", "gone", "not_there:gone")})
+        shop("one", {"one": declaring("commands", "gone.greet", "greeting:greet")})
+
+        out = self.run(capsys, "plugins", "doctor")[1]
+
+        assert "adds to 'gone', which cannot be had: ImportError: Plugin 'two' has no" in out
+
+
+class TestWherePluginsAreKeptOut:
+    """`tenterhook plugins` helps to find out why, so it works whatever is wrong."""
+
+    run = TestCommands.run
+
+    def test_the_list_works_where_nothing_is_loaded(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """And says which variable keeps plugins out, of which our own is one."""
+        monkeypatch.setenv("TENTERHOOK_PLUGINS", "")
+
+        code, out, err = self.run(capsys, "plugins", "list")
+
+        assert (code, out) == (0, "")
+        assert err == "No plugins are loaded. See TENTERHOOK_PLUGINS in the environment.\n"
+
+    def test_it_stays_json_whatever_a_plugin_prints(
+        self, install: Install, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """By Python, past Python, or in a process that it starts."""
+        loud = (
+            "import os, subprocess\nprint('one')\nos.write(1, b'two\\n')\n"
+            "subprocess.run(['echo', 'three'])\n"
+        )
+        install("one", {"one": loud + declaring("detectors", "One")})
+
+        with pytest.raises(SystemExit):
+            tenterhook_cli.main(["plugins", "list", "--json"])
+
+        out, err = capfd.readouterr()
+        assert [row["name"] for row in json.loads(out)] == ["One"]
+        assert sorted(err.split()) == ["one", "three", "two"]
 
 
 OBSERVER = """

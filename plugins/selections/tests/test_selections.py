@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook import HookedModel, HookError
+from tenterhook import HookedModel, HookError, NeverFired
 from tenterhook.hooks import Controller, Detector, HookWarning
-from tenterhook.scopes.scope import NeverFired, Scope
-from tenterhook_selections import Selection
-from tenterhook_selections.selection import generating
+from tenterhook.scopes import Scope
+from tenterhook_selections import Selection, generating
 
 WIDTH = 3
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import tenterhook
 from tenterhook import HookedModel, HookError
-from tenterhook_selections.selection import generating
+from tenterhook_selections import generating
 
 WIDTH, DEPTH = 3, 4
 

@@ -8,6 +8,7 @@ import pytest
 
 from tenterhook.errors import TenterhookError
 from tenterhook_store import (
+    AmbiguousRun,
     BadName,
     BadSetting,
     CannotKeep,
@@ -41,6 +42,7 @@ ERRORS = [
     (NameTaken("run", "A", "a"), ValueError, "'A' cannot name a run: there is 'a'"),
     (CannotKeep("meta tensors", "Fill it."), TypeError, "keeps no meta tensors. Fill it."),
     (UnknownRun("rum", ["run"], "there"), LookupError, "No run 'rum' .* Did you mean 'run'"),
+    (AmbiguousRun("there", ["a", "b"]), LookupError, "Name the run .* It holds a, b."),
     (UnknownTensor("a", [], "there"), LookupError, "No tensor 'a' in .* list_tensors"),
     (NotReduced("mean", [], "r"), LookupError, "Run 'r' has no 'mean': it was captured without"),
     (NotReduced("cov", ["mean"], "r"), LookupError, "Run 'r' has no 'cov'. It has mean."),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tenterhook.scopes.scope import NeverFired
+from tenterhook import NeverFired
 from tenterhook_transformers import LanguageModel
 
 Make = Callable[..., Any]

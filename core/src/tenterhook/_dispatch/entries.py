@@ -1,11 +1,29 @@
 """What runs when a hook runs: a detector watches, a controller's result takes its place.
 
-An entry is one hook as the dispatcher runs it. It returns what takes the place of a value, `None`
-to leave it, and writes to nobody's tensors. What a hook raises surfaces as `HookError`.
+An *entry* is one hook as a site runs it. A site calls one of three methods, by where it stands:
+`before` with the inputs, `after` with what the module returned, `gradient` with the gradient. What
+the method returns takes the place of the value; `None` leaves it. The order of events in one call:
+
+1. The entry notes that a forward came by (`fired`), for the report of hooks that never ran.
+2. It finds the activation in inputs or output, which may be nested (`tenterhook.activations`).
+3. It notes the version counter of the activation. Autograd counts writes in place there, so that
+   the next but one step can tell.
+4. It calls the user's method.
+5. A counter that has moved means that the hook wrote to the model's own tensor: an error, whatever
+   the policy for errors, for the numbers are wrong already.
+6. A controller's tensor goes into a new structure of the output's type.
+7. Whatever the hook raised surfaces as `HookError`, or as the model's policy says (`fail`).
+
+Nothing here writes to anybody's tensors. Entries are shared by all threads that run the model and
+hold no state of a call; `fired` only ever turns true.
+
+`Detect.after` and `Control.after` are most of what a hooked call costs, so the call that nearly
+every call is stands in them spelled out: a tensor out, no keywords. What is rarer goes through
+`watched`, at one more Python call. `benchmarks/bench_hooked_call.py` times both.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +40,7 @@ from tenterhook.activations import (
     with_item,
 )
 from tenterhook.errors import HookError, HookWarning
-from tenterhook.hooks._types import Controller, Detector, Hook
+from tenterhook.hook_type import HookType
 
 # Private to torch, so not there in each of its versions: then checkpointed layers do as they can.
 _RECOMPUTED: Any = getattr(checkpoint, "_StopRecomputationError", ())
@@ -30,6 +48,20 @@ _saving_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hoo
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
+
+
+class RunnableHook(Protocol):
+    """What an entry knows of a hook. It has `process_activations` if it detects and
+    `modify_activations` if it controls; see `tenterhook.hooks`."""
+
+    id: str
+    hook_type: HookType
+    detects: bool
+    controls: bool
+    _enabled: bool
+
+    def disable(self) -> None:
+        """Keep the hook from running."""
 
 
 class StopForward(BaseException):
@@ -57,12 +89,15 @@ class Entry:
     """One hook as a site runs it. Subclasses say what it does on each side."""
 
     __slots__ = ("fired", "hook", "layer", "live", "modify", "observe", "policy")
+    writer = "The detector"
+    """Who wrote, in the error for a write in place."""
 
-    def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
-        self.hook = hook
+    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
+        self.hook: RunnableHook = hook
         self.layer = layer
         self.policy = policy
         self.live = True
+        """Whether its scope is open, or its registration stands; `backward()` may come later."""
         self.fired = False
         """Whether a forward ever came by."""
         self.observe: Callable[..., Any] = getattr(hook, "process_activations", _nothing)
@@ -80,9 +115,26 @@ class Entry:
         """Run on the gradient; return a new one, or `None` to keep it."""
         raise AssertionError("abstract")
 
-    def quiet(self) -> "Entry | None":
+    def detecting(self) -> "Entry | None":
         """Return what is left of this entry while controllers are off."""
         return self
+
+    def watched(
+        self, tensors: tuple[Tensor | None, ...], call: Callable[..., Any], *given: Any
+    ) -> Any:
+        """Return `call(*given)`; raise `WroteInPlace` if it writes to one of the tensors.
+
+        Inference tensors have no version, so writes to them are not found; nor are any while the
+        compiler traces, which cannot read versions.
+        """
+        if tracing():
+            return call(*given)
+        versions = [(tensor, version_of(tensor)) for tensor in tensors]
+        result = call(*given)
+        for tensor, version in versions:
+            if version is not None and version_of(tensor) != version:
+                raise wrote(self.writer)
+        return result
 
     def __deepcopy__(self, memo: Any) -> "Entry":
         return without_hook(type(self))
@@ -109,8 +161,8 @@ class Entry:
             if policy == "disable":
                 self.hook.disable()
             then = "It is disabled now." if policy == "disable" else "Its result is skipped."
-            said = str(self._wrapped(error)).rstrip(".")
-            warnings.warn(f"{said}. {then}", HookWarning, stacklevel=3)
+            text = str(self._wrapped(error)).rstrip(".")
+            warnings.warn(f"{text}. {then}", HookWarning, stacklevel=3)
         finally:  # what is raised holds this frame; a cycle would keep all its callers' tensors
             del error
 
@@ -120,7 +172,7 @@ class Entry:
 
 
 class Detect(Entry):
-    """A detector. Its return value is ignored, and a write to the activation is found."""
+    """A detector. Its return value is ignored, and a write to what it is given is found."""
 
     __slots__ = ()
 
@@ -134,18 +186,15 @@ class Detect(Entry):
             tensor = output if type(output) is Tensor else activation_of(output)
             given = first_input(inputs)
             try:
-                version = tensor._version  # type: ignore[union-attr]
-            except (AttributeError, RuntimeError):  # no tensor; inference tensors have no version
-                version = tensor = None
-            before = None if version is None or given is None else given._version
-            self.observe(module, inputs, output)
-            if before is not None and given is not None and given._version != before:
-                raise wrote("The detector")
-            if tensor is not None and (
-                tensor._version != version
-                or (tensor is not output and activation_of(output) is not tensor)
-            ):
-                raise wrote("The detector")
+                version, before = tensor._version, given._version  # type: ignore[union-attr]
+            except (AttributeError, RuntimeError):  # one is no tensor, or an inference tensor
+                self.watched((tensor, given), self.observe, module, inputs, output)
+            else:
+                self.observe(module, inputs, output)
+                if tensor._version != version or given._version != before:  # type: ignore[union-attr]
+                    raise wrote(self.writer)
+            if tensor is not output and activation_of(output) is not tensor:  # put another there
+                raise wrote(self.writer)
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
@@ -153,23 +202,13 @@ class Detect(Entry):
         self.fired = True
         try:
             inputs = inputs_of(module, args, kwargs) if kwargs else args
-            tensor = None if tracing() else first_input(inputs)
-            try:
-                version = tensor._version  # type: ignore[union-attr]
-            except (AttributeError, RuntimeError):
-                version = tensor = None
-            self.observe(module, inputs, None)
-            if tensor is not None and tensor._version != version:
-                raise wrote("The detector")
+            self.watched((first_input(inputs),), self.observe, module, inputs, None)
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
     def gradient(self, module: nn.Module, grad: Tensor) -> None:
         try:
-            version = grad._version
-            self.observe(module, (grad,), grad)
-            if grad._version != version:
-                raise wrote("The detector")
+            self.watched((grad,), self.observe, module, (grad,), grad)
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
@@ -191,13 +230,13 @@ class Control(Entry):
     """A controller. What it returns takes the activation's place."""
 
     __slots__ = ()
+    writer = "The controller"
 
-    def quiet(self) -> None:
+    def detecting(self) -> Entry | None:
         return None
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         self.fired = True
-        # The call that nearly every call is, spelled out: what it costs is what a hook costs.
         if (
             type(output) is not Tensor
             or kwargs
@@ -213,36 +252,27 @@ class Control(Entry):
         try:
             new = self.modify(module, args[0], output)
             if output._version != version:
-                raise wrote("The controller")
+                raise wrote(self.writer)
             if type(new) is Tensor or new is None:
                 return new
-            if not isinstance(new, Tensor):
-                raise not_a_tensor(new, _WANTED)
-            return replace(output, new)
+            return replace(output, _a_tensor(new, _WANTED))
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Do what `after` does, of any output and inputs."""
         try:
             tensor = activation_of(output)
             if tensor is None:
                 if self.live:
-                    self.no_tensor(f"returned {type(output).__name__}, which holds no tensor")
+                    self._changed_nothing(
+                        f"returned {type(output).__name__}, which holds no tensor"
+                    )
                 return None
             given = first_input(inputs_of(module, args, kwargs))
-            try:
-                version = None if tracing() else tensor._version
-            except RuntimeError:
-                version = None
-            new = self.modify(module, given, tensor)
-            if version is not None and tensor._version != version:
-                raise wrote("The controller")
-            if new is None:
-                return None
-            if not isinstance(new, Tensor):
-                raise not_a_tensor(new, _WANTED)
-            return replace(output, new)
+            new = self.watched((tensor,), self.modify, module, given, tensor)
+            return None if new is None else replace(output, _a_tensor(new, _WANTED))
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
@@ -252,55 +282,45 @@ class Control(Entry):
         try:
             inputs = inputs_of(module, args, kwargs)
             tensor = first_input(inputs)
-            try:
-                version = None if tracing() else tensor._version  # type: ignore[union-attr]
-            except (AttributeError, RuntimeError):
-                version = None
-            new = self.modify(module, tensor, None)
-            if version is not None and tensor._version != version:  # type: ignore[union-attr]
-                raise wrote("The controller")
+            new = self.watched((tensor,), self.modify, module, tensor, None)
             if new is None:
                 if tensor is None and self.live and not tracing():
-                    self.no_tensor("was called without a tensor")
+                    self._changed_nothing("was called without a tensor")
                 return None
-            if not isinstance(new, Tensor | tuple):
-                raise not_a_tensor(new, "a tensor, a tuple of inputs, or None to leave them alone")
-            return replace_input(inputs, new)
+            return replace_input(
+                inputs, new if isinstance(new, tuple) else _a_tensor(new, _WANTED_BEFORE)
+            )
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
     def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
         try:
-            version = grad._version
-            new = self.modify(module, grad, grad)
-            if grad._version != version:
-                raise wrote("The controller")
+            new = self.watched((grad,), self.modify, module, grad, grad)
             if new is None:
                 return None
-            if not isinstance(new, Tensor):
-                raise not_a_tensor(new, "a gradient, or None to leave it alone")
-            if _kind(new) != _kind(grad):
+            if _form(_a_tensor(new, "a gradient, or None to leave it alone")) != _form(grad):
                 raise ValueError(
                     "It returned a gradient of shape {}, {}, on {}, where autograd needs "
-                    "{}, {}, on {}.".format(*_kind(new), *_kind(grad))
+                    "{}, {}, on {}.".format(*_form(new), *_form(grad))
                 )
-            return new
+            return new  # type: ignore[no-any-return]
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
 
-    def no_tensor(self, what: str) -> None:
+    def _changed_nothing(self, why: str) -> None:
         """Say, once per place in the code, that there was nothing to change."""
         warnings.warn(
             f"{type(self.hook).__name__} {self.hook.id!r} changed nothing: layer {self.layer!r} "
-            f"{what}.",
+            f"{why}.",
             HookWarning,
             stacklevel=3,
         )
 
 
 _WANTED = "a tensor, or None to leave the activation alone"
+_WANTED_BEFORE = "a tensor, a tuple of inputs, or None to leave them alone"
 
 
 class ControlEvery(Control):
@@ -324,7 +344,7 @@ class Both(Entry):
 
     __slots__ = ("control", "detect")
 
-    def __init__(self, hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> None:
+    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
         self.detect: Entry = Detect(hook, layer, policy)
         every = getattr(hook, "every_tensor", False)
         self.control: Entry = (ControlEvery if every else Control)(hook, layer, policy)
@@ -338,7 +358,7 @@ class Both(Entry):
     def live(self, live: bool) -> None:
         self.detect.live = self.control.live = live
 
-    def quiet(self) -> Entry:
+    def detecting(self) -> Entry:
         return self.detect
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
@@ -386,11 +406,11 @@ class Scoped(Entry):
     def live(self, live: bool) -> None:
         self.entry.live = live
 
-    def quiet(self) -> "Scoped | None":
-        entry = self.entry.quiet()
+    def detecting(self) -> "Scoped | None":
+        entry = self.entry.detecting()
         if entry is None:
             return None
-        return self if entry is self.entry else _Part(self, entry)
+        return self if entry is self.entry else _ScopedDetect(self, entry)
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         if not self.hook._enabled:
@@ -429,7 +449,7 @@ def _mark_checkpoint() -> None:
         kept.append(save(torch.empty(0, 7919)))
 
 
-class _Part(Scoped):
+class _ScopedDetect(Scoped):
     """What is left of a scoped hook while controllers are off; what it does, the whole has done."""
 
     __slots__ = ("whole",)
@@ -447,29 +467,40 @@ class _Part(Scoped):
         self.whole.fired = self.whole.fired or fired
 
 
-def entry_for(hook: Hook, layer: Any, policy: ErrorPolicy | None = None) -> Entry:
+def entry_for(hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> Entry:
     """Return the entry that runs `hook`; `TypeError` for a hook of neither kind."""
     return entry_class(hook)(hook, layer, policy)
 
 
-def entry_class(hook: Hook) -> type[Entry]:
+def entry_class(hook: Any) -> type[Entry]:
     """Return the class of the entries that run `hook`; `TypeError` for a hook of neither kind."""
-    kinds = (isinstance(hook, Detector), isinstance(hook, Controller))
-    match kinds:
-        case (True, True):
-            return Both
-        case (True, False):
-            reads_only = isinstance(hook, Detector) and hook.reads_only
-            return DetectOnly if reads_only else Detect
-        case (False, True):
-            every = isinstance(hook, Controller) and hook.every_tensor
-            return ControlEvery if every else Control
+    if hook.detects and hook.controls:
+        return Both
+    if hook.detects:
+        return DetectOnly if hook.reads_only else Detect
+    if hook.controls:
+        return ControlEvery if hook.every_tensor else Control
     raise TypeError(
         f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
     )
 
 
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
+def version_of(tensor: Any) -> int | None:
+    """Return how often a tensor was written to in place; `None` of what does not count that."""
+    try:
+        version: int = tensor._version
+    except (AttributeError, RuntimeError):  # no tensor, or an inference tensor
+        return None
+    return version
+
+
+def _a_tensor(value: Any, wanted: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"It returned {type(value).__name__}; return {wanted}.")
+    return value
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.dtype, tensor.device
 
 
@@ -485,72 +516,5 @@ def wrote(who: str) -> WroteInPlace:
     )
 
 
-def not_a_tensor(value: Any, wanted: str) -> TypeError:
-    """Return the error for a controller that returned something else than it may."""
-    return TypeError(f"It returned {type(value).__name__}; return {wanted}.")
-
-
 def _nothing(*_: Any) -> None:
     return None
-
-
-def watch_gradient(
-    entries: Sequence[Entry], module: nn.Module, args: Args, kwargs: Kwargs, output: Any
-) -> Any:
-    """Have `entries` run, in order, when the gradient of the output's activation is known.
-
-    Returns a new output where the activation had to be given a node of its own in the graph, else
-    `None`. An output that is an input, a leaf or a view shares its node, or loses it to a later
-    in-place module, so its hook would see the gradient of more, or of nothing. The new output is
-    the same memory, but for a leaf, which nobody may write to.
-    """
-    tensor = activation_of(output)
-    if tensor is None or not tensor.requires_grad or not torch.is_grad_enabled():
-        return None
-    own = tensor
-    if tensor.is_leaf or tracing():  # what shares its node cannot be told in a trace
-        own = tensor.clone()
-    elif tensor._is_view() or _is_input(tensor, args, kwargs):
-        own = _OwnNode.apply(tensor)  # type: ignore[no-untyped-call]
-
-    def run(grad: Tensor) -> Tensor | None:
-        new = grad
-        for entry in entries:
-            if entry.live and entry.hook._enabled:
-                changed = entry.gradient(module, new)
-                new = new if changed is None else changed
-        return None if new is grad else new
-
-    own.register_hook(run)  # type: ignore[no-untyped-call]
-    return None if own is tensor else replace(output, own)
-
-
-class _OwnNode(torch.autograd.Function):
-    """The same tensor with a node of its own, no view of it: in-place modules leave hooks alone."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
-        return tensor.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return tangent.view_as(tangent)
-
-
-def _is_input(tensor: Tensor, args: Args, kwargs: Kwargs) -> bool:
-    for value in (*args, *kwargs.values()):
-        if value is tensor:
-            return True
-        if isinstance(value, tuple | list) and any(item is tensor for item in value):
-            return True
-    return False

@@ -1,4 +1,22 @@
-"""Whose scope it is: the open scopes of each thread and asyncio task, and what they run where."""
+"""Whose scope it is: the open scopes of each thread and asyncio task, and what they run where.
+
+A *place* is one side of one module (a site, or a module whose forward is answered for). A *frame*
+is one open scope. It has a table: place to what runs there, this scope's steps and those of the
+scopes around it merged, the outermost first. What happens:
+
+- Opening makes a frame on top of the innermost one of this thread, merges the tables once, and
+  shows the frame to this thread (`of_thread`), or to this asyncio task (`_of_task`).
+- A call looks up the innermost frame and its table: one attribute, one dictionary look-up, however
+  many scopes are open. It takes no lock.
+- Closing hides the frame again. Scopes are mostly closed innermost first, in their own thread. A
+  frame that is closed out of order, or by another thread, is marked `closed`: the frames inside it
+  merge their tables anew, and whoever finds it innermost goes on to its parent.
+
+`lock` is held by whoever opens, closes or registers, never by a call. So a call may read while
+another thread changes things: tables are replaced, not changed, and a call that has a table goes on
+with it. `test_scopes_property.py` compares all this with a plain model of nested scopes, and
+`test_scopes_threads.py` runs it from many threads and tasks.
+"""
 
 import functools
 import inspect
@@ -7,13 +25,9 @@ from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tenterhook._dispatch.entries import Entry
-
-if TYPE_CHECKING:
-    from tenterhook._dispatch.sites import Place
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,17 +35,42 @@ lock = threading.RLock()
 """Held while anything is registered, removed, opened or closed; never during a forward."""
 
 
+class Place:
+    """One side of one module, where open scopes may have something to run."""
+
+    __slots__ = ("held", "scopes")
+
+    def __init__(self) -> None:
+        self.held: tuple[Any, ...] = ()
+        """The `Registration`s here, in the order in which their hooks run."""
+        self.scopes = 0
+        """How many open scopes look here."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether something of ours is on the module now."""
+        raise AssertionError("abstract")
+
+    def enter(self) -> None:
+        """Count one more open scope that looks here; the lock is held."""
+        raise AssertionError("abstract")
+
+    def leave(self) -> None:
+        """Count one open scope less; the lock is held."""
+        raise AssertionError("abstract")
+
+
 class Steps:
     """What one scope, with the scopes around it, runs at one site."""
 
-    __slots__ = ("backward", "forward", "keep", "stop")
+    __slots__ = ("backward", "forward", "recorder", "stop")
 
     def __init__(
         self,
         forward: tuple[Any, ...] = (),
         backward: tuple[Entry, ...] = (),
         stop: Callable[[], None] | None = None,
-        keep: Any = None,
+        recorder: Any = None,
     ) -> None:
         self.forward = forward
         """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
@@ -39,7 +78,7 @@ class Steps:
         """Run on the gradient."""
         self.stop = stop
         """Ends the forward by raising, when all else here has run."""
-        self.keep = keep
+        self.recorder = recorder
         """The only step, where that is one that adds a copy of each tensor to its `calls`."""
 
     def __add__(self, other: "Steps") -> "Steps":
@@ -72,7 +111,7 @@ class Frame:
     )
 
     def __init__(
-        self, own: "dict[Place, Steps]", also: "tuple[Place, ...]" = (), mute: bool = False
+        self, own: dict[Place, Steps], also: tuple[Place, ...] = (), mute: bool = False
     ) -> None:
         self.task = running_task()
         """The asyncio task it belongs to; `None` where it belongs to a thread without one."""
@@ -101,11 +140,11 @@ class Frame:
             self.muted = mute or parent.muted
             self.table = _merged(parent.table, own)
 
-    def heard(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    def running(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the entries that run in this scope: none that control, while it is muted."""
         if not self.muted:
             return entries
-        return tuple(heard for entry in entries if (heard := entry.quiet()) is not None)
+        return tuple(left for entry in entries if (left := entry.detecting()) is not None)
 
     def close(self) -> None:
         """Take this scope's steps out of every table that they are in, whoever calls."""
@@ -175,7 +214,7 @@ def show_frame(frame: Frame | None, *, instead_of: Frame | None = None) -> None:
         _of_task.set(frame)
 
 
-def _merged(outer: "dict[Place, Steps]", inner: "dict[Place, Steps]") -> "dict[Place, Steps]":
+def _merged(outer: dict[Place, Steps], inner: dict[Place, Steps]) -> dict[Place, Steps]:
     table = {**outer, **inner}
     for site in outer.keys() & inner.keys():
         table[site] = outer[site] + inner[site]

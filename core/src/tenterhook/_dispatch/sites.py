@@ -1,9 +1,25 @@
-"""How hooks reach a module: one torch hook per module and side, which runs ours in order.
+"""How hooks reach a module: one torch hook per module and side, and all of ours runs inside it.
 
-A *site* is a module and a side of its forward. What stands there is a tuple of entries, rebuilt
-when a hook comes, goes, or is switched, and read without a lock. A site with nothing to run has
-no torch hook, so an idle model runs at its own speed. Other people's torch hooks are never
-touched.
+A *site* is a module and a side of its forward. What happens when a module is called:
+
+1. torch finds our hook in the module's own dictionary of hooks. It is there only while something
+   is to run, so an idle model runs at its own speed (1.00 x bare; "attached" in the benchmark).
+2. The hook is one of the site's methods, chosen when hooks last changed, so that a call decides as
+   little as it can: a single registered hook stands there itself (`entry.after`), several go
+   through `after_several`, and where a scope is open `after_scoped` asks whose call it is: this
+   thread's innermost open scope, or this task's.
+3. Registered hooks run first, in their order; then the scopes', from the outermost in; then a
+   scope's `stop_after` ends the forward.
+4. A replacement goes into a new structure of the same type; nobody's tensor is written to.
+
+Other threads may register, unregister or close a scope at any line below. They never change a
+tuple that a call is reading: under the lock, they put a new tuple in its place. Other people's
+torch hooks are never moved or removed.
+
+A capture without a selection is nearly always the only thing at its sites. It stands there itself
+while its scope is the only one (`Steps.recorder`), and opening it is one dictionary operation a
+site, done in line (`Installs`): it is most of what a scope over 48 modules costs.
+`benchmarks/bench_hooked_call.py` times all of this; `test_scopes_property.py` holds it to a model.
 """
 
 import itertools
@@ -13,13 +29,14 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch.entries import Args, Entry, Kwargs, entry_for, watch_gradient
+from tenterhook._dispatch import compiler
+from tenterhook._dispatch.entries import Args, Entry, Kwargs
 from tenterhook._dispatch.frames import (
     NO_STEPS,
     Frame,
+    Place,
     Steps,
     frame_of_task,
     lock,
@@ -27,32 +44,10 @@ from tenterhook._dispatch.frames import (
     show_frame,
     visible_frame,
 )
-from tenterhook.hooks._types import Hook, HookType
+from tenterhook._dispatch.gradients import watch_gradient
+from tenterhook.hook_type import HookType
 
 Side = Literal["before", "after"]
-
-
-class Place:
-    """One side of one module, where open scopes may have something to run."""
-
-    __slots__ = ("held", "scopes")
-
-    def __init__(self) -> None:
-        self.held: tuple[Registration, ...] = ()
-        self.scopes = 0
-
-    @property
-    def installed(self) -> bool:
-        """Whether something of ours is on the module now."""
-        raise AssertionError("abstract")
-
-    def enter(self) -> None:
-        """Count one more open scope that looks here; the lock is held."""
-        raise AssertionError("abstract")
-
-    def leave(self) -> None:
-        """Count one open scope less; the lock is held."""
-        raise AssertionError("abstract")
 
 
 class Site(Place):
@@ -80,7 +75,7 @@ class Site(Place):
         """Whether our torch hook is on the module now."""
         return self.key in self.hooks
 
-    def hold(self, registrations: "tuple[Registration, ...]") -> None:
+    def hold(self, registrations: tuple[Any, ...]) -> None:
         """Have these, in this order, and no others, registered here."""
         with lock:
             self.held = registrations
@@ -89,7 +84,7 @@ class Site(Place):
     def refresh(self) -> None:
         """Rebuild what runs; put the torch hook on the module, change it, or take it off."""
         with lock:
-            tell_compiler()
+            compiler.hooks_change()
             entries = [held.entry for held in self.held if held.hook._enabled]
             forward: list[Entry] = []
             backward: list[Entry] = []
@@ -165,17 +160,17 @@ class Site(Place):
             return self.after_several(module, args, kwargs, output)
         steps = frame.table.get(self, NO_STEPS)
         if not self.held:
-            keep = steps.keep
-            if keep is not None and type(output) is Tensor:  # nothing here but a plain capture
-                keep.calls.append(output.detach().clone())
+            recorder = steps.recorder
+            if recorder is not None and type(output) is Tensor:  # nothing here but a plain capture
+                recorder.calls.append(output.detach().clone())
                 return None
         given = output
-        for entry in frame.heard(self.forward + steps.forward):
+        for entry in frame.running(self.forward + steps.forward):
             new = entry.after(module, args, kwargs, output)
             if new is not None:
                 output = new
         if self.backward or steps.backward:
-            backward = frame.heard(self.backward + steps.backward)
+            backward = frame.running(self.backward + steps.backward)
             new = watch_gradient(backward, module, args, kwargs, output)
             if new is not None:
                 output = new
@@ -203,7 +198,7 @@ class Site(Place):
             return self.before_several(module, args, kwargs)
         new = None
         steps = frame.table.get(self, NO_STEPS)
-        for entry in frame.heard(self.forward + steps.forward):
+        for entry in frame.running(self.forward + steps.forward):
             changed = entry.before(module, args, kwargs)
             if changed is not None:
                 args, kwargs = new = changed
@@ -265,40 +260,6 @@ class InsteadSite(Place):
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise TypeError("A module cannot be copied while a scope answers for its forward.")
-
-
-def tell_compiler() -> None:
-    """Make code that `torch.compile` made look at hooks, and leave scopes to Python.
-
-    It skips that by default, so a hook that comes after the first compiled call would silently do
-    nothing. At the first change of a hook in a process that compiles, what was compiled so far is
-    dropped, and what is compiled from then on is guarded by the hooks of its modules.
-    """
-    dynamo = sys.modules.get("torch._dynamo")
-    config = None if dynamo is None else getattr(dynamo, "config", None)
-    if dynamo is None or config is None or not dynamo.eval_frame.cached_backends:
-        return  # nothing has been given to torch.compile yet
-    if not _left_to_python:
-        _left_to_python.append(True)
-        compiler: Any = torch.compiler  # this function of it has no types
-        for kind, name in (
-            (Site, "after_scoped"),
-            (Site, "before_scoped"),
-            (InsteadSite, "forward"),
-        ):
-            disabled = compiler.disable(getattr(kind, name), reason=_WHY_NOT_COMPILED)
-            setattr(kind, name, disabled)
-    if config.skip_nnmodule_hook_guards:
-        config.skip_nnmodule_hook_guards = False
-        dynamo.reset()
-
-
-_left_to_python: list[bool] = []
-_WHY_NOT_COMPILED = (
-    "A scope of tenterhook (capture, steer, hooks) is open, and what it runs depends on the thread "
-    "that calls. With fullgraph=True register a hook before compiling instead, or leave fullgraph "
-    "out."
-)
 
 
 def _empty_site() -> Site:
@@ -368,23 +329,23 @@ def sites_of(module: nn.Module) -> list[Place]:
     return list(_kept_in(module).values())
 
 
-Put = tuple[Site, dict[int, Callable[..., Any]], int, Callable[..., Any]]
-"""A site, torch's dictionary of hooks there, our key in it, and what to put there: how a scope
-comes and goes."""
+Installs = Sequence[tuple[Site, dict[int, Callable[..., Any]], int, Callable[..., Any]]]
+"""For each site of a scope: torch's dictionary of hooks there, our key in it, and what stands there
+while nothing else does."""
 
 
-def puts_of(steps: Mapping[Place, Steps]) -> list[Put]:
+def installs_of(steps: Mapping[Place, Steps]) -> Installs:
     """Return how to come and go at sites after a module, worked out once for many scopes.
 
     Raises `TypeError` for places of another kind, whose own `enter` and `leave` are to be called.
     """
-    puts = []
+    installs = []
     for site, step in steps.items():
         if not isinstance(site, Site) or not site.is_after:
             raise TypeError("Only sites after a module can be put in line.")
-        direct = site.after_scoped if step.keep is None else step.keep.after_alone(site)
-        puts.append((site, site.hooks, site.key, direct))
-    return puts
+        direct = site.after_scoped if step.recorder is None else step.recorder.after_alone(site)
+        installs.append((site, site.hooks, site.key, direct))
+    return installs
 
 
 def open_frame(
@@ -392,23 +353,23 @@ def open_frame(
     also: Sequence[Place] = (),
     *,
     mute: bool = False,
-    puts: Sequence[Put] | None = None,
+    installs: Installs | None = None,
 ) -> Frame:
     """Make the steps run at their sites, for this thread and task alone, until closed.
 
     `also` are sites that need to know of the scope though it has no step there. With `mute`,
-    controllers of every kind are off. `puts` are those of all sites of `own`, where the caller
+    controllers of every kind are off. `installs` are those of all sites of `own`, where the caller
     has them; the same then go to `close_frame`.
     """
     with lock:
         frame = Frame(own, tuple(also), mute)
         if "torch._dynamo" in sys.modules:
-            tell_compiler()
-        if puts is None or _left_to_python:
+            compiler.hooks_change()
+        if installs is None or compiler.is_left_to_python():
             for place in (*own, *also):
                 place.enter()
         else:  # what enter does, in line: it is most of what opening a scope costs
-            for site, hooks, key, alone in puts:
+            for site, hooks, key, alone in installs:
                 if site.scopes or site.held:
                     site.enter()
                 else:
@@ -418,19 +379,19 @@ def open_frame(
     return frame
 
 
-def close_frame(frame: Frame, puts: Sequence[Put] | None = None) -> None:
+def close_frame(frame: Frame, installs: Installs | None = None) -> None:
     """Undo `open_frame`, from whichever thread; a second call does nothing."""
     with lock:
         if frame.closed:
             return
         frame.close()
         if "torch._dynamo" in sys.modules:
-            tell_compiler()
-        if puts is None:
+            compiler.hooks_change()
+        if installs is None:
             for place in (*frame.own, *frame.also):
                 place.leave()
         else:
-            for site, hooks, key, _ in puts:
+            for site, hooks, key, _ in installs:
                 if site.scopes != 1 or site.held:
                     site.leave()
                 else:
@@ -438,73 +399,5 @@ def close_frame(frame: Frame, puts: Sequence[Put] | None = None) -> None:
                     del hooks[key]
 
 
-class Registration:
-    """A hook, where it stands, and the way to take it off: the handle of `_hook_registry`."""
-
-    __slots__ = (
-        "_remove",
-        "due",
-        "entry",
-        "hook",
-        "hook_type",
-        "layer",
-        "owner",
-        "permanent",
-        "priority",
-        "site",
-    )
-
-    def __init__(
-        self,
-        hook: Hook,
-        layer: str,
-        site: Site,
-        entry: Entry,
-        *,
-        priority: int,
-        permanent: bool,
-        remove: "Callable[[Registration], Any]",
-    ) -> None:
-        self.hook, self.layer, self.site, self.entry = hook, layer, site, entry
-        self.hook_type = hook.hook_type
-        self.priority, self.permanent = priority, permanent
-        self._remove = remove
-        self.owner: Any = None
-        """The object that `attach` gave, so that it lives as long as its hooks."""
-        self.due = object() if hook._enabled else None
-        """What it has been from when it was last switched on, `None` while it is off."""
-
-    def remove(self) -> None:
-        """Unregister the hook; a second call does nothing."""
-        self._remove(self)
-
-    def refresh(self) -> None:
-        """Take note that the hook was switched on or off."""
-        self.due = None
-        self.site.refresh()
-        if self.hook._enabled:  # not before the site knows of it
-            self.due = object()
-
-    def __repr__(self) -> str:
-        return f"Registration({self.hook!r})"
-
-
-def torch_hook(hook: Hook) -> Callable[..., Any]:
-    """Return the plain callable of `Hook.get_torch_hook`."""
-    entry = entry_for(hook, hook.layer_signature)
-
-    def pre_forward(module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
-        entry.layer = hook.layer_signature
-        new = entry.before(module, args, kwargs or {}) if hook._enabled else None
-        return new if new is None or kwargs is not None else new[0]
-
-    def forward(module: nn.Module, args: Args, *rest: Any) -> Any:
-        entry.layer = hook.layer_signature
-        kwargs, output = rest if len(rest) == 2 else ({}, rest[0])
-        if not hook._enabled:
-            return None
-        if hook.hook_type is HookType.BACKWARD:
-            return watch_gradient((entry,), module, args, kwargs, output)
-        return entry.after(module, args, kwargs, output)
-
-    return pre_forward if hook.hook_type is HookType.PRE_FORWARD else forward
+compiler.leave_to_python(Site, "after_scoped", "before_scoped")
+compiler.leave_to_python(InsteadSite, "forward")

@@ -1,38 +1,36 @@
 """The hook types: what a user's hook is, before anything is said of where it runs."""
 
-import enum
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
+from tenterhook.hook_type import HookType
+
+if TYPE_CHECKING:  # importing the hook types imports no torch
     from torch import Tensor, nn
 
-    from tenterhook._dispatch.sites import Registration
     from tenterhook.context import HookContext
 
 
-class HookType(enum.StrEnum):
-    """When a hook runs."""
+class Registered(Protocol):
+    """What a hook knows of its registration: that it is to be told when the hook is switched."""
 
-    FORWARD = "forward"
-    """After a module's forward: sees inputs and output, may replace the output."""
+    def refresh(self) -> None:
+        """Take note that the hook was enabled or disabled."""
 
-    PRE_FORWARD = "pre_forward"
-    """Before a module's forward: sees positional and keyword inputs, may replace them."""
-
-    BACKWARD = "backward"
-    """When the gradient with respect to the module's output is known; may replace it."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> "HookType":
-        valid = ", ".join(repr(member.value) for member in cls)
-        raise ValueError(f"{value!r} is not a hook type. The hook types are {valid}.")
+    def remove(self) -> None:
+        """Unregister the hook."""
 
 
 class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
     """Something that runs when a module does. Subclass `Detector` or `Controller`, or both."""
+
+    detects: ClassVar[bool] = False
+    """Whether it is a `Detector`: what runs hooks asks this and knows no classes."""
+
+    controls: ClassVar[bool] = False
+    """Whether it is a `Controller`."""
 
     def __init__(
         self,
@@ -48,7 +46,7 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
         self.id = hook_id if hook_id is not None else str(uuid.uuid4())
         self._enabled = True
         self._context: HookContext | None = None
-        self._registration: Registration | None = None
+        self._registration: Registered | None = None
         self._scopes = 0
         """In how many open scopes it stands."""
 
@@ -92,7 +90,7 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
         Either way of registering works, with and without `with_kwargs=True`.
         It honours `enabled` and raises `HookError` where the hook fails.
         """
-        from tenterhook._dispatch.sites import torch_hook
+        from tenterhook._dispatch.torch_hook import torch_hook
 
         return torch_hook(self)
 
@@ -110,6 +108,8 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
 
 class Detector(Hook):
     """Observes: keeps or computes something from what passes, and changes nothing."""
+
+    detects = True
 
     reads_only: bool = False
     """Promise that it writes to nothing it is given, so that no call looks whether it did.
@@ -145,6 +145,8 @@ class Detector(Hook):
 
 class Controller(Hook):
     """Changes: returns a tensor that takes the activation's place."""
+
+    controls = True
 
     every_tensor: bool = False
     """Whether it is called for every tensor of a tuple or list that a module returned, and not

@@ -5,7 +5,7 @@ A plugin that fails in any way is left out whole and becomes a `PluginProblem`, 
 Where two offer one name, that name serves neither, and all else of both works.
 """
 
-from tenterhook.one_line import said
+from tenterhook.one_line import error_line
 from tenterhook.plugins.default import default_manager, load_hook, load_store, using
 from tenterhook.plugins.entry_points import (
     BLOCK_VARIABLE,
@@ -13,7 +13,7 @@ from tenterhook.plugins.entry_points import (
     ONLY_VARIABLE,
     STRICT_VARIABLE,
 )
-from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.plugins.first_party import FIRST_PARTY, FIRST_PARTY_SCHEMES
 from tenterhook.plugins.manager import PluginManager
 from tenterhook.plugins.problems import (
     AmbiguousExtension,
@@ -31,6 +31,7 @@ __all__ = [
     "BLOCK_VARIABLE",
     "ENTRY_POINT_GROUP",
     "FIRST_PARTY",
+    "FIRST_PARTY_SCHEMES",
     "ONLY_VARIABLE",
     "STRICT_VARIABLE",
     "AmbiguousExtension",
@@ -44,8 +45,8 @@ __all__ = [
     "Registered",
     "UnknownExtension",
     "default_manager",
+    "error_line",
     "load_hook",
     "load_store",
-    "said",
     "using",
 ]

@@ -19,8 +19,15 @@ from tenterhook.plugins.problems import PluginError, one_of, singular
 
 _KIND_OF = {f"tenterhook_{kind}": kind for kind in KINDS}
 
+SCHEMES = "schemes"
+"""What is asked for by URL scheme: a store, as `sqlite:runs.db`."""
+
 Offers = Sequence[tuple[str, Extension]]
 """Kinds and extensions."""
+
+Word = tuple[str, str]
+"""What somebody asks for: `("hooks", "TopKSae")`, `("stores", "ZarrStore")`, `("schemes", "s3")`.
+No two plugins may have one word."""
 
 
 def ask(plugin: object, name: str) -> Offers:
@@ -28,8 +35,6 @@ def ask(plugin: object, name: str) -> Offers:
 
     Raises `PluginError` where it breaks the contract, and whatever its own code raises.
     """
-    if plugin is None:
-        raise PluginError(name, "it is None. Name a module, or an object with hooks.")
     _check_contract(plugin, name)
     asked = pluggy.PluginManager(hookspecs.PROJECT)
     asked.add_hookspecs(hookspecs)
@@ -41,13 +46,13 @@ def ask(plugin: object, name: str) -> Offers:
     if not callers:
         raise PluginError(name, "it implements no hook. Mark its functions with @hookimpl.")
     offers = [offer for caller in callers for offer in _answers(caller, name)]
-    _check_own_names(offers, name)
+    _check_own_words(offers, name)
     return offers
 
 
 def _check_contract(plugin: object, name: str) -> None:
     wanted = getattr(plugin, "TENTERHOOK_CONTRACT", CONTRACT)
-    if type(wanted) is not int:
+    if not isinstance(wanted, int):
         raise PluginError(name, f"its TENTERHOOK_CONTRACT is {shown(wanted)}. Give a whole number.")
     if wanted > CONTRACT:
         raise PluginError(
@@ -60,10 +65,11 @@ def _check_contract(plugin: object, name: str) -> None:
 def _answers(caller: pluggy.HookCaller, name: str) -> Offers:
     implementations = caller.get_hookimpls()
     if caller.has_spec():
+        kind = _KIND_OF[caller.name]
         return [
-            (_KIND_OF[caller.name], extension)
+            (kind, extension)
             for each in implementations
-            for extension in _checked(name, caller.name, each.function())
+            for extension in _checked(name, kind, each.function())
         ]
     if not all(each.optionalhook for each in implementations):
         near = (closest(caller.name, _KIND_OF) or list(_KIND_OF))[0]
@@ -71,40 +77,54 @@ def _answers(caller: pluggy.HookCaller, name: str) -> Offers:
     return []
 
 
-def _checked(name: str, hook: str, answer: object) -> list[Extension]:
+def _checked(name: str, kind: str, answer: object) -> Sequence[Extension]:
+    hook = f"tenterhook_{kind}"
     if inspect.iscoroutine(answer):
         answer.close()  # or Python complains that nobody awaited it
         raise PluginError(name, f"{hook} is called, not awaited. Write `def`, not `async def`.")
-    # A list of another class may have no end.
-    if type(answer) is not list and type(answer) is not tuple:
+    if not isinstance(answer, (list, tuple)):
         what = "None" if answer is None else f"a {type_name(answer)}"
         raise PluginError(name, f"{hook} returned {what}. Return a list of Extensions.")
     for each in answer:
-        if type(each) is not Extension:
+        if not isinstance(each, Extension):
             raise PluginError(name, f"{hook} listed {shown(each)}, which is no Extension.")
-    return [
-        Extension(each.name, each.target, each.help, needs=each.needs, example=each.example)
-        for each in answer  # whatever was done to them since they were made
-    ]
+        what = f"its {singular(kind)} {each.name!r}"
+        if "." in each.name and kind != "commands":
+            raise PluginError(name, f"{what} has a dot in its name, which only commands have.")
+        if each.schemes and kind != "stores":
+            raise PluginError(name, f"{what} has schemes, which only stores have.")
+    return answer
 
 
-def _check_own_names(offers: Offers, name: str) -> None:
-    for at, (kind, extension) in enumerate(offers):
-        for other_kind, other in offers[:at]:
-            if share_a_name(kind, extension, other_kind, other) and (
-                kind == other_kind or extension != other
-            ):
-                what = f"{singular(kind)} {extension.name!r}"
+def _check_own_words(offers: Offers, name: str) -> None:
+    taken: dict[Word, tuple[str, Extension]] = {}
+    for kind, extension in offers:
+        for word in words(kind, extension):
+            # A class that detects and controls is declared in both hooks, alike.
+            if word in taken and (taken[word][0] == kind or taken[word][1] != extension):
                 raise PluginError(
-                    name, f"its {what} has the name of {one_of(other_kind)} of its own."
+                    name,
+                    f"its {what_is(word, kind)} has the name of "
+                    f"{one_of(kind_of(word, taken[word][0]))} of its own.",
                 )
+            taken[word] = kind, extension
 
 
-def share_a_name(kind: str, one: Extension, other_kind: str, other: Extension) -> bool:
-    """Say whether two extensions would be asked for in the same words."""
-    return one.name == other.name and served_as(kind) == served_as(other_kind)
+def words(kind: str, extension: Extension) -> list[Word]:
+    """Return what an extension is asked for by."""
+    return [(served_as(kind), extension.name), *((SCHEMES, each) for each in extension.schemes)]
 
 
 def served_as(kind: str) -> str:
     """Return what a kind is asked for as: `tenterhook.hooks` serves detectors and controllers."""
     return "hooks" if kind in ("detectors", "controllers") else kind
+
+
+def kind_of(word: Word, kind: str) -> str:
+    """Return the kind that a word of an extension of that kind is listed under."""
+    return SCHEMES if word[0] == SCHEMES else kind
+
+
+def what_is(word: Word, kind: str) -> str:
+    """Return the word as people say it: `detector 'TopKSae'`, `scheme 's3'`."""
+    return f"{singular(kind_of(word, kind))} {word[1]!r}"

@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from importlib.util import find_spec
-from types import FrameType
+from importlib.machinery import PathFinder
 from typing import Any
 
 from tenterhook.errors import closest
@@ -96,15 +95,17 @@ def load_hook(name: str) -> Any:
 
 def load_store(name: str) -> Any:
     """Return the store class of that name, for `tenterhook.store.NAME`."""
-    return _load_attribute("tenterhook.store", name, ("stores",))
+    return _load_attribute("tenterhook.store", name, ("stores",), package="tenterhook_store")
 
 
-def _load_attribute(module: str, name: str, kinds: tuple[str, ...]) -> Any:
+def _load_attribute(
+    module: str, name: str, kinds: tuple[str, ...], *, package: str | None = None
+) -> Any:
     """Raise as a module's `__getattr__` should: `AttributeError` where nobody has such a name,
     `ImportError` where the plugin that has it is missing or broken."""
     # Private names are asked by import machinery and debuggers, submodules by `from` imports; no
     # plugin is worth loading for them.
-    if name.startswith("_") or find_spec(f"{module}.{name}") is not None:
+    if name.startswith("_") or _is_submodule(package or module, name):
         raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)
     manager = default_manager()
     known = _offered(manager, kinds)
@@ -117,39 +118,25 @@ def _load_attribute(module: str, name: str, kinds: tuple[str, ...]) -> Any:
     for kind in kinds:
         if clash := manager.clash(kind, name):
             raise ImportError(str(clash), name=module) from clash
-    for kind in kinds:
         if distribution := FIRST_PARTY[kind].get(name):
             raise ImportError(_why_missing(manager, name, distribution), name=module)
     close = closest(name, known)
     hint = f"Did you mean {close[0]!r}?" if close else "See `tenterhook plugins list`."
-    if _from_import():
-        raise ImportError(
-            f"cannot import name {name!r} from {module!r}: no installed plugin offers it. {hint}",
-            name=module,
-        )
     raise AttributeError(
         f"module {module!r} has no attribute {name!r}, and no installed plugin offers it. {hint}",
         name=name,
     )
 
 
+def _is_submodule(package: str, name: str) -> bool:
+    found = sys.modules.get(package)
+    return found is not None and (
+        PathFinder.find_spec(f"{package}.{name}", found.__path__) is not None
+    )
+
+
 def _offered(manager: PluginManager, kinds: tuple[str, ...]) -> dict[str, Registered]:
     return {found: each for kind in kinds for found, each in manager.extensions(kind).items()}
-
-
-def _from_import() -> bool:
-    """Say whether the attribute is asked for by `from module import name`.
-
-    Python would put an `ImportError` without our hint in place of an `AttributeError` there.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(4):  # this module's own functions, and the `__getattr__` that called them
-        if frame is None:
-            break
-        if frame.f_code.co_name == "_handle_fromlist":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _why_missing(manager: PluginManager, name: str, distribution: str) -> str:

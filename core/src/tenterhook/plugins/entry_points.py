@@ -1,4 +1,8 @@
-"""The plugins that are installed: read from the metadata of distributions, imported by `load`."""
+"""The plugins that are installed: read from the metadata of distributions, imported by nobody here.
+
+Metadata can be damaged, stale or there twice, as disks and uninstallers leave it: each such case
+becomes a `PluginProblem`, and the rest is read on.
+"""
 
 import json
 import os
@@ -11,7 +15,7 @@ from urllib.request import url2pathname
 
 import attrs
 
-from tenterhook.one_line import exact, printable, said, shown, type_name
+from tenterhook.one_line import error_line, printable, shown
 from tenterhook.plugins.problems import PluginError, PluginProblem
 
 ENTRY_POINT_GROUP = "tenterhook.plugins"
@@ -56,12 +60,7 @@ class InstalledPlugin:
         Where another of those found has an entry point of that name, its distribution's name
         blocks it alone.
         """
-        try:
-            cause, repair = self._cause(error), self._repair(error)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001 - the error is of the plugin's own kind
-            cause, repair = f"{type_name(error)}.", self._look()
+        cause, repair = self._cause(error)
         return PluginProblem(
             entry_point=self.entry_point.name,
             distribution=self.distribution,
@@ -76,33 +75,34 @@ class InstalledPlugin:
         alike = [other for other in found if other.called({name})]
         return self.distribution if len(alike) > 1 else self.entry_point.name
 
-    def _cause(self, error: BaseException) -> str:
-        if type(error) is PluginError:
-            return printable(f"{error.cause}")
+    def _cause(self, error: BaseException) -> tuple[str, str]:
+        """Return what is wrong, and the first half of what to do about it."""
+        if self._is_stale(error):
+            return self._stale()
+        repair = (
+            f"See `python -c 'import {self.entry_point.module}'`, update or uninstall "
+            f"{self.distribution}"
+        )
+        if isinstance(error, PluginError):
+            return error.cause, repair
         if isinstance(error, SystemExit):
-            return f"it called sys.exit({shown(error.code)})."
-        if self._is_stale(error):
-            gone = self.folder is not None and not Path(self.folder).is_dir()
-            where = f", because its folder {self.folder} is gone" if gone else ""
-            return f"its metadata names {self.entry_point.value!r}, which is not there{where}."
-        return f"{said(error).rstrip('.')}."
+            return f"it called sys.exit({shown(error.code)}).", repair
+        return f"{error_line(error).rstrip('.')}.", repair
 
-    def _repair(self, error: BaseException) -> str:
-        if self._is_stale(error):
-            folder = self.folder is not None and Path(self.folder).is_dir()
-            again = f"-e {self.folder}" if folder else f"--force-reinstall {self.distribution}"
-            return (
-                f"Its metadata is stale: install it again (`pip install {again}`), or uninstall it"
-            )
-        return self._look()
-
-    def _look(self) -> str:
-        module = self.entry_point.module
-        return f"See `python -c 'import {module}'`, update or uninstall {self.distribution}"
+    def _stale(self) -> tuple[str, str]:
+        where, again = "", f"--force-reinstall {self.distribution}"
+        if self.folder is not None and Path(self.folder).is_dir():
+            again = f"-e {self.folder}"
+        elif self.folder is not None:
+            where = f", because its folder {self.folder} is gone"
+        return (
+            f"its metadata names {self.entry_point.value!r}, which is not there{where}.",
+            f"Its metadata is stale: install it again (`pip install {again}`), or uninstall it",
+        )
 
     def _is_stale(self, error: BaseException) -> bool:
         """Say whether the error is that the entry point's own module or attribute is missing."""
-        if isinstance(error, ModuleNotFoundError) and error.name:
+        if isinstance(error, ModuleNotFoundError):
             return f"{self.entry_point.module}.".startswith(f"{error.name}.")
         attribute = (self.entry_point.attr or "").partition(".")[0]
         return isinstance(error, AttributeError) and bool(attribute) and error.name == attribute
@@ -121,21 +121,24 @@ def find_installed() -> tuple[list[InstalledPlugin], list[PluginProblem]]:
             entry_points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
             if not entry_points:
                 continue
-            name = _printed("name", distribution.metadata["Name"])
-            version = _printed("version", distribution.metadata["Version"])
+            name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+            if not name or not version:
+                raise ValueError(f"its name is {name!r} and its version {version!r}")
             first = seen.setdefault(normal_name(name), distribution)
             if first is not distribution:
                 problems += _twice(first, distribution, entry_points)
                 continue
-            folder = _editable_folder(distribution)
-            for entry_point in entry_points:
-                each = InstalledPlugin(entry_point, name, version, folder)
-                if _can_be_loaded(entry_point):
-                    found.setdefault(each.key, each)
+            for each in entry_points:
+                plugin = InstalledPlugin(each, name, version, _editable_folder(distribution))
+                if each.pattern.match(each.value):
+                    found.setdefault(plugin.key, plugin)
                 else:
-                    problems.append(_odd(each))
+                    problems.append(_names_nothing(plugin))
         except Exception as error:  # noqa: BLE001 - it is reported
-            problems.append(_unreadable(distribution, error))
+            where = printable(str(_folder_of(distribution)))
+            cause = f"the metadata in {where} cannot be read ({error_line(error)})."
+            remedy = "Install that distribution again, or remove that folder."
+            problems.append(PluginProblem(cause=cause, remedy=remedy))
     return [found[key] for key in sorted(found)], problems
 
 
@@ -144,38 +147,17 @@ def _distributions(problems: list[PluginProblem]) -> Iterator[metadata.Distribut
     try:
         yield from metadata.distributions()
     except Exception as error:  # noqa: BLE001 - it is reported
-        problems.append(
-            PluginProblem(
-                entry_point=None,
-                distribution=None,
-                version=None,
-                cause=f"listing what is installed failed ({said(error)}), and may be incomplete.",
-                remedy="Look for an import hook in sys.meta_path that a package has put there.",
-            )
-        )
+        cause = f"listing what is installed failed ({error_line(error)}), and may be incomplete."
+        remedy = "Look for an import hook in sys.meta_path that a package has put there."
+        problems.append(PluginProblem(cause=cause, remedy=remedy))
 
 
-def _printed(what: str, value: object) -> str:
-    """Return a name or version as text; raise `ValueError` for what cannot be one."""
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise ValueError(f"its {what} is {shown(value)}")
-    return exact(value)
-
-
-def _can_be_loaded(entry_point: metadata.EntryPoint) -> bool:
-    name, target = entry_point.name, re.sub(r"\s*\[.*\]\s*$", "", entry_point.value)
-    parts = target.replace(":", ".", 1).split(".")
-    return name.isprintable() and all(part.strip().isidentifier() for part in parts)
-
-
-def _odd(plugin: InstalledPlugin) -> PluginProblem:
-    value = shown(plugin.entry_point.value)
+def _names_nothing(plugin: InstalledPlugin) -> PluginProblem:
     return PluginProblem(
-        entry_point=printable(plugin.entry_point.name),
+        entry_point=plugin.entry_point.name,
         distribution=plugin.distribution,
         version=plugin.version,
-        cause=f"its entry point {shown(plugin.entry_point.name)} names {value}, which is not "
-        "'package.module' under a printable name.",
+        cause=f"its entry point names {shown(plugin.entry_point.value)}, and no module.",
         remedy=f"Update or uninstall {plugin.distribution}.",
     )
 
@@ -212,32 +194,12 @@ def _folder_of(distribution: metadata.Distribution) -> Path:
 
 def _editable_folder(distribution: metadata.Distribution) -> str | None:
     """Return where an editable install's sources are, as PEP 610 has it."""
-    text = distribution.read_text("direct_url.json")
-    if text is None:
-        return None
     try:
-        origin = json.loads(text)
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
         editable = origin.get("dir_info", {}).get("editable", False)
         return url2pathname(urlparse(origin["url"]).path) if editable else None
     except (ValueError, KeyError, AttributeError, TypeError):
         return None  # it only makes messages better
-
-
-def _unreadable(distribution: metadata.Distribution, error: Exception) -> PluginProblem:
-    return PluginProblem(
-        entry_point=None,
-        distribution=None,
-        version=None,
-        cause=f"the metadata in {_place(distribution)} cannot be read ({said(error)}).",
-        remedy="Install that distribution again, or remove that folder.",
-    )
-
-
-def _place(distribution: metadata.Distribution) -> str:
-    try:
-        return printable(str(_folder_of(distribution)))
-    except Exception:  # noqa: BLE001 - of a distribution that is no folder
-        return shown(distribution)
 
 
 def names_not_installed(found: Collection[InstalledPlugin]) -> list[PluginProblem]:
@@ -245,8 +207,6 @@ def names_not_installed(found: Collection[InstalledPlugin]) -> list[PluginProble
     return [
         PluginProblem(
             entry_point=name,
-            distribution=None,
-            version=None,
             cause=f"{ONLY_VARIABLE} names it, and it is not installed.",
             remedy=f"Install it, or take it out of {ONLY_VARIABLE}.",
         )

@@ -1,53 +1,47 @@
-"""What the first-party plugins are called.
+"""What the first-party plugins declare, by distribution.
 
-Core imports no plugin. It knows these names only to tell somebody who lacks one what to install.
+Core imports no plugin. It knows these names to tell somebody who lacks one what to install, and to
+keep them free: no other distribution serves them.
 """
 
 from collections.abc import Mapping
 
-FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
-    "detectors": {
-        "BatchTopKSae": "tenterhook-sae",
-        "JumpReLUSae": "tenterhook-sae",
-        "L1Sae": "tenterhook-sae",
-        "LayerActivationDetector": "tenterhook-layer-activation",
-        "ModelInputDetector": "tenterhook-model-io",
-        "ModelOutputDetector": "tenterhook-model-io",
-        "TopKSae": "tenterhook-sae",
+from tenterhook.hookspecs import KINDS
+
+_EDITS = ("AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "ZeroAblate")
+_SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
+
+_DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "tenterhook-cli": {"commands": ("capture", "layers", "plugins", "runs", "work")},
+    "tenterhook-edits": {"controllers": _EDITS},
+    "tenterhook-function-controller": {"controllers": ("FunctionController",)},
+    "tenterhook-hook-points": {"loaders": ("points",)},
+    "tenterhook-layer-activation": {"detectors": ("LayerActivationDetector",)},
+    "tenterhook-model-io": {"detectors": ("ModelInputDetector", "ModelOutputDetector")},
+    "tenterhook-run-log": {"observers": ("run-log",)},
+    "tenterhook-sae": {"detectors": _SAES, "controllers": _SAES, "commands": ("sae",)},
+    "tenterhook-specs": {"spec_formats": ("json", "toml", "yaml", "yml")},
+    "tenterhook-store": {
+        "stores": ("MemoryStore",),
+        "exporters": ("datasets", "npy", "safetensors"),
     },
-    "controllers": {
-        "AddVector": "tenterhook-edits",
-        "BatchTopKSae": "tenterhook-sae",
-        "Clamp": "tenterhook-edits",
-        "FunctionController": "tenterhook-function-controller",
-        "JumpReLUSae": "tenterhook-sae",
-        "L1Sae": "tenterhook-sae",
-        "MeanAblate": "tenterhook-edits",
-        "Patch": "tenterhook-edits",
-        "ProjectOut": "tenterhook-edits",
-        "Scale": "tenterhook-edits",
-        "TopKSae": "tenterhook-sae",
-        "ZeroAblate": "tenterhook-edits",
+    "tenterhook-tiny": {"loaders": ("tiny",), "datasets": ("tiny",)},
+    "tenterhook-transformers": {
+        "loaders": ("hf",),
+        "datasets": ("hf",),
+        "layer_names": ("transformers",),
+        "commands": ("tokens",),
     },
-    "stores": {"MemoryStore": "tenterhook-store", "ZarrStore": "tenterhook-zarr"},
-    "loaders": {
-        "hf": "tenterhook-transformers",
-        "points": "tenterhook-hook-points",
-        "tiny": "tenterhook-tiny",
-    },
-    "datasets": {"hf": "tenterhook-transformers", "tiny": "tenterhook-tiny"},
-    "layer_names": {"transformers": "tenterhook-transformers"},
-    "commands": {"sae": "tenterhook-sae", "tokens": "tenterhook-transformers"},
-    "observers": {"run-log": "tenterhook-run-log"},
-    "spec_formats": {
-        "json": "tenterhook-specs",
-        "toml": "tenterhook-specs",
-        "yaml": "tenterhook-specs",
-        "yml": "tenterhook-specs",
-    },
-    "exporters": {
-        "datasets": "tenterhook-store",
-        "npy": "tenterhook-store",
-        "safetensors": "tenterhook-store",
-    },
+    "tenterhook-zarr": {"stores": ("ZarrStore",)},
 }
+
+FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
+    kind: {name: each for each, kinds in _DECLARED.items() for name in kinds.get(kind, ())}
+    for kind in KINDS
+}
+"""Kind to name to the distribution that has it."""
+
+FIRST_PARTY_SCHEMES: Mapping[str, str] = dict.fromkeys(
+    ("az", "file", "gs", "memory", "s3"), "tenterhook-zarr"
+)
+"""URL scheme of a store's place to the distribution that has the store."""

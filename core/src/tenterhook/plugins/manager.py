@@ -1,24 +1,44 @@
-"""The plugins of a program and what they offer."""
+"""The plugins of a program, and which of them serves a name.
+
+How an installed plugin comes to be used:
+
+1. `find_installed` reads the entry points of every distribution. Nothing is imported yet.
+2. `load_entry_points` imports them one after the other, in the order of their names, asks each what
+   it offers (`asking.ask`) and keeps the answer. One that fails becomes a `PluginProblem`; the
+   next one is imported all the same.
+3. When somebody asks for a name, `_decide` has looked at all that is offered. A name has one
+   owner or none: what the program registered by hand comes first, a first-party name is its own
+   distribution's, and a name that two plugins offer serves neither. So the order in which plugins
+   were found changes nothing.
+4. `Registered.load` imports the thing itself, which may be heavy, and not before.
+
+Threads may do any of this at once. A plugin's import runs code that is not ours: it may ask for
+plugins itself, or wait for another thread's import that does. So no lock is held while it runs, two
+threads may import one plugin at once (Python makes one wait), and the first to finish keeps it.
+`tests/test_plugin_threads.py` holds all of this. Readers take no lock: a change puts a new tuple of
+plugins in the place of the old.
+"""
 
 import importlib
 import sys
 import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import KINDS
-from tenterhook.one_line import exact
-from tenterhook.plugins.asking import Offers, ask, share_a_name
+from tenterhook.plugins.asking import SCHEMES, Offers, Word, ask, kind_of, served_as, what_is, words
 from tenterhook.plugins.entry_points import (
+    BLOCK_VARIABLE,
     InstalledPlugin,
     find_installed,
     names_not_installed,
+    normal_name,
 )
+from tenterhook.plugins.first_party import FIRST_PARTY, FIRST_PARTY_SCHEMES
+from tenterhook.plugins.printing import prints_to_stderr
 from tenterhook.plugins.problems import (
     AmbiguousExtension,
     BrokenPlugins,
@@ -26,11 +46,14 @@ from tenterhook.plugins.problems import (
     PluginProblem,
     UnknownExtension,
     one_of,
-    singular,
 )
 from tenterhook.plugins.registered import Registered
-from tenterhook.plugins.serving import Serving
-from tenterhook_cli.words import COMMANDS
+
+_RESERVED: Mapping[Word, str] = {
+    (served_as(kind), name): distribution
+    for kind, names in {**FIRST_PARTY, SCHEMES: FIRST_PARTY_SCHEMES}.items()
+    for name, distribution in names.items()
+}
 
 
 @attrs.frozen(eq=False)
@@ -44,6 +67,17 @@ class _Plugin:
     """What an installed plugin is told apart by; `None` for one registered by hand."""
 
 
+@attrs.frozen
+class _Names:
+    """What names give, of the extensions that are registered."""
+
+    by_kind: Mapping[str, Mapping[str, Registered]]
+    """Kind to name to extension, sorted by name; the stores once more, by scheme."""
+    clashing: Mapping[Word, tuple[Registered, ...]]
+    """One extension of each plugin that has the word; none of them is served."""
+    problems: tuple[PluginProblem, ...]
+
+
 class PluginManager:
     """The plugins of one program: those installed, and those registered by hand.
 
@@ -55,12 +89,10 @@ class PluginManager:
 
     def __init__(self, *, autoload: bool = True, strict: bool = False) -> None:
         self.strict = strict
-        self._lock = threading.Lock()
-        """For changes of what follows. A plugin's import may wait for another thread's, and that
-        for us: whoever runs a plugin's code holds no lock."""
+        self._lock = threading.Lock()  # for changes of what follows
         self._plugins: tuple[_Plugin, ...] = ()
-        self._served: tuple[object, Serving] = ((), Serving.of(()))
-        """Some plugins and what they serve: it is made when somebody asks."""
+        self._decided: tuple[object, _Names] = ((), _decide(()))
+        """Some plugins and what their names give: it is made when somebody asks."""
         self._problems: tuple[PluginProblem, ...] = ()
         self._tried: dict[tuple[str, str], PluginProblem | None] = {}
         """The installed plugins, by what they are told apart by: why each was left out, if so."""
@@ -82,7 +114,11 @@ class PluginManager:
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is no kind of extension. Use one of {list(KINDS)}.")
-        return self._serving().by_kind[kind]
+        return self._names().by_kind.get(kind, {})
+
+    def stores_by_scheme(self) -> Mapping[str, Registered]:
+        """Return the stores of plugins by the URL schemes that they serve, sorted."""
+        return self._names().by_kind.get(SCHEMES, {})
 
     def extension(self, kind: str, name: str) -> Extension:
         """Return the extension of that kind and name.
@@ -100,8 +136,14 @@ class PluginManager:
         return self._registered(kind, name).load()
 
     def clash(self, kind: str, name: str) -> AmbiguousExtension | None:
-        """Return the error that tells of a name over which plugins clash; else `None`."""
-        return self._serving().ambiguous(kind, name)
+        """Return the error that tells of a name over which plugins clash; else `None`.
+
+        Of stores, `kind="schemes"` asks for a scheme.
+        """
+        alike = self._names().clashing.get((served_as(kind), name))
+        if alike is None:
+            return None
+        return AmbiguousExtension(kind, name, [each.origin for each in alike], _way_out(*alike[:2]))
 
     def _registered(self, kind: str, name: str) -> Registered:
         known = self.extensions(kind)
@@ -118,19 +160,20 @@ class PluginManager:
         name = name or getattr(plugin, "__name__", None) or str(id(plugin))
         if not isinstance(name, str):
             raise TypeError(f"name is a {type(name).__name__}. Give text.")
-        name = exact(name)
         offers = ask(plugin, name)
         with self._lock:
             if any(each.name == name for each in self._plugins):
                 raise PluginError(name, "a plugin of its name is registered already.")
             self._check_new(plugin, name)
-            self._check_taken(name, offers)
-            self._keep((*self._plugins, _plugin(plugin, name, offers)))
+            self._check_free(name, offers)
+            self._plugins = (*self._plugins, _plugin(plugin, name, offers))
 
     def unregister(self, name: str) -> bool:
         """Take out the plugin of that name and all it offers; `False` if it was not there."""
         with self._lock:
-            return self._keep(tuple(each for each in self._plugins if each.name != name))
+            before = self._plugins
+            self._plugins = tuple(each for each in before if each.name != name)
+            return len(self._plugins) < len(before)
 
     def load_entry_points(self) -> tuple[PluginProblem, ...]:
         """Load the installed plugins that were not tried before, sorted, one at a time.
@@ -145,13 +188,12 @@ class PluginManager:
         self._follows_installed = True
         found, problems = find_installed()
         problems += names_not_installed(found)
-        with _filters_kept():
-            for each in found:
-                if each.key not in self._tried and each.wanted():
-                    self._load(each, found)
+        for each in found:
+            if each.key not in self._tried and each.wanted():
+                self._load(each, found)
         with self._lock:
             problems += filter(None, self._tried.values())
-            problems += self._serving().problems
+            problems += self._names().problems
             fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
             self._problems += fresh
             self._tried_all = all(each.key in self._tried for each in found if each.wanted())
@@ -160,26 +202,26 @@ class PluginManager:
             raise BrokenPlugins(known)
         return fresh
 
-    def _load(self, each: InstalledPlugin, found: list[InstalledPlugin]) -> None:
+    def _load(self, each: InstalledPlugin, found: Collection[InstalledPlugin]) -> None:
         """Import a plugin and ask it; note in `_tried` how that went."""
-        name = each.entry_point.name
+        name, problem = each.entry_point.name, None
         try:
-            code = each.entry_point.load()
-            if _half_imported(each.entry_point.module):
-                return  # whoever imports it, further up or in another thread, loads it
-            offers = ask(code, name)
+            with prints_to_stderr():
+                code = each.entry_point.load()
+                if _half_imported(each.entry_point.module):
+                    return  # whoever imports it, further up or in another thread, loads it
+                offers = ask(code, name)
             with self._lock:
                 if each.key not in self._tried:  # or another thread was faster
                     self._check_new(code, name)
-                    self._keep((*self._plugins, _plugin(code, name, offers, each)))
+                    self._plugins = (*self._plugins, _plugin(code, name, offers, each))
                     self._tried[each.key] = None
-            return
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - it is reported
+        except BaseException as error:  # noqa: BLE001 - it is reported, an exit too
             problem = each.problem(error, found)
         with self._lock:
-            if not _half_imported(each.entry_point.module):
+            if problem is not None and not _half_imported(each.entry_point.module):
                 self._tried.setdefault(each.key, problem)
 
     def _installed_since(self) -> bool:
@@ -204,8 +246,8 @@ class PluginManager:
         found, _ = find_installed()
         here = {each.key for each in found if each.wanted()}
         with self._lock:
-            self._keep(
-                tuple(each for each in self._plugins if each.key is None or each.key in here)
+            self._plugins = tuple(
+                each for each in self._plugins if each.key is None or each.key in here
             )
             self._tried = {
                 key: None for key, problem in self._tried.items() if problem is None and key in here
@@ -219,33 +261,27 @@ class PluginManager:
             if each.code is code:
                 raise PluginError(name, f"it is registered already, as {each.name!r}.")
 
-    def _check_taken(self, name: str, offers: Offers) -> None:
-        """Raise `PluginError` where another has a name that would be served; call with the lock."""
+    def _check_free(self, name: str, offers: Offers) -> None:
+        """Raise `PluginError` where another plugin has a word of these; call with the lock."""
+        taken = {
+            word: old
+            for plugin in self._plugins
+            for old in plugin.extensions
+            for word in words(old.kind, old.extension)
+        }
         for kind, extension in offers:
-            what = f"its {singular(kind)} {extension.name!r}"
-            if kind == "commands" and extension.name in COMMANDS:
-                own = "is one of tenterhook's own. Give it another name."
-                raise PluginError(name, f"{what} {own}")
-            for old in (old for plugin in self._plugins for old in plugin.extensions):
-                if share_a_name(kind, extension, old.kind, old.extension):
-                    raise PluginError(
-                        name, f"{what} has the name of {one_of(old.kind)} of {old.origin}."
-                    )
+            for word in words(kind, extension):
+                if word in taken:
+                    raise PluginError(name, f"its {_has_the_name(word, kind, taken[word])}.")
 
-    def _keep(self, plugins: tuple[_Plugin, ...]) -> bool:
-        """Have these be the plugins; say whether that is a change. Call with the lock."""
-        changed = len(plugins) != len(self._plugins)
-        self._plugins = plugins
-        return changed
-
-    def _serving(self) -> Serving:
+    def _names(self) -> _Names:
         """Return what names give now; with and without the lock."""
         plugins = self._plugins
-        served_for, serving = self._served
-        if served_for is not plugins:
-            serving = Serving.of(each for plugin in plugins for each in plugin.extensions)
-            self._served = plugins, serving
-        return serving
+        decided_for, names = self._decided
+        if decided_for is not plugins:
+            names = _decide(each for plugin in plugins for each in plugin.extensions)
+            self._decided = plugins, names
+        return names
 
 
 def _plugin(
@@ -270,33 +306,104 @@ def _half_imported(module: str) -> bool:
     Two threads whose imports wait for each other are such a circle: Python gives one of them what
     there is of the other's module.
     """
-    try:
-        spec = getattr(sys.modules.get(module), "__spec__", None)
-        return getattr(spec, "_initializing", False) is True
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001 - an object of its own stands for the module
-        return False
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return getattr(spec, "_initializing", False) is True
 
 
-_filters_lock = threading.Lock()
-_loading = 0
-_filters = warnings.catch_warnings()
+def _decide(registered: Iterable[Registered]) -> _Names:
+    """Decide which extension serves each word, and what to report."""
+    ordered = sorted(registered, key=lambda each: (each.distribution or "", each.plugin))
+    offered: dict[Word, list[Registered]] = {}
+    for each in ordered:
+        for word in words(each.kind, each.extension):
+            offered.setdefault(word, []).append(each)
+    by_kind: dict[str, dict[str, Registered]] = {}
+    clashing: dict[Word, tuple[Registered, ...]] = {}
+    problems = _called_alike(ordered)
+    for word in sorted(offered):
+        chosen, why = _chosen(word, offered[word])
+        problems += [
+            _problem(
+                each,
+                f"its {what_is(word, each.kind)} {why}. All else works.",
+                "Ask its author for another name, import it from its own package, or set "
+                f"{BLOCK_VARIABLE}={each.plugin}.",
+            )
+            for each in offered[word]
+            if each not in chosen
+        ]
+        first, *others = _one_of_each_plugin(chosen) or [None]
+        if first is not None and others:
+            clashing[word] = (first, *others)
+            problems += [
+                _problem(
+                    each,
+                    f"its {_has_the_name(word, each.kind, first)}, and the name serves neither. "
+                    "All else of both works.",
+                    _way_out(first, each),
+                )
+                for each in others
+            ]
+        else:
+            for each in chosen:
+                by_kind.setdefault(kind_of(word, each.kind), {})[word[1]] = each
+    return _Names(by_kind, clashing, tuple(problems))
 
 
-@contextmanager
-def _filters_kept() -> Iterator[None]:
-    """Undo what plugins do to the filters of warnings, when the last thread that loads is done."""
-    global _loading, _filters
-    with _filters_lock:
-        if not _loading:
-            _filters = warnings.catch_warnings()
-            _filters.__enter__()
-        _loading += 1
-    try:
-        yield
-    finally:
-        with _filters_lock:
-            _loading -= 1
-            if not _loading:
-                _filters.__exit__(None, None, None)
+def _chosen(word: Word, alike: list[Registered]) -> tuple[list[Registered], str]:
+    """Return those that a word may give, and why it does not give the others."""
+    if by_hand := [each for each in alike if each.distribution is None]:
+        return by_hand, "has a name that the program registered by hand, which it serves"
+    if (owner := _RESERVED.get(word)) is not None:
+        ours = [each for each in alike if normal_name(each.distribution or "") == owner]
+        return ours, f"has a name that is reserved for {owner}"
+    return alike, ""
+
+
+def _one_of_each_plugin(alike: Iterable[Registered]) -> list[Registered]:
+    by_plugin: dict[tuple[str | None, str], Registered] = {}
+    for each in alike:
+        by_plugin.setdefault((each.distribution, each.plugin), each)
+    return list(by_plugin.values())
+
+
+def _has_the_name(word: Word, kind: str, old: Registered) -> str:
+    return (
+        f"{what_is(word, kind)} has the name of {one_of(kind_of(word, old.kind))} of {old.origin}"
+    )
+
+
+def _way_out(one: Registered, other: Registered) -> str:
+    # The name of a plugin, or where both have one name, of its distribution.
+    blocks = " or ".join(
+        f"{BLOCK_VARIABLE}={each.plugin if one.plugin != other.plugin else each.distribution}"
+        for each in (one, other)
+    )
+    return f"Import it from its own package, uninstall one of them, or set {blocks}."
+
+
+def _called_alike(ordered: Iterable[Registered]) -> list[PluginProblem]:
+    """Report plugins of one name; both work, and what names one names both."""
+    first: dict[str, Registered] = {}
+    return [
+        _problem(
+            each,
+            f"{first[each.plugin].origin} is called so too. Both work, and "
+            f"{BLOCK_VARIABLE}={each.plugin} keeps out both.",
+            f"Name a distribution there, as {each.distribution}, or ask its author for another "
+            "name.",
+        )
+        for each in _one_of_each_plugin(ordered)
+        if first.setdefault(each.plugin, each) is not each
+    ]
+
+
+def _problem(registered: Registered, cause: str, remedy: str) -> PluginProblem:
+    return PluginProblem(
+        entry_point=registered.plugin,
+        distribution=registered.distribution,
+        version=registered.version,
+        cause=cause,
+        remedy=remedy,
+        clashes=True,
+    )

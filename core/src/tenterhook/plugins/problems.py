@@ -5,17 +5,20 @@ from collections.abc import Collection, Sequence
 import attrs
 
 from tenterhook.errors import TenterhookError, TenterhookWarning, closest
+from tenterhook.one_line import printable
 from tenterhook.plugins.first_party import FIRST_PARTY
+
+_line = attrs.converters.optional(printable)  # type: ignore[misc]
 
 
 @attrs.frozen(kw_only=True)
 class PluginProblem:
     """What is wrong with an installed plugin, and what to do about it."""
 
-    entry_point: str | None
+    entry_point: str | None = attrs.field(default=None, converter=_line)
     """`None` where the distribution's list of entry points could not be read."""
-    distribution: str | None
-    version: str | None
+    distribution: str | None = attrs.field(default=None, converter=_line)
+    version: str | None = attrs.field(default=None, converter=_line)
     cause: str
     remedy: str
     clashes: bool = False
@@ -33,34 +36,34 @@ class PluginWarning(TenterhookWarning):
     """An installed plugin was left out, or failed at what it was asked for."""
 
 
+@attrs.define
 class PluginError(TenterhookError, ValueError):
     """A plugin cannot be registered."""
 
-    def __init__(self, plugin: str, cause: str) -> None:
-        super().__init__(plugin, cause)
-        self.plugin, self.cause = plugin, cause
+    plugin: str
+    cause: str
 
     def __str__(self) -> str:
         return f"Plugin {self.plugin!r} cannot be registered: {self.cause}"
 
 
+@attrs.define
 class BrokenPlugins(TenterhookError, RuntimeError):
     """Strict mode: some installed plugins cannot be loaded."""
 
-    def __init__(self, problems: Sequence[PluginProblem]) -> None:
-        super().__init__(problems)
-        self.problems = tuple(problems)
+    problems: Sequence[PluginProblem] = attrs.field(converter=tuple)
 
     def __str__(self) -> str:
         return " ".join(str(problem) for problem in self.problems)
 
 
+@attrs.define
 class UnknownExtension(TenterhookError, LookupError):
     """No plugin registers this name."""
 
-    def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
-        super().__init__(kind, name, known)
-        self.kind, self.name, self.known = kind, name, tuple(known)
+    kind: str
+    name: str
+    known: Collection[str] = attrs.field(converter=tuple)
 
     @property
     def nearest(self) -> tuple[str, ...]:
@@ -81,13 +84,14 @@ class UnknownExtension(TenterhookError, LookupError):
         return f"{what} See `tenterhook plugins list`."
 
 
+@attrs.define
 class AmbiguousExtension(TenterhookError, LookupError):
     """Several plugins register this name, and nobody said which is meant."""
 
-    def __init__(self, kind: str, name: str, origins: Sequence[str], remedy: str) -> None:
-        super().__init__(kind, name, origins, remedy)
-        self.kind, self.name, self.remedy = kind, name, remedy
-        self.origins = tuple(origins)
+    kind: str
+    name: str
+    origins: Sequence[str] = attrs.field(converter=tuple)
+    remedy: str
 
     def __str__(self) -> str:
         return (
@@ -96,12 +100,13 @@ class AmbiguousExtension(TenterhookError, LookupError):
         )
 
 
+@attrs.define
 class BrokenExtension(TenterhookError, RuntimeError):
     """Something that a plugin offers is not what its kind of extension is."""
 
-    def __init__(self, what: str, cause: str, repair: str) -> None:
-        super().__init__(what, cause, repair)
-        self.what, self.cause, self.repair = what, cause, repair
+    what: str
+    cause: str
+    repair: str
 
     def __str__(self) -> str:
         return f"{self.what} {self.cause}. {self.repair}"

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from tenterhook.extensions import Extension
-from tenterhook.one_line import printable, said, shown, type_name
+from tenterhook.one_line import error_line, printable, shown, type_name
 from tenterhook.plugins.entry_points import normal_name
 from tenterhook.plugins.problems import BrokenExtension, MissingDependency, singular
 
@@ -56,7 +56,7 @@ class Registered:
             error.add_note(f"It was raised by the import of {self._what}.")
             raise
         except BaseException as error:  # it would end the program
-            did = f"raised {said(error)}"
+            did = f"raised {error_line(error)}"
             if isinstance(error, SystemExit):
                 did = f"called sys.exit({shown(error.code)})"
             raise ImportError(

@@ -1,31 +1,54 @@
-"""Names with a scheme, as `tiny:sample`: which plugin serves them."""
+"""Names with a scheme, as `tiny:sample` or `s3://bucket/runs`: which plugin serves them."""
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
+import attrs
+
 from tenterhook.errors import TenterhookError, closest
-from tenterhook.plugins import Registered, default_manager
-from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.extensions import SCHEME
+from tenterhook.plugins.asking import SCHEMES
+from tenterhook.plugins.default import default_manager
+from tenterhook.plugins.first_party import FIRST_PARTY, FIRST_PARTY_SCHEMES
+from tenterhook.plugins.registered import Registered
+
+__all__ = [
+    "DEFAULT",
+    "MissingPlugin",
+    "UnknownScheme",
+    "absolute_name",
+    "serving",
+    "split_scheme",
+    "store_serving",
+]
 
 DEFAULT = "hf"
 """Serves names without a scheme: those of the Hugging Face hub, and folders."""
 
-# Two letters at least: `C:` is a drive.
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL)
+_NAME = re.compile(f"({SCHEME.pattern}):(.*)", re.DOTALL)
+_PLACE = re.compile(_NAME.pattern, re.DOTALL | re.IGNORECASE)
 
 
+@attrs.define
 class UnknownScheme(TenterhookError, LookupError):
     """No plugin serves the scheme of a name."""
 
-    def __init__(self, kind: str, name: str, scheme: str, known: Collection[str]) -> None:
-        super().__init__(kind, name, scheme, known)
-        self.kind, self.name, self.scheme, self.known = kind, name, scheme, tuple(known)
+    kind: str
+    """`"models"`, `"data"` or `"stores"`."""
+    name: str
+    scheme: str
+    known: Collection[str] = attrs.field(converter=tuple)
 
     def __str__(self) -> str:
         close = closest(self.scheme, self.known)
         hint = f"Did you mean '{close[0]}:'?" if close else "See `tenterhook plugins list`."
-        hint += f" For that name on the hub write 'hf:{self.name}'."
+        if self.kind == "stores":
+            known = ", ".join(f"{each}:" for each in self.known) or "none"
+            hint += f" Known are {known}. For a folder of that name write './{self.name}'."
+        else:
+            hint += f" For that name on the hub write 'hf:{self.name}'."
         return (
             f"No installed plugin has {self.kind} named '{self.scheme}:', as {self.name!r}. {hint}"
         )
@@ -41,13 +64,16 @@ class MissingPlugin(TenterhookError, ImportError, LookupError):
 
     def __str__(self) -> str:
         why = self.problem or f"Install it: `pip install {self.distribution}`."
-        reads = f"{self.distribution}, which reads {self.kind} and is missing"
-        return f"{self.shown!r} needs {reads}. {why}"
+        does = "opens" if self.kind == "stores" else "reads"
+        return (
+            f"{self.shown!r} needs {self.distribution}, which {does} {self.kind} and is missing. "
+            f"{why}"
+        )
 
 
 def split_scheme(name: str) -> tuple[str | None, str]:
     """Return the scheme, `None` where there is none, and the rest of a name."""
-    found = _SCHEME.fullmatch(name)
+    found = _NAME.fullmatch(name)
     return (found[1], found[2]) if found else (None, name)
 
 
@@ -70,15 +96,31 @@ def serving(kind: str, name: str) -> tuple[Registered, str]:
     `MissingPlugin` where one of ours would serve it.
     """
     scheme, rest = split_scheme(name)
+    return _served(kind, name, scheme or DEFAULT), rest
+
+
+def store_serving(place: str | os.PathLike[str]) -> Registered | None:
+    """Return the store that serves a place by its scheme; `None` where it is a path.
+
+    A path that is there is a path, whatever it is called; so is what is no text, and a letter
+    before a colon is a drive. Raises as `serving` does.
+    """
+    found = _PLACE.fullmatch(place) if isinstance(place, str) else None
+    if found is None or os.path.lexists(found[0]):
+        return None
+    return _served(SCHEMES, found[0], found[1].lower())
+
+
+def _served(kind: str, name: str, scheme: str) -> Registered:
     manager = default_manager()
-    known = manager.extensions(kind)
-    wanted = scheme or DEFAULT
-    said = {"loaders": "models", "datasets": "data"}[kind]
-    if wanted in known:
-        return known[wanted], rest
-    if clash := manager.clash(kind, wanted):
+    known = manager.stores_by_scheme() if kind == SCHEMES else manager.extensions(kind)
+    if scheme in known:
+        return known[scheme]
+    if clash := manager.clash(kind, scheme):
         raise clash
-    if distribution := FIRST_PARTY[kind].get(wanted):
+    what = {"loaders": "models", "datasets": "data", SCHEMES: "stores"}[kind]
+    ours = FIRST_PARTY_SCHEMES if kind == SCHEMES else FIRST_PARTY[kind]
+    if distribution := ours.get(scheme):
         broken = [str(each) for each in manager.problems if each.distribution == distribution]
-        raise MissingPlugin(said, name, distribution, " ".join(broken))
-    raise UnknownScheme(said, name, wanted, tuple(known))
+        raise MissingPlugin(what, name, distribution, " ".join(broken))
+    raise UnknownScheme(what, name, scheme, known)

@@ -1,1 +1,12 @@
-"""Hooks for the length of a `with` block, seen only by the thread or task that opened it."""
+"""Hooks for the length of a `with` block, seen only by the thread or task that opened it.
+
+Users open them by `model.capture`, `.steer`, `.hooks` and `.replace`; what is named here is for
+those who build on them: a scope over hooks of one's own, and a selector.
+"""
+
+from tenterhook.scopes.capturing import Capture
+from tenterhook.scopes.scope import Scope
+from tenterhook.scopes.selecting import Picked, Selecting, Selector
+from tenterhook.scopes.steering import Hooks
+
+__all__ = ["Capture", "Hooks", "Picked", "Scope", "Selecting", "Selector"]

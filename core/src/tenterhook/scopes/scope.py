@@ -1,38 +1,32 @@
-"""Hooks for the length of a `with` block, seen only by the thread or task that opened it."""
+"""What every scope is: hooks for the length of a `with` block, for one thread or task alone.
+
+A kind of scope says what runs where (`_steps`) and, when it is over, what never happened
+(`_unseen`). The order of events:
+
+1. Building a scope finds its layers, and raises for what the user got wrong. Nothing stands yet.
+2. `__enter__` asks for the steps, made anew for each opening, and opens a frame with them.
+3. The model runs; see `tenterhook._dispatch.sites`.
+4. `__exit__` closes the frame first, whatever was raised, and reports after that: a report that
+   raises finds nothing of ours on the model.
+"""
 
 import functools
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from torch import nn
 
 from tenterhook._dispatch.entries import StopForward
-from tenterhook._dispatch.frames import Frame, Steps, is_one, visible_frame
-from tenterhook._dispatch.sites import Place, Put, close_frame, open_frame, sites_of
-from tenterhook.errors import HookWarning, TenterhookError
-from tenterhook.hooks._types import Controller, Detector, HookType
-from tenterhook.layers import Layer
-
-if TYPE_CHECKING:
-    from tenterhook.registry import HookRegistry
+from tenterhook._dispatch.frames import Frame, Place, Steps, is_one
+from tenterhook._dispatch.sites import Installs, close_frame, open_frame, sites_of
+from tenterhook.errors import HookWarning, NeverFired
+from tenterhook.reports import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
-Report = Literal["warn", "raise", "ignore"]
-
-
-class NeverFired(TenterhookError, RuntimeError):
-    """A hook of a scope never ran, or saw nothing it was there for."""
-
-    def __init__(self, reports: Sequence[str]) -> None:
-        super().__init__(reports)
-        self.reports = list(reports)
-
-    def __str__(self) -> str:
-        return " ".join(self.reports)
 
 
 class Scope(ABC):
@@ -55,7 +49,7 @@ class Scope(ABC):
     def _again(self) -> "Scope":
         """Return a scope like this one that has not been opened."""
 
-    def _puts(self) -> Sequence[Put] | None:
+    def _installs(self) -> Installs | None:
         """Return the short way to all sites of the steps, where it is known; see `open_frame`."""
         return None
 
@@ -72,7 +66,7 @@ class Scope(ABC):
     def __enter__(self) -> Any:
         if self._frame is not None:
             raise RuntimeError("This scope is open already; make another one.")
-        self._frame = open_frame(self._steps(), puts=self._puts())
+        self._frame = open_frame(self._steps(), installs=self._installs())
         return self._result()
 
     def __exit__(
@@ -93,7 +87,7 @@ class Scope(ABC):
         """End the scope, from whichever thread; a second call does nothing."""
         frame, self._frame = self._frame, None
         if frame is not None:
-            close_frame(frame, self._puts())
+            close_frame(frame, self._installs())
 
     def _report(self) -> None:
         reports = self._unseen() if self._missing != "ignore" else []
@@ -134,10 +128,10 @@ class Step:
     """A step of a scope that is no hook; `Entry` says what its methods are called with."""
 
     __slots__ = ()
-    keeps = False
+    records = False
     """Whether it keeps what it sees for the user."""
 
-    def quiet(self) -> "Self":
+    def detecting(self) -> Self:
         """Return the step itself: it changes nothing, so it runs while controllers are off."""
         return self
 
@@ -161,74 +155,6 @@ class Muted(Scope):
         return self
 
 
-def capturing() -> bool:
-    """Whether a capture of this thread or task is open, of whichever model."""
-    frame = visible_frame()
-    steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
-    return any(getattr(step, "keeps", False) for step in steps)
-
-
-def watching(registry: "HookRegistry") -> bool:
-    """Whether someone looks at the model here: a detector, or an open capture of this thread."""
-    frame = visible_frame()
-    steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
-    hooks = [*registry.get_detectors(), *(getattr(step, "hook", None) for step in steps)]
-    return capturing() or any(isinstance(hook, Detector) and hook.enabled for hook in hooks)
-
-
-def changes_active(registry: "HookRegistry") -> list[str]:
-    """Say, sorted, what changes the model's numbers here and now: controllers and replacements.
-
-    Of hooks registered on the model, of enabled ones alone, and of scopes that are open for this
-    thread or task; none while controllers are off.
-    """
-    frame = visible_frame()
-    steps = [] if frame is None else [step for s in frame.table.values() for step in s.forward]
-    found = [step.change for step in steps if getattr(step, "change", None) is not None]
-    if frame is None or not frame.muted:
-        hooks = [hook for hook in registry.get_controllers() if hook.enabled]
-        scoped = [
-            step.hook for step in steps if isinstance(getattr(step, "hook", None), Controller)
-        ]
-        found += [
-            f"{type(hook).__name__} {hook.id} at {hook.layer_signature}"
-            for hook in (*hooks, *scoped)
-            if hook.hook_type is not HookType.BACKWARD and hook.enabled
-        ]
-    return sorted(found)
-
-
 def add_steps(steps: dict[Place, Steps], site: Place, new: Steps) -> None:
     """Have `new` run at `site` after what `steps` holds for it."""
     steps[site] = steps[site] + new if site in steps else new
-
-
-def never_ran(what: str, layers: Sequence[Layer]) -> str:
-    """Return the sentences that say so, and why it may be."""
-    names = ", ".join(repr(layer.name) for layer in layers)
-    reasons = list(dict.fromkeys(not_called(layer.name, layer.module) for layer in layers))
-    if NOT_CALLED in reasons:
-        reasons.append(
-            "A scope is seen only by the thread or task that opened it; tenterhook.carry takes it "
-            "into another."
-        )
-    return f"{what} {names}: no forward ran there in this scope. {' '.join(reasons)}"
-
-
-NOT_CALLED = (
-    "Code that takes a module's weights, or calls its forward, goes past its hooks; and not every "
-    "input needs every module."
-)
-
-
-def not_called(name: str, module: nn.Module) -> str:
-    """Return the sentence that says why a module may not have run."""
-    if type(module).forward is not nn.Module.forward or "forward" in vars(module):
-        return NOT_CALLED
-    kind = type(module).__name__
-    return f"{name!r} is a {kind} that has no forward, so it never runs: give what it holds."
-
-
-def nothing_matched(selection: object, layers: Sequence[str]) -> str:
-    """Return the sentence that says that a selection selected nothing."""
-    return f"{selection} matched no token at {', '.join(map(repr, layers))}."

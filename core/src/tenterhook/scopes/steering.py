@@ -1,24 +1,23 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
-import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entry_class
-from tenterhook._dispatch.frames import Steps, lock
-from tenterhook._dispatch.sites import Place, Side, instead_of, site_of
+from tenterhook._dispatch.frames import Place, Steps, lock
+from tenterhook._dispatch.sites import Side, site_of
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
 from tenterhook.errors import HookError
-from tenterhook.hooks._types import Controller, Hook, HookType
-from tenterhook.layers import Layer, LayerChoice
-from tenterhook.scopes.scope import Report, Scope, Step, add_steps, never_ran, nothing_matched
-from tenterhook_selections.selection import Selection, Watch, check_one_sequence
-
-if TYPE_CHECKING:
-    from tenterhook.registry import HookRegistry
+from tenterhook.hook_type import HookType
+from tenterhook.hooks._types import Controller, Hook
+from tenterhook.layers import Layer
+from tenterhook.registry import HookRegistry
+from tenterhook.reports import Report, never_ran, nothing_matched
+from tenterhook.scopes.scope import Scope, add_steps
+from tenterhook.scopes.selecting import Selecting, Selector
 
 T = TypeVar("T")
 Change = Callable[[Tensor], Tensor | None]
@@ -29,14 +28,15 @@ class Hooks(Scope):
 
     def __init__(
         self,
-        registry: "HookRegistry",
+        registry: HookRegistry,
         pairs: Sequence[Any],
         *,
-        selection: Selection | None = None,
+        selection: Selector | None = None,
         missing: Report = "warn",
     ) -> None:
         super().__init__(missing)
-        check_one_sequence(selection, registry.index.module)
+        if selection is not None:
+            selection.begin(registry.index.module)  # raises now rather than at the first call
         self._selection = selection
         self._registry = registry
         self._pairs = tuple(pairs)
@@ -51,7 +51,7 @@ class Hooks(Scope):
             layers = registry.place(choice, hook.hook_type)
             self._placed += [(layer, hook) for layer in layers]
         self._entries: list[Scoped] = []
-        self._parts: list[Part] = []
+        self._parts: list[SelectedChange] = []
 
     def _again(self) -> "Hooks":
         return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
@@ -70,14 +70,15 @@ class Hooks(Scope):
         self._entries = []
         self._parts = []
         whole = self._registry.index.module
-        watch = None if self._selection is None else Watch(whole)
-        if watch is not None:
-            add_steps(steps, site_of(whole, "before"), Steps((watch,)))
+        selection = self._selection
+        selecting = None if selection is None else selection.begin(whole)
+        if selecting is not None:
+            add_steps(steps, site_of(whole, "before"), Steps((selecting,)))
         for (layer, hook), inner in zip(self._placed, found, strict=True):
             hook.set_context(self._registry.context)
             hook.layer_signature = layer.name
-            if watch is not None and self._selection is not None:
-                inner = Part(inner, self._selection, watch)
+            if selection is not None and selecting is not None:
+                inner = SelectedChange(inner, selection.every, selecting)
                 self._parts.append(inner)
             entry = Scoped(inner)
             self._entries.append(entry)
@@ -114,7 +115,7 @@ class Hooks(Scope):
                 f"A hook never saw a gradient at {', '.join(map(repr, backward))}: no backward() "
                 "of a forward in this scope came by there before the scope ended."
             )
-        unmatched = [str(p.layer) for p in self._parts if p.tally.called and not p.tally.matched]
+        unmatched = [str(p.layer) for p in self._parts if p.calls.count and not p.calls.matched]
         if unmatched:
             reports.append(nothing_matched(self._selection, unmatched))
         return reports
@@ -140,84 +141,37 @@ class Steering(Controller):
         return None if tensor is None else self.function(tensor)
 
 
-class Replaced(Scope):
-    """`model.replace(...)`: a layer's output is given, and the layer does not run."""
+class _Calls:
+    """What became of a selected hook's calls, with controllers on or off."""
 
-    def __init__(
-        self,
-        registry: "HookRegistry",
-        choice: LayerChoice,
-        output: Any,
-        *,
-        missing: Report = "warn",
-    ) -> None:
-        super().__init__(missing)
-        self._registry = registry
-        self._choice = choice
-        self._layers = registry.index.expand([choice])
-        self._output = output
-        self._answers: list[_Answer] = []
-
-    def _again(self) -> "Replaced":
-        return Replaced(self._registry, self._choice, self._output, missing=self._missing)
-
-    def _steps(self) -> dict[Place, Steps]:
-        self._answers = [_Answer(layer.name, self._output) for layer in self._layers]
-        places = (instead_of(layer.module) for layer in self._layers)
-        return {
-            place: Steps((answer,)) for place, answer in zip(places, self._answers, strict=True)
-        }
-
-    def _unseen(self) -> list[str]:
-        never = [
-            layer
-            for layer, answer in zip(self._layers, self._answers, strict=True)
-            if not answer.fired
-        ]
-        return [never_ran("An output was given for", never)] if never else []
-
-
-class _Answer(Step):
-    """Stands in for a layer's forward."""
-
-    __slots__ = ("change", "fired", "layer", "output")
-
-    def __init__(self, layer: str, output: Any) -> None:
-        self.layer, self.output = layer, output
-        self.change = f"output {uuid.uuid4()} given for {layer}"
-        self.fired = False
-
-    def instead(self, *args: Any, **kwargs: Any) -> Any:
-        self.fired = True
-        given = self.output
-        return given(*args, **kwargs) if callable(given) else given
-
-
-class _Tally:
-    """How often a selected hook was called, with controllers on or off, and if ever for tokens."""
-
-    __slots__ = ("called", "matched")
+    __slots__ = ("count", "matched")
 
     def __init__(self) -> None:
-        self.called, self.matched = 0, False
+        self.count, self.matched = 0, False
 
 
-class Part(Entry):
-    """An entry whose change counts only where a selection says."""
+class SelectedChange(Entry):
+    """An entry whose change counts only where a selector says.
 
-    __slots__ = ("entry", "selection", "tally", "watch")
+    The hook is given the whole activation. What it returns has the same shape, and is mixed into
+    the activation through the selector's mask.
+    """
+
+    __slots__ = ("calls", "entry", "every", "selecting")
 
     def __init__(
-        self, entry: Entry, selection: Selection, watch: Watch, tally: "_Tally | None" = None
+        self, entry: Entry, every: int, selecting: Selecting, calls: _Calls | None = None
     ) -> None:
         super().__init__(entry.hook, entry.layer, entry.policy)
-        self.entry, self.selection, self.watch = entry, selection, watch
-        self.tally = tally or _Tally()
+        self.entry, self.every, self.selecting = entry, every, selecting
+        self.calls = calls or _Calls()
 
-    def quiet(self) -> "Part | None":
-        """Return the part that is left while controllers are off."""
-        entry = self.entry.quiet()
-        return None if entry is None else Part(entry, self.selection, self.watch, self.tally)
+    def detecting(self) -> "SelectedChange | None":
+        """Return what is left of it while controllers are off."""
+        entry = self.entry.detecting()
+        if entry is None:
+            return None
+        return SelectedChange(entry, self.every, self.selecting, self.calls)
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run on what the module returned; see `Entry`."""
@@ -228,7 +182,7 @@ class Part(Entry):
             changed = None if mask is None else self.entry.after(module, args, kwargs, output)
             if old is None or mask is None or changed is None:
                 return None
-            return replace(output, _mix(mask, old, activation_of(changed)))
+            return replace(output, _mixed(mask, old, activation_of(changed)))
 
         return self._surfacing(change)
 
@@ -243,7 +197,7 @@ class Part(Entry):
             if old is None or mask is None or changed is None:
                 return None
             new = first_input(inputs_of(module, *changed))
-            return replace_input(inputs, _mix(mask, old, new))
+            return replace_input(inputs, _mixed(mask, old, new))
 
         return self._surfacing(change)
 
@@ -257,26 +211,15 @@ class Part(Entry):
             return None
 
     def _mask(self, tensor: Tensor | None, given: Tensor | None) -> Tensor | None:
-        """Return where the change counts, of the activation's shape or broadcast to it."""
-        call, self.tally.called = self.tally.called, self.tally.called + 1
-        if tensor is None or call % self.selection.every:
+        call, self.calls.count = self.calls.count, self.calls.count + 1
+        if tensor is None or call % self.every:
             return None
-        shape, device = tensor.shape, tensor.device
-        seen = self.watch.seen_for(self.selection, given)
-        mask = self.selection.token_mask(shape, device, seen)
-        if not mask.any():
-            return None
-        self.tally.matched = True
-        mask = mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim))
-        features = self.selection.feature_index(shape[-1], device)
-        if features is not None:
-            chosen = torch.zeros(shape[-1], dtype=torch.bool, device=device)
-            chosen[features] = True
-            mask = mask & chosen
+        mask = self.selecting.mask(tensor, given)
+        self.calls.matched = self.calls.matched or mask is not None
         return mask
 
 
-def _mix(mask: Tensor, old: Tensor, new: Tensor | None) -> Tensor:
+def _mixed(mask: Tensor, old: Tensor, new: Tensor | None) -> Tensor:
     if new is None or new.shape != old.shape:
         raise ValueError(
             f"A change of a selected part keeps the activation's shape {tuple(old.shape)}; this "

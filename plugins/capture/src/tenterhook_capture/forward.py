@@ -8,9 +8,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from tenterhook.activity import watching
 from tenterhook.hooks import Detector, Hook, HookType
-from tenterhook.scopes.scope import watching
-from tenterhook.scopes.steering import Hooks
+from tenterhook.scopes import Hooks
 from tenterhook_capture.errors import NoPattern, NotPerToken, WrongMask
 from tenterhook_capture.points import Point
 from tenterhook_capture.text_model import TextModel

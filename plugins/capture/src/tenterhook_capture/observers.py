@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from tenterhook.plugins import PluginWarning, Registered, default_manager, said
+from tenterhook.plugins import PluginWarning, Registered, default_manager, error_line
 from tenterhook_capture.engine import Engine, UnitEvent, Worker
 from tenterhook_store import RunPlan, Unit
 
@@ -102,7 +102,7 @@ def _tried(registered: Registered, call: Callable[[Any], Any], argument: Any) ->
     except BaseException as error:  # noqa: BLE001 - it is shown, and an exit would stop the run
         warnings.warn(
             f"Observer {registered.extension.name!r} of {registered.origin} failed and is told "
-            f"no more of this run: {said(error)}",
+            f"no more of this run: {error_line(error)}",
             PluginWarning,
             stacklevel=3,
         )

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import torch
 
-from tenterhook.scopes.scope import changes_active
+from tenterhook.activity import changes_active
 from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass
 from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity

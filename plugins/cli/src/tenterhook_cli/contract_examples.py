@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tenterhook.hooks import HookType
-from tenterhook.plugins import default_manager, said
+from tenterhook.plugins import default_manager, error_line
 
 
 def target(kind: str, name: str) -> tuple[Any, Callable[[], Any] | None]:
@@ -49,8 +49,8 @@ def small(name: str) -> str:
         load("")
     except Exception as error:  # noqa: BLE001 - it is shown
         pytest.skip(
-            f"{name} loads nothing without a name ({said(error)}). Give its Extension an example=, "
-            "the import path of a function that returns the name of a small model."
+            f"{name} loads nothing without a name ({error_line(error)}). Give its Extension an "
+            "example=, the import path of a function that returns the name of a small model."
         )
     return ""
 

@@ -10,15 +10,22 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from tenterhook.one_line import shown
-from tenterhook.plugins import BLOCK_VARIABLE, ENTRY_POINT_GROUP, ONLY_VARIABLE, PluginManager
+from tenterhook.plugins import (
+    BLOCK_VARIABLE,
+    ENTRY_POINT_GROUP,
+    ONLY_VARIABLE,
+    PluginManager,
+    using,
+)
 from tenterhook.plugins.entry_points import InstalledPlugin, find_installed
+from tenterhook_cli.command_line import COMMANDS
+from tenterhook_cli.plugin_commands import misplaced, stdout_to_stderr
 
 HEAVY = (
     "torch",
@@ -118,17 +125,20 @@ def examine() -> Examination:
         examined.append(one)
         if not survives:
             lethal.append(each.word(found))
-    return Examination(examined, [str(each) for each in _load(lethal)])
+    return Examination(examined, _load(lethal))
 
 
-def _load(lethal: list[str]) -> tuple[Any, ...]:
+def _load(lethal: list[str]) -> list[str]:
     """Load all plugins but those that ended their process; return what is wrong with them."""
     blocked = os.environ.get(BLOCK_VARIABLE)
     os.environ[BLOCK_VARIABLE] = ",".join([*filter(None, [blocked]), *lethal])
     try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        with warnings.catch_warnings(), using(PluginManager(autoload=False)) as manager:
             warnings.simplefilter("ignore")
-            return PluginManager().problems
+            with stdout_to_stderr():
+                manager.load_entry_points()
+                lost = list(misplaced(COMMANDS, load=True))
+            return [*map(str, manager.problems), *lost]
     finally:
         if blocked is None:
             del os.environ[BLOCK_VARIABLE]

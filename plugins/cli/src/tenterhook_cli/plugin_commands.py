@@ -1,12 +1,21 @@
-"""The commands that plugins add: known by name and help, imported when they are run."""
+"""The commands that plugins add: known by name and help, imported when they are run.
 
+A word is a command of `tenterhook`. A word with a dot, `sae.plot`, is the command `plot` in the
+group `sae`, whoever the group is of. What the group has itself comes first, so a plugin takes
+nothing away, and no plugin is looked for until the group lacks a word.
+"""
+
+import copy
+import os
 import sys
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from tenterhook.one_line import error_line
 from tenterhook.plugins import PluginManager, PluginWarning, Registered, default_manager
 
 
@@ -16,15 +25,33 @@ def quiet_manager() -> PluginManager:
     `tenterhook plugins` reports them; every other command would repeat them. What a plugin prints
     when it is imported goes to stderr: stdout may be JSON.
     """
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+    with warnings.catch_warnings(), stdout_to_stderr():
         warnings.simplefilter("ignore", PluginWarning)
         return default_manager()
 
 
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what is printed, by Python, by a library in C or by a process started here."""
+    if sys.stdout is None:  # whoever started us closed it
+        yield
+        return
+    sys.stdout.flush()
+    before, sys.stdout = sys.stdout, sys.stderr
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        os.dup2(real, 1)
+        os.close(real)
+
+
 def plugin_commands() -> dict[str, click.Command]:
-    """Return the commands of plugins by name, none of them imported."""
+    """Return the commands of plugins by name, none of them imported; without those of groups."""
     found = quiet_manager().extensions("commands")
-    return {name: PluginCommand(each) for name, each in found.items()}
+    return {name: PluginCommand(each, name) for name, each in found.items() if "." not in name}
 
 
 def plugin_command(name: str) -> click.Command | None:
@@ -34,11 +61,42 @@ def plugin_command(name: str) -> click.Command | None:
     return plugin_commands().get(name)
 
 
+def added_to(group: str) -> dict[str, "PluginCommand"]:
+    """Return the commands that plugins add to a group."""
+    found = quiet_manager().extensions("commands")
+    start = f"{group}."
+    return {
+        name.removeprefix(start): PluginCommand(each, name.removeprefix(start))
+        for name, each in found.items()
+        if name.startswith(start)
+    }
+
+
+def opened(command: click.Command, word: str) -> click.Command:
+    """Return the command, as a group to which plugins add where it is one."""
+    if not isinstance(command, click.Group):
+        return command
+    # A copy, for the group is its author's; of a class of its own, which keeps all its methods.
+    group = copy.copy(command)
+    group.__class__ = type("OpenGroup", (_OpenGroup, type(command)), {"word": word})
+    return group
+
+
+class _OpenGroup(click.Group):
+    word: str
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *added_to(self.word)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or added_to(self.word).get(cmd_name)
+
+
 class PluginCommand(click.Command):
     """Stands for a plugin's command in lists, and becomes it when it is run."""
 
-    def __init__(self, registered: Registered) -> None:
-        super().__init__(registered.extension.name, short_help=registered.extension.help)
+    def __init__(self, registered: Registered, word: str) -> None:
+        super().__init__(word, short_help=registered.extension.help)
         self._registered = registered
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -53,4 +111,33 @@ class PluginCommand(click.Command):
                 f"{self._registered.extension.target!r} of {self._registered.origin} is a "
                 f"{type(command).__name__}, and no click command; update or uninstall it"
             )
-        return command.make_context(*args, **kwargs)
+        return opened(command, self._registered.extension.name).make_context(*args, **kwargs)
+
+
+def misplaced(own: Mapping[str, str], *, load: bool = False) -> Iterator[str]:
+    """Say which commands add to a group that is not there; with `load`, to what is no group.
+
+    `own` are the words that the command line has whatever is installed.
+    """
+    commands = quiet_manager().extensions("commands")
+    for name, each in commands.items():
+        group, dot, word = name.partition(".")
+        if not dot:
+            continue
+        who = f"Command {name!r} of {each.origin}"
+        if group not in commands and group not in own:
+            yield f"{who} adds to {group!r}, which is no command of tenterhook."
+        elif load and group in commands:
+            yield from _no_place(who, word, commands[group])
+
+
+def _no_place(who: str, word: str, group: Registered) -> Iterator[str]:
+    try:
+        command = group.load()
+    except Exception as error:  # noqa: BLE001 - it is shown
+        yield f"{who} adds to {group.extension.name!r}, which cannot be had: {error_line(error)}"
+        return
+    if not isinstance(command, click.Group):
+        yield f"{who} adds to {group.extension.name!r} of {group.origin}, which is no group."
+    elif word in command.commands:
+        yield f"{who} is never run: {group.origin} has a command of that name in its group."

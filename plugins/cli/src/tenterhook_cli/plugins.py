@@ -3,8 +3,6 @@
 import inspect
 import json
 import os
-import sys
-from contextlib import redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import click
 
 from tenterhook.hookspecs import KINDS
-from tenterhook.one_line import printable, said, said_by, shown
+from tenterhook.one_line import error_line, printable, shown
 from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Registered
-from tenterhook_cli.plugin_commands import quiet_manager
+from tenterhook_cli.command_line import COMMANDS
+from tenterhook_cli.plugin_commands import misplaced, quiet_manager, stdout_to_stderr
 
 
 @click.group()
@@ -32,7 +31,7 @@ def list_plugins(as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
     else:
         _print_table(rows)
-    for problem in manager.problems:
+    for problem in (*manager.problems, *misplaced(COMMANDS)):
         click.echo(f"warning: {problem}", err=True)
 
 
@@ -173,7 +172,7 @@ def _describe(group: list[Registered]) -> dict[str, Any]:
 def _parameters(registered: Registered) -> dict[str, Any]:
     """Return the parameters of an extension, or why they cannot be read."""
     try:
-        with redirect_stdout(sys.stderr):  # what it prints is no part of what we show
+        with stdout_to_stderr():  # what it prints is no part of what we show
             target = registered.load()
         if registered.kind == "commands":
             return {"parameters": [_click_parameter(each) for each in target.params]}
@@ -193,7 +192,7 @@ def _parameters(registered: Registered) -> dict[str, Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - it is shown
-        return {"parameters": None, "error": said(error)}
+        return {"parameters": None, "error": error_line(error)}
 
 
 def _click_parameter(parameter: click.Parameter) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def _type(annotation: Any) -> str:
         return "-"
     if type(annotation) is str:  # it is for type checkers alone
         return printable(annotation)
-    text = said_by(lambda: inspect.formatannotation(annotation)) or shown(annotation)
+    text = printable(inspect.formatannotation(annotation))
     for module in ("typing.", "collections.abc.", "torch.", "tenterhook.hooks._types."):
         text = text.replace(module, "")
     return text

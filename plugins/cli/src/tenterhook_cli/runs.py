@@ -14,9 +14,8 @@ from tenterhook_cli.amounts import how_long, many, said_of_run, size
 from tenterhook_cli.contents import kept, reduced
 from tenterhook_cli.options import as_json_option, of_run
 from tenterhook_cli.progress import stoppable
-from tenterhook_cli.run_names import find_run, find_runs, natural, open_store
 from tenterhook_cli.work import do_part, elsewhere
-from tenterhook_store import DamagedStore
+from tenterhook_store import DamagedStore, find_run, find_runs, natural_order, open_store
 
 if TYPE_CHECKING:
     from tenterhook_capture import OpenSession, RunStatus
@@ -35,8 +34,8 @@ def runs() -> None:
 @as_json_option
 def list_runs(store: str, as_json: bool) -> int:
     """List the runs of STORE."""
-    opened = open_store(store)
-    looked = _Looked(opened, natural(opened.runs()))
+    opened = open_store(store, create=False)
+    looked = _Looked(opened, natural_order(opened.runs()))
     rows = [row for _, row in looked.each(lambda name: _row(opened.run(name)))]
     if as_json:
         click.echo(json.dumps(rows, indent=2))

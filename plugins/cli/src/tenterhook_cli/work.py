@@ -8,7 +8,7 @@ import click
 from tenterhook_cli.amounts import said_of_run
 from tenterhook_cli.options import all_of, of_run, tries_option
 from tenterhook_cli.progress import Seen, progress_bar, stoppable
-from tenterhook_cli.run_names import find_run
+from tenterhook_store import find_run
 
 if TYPE_CHECKING:
     from tenterhook_capture import CaptureRecipe, Slice

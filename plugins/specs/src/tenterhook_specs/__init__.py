@@ -7,12 +7,21 @@ imported.
 
 from tenterhook_specs.errors import BadSpec, NotAllowed, NotDescribable
 from tenterhook_specs.formats import dumps, loads, read_spec, write_spec
-from tenterhook_specs.hooks import HookSpec, ModelSpec, apply, describe, describe_hook, make_hook
+from tenterhook_specs.hooks import (
+    Given,
+    HookSpec,
+    ModelSpec,
+    apply,
+    describe,
+    describe_hook,
+    make_hook,
+)
 from tenterhook_specs.parameters import parameters_of
 from tenterhook_specs.values import plain, structure
 
 __all__ = [
     "BadSpec",
+    "Given",
     "HookSpec",
     "ModelSpec",
     "NotAllowed",

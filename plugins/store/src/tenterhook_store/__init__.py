@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tenterhook.plugins import load_store
 from tenterhook_store.default import LocalStore, open_store
 from tenterhook_store.errors import (
+    AmbiguousRun,
     BadName,
     BadSetting,
     CannotKeep,
@@ -38,6 +39,7 @@ from tenterhook_store.errors import (
     WrongIndex,
     WrongRows,
 )
+from tenterhook_store.finding import find_run, find_runs, natural_order
 from tenterhook_store.names import (
     check_attribute,
     check_free,
@@ -79,6 +81,7 @@ __all__ = [
     "REDUCTIONS",
     "ROW_ARRAYS",
     "SCALE",
+    "AmbiguousRun",
     "BadName",
     "BadSetting",
     "CannotKeep",
@@ -137,9 +140,12 @@ __all__ = [
     "dtype_name",
     "export_folder",
     "find_exporter",
+    "find_run",
+    "find_runs",
     "flat_bytes",
     "fold",
     "is_reserved",
+    "natural_order",
     "open_store",
     "plain_tensor",
     "quantize",

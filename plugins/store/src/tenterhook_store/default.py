@@ -1,9 +1,10 @@
-"""The default store, in a folder or at a URL, whichever plugin it comes from."""
+"""The store that serves a place, whichever plugin it is of: by URL scheme, else the default."""
 
 import os
 from typing import TYPE_CHECKING
 
 from tenterhook.plugins import load_store
+from tenterhook.plugins.schemes import store_serving
 
 if TYPE_CHECKING:
     from tenterhook_store.protocols import Store
@@ -14,15 +15,23 @@ DEFAULT = "ZarrStore"
 def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "Store":
     """Open the default store in a folder, or make it there with the first thing that is kept.
 
-    A URL will do as well: `s3://bucket/prefix`, `gs://`, `az://`, `memory://`, `file://`. With
-    `create=False` a place without a store is an error, `NoStore`. The store is the zarr plugin's;
-    `ImportError` says how to install it where it is missing. Raises `NotAStore` where the place
-    holds something else.
+    A URL will do as well: `s3://bucket/prefix`, `gs://`, `az://`, `memory://`, `file://`, and what
+    else an installed plugin serves: a store that declares the scheme `sqlite` opens
+    `sqlite:runs.db`. A path that is there is a path whatever it is called, and so is a `Path`.
+
+    With `create=False` a place without a store is an error, `NoStore`. Raises `UnknownScheme`
+    where no plugin has the scheme, `AmbiguousExtension` where two have it, an `ImportError` that
+    says what to install where the plugin is one of ours and missing, and `NotAStore` where the
+    place holds something else.
     """
-    store: Store = load_store(DEFAULT)(base_path, create=create)
+    served = store_serving(base_path)
+    if served is None:
+        store: Store = load_store(DEFAULT)(base_path, create=create)
+    else:
+        store = served.call(base_path, create=create)
     return store
 
 
 def open_store(place: str | os.PathLike[str], *, create: bool = True) -> "Store":
-    """Open the default store at a path or a URL; another name of `LocalStore`."""
+    """Open the store at a path or a URL; another name of `LocalStore`."""
     return LocalStore(place, create=create)

@@ -74,6 +74,18 @@ class UnknownRun(TenterhookError, LookupError):
 
 
 @attrs.define(slots=False)
+class AmbiguousRun(TenterhookError, LookupError):
+    """A store was named, and not which of its runs is meant."""
+
+    location: str
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+
+    def __str__(self) -> str:
+        there = f"It holds {', '.join(self.known)}." if self.known else "It holds none."
+        return f"Name the run of the store {self.location}: STORE RUN, or STORE/runs/RUN. {there}"
+
+
+@attrs.define(slots=False)
 class UnknownTensor(TenterhookError, LookupError):
     """No tensor of that name in the store."""
 

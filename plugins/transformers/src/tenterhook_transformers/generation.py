@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tenterhook.scopes.scope import capturing
+from tenterhook.activity import capturing
 from tenterhook_selections import generating
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating

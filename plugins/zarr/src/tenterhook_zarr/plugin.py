@@ -12,5 +12,6 @@ def tenterhook_stores() -> list[Extension]:
             name="ZarrStore",
             target="tenterhook_zarr:ZarrStore",
             help="Tensors and runs as plain zarr 3 in a folder, sharded, with checksums.",
+            schemes=("az", "file", "gs", "memory", "s3"),
         )
     ]

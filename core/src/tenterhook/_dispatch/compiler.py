@@ -1,0 +1,58 @@
+"""What `torch.compile` has to know of hooks: which of our code it must leave to Python, and when.
+
+Two faults are kept away. The compiler skips checking a module's hooks by default
+(`skip_nnmodule_hook_guards`), so a hook that comes after the first compiled call would silently do
+nothing. And it would trace what a scope runs, which depends on the thread that calls, into code
+that every thread runs.
+
+`hooks_change` is called, under the lock, whenever what stands on a module is about to change. In a
+process that never compiles it is one look into `sys.modules`. `test_compile.py` holds it.
+"""
+
+import sys
+from typing import Any
+
+import torch
+
+_ours: list[tuple[type, str]] = []
+"""Methods that are not to be traced, by class."""
+
+_is_left_to_python: list[bool] = []
+"""Not empty once they were taken from the compiler."""
+
+WHY_NOT_COMPILED = (
+    "A scope of tenterhook (capture, steer, hooks) is open, and what it runs depends on the thread "
+    "that calls. With fullgraph=True register a hook before compiling instead, or leave fullgraph "
+    "out."
+)
+
+
+def leave_to_python(kind: type, *methods: str) -> None:
+    """Have the compiler break the graph at these methods of a class, once it is in use."""
+    _ours.extend((kind, method) for method in methods)
+
+
+def is_left_to_python() -> bool:
+    """Whether the compiler is in use, so that methods are to be called by their names."""
+    return bool(_is_left_to_python)
+
+
+def hooks_change() -> None:
+    """Make compiled code look at hooks, and leave scopes to Python.
+
+    At the first change of a hook in a process that compiles, what was compiled so far is dropped,
+    and what is compiled from then on is guarded by the hooks of its modules.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    config = None if dynamo is None else getattr(dynamo, "config", None)
+    if dynamo is None or config is None or not dynamo.eval_frame.cached_backends:
+        return  # nothing has been given to torch.compile yet
+    if not _is_left_to_python:
+        _is_left_to_python.append(True)
+        compiler: Any = torch.compiler  # this function of it has no types
+        for kind, name in _ours:
+            disabled = compiler.disable(getattr(kind, name), reason=WHY_NOT_COMPILED)
+            setattr(kind, name, disabled)
+    if config.skip_nnmodule_hook_guards:
+        config.skip_nnmodule_hook_guards = False
+        dynamo.reset()

@@ -1,0 +1,325 @@
+"""How a capture is set up: which layers, at which sites, and what stands there.
+
+Opening a capture is to cost next to nothing, because people open one around each call. So what can
+be worked out once is kept from one scope to the next:
+
+- A `CapturePlan` is the layers of one set of names and their sites. The model's index keeps it, and
+  it holds as long as each name still leads to the same module: `holds` looks up every step of every
+  path, which costs 0.04 ms for 80 layers where resolving the names anew costs 30 to 140.
+- A `Recording` is the steps of one open scope: a `Recorder` a layer, and the lists that they fill.
+  When its scope has ended in good order, the plan keeps it for the next (`take`, `give_back`). It
+  goes back with new lists, so that what a scope captured stays its own.
+- A `PlainRecorder` makes a plain copy, which is nearly always what is asked for. While its scope
+  is the only one there, it stands in the module's own hooks itself (`alone`): it checks
+  that its scope is the innermost one of the thread that calls, and appends. In any other case it
+  hands over to the site, which asks what runs.
+
+`test_scopes_property.py` and `test_scopes_threads.py` hold this to what a capture without any of it
+would give; `benchmarks/bench_hooked_call.py` times it.
+"""
+
+import operator
+from asyncio import _get_running_loop
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from tenterhook._dispatch.entries import StopForward
+from tenterhook._dispatch.frames import Place, Steps, of_thread
+from tenterhook._dispatch.sites import Installs, Side, Site, installs_of, site_of
+from tenterhook.activations import activation_of, first_input, inputs_of
+from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
+from tenterhook.scopes.scope import Scope, Step, add_steps
+from tenterhook.scopes.selecting import Selecting, Selector
+
+
+class Stop:
+    """Ends the forward, by an exception that names its scope."""
+
+    __slots__ = ("scope",)
+    scope: Scope | None
+
+    def __call__(self) -> None:
+        """End it."""
+        raise StopForward(self.scope)
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r} is not a device: 'cpu', 'cuda:0', ...") from None
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is not a dtype of torch: torch.float16, 'bfloat16', ...")
+    return found
+
+
+@attrs.frozen
+class Form:
+    """How tensors are kept."""
+
+    device: torch.device | None = attrs.field(default=None, converter=_device)
+    dtype: torch.dtype | None = attrs.field(default=None, converter=_dtype)
+    detach: bool = True
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return a finished copy in memory of its own or, undetached, the tensor in the graph."""
+        if not self.detach:
+            return tensor.to(device=self.device, dtype=self.dtype)
+        device, dtype = self.device or tensor.device, self.dtype or tensor.dtype
+        return tensor.detach().to(device, dtype, copy=True)
+
+
+_PLAIN = Form()
+
+
+class Recorder(Step):
+    """Keeps what one layer returned, or was given, in memory of its own."""
+
+    __slots__ = ("calls", "form", "layer", "recording")
+    records = True
+    recording: "Recording"
+    calls: list[Tensor]
+
+    def __init__(self, layer: str, form: Form) -> None:
+        self.layer = layer
+        self.form = form
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep what the layer returned."""
+        tensor = output if type(output) is Tensor else activation_of(output)
+        if tensor is None:
+            self.recording.without[self.layer] = f"returned {type(output).__name__}"
+        else:
+            self.calls.append(self.form.of(tensor))
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keep what the layer is given."""
+        tensor = first_input(inputs_of(module, args, kwargs))
+        if tensor is None:
+            self.recording.without[self.layer] = "was called without a tensor"
+        else:
+            self.calls.append(self.form.of(tensor))
+
+
+class PlainRecorder(Recorder):
+    """Keeps a copy as it is of each tensor: the capture that is nearly always asked for."""
+
+    __slots__ = ("site",)
+    site: Site
+
+    def __reduce__(self) -> Any:
+        """Return, for a copy of a module in the open scope, one that is of no scope."""
+        return type(self), (self.layer, self.form)
+
+    def after_alone(self, site: Site) -> Callable[..., None]:
+        """Return what stands at `site` as the torch hook while no other scope is open there."""
+        self.site = site
+        return self.alone
+
+    def alone(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Add a copy where its scope is the innermost here; else ask the site what runs."""
+        if (
+            _get_running_loop() is None
+            and of_thread.frame is self.recording.frame
+            and type(output) is Tensor
+        ):
+            self.calls.append(output.detach().clone())
+            return None
+        return self.site.after_scoped(module, args, kwargs, output)
+
+
+class SelectedRecorder(Recorder):
+    """Keeps the selected part of what one layer returned, or was given."""
+
+    __slots__ = ("count", "every", "matched", "selecting", "where")
+
+    def __init__(self, layer: str, form: Form, every: int, selecting: Selecting) -> None:
+        super().__init__(layer, form)
+        self.every, self.selecting = every, selecting
+        self.count = 0
+        self.matched = False
+        self.where: list[Tensor] = []
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep the part of what the layer returned."""
+        given = first_input(inputs_of(module, args, kwargs))
+        self._record(activation_of(output), given, f"returned {type(output).__name__}")
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Keep the part of what the layer is given."""
+        given = first_input(inputs_of(module, args, kwargs))
+        self._record(given, given, "was called without a tensor")
+
+    def _record(self, tensor: Tensor | None, given: Tensor | None, otherwise: str) -> None:
+        call, self.count = self.count, self.count + 1
+        if tensor is None:
+            self.recording.without[self.layer] = otherwise
+        elif call % self.every == 0:
+            try:
+                values, places = self.selecting.pick(tensor, given)
+            except (ValueError, IndexError) as error:
+                raise type(error)(f"Layer {self.layer!r}: {error}") from None
+            self.matched = self.matched or values.numel() > 0
+            if places is not None:
+                self.where.append(places)
+            self.calls.append(self.form.of(values))
+
+
+_get: Callable[[dict[str, Any], str], Any] = dict.get
+
+
+class CapturePlan:
+    """Which layers a capture looks at, and where they are: found once for each set of names."""
+
+    def __init__(
+        self,
+        index: LayerIndex,
+        layers: Sequence[Layer],
+        form: Form,
+        inputs: bool,
+        stop: Layer | None,
+    ) -> None:
+        self.form = form
+        self.layers = tuple(layers)
+        self.before = tuple(inputs or layer.name == "input" for layer in layers)
+        self.stop = stop
+        sides: list[Side] = ["before" if before else "after" for before in self.before]
+        self._sites = [site_of(la.module, side) for la, side in zip(layers, sides, strict=True)]
+        self._stop_site = None if stop is None else site_of(stop.module, "after")
+        named = [
+            la.name for la in (*layers, *([stop] if stop else [])) if la.module is not index.module
+        ]
+        path = {
+            (id(at), part): (at, part, child)
+            for name in named
+            for at, part, child in index.path(name)
+        }
+        self._owners = [at for at, _, _ in path.values()]
+        self._parts = [part for _, part, _ in path.values()]
+        self._children = [child for _, _, child in path.values()]
+        self._idle: list[Recording] = []
+
+    def holds(self) -> bool:
+        """Whether the names still mean these modules."""
+        found = map(_get, self._owners, self._parts)
+        return all(map(operator.is_, found, self._children))
+
+    def take(self) -> "Recording":
+        """Return a recording that no open scope uses."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._make()
+
+    def give_back(self, recording: "Recording") -> None:
+        """Let a later scope use the recording; what it kept is its scope's alone."""
+        for recorder in recording.recorders:
+            recorder.calls = _NOBODYS
+        if recording.without:
+            recording.without = {}
+        if recording.stop is not None:
+            recording.stop.scope = None
+        self._idle.append(recording)
+
+    def _make(self) -> "Recording":
+        kind = PlainRecorder if self.form == _PLAIN and not any(self.before) else Recorder
+        recording = self._recording([kind(layer.name, self.form) for layer in self.layers], {})
+        if not any(self.before):
+            recording.installs = installs_of(recording.steps)
+        return recording
+
+    def selecting(self, selector: Selector, whole: nn.Module) -> "Recording":
+        """Return a recording, for one scope, of a part of the activations of the model `whole`."""
+        selecting, every, form = selector.begin(whole), selector.every, self.form
+        recorders = [SelectedRecorder(la.name, form, every, selecting) for la in self.layers]
+        steps: dict[Place, Steps] = {site_of(whole, "before"): Steps((selecting,))}
+        return self._recording(recorders, steps)
+
+    def _recording(self, recorders: "Sequence[Recorder]", steps: dict[Place, Steps]) -> "Recording":
+        for recorder, site in zip(recorders, self._sites, strict=True):
+            only = recorder if isinstance(recorder, PlainRecorder) else None
+            add_steps(steps, site, Steps((recorder,), recorder=only))
+        stop = None
+        if self._stop_site is not None:
+            stop = Stop()
+            add_steps(steps, self._stop_site, Steps(stop=stop))
+        recording = Recording(recorders, steps, stop)
+        for recorder in recorders:
+            recorder.recording = recording
+        return recording
+
+
+class Recording:
+    """The steps of one open capture."""
+
+    __slots__ = ("frame", "installs", "recorders", "steps", "stop", "without")
+
+    def __init__(
+        self, recorders: "Sequence[Recorder]", steps: dict[Place, Steps], stop: "Stop | None"
+    ) -> None:
+        self.recorders, self.steps, self.stop = recorders, steps, stop
+        self.installs: Installs | None = None
+        self.frame: Any = CLOSED
+        """The frame of the capture that uses it."""
+        self.without: dict[str, str] = {}
+        """What the layers did that gave no tensor."""
+
+    def fill(self) -> dict[str, list[Tensor]]:
+        """Return the lists, by layer, that are filled from now on."""
+        calls: dict[str, list[Tensor]] = {}
+        for recorder in self.recorders:
+            calls[recorder.layer] = recorder.calls = []
+        return calls
+
+
+CLOSED = object()
+_NOBODYS: list[Tensor] = []
+"""Where the calls of a layer are while no scope keeps them: nothing is added to it."""
+
+
+def make_own(recorders: "Sequence[Recorder]") -> None:
+    """Make tensors for autograd of copies that were made in inference mode."""
+    first = recorders[0].calls if recorders else None
+    if first and first[0].is_inference():
+        with torch.inference_mode(False):
+            for recorder in recorders:
+                recorder.calls[:] = [t.clone() if t.is_inference() else t for t in recorder.calls]
+
+
+def plan_for(
+    index: LayerIndex,
+    choices: tuple[LayerChoice, ...],
+    form: tuple[torch.device | str | None, torch.dtype | str | None, bool],
+    inputs: bool,
+    stop: LayerSpec | None,
+) -> CapturePlan:
+    """Return the plan for these layers, the one of last time where it still holds.
+
+    Only dotted names are remembered: what patterns, numbers and predicates mean can change with
+    modules that no path leads over.
+    """
+    key = (choices, form, inputs, stop)
+    try:
+        plan: CapturePlan | None = index.plans.get(key)
+    except TypeError:  # a list among the choices, which no plan is kept for
+        plan = None
+    if plan is None or not plan.holds():
+        layers = index.expand(choices)
+        stop_at = None if stop is None else index.resolve(stop)
+        plan = CapturePlan(index, layers, Form(*form), inputs, stop_at)
+        if [layer.name for layer in layers] == list(choices):
+            if len(index.plans) >= _MOST_PLANS:
+                index.plans.clear()
+            index.plans[key] = plan
+    return plan
+
+
+_MOST_PLANS = 64

@@ -1,0 +1,94 @@
+"""What a capture gives: for each layer the tensors that were seen there."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenterhook.layers import LayerIndex, LayerSpec
+
+
+class Captured(Mapping[str, list[Tensor]]):
+    """What a capture saw: for each layer, by every spelling of it, one tensor per call."""
+
+    def __init__(
+        self,
+        index: LayerIndex,
+        calls: dict[str, list[Tensor]],
+        places: dict[str, list[Tensor]] | None = None,
+    ) -> None:
+        self._index = index
+        self._calls = calls
+        self._places = places or {}
+
+    def __getitem__(self, layer: LayerSpec) -> list[Tensor]:
+        """Return the tensors seen at `layer`, one per call, in order.
+
+        Raises `KeyError` for a layer that is not captured, `UnknownLayer` for one that is not
+        there.
+        """
+        calls = self._calls.get(layer) if isinstance(layer, str) else None
+        if calls is None:
+            name = self._index.resolve(layer).name
+            calls = self._calls.get(name)
+            if calls is None:
+                raise KeyError(f"Layer {name!r} is not captured here; {list(self._calls)} are.")
+        return calls
+
+    def last(self, layer: LayerSpec) -> Tensor:
+        """Return what the last call gave; `LookupError` where there was none."""
+        calls = self[layer]
+        if not calls:
+            raise LookupError(f"Layer {layer!r} has not run in this scope.")
+        return calls[-1]
+
+    def cat(self, layer: LayerSpec, dim: int = 0) -> Tensor:
+        """Return all calls joined along `dim`; `LookupError` where there was none."""
+        self.last(layer)
+        return torch.cat(self[layer], dim)
+
+    def where(self, layer: LayerSpec) -> list[Tensor]:
+        """Return, for each call, where the captured rows stood: long `(n, 2)`, row and position.
+
+        Positions count the real tokens of a row from the first that the model has seen. Raises
+        `LookupError` for a capture without a selection of tokens.
+        """
+        self[layer]
+        name = layer if layer in self._places else self._index.resolve(layer).name
+        places = self._places.get(str(name))
+        if places is None or len(places) < len(self._calls[str(name)]):
+            raise LookupError("Only a capture of selected tokens says where they stood.")
+        return places
+
+    def by_row(self, layer: LayerSpec) -> list[Tensor]:
+        """Return what was seen of each row of the batch, `(tokens, features)`, in token order.
+
+        Of a position that several calls saw, as when a model generates without a cache, the last
+        counts. Takes a capture of selected tokens; `tokens=":"` selects them all.
+        """
+        seen: dict[int, dict[int, Tensor]] = {}
+        for values, places in zip(self[layer], self.where(layer), strict=True):
+            for value, (row, position) in zip(values, places.tolist(), strict=True):
+                seen.setdefault(row, {})[position] = value
+        rows = [sorted(seen[row].items()) for row in sorted(seen)]
+        return [torch.stack([value for _, value in row]) for row in rows]
+
+    def __contains__(self, layer: object) -> bool:
+        return self.get(layer) is not None
+
+    def get(self, layer: Any, default: Any = None) -> Any:
+        """Return the tensors seen at `layer`; `default` where it is not captured, or no layer."""
+        try:
+            return self[layer]
+        except LookupError:
+            return default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __repr__(self) -> str:
+        return f"Captured({ {name: len(calls) for name, calls in self._calls.items()} })"
