@@ -32,6 +32,7 @@ KINDS = (
     "observers",
     "spec_formats",
     "exporters",
+    "selectors",
 )
 """The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
 
@@ -112,4 +113,13 @@ def tenterhook_exporters() -> Sequence[Extension]:  # type: ignore[empty-body]
 
     The target is called as `export(run, folder, *, layers=None, missing=None, overwrite=False)`
     and writes the rows of a run to the folder; see `tenterhook.store.Exporter`.
+    """
+
+
+@hookspec
+def tenterhook_selectors() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Words for tokens, by name: the selector `last` serves `capture(..., tokens="last")`.
+
+    The target is called as `select(tokens)` with the tokens of one forward, a
+    `tenterhook.selections.Seen`, and returns a bool mask `(batch, seq)` of those it means.
     """

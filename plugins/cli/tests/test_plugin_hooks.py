@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import tenterhook
@@ -707,3 +708,68 @@ class TestExporters:
         """The error says so where there is none at all, too."""
         with pytest.raises(UnknownFormat, match=r"exports runs as 'npy'\. There is none\."):
             find_exporter("npy")
+
+
+class Embeds(torch.nn.Module):
+    """Gives each token a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(10, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Take `(batch, seq)` twice."""
+        found: torch.Tensor = self.embed(input_ids)
+        return found
+
+
+class TestSelectors:
+    IDS = torch.tensor([[1, 2, 3], [4, 6, 8]])
+    MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
+
+    def test_a_word_selects_what_its_function_says(self, install: Install) -> None:
+        """In a capture and in a steer; padding is never among it."""
+        code = "\ndef select(tokens): return tokens.ids % 2 == 0"
+        install("one", {"one": declaring("selectors", "even", "plugin_one:select") + code})
+        model = tenterhook.attach(Embeds())
+
+        with model.capture("embed") as plain:
+            model(self.IDS, self.MASK)
+        with model.steer("embed", torch.neg, tokens="even"), model.capture("embed") as changed:
+            model(self.IDS, self.MASK)
+        with model.capture("embed", tokens="even") as chosen:
+            model(self.IDS, self.MASK)
+
+        assert chosen.where("embed")[0].tolist() == [[0, 1], [1, 0], [1, 1]]
+        signs = changed.last("embed") / plain.last("embed")
+        assert signs[..., 0].tolist() == [[1, -1, 1], [-1, -1, 1]]
+
+    def test_a_word_that_nobody_has(self, install: Install) -> None:
+        """The words there are, and the nearest."""
+        install("one", {"one": declaring("selectors", "even", "plugin_one:select")})
+        model = tenterhook.attach(Embeds())
+
+        with pytest.raises(ValueError, match=r"Did you mean 'even'.*The words there are: 'even'"):
+            model.capture("embed", tokens="evn")
+
+    @pytest.mark.parametrize(
+        ("select", "cause"),
+        [
+            ("def select(tokens): return [0]", "returned list, not a bool mask"),
+            ("def select(tokens): return tokens.position", r"returned torch.int64 of shape"),
+            ("def select(): pass", "cannot be called as its kind is"),
+        ],
+        ids=["no tensor", "no mask", "arguments"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, select: str, cause: str
+    ) -> None:
+        """When a forward asks it, with its plugin."""
+        install("one", {"one": declaring("selectors", "even", "plugin_one:select") + "\n" + select})
+        model = tenterhook.attach(Embeds())
+
+        with (
+            pytest.raises(BrokenExtension, match=f"Selector 'even' of plugin 'one'.*{cause}"),
+            model.capture("embed", tokens="even"),
+        ):
+            model(self.IDS, self.MASK)

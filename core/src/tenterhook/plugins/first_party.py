@@ -20,6 +20,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tenterhook-model-io": {"detectors": ("ModelInputDetector", "ModelOutputDetector")},
     "tenterhook-run-log": {"observers": ("run-log",)},
     "tenterhook-sae": {"detectors": _SAES, "controllers": _SAES, "commands": ("sae",)},
+    "tenterhook-selections": {"selectors": ("generated", "last", "prompt")},
     "tenterhook-specs": {"spec_formats": ("json", "toml", "yaml", "yml")},
     "tenterhook-store": {
         "stores": ("MemoryStore",),

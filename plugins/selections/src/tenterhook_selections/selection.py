@@ -14,9 +14,25 @@ from torch import Tensor, nn
 from tenterhook.activations import parameters_of
 from tenterhook.scopes import Picked
 from tenterhook_selections.generation import copies_of, running_generation
-from tenterhook_selections.positions import Positions, indices_of, is_among, positions_of, slice_of
+from tenterhook_selections.positions import (
+    Positions,
+    Where,
+    indices_of,
+    is_among,
+    positions_of,
+    slice_of,
+)
 from tenterhook_selections.tokens import Seen
 from tenterhook_selections.watch import Watch
+from tenterhook_selections.words import check_word, generated, is_word, prompt, selected_by
+
+
+def _tokens_of(where: Where | None) -> Positions | None:
+    """Return positions, or the word, in the form that a `Selection` keeps."""
+    if isinstance(where, str) and where != "last" and is_word(where):
+        check_word(where)
+        return where
+    return positions_of(where)
 
 
 def _at_least_one(_: object, attribute: "attrs.Attribute[int]", value: Any) -> None:
@@ -28,8 +44,9 @@ def _at_least_one(_: object, attribute: "attrs.Attribute[int]", value: Any) -> N
 class Selection:
     """A part of the activations of a layer; what is `None` selects everything."""
 
-    tokens: Positions | None = attrs.field(default=None, converter=positions_of)
-    """Positions among the real tokens of each row; negative ones count from the latest token."""
+    tokens: Positions | None = attrs.field(default=None, converter=_tokens_of)
+    """Positions among the real tokens of each row, negative ones counting from the latest token; or
+    the name of a selector that a plugin offers, `"last"`, `"prompt"`, `"generated"` among them."""
 
     phase: Literal["prompt", "generated"] | None = attrs.field(default=None)
     """Tokens that were given, or tokens that the model generated."""
@@ -65,6 +82,11 @@ class Selection:
         if self.tokens is None:
             return range(count)
         if isinstance(self.tokens, str):
+            if is_word(self.tokens):
+                raise ValueError(
+                    f"tokens={self.tokens!r} is known in a forward alone, not beforehand. Give "
+                    "positions, a slice as '2:5', or 'last'."
+                )
             return range(count)[slice_of(self.tokens)]
         found = {at if at >= 0 else count + at for at in self.tokens}
         return sorted(at for at in found if 0 <= at < count)
@@ -92,11 +114,12 @@ class Selection:
             )
         seen = seen or Seen.of_all(shape[0], shape[1])
         mask = seen.real.clone()
-        if self.tokens is not None:
+        if isinstance(self.tokens, str) and is_word(self.tokens):
+            mask &= selected_by(self.tokens, seen)
+        elif self.tokens is not None:
             mask &= is_among(self.tokens, seen.position, seen.count[:, None])
         if self.phase is not None:
-            generated = seen.position >= seen.prompt[:, None]
-            mask &= generated if self.phase == "generated" else ~generated
+            mask &= generated(seen) if self.phase == "generated" else prompt(seen)
         return mask.to(device) & rows[:, None]
 
     def feature_index(self, count: int, device: torch.device) -> Tensor | None:

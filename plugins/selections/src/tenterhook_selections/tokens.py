@@ -29,6 +29,10 @@ class Seen:
     copies: int = 1
     """How many rows of this forward (beams, samples) stand for one row of the batch."""
 
+    ids: Tensor | None = None
+    """Int `(batch, seq)`, on the model's device: the ids that the forward was given, where it was
+    given ids."""
+
     unread: str | None = None
     """What was given as attention mask, where it does not say which tokens are real."""
 
@@ -67,6 +71,18 @@ class Seen:
         shape = _token_shape(named)
         if shape is None:
             return None
+        ids = named.get("input_ids")
+        seen = cls._of_shape(named, past, shape, generation)
+        return seen if ids is None else attrs.evolve(seen, ids=ids)
+
+    @classmethod
+    def _of_shape(
+        cls,
+        named: Mapping[str, Any],
+        past: int,
+        shape: tuple[int, int],
+        generation: Generation | None,
+    ) -> "Seen":
         batch, seq = shape
         mask = named.get("attention_mask")
         if isinstance(mask, Mapping):  # one for each kind of layer

@@ -1,0 +1,65 @@
+"""Words for tokens, `tokens="last"`: selectors that plugins offer, ours among them.
+
+A selector is a function of the tokens of one forward that says which of them it means.
+"""
+
+import torch
+from torch import Tensor
+
+from tenterhook.errors import closest
+from tenterhook.plugins import default_manager
+from tenterhook_selections.tokens import Seen
+
+
+def last(tokens: Seen) -> Tensor:
+    """Select the latest real token of each row; bool `(batch, seq)`."""
+    return tokens.position == tokens.count[:, None] - 1
+
+
+def prompt(tokens: Seen) -> Tensor:
+    """Select the tokens that were given; bool `(batch, seq)`."""
+    return tokens.position < tokens.prompt[:, None]
+
+
+def generated(tokens: Seen) -> Tensor:
+    """Select the tokens that the model generated; bool `(batch, seq)`."""
+    return tokens.position >= tokens.prompt[:, None]
+
+
+def is_word(text: str) -> bool:
+    """Say whether text has the form of a selector's name; positions and slices have not."""
+    return text.replace("-", "_").isidentifier()
+
+
+def check_word(word: str) -> None:
+    """Raise `ValueError` where no plugin offers a selector of that name."""
+    manager = default_manager()
+    known = manager.extensions("selectors")
+    if word in known:
+        return
+    if clash := manager.clash("selectors", word):
+        raise ValueError(str(clash)) from clash
+    close = closest(word, known)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    raise ValueError(
+        f"{word!r} is not a selection of tokens. {hint}The words there are: "
+        f"{', '.join(map(repr, known)) or 'none'}; or give an int, several, or a slice as '2:5'."
+    )
+
+
+def selected_by(word: str, tokens: Seen) -> Tensor:
+    """Return which tokens the selector of that name means, bool `(batch, seq)` on the CPU.
+
+    Padding is never among them. Raises `BrokenExtension` where the selector returns no such mask,
+    and what it raises itself.
+    """
+    check_word(word)
+    selector = default_manager().extensions("selectors")[word]
+    found = selector.call(tokens)
+    shape = tuple(tokens.real.shape)
+    if not (isinstance(found, Tensor) and found.dtype == torch.bool and found.shape == shape):
+        what = type(found).__name__
+        if isinstance(found, Tensor):
+            what = f"{found.dtype} of shape {tuple(found.shape)}"
+        raise selector.broken(f"returned {what}, not a bool mask of shape {shape}")
+    return found.cpu() & tokens.real
