@@ -337,7 +337,9 @@ def test_names_in_tables(row: Row) -> None:
         if head == "setting" and owner:
             parameters = signature_of(look_up(owner, row.page), is_member=False).parameters
             for code in SPAN.findall(cell):
-                (stated,) = parameters_in(code) or ()
+                parsed = parameters_in(code)
+                assert parsed, f"{row}: {code} is no setting"
+                (stated,) = parsed
                 assert stated.name in parameters, f"{row}: {owner} takes no {code}"
                 if stated.default is not inspect.Parameter.empty:
                     assert same(stated, parameters[stated.name], kind=False), f"{row}: {code}"
