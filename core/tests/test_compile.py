@@ -286,7 +286,7 @@ class TestScopes:
 
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_right(self, backend: str) -> None:
-        """Captures, changes, selections and replacements are what they are uncompiled."""
+        """Captures, changes and replacements are what they are uncompiled."""
         net = made()
         model, compiled = tenterhook.attach(net), compiled_from(net, backend)
         plain = compiled(X)
@@ -294,12 +294,12 @@ class TestScopes:
         def scoped(run: Callable[[Tensor], Tensor]) -> list[Tensor]:
             with (
                 model.capture("up", "mid") as captured,
-                model.steer("mid", lambda t: t * 3, tokens="last", rows=0),
-                model.steer("down", lambda t: t + 1, hook_type="pre_forward", features=0),
-                model.capture("mid", tokens=0) as some,
+                model.steer("mid", lambda t: t * 3),
+                model.steer("down", lambda t: t + 1, hook_type="pre_forward"),
+                model.capture("mid") as later,
             ):
                 out = run(X)
-            return [out, captured.last("up"), captured.last("mid"), some.last("mid")]
+            return [out, captured.last("up"), captured.last("mid"), later.last("mid")]
 
         for one, other in zip(scoped(compiled), scoped(net), strict=True):
             assert close(one, other)
@@ -307,30 +307,6 @@ class TestScopes:
             assert close(compiled(X), net.down(X))
         assert close(compiled(X), plain)
         tenterhook.assert_clean(model)
-
-    def test_selections_by_mask(self) -> None:
-        """A selection sees the mask that a compiled model is given."""
-
-        class Texts(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.embed, self.line = nn.Embedding(9, WIDTH), nn.Linear(WIDTH, WIDTH)
-
-            def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-                out: Tensor = self.line(self.embed(input_ids))
-                return out * attention_mask[..., None]
-
-        net = Texts()
-        model, compiled = tenterhook.attach(net), compiled_from(net)
-        ids, mask = torch.arange(6).reshape(2, 3), torch.tensor([[1, 1, 0], [1, 1, 1]])
-        compiled(ids, mask)
-        with (
-            model.capture("line", tokens="last") as captured,
-            model.steer("embed", lambda t: t * 0, tokens="last"),
-        ):
-            compiled(ids, attention_mask=mask)
-        assert captured.where("line")[0].tolist() == [[0, 1], [1, 2]]
-        assert close(captured.last("line"), net.line.bias.expand(2, WIDTH))
 
     def test_stop_after(self) -> None:
         """The end of a forward comes through compiled code."""

@@ -80,7 +80,7 @@ def registered(model: HookedModel, scopes: ExitStack) -> None:
 def scoped(model: HookedModel, scopes: ExitStack) -> None:
     """Open scopes of every kind but `replace`."""
     scopes.enter_context(model.capture("0", missing="ignore"))
-    scopes.enter_context(model.capture("0", "1", rows=0, missing="ignore"))
+    scopes.enter_context(model.capture("0", "1", missing="ignore"))
     scopes.enter_context(model.capture("2", inputs=True, missing="ignore"))
     scopes.enter_context(model.steer("2", torch.neg, missing="ignore"))
     scopes.enter_context(model.hooks(("1", _Doubles("pre_forward")), missing="ignore"))

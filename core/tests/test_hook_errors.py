@@ -239,15 +239,6 @@ class TestPolicy:
         assert hook.enabled is (policy == "warn")
         assert hook.id in model.layers
 
-    def test_one_full_stop(self) -> None:
-        """A message that ends in a full stop gets no second one."""
-        model = tenterhook.attach(nn.Sequential(nn.Identity()), on_error="warn")
-        with (
-            pytest.warns(HookWarning, match=r"\(1, 2\)\. Its result is skipped\.$"),
-            model.steer("0", lambda t: t[:1], rows=0),
-        ):
-            model(torch.ones(3, 2))
-
     def test_others_run_on(self, model: HookedModel) -> None:
         """The hooks beside it run, in this call and the next."""
         sees = _Sees()

@@ -91,9 +91,9 @@ del torch._C._current_graph_task_id
 import tenterhook
 
 model = tenterhook.attach(torch.nn.Sequential(torch.nn.Identity()))
-with model.steer("0", torch.neg, tokens="last"), model.capture("0", tokens="last") as captured:
-    model(torch.ones(1, 2, 3))
+with model.steer("0", torch.neg), model.capture("0") as captured:
+    model(torch.ones(1, 2))
 print("=====")
 print(captured.last("0").tolist())
 """
-    assert run(code).strip() == "[[-1.0, -1.0, -1.0]]"
+    assert run(code).strip() == "[[-1.0, -1.0]]"

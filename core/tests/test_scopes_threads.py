@@ -95,7 +95,9 @@ def one_turn(model: HookedModel, number: int) -> bool:
             scopes.enter_context(model.hooks(("first", _Adds(add)), ("second", _Sees())))
         elif way == 2:
             at = number % 3
-            scopes.enter_context(model.steer("first", lambda t: t + add, tokens=at))
+            there = torch.zeros(3, 1)
+            there[at] = add
+            scopes.enter_context(model.steer("first", lambda t: t + there))
         else:
             first = model.module.get_submodule("first")
             scopes.enter_context(
@@ -665,9 +667,9 @@ def test_ten_thousand_scopes(model: HookedModel) -> None:
     model.module.register_forward_hook(lambda *_: None)
     scopes = [
         lambda: model.capture("first", "second", missing="ignore"),
-        lambda: model.capture("*", inputs=True, tokens="last", missing="ignore"),
+        lambda: model.capture("*", inputs=True, missing="ignore"),
         lambda: model.steer("first", torch.neg, missing="ignore"),
-        lambda: model.steer("first", torch.neg, rows=0, missing="ignore"),
+        lambda: model.steer("first", torch.neg, hook_type="pre_forward", missing="ignore"),
         lambda: model.hooks(("second", _Sees()), missing="ignore"),
         lambda: model.replace("first", lambda x: x, missing="ignore"),
         model.without_controllers,
