@@ -1,7 +1,9 @@
 """What `tenterhook_store` and `tenterhook_capture` hand out."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,13 @@ def test_names_of_store() -> None:
     names = tenterhook_store.__all__
     assert all(getattr(tenterhook_store, name) is not None for name in names)
     assert {"LocalStore", "MemoryStore", "Run", "RunPlan", "Store", "Unit"} <= set(names)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """The stub lists what the package does, and the store of the zarr plugin."""
+    stub = Path(tenterhook_store.__file__).with_suffix(".pyi").read_text()
+    names = re.findall(r'^    "(\w+)",$', stub, flags=re.M)
+    assert sorted(names) == sorted([*tenterhook_store.__all__, "ZarrStore"])
 
 
 def test_names_of_capture() -> None:

@@ -2,11 +2,11 @@
 
 `LocalStore(folder)` opens the default store, and `open_store(place)` is the same by another name;
 the stores of installed plugins are here too, by class name. Importing this imports neither torch
-nor a plugin.
+nor a plugin; type checkers read the `.pyi` beside it.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tenterhook.plugins import load_store
 from tenterhook_store.default import LocalStore, open_store
@@ -51,29 +51,6 @@ from tenterhook_store.names import (
 from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
 from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
 from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
-
-if TYPE_CHECKING:
-    from tenterhook_store.dataset import RowDataset
-    from tenterhook_store.document_map import DocumentMap
-    from tenterhook_store.exports import (
-        Exporter,
-        ExportFolder,
-        export_folder,
-        find_exporter,
-        to_datasets,
-        to_npy,
-        to_safetensors,
-    )
-    from tenterhook_store.int8 import SCALE, ErrorMeter, Int8Error, dequantize, quantize
-    from tenterhook_store.loader import RowLoader
-    from tenterhook_store.memory import MemoryStore
-    from tenterhook_store.readable import Readable
-    from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
-    from tenterhook_store.rows import Rows
-    from tenterhook_store.run import Run
-    from tenterhook_store.statistics import TopTokens
-    from tenterhook_store.tensors import dtype_name, flat_bytes, plain_tensor, torch_dtype
-    from tenterhook_zarr import ZarrStore as ZarrStore
 
 __all__ = [
     "CODECS",
@@ -156,6 +133,7 @@ __all__ = [
     "torch_dtype",
 ]
 
+# Names that need torch, by the module that has them.
 _IMPORT_TORCH = {
     "REDUCTIONS": "reductions",
     "SCALE": "int8",

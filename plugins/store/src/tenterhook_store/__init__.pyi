@@ -1,0 +1,151 @@
+"""The static types of what `tenterhook_store` hands out, and of the store that zarr brings."""
+
+from typing import Any
+
+from tenterhook_store.dataset import RowDataset
+from tenterhook_store.default import LocalStore, open_store
+from tenterhook_store.document_map import DocumentMap
+from tenterhook_store.errors import (
+    AmbiguousRun,
+    BadName,
+    BadSetting,
+    CannotKeep,
+    DamagedStore,
+    DeletedRun,
+    IncompleteRun,
+    MissingRows,
+    NameTaken,
+    NoStore,
+    NotAStore,
+    NotCaptured,
+    NotKept,
+    NoTokenizer,
+    NotReduced,
+    NotWritable,
+    OtherLoader,
+    OtherRun,
+    PlaceTaken,
+    ReplacedRun,
+    RowOutOfRange,
+    UnknownFormat,
+    UnknownRun,
+    UnknownTensor,
+    Unreachable,
+    WrongIndex,
+    WrongRows,
+)
+from tenterhook_store.exports import (
+    Exporter,
+    ExportFolder,
+    export_folder,
+    find_exporter,
+    to_datasets,
+    to_npy,
+    to_safetensors,
+)
+from tenterhook_store.finding import find_run, find_runs, natural_order
+from tenterhook_store.int8 import SCALE, ErrorMeter, Int8Error, dequantize, quantize
+from tenterhook_store.loader import RowLoader
+from tenterhook_store.memory import MemoryStore
+from tenterhook_store.names import (
+    check_attribute,
+    check_free,
+    check_run_id,
+    check_tensor_name,
+    fold,
+    is_reserved,
+)
+from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
+from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
+from tenterhook_store.readable import Readable
+from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
+from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
+from tenterhook_store.rows import Rows
+from tenterhook_store.run import Run
+from tenterhook_store.statistics import TopTokens
+from tenterhook_store.tensors import dtype_name, flat_bytes, plain_tensor, torch_dtype
+from tenterhook_zarr import ZarrStore
+
+__all__ = [
+    "CODECS",
+    "RANGES",
+    "REDUCTIONS",
+    "ROW_ARRAYS",
+    "SCALE",
+    "AmbiguousRun",
+    "BadName",
+    "BadSetting",
+    "CannotKeep",
+    "DamagedStore",
+    "DeletedRun",
+    "DocumentMap",
+    "ErrorMeter",
+    "ExportFolder",
+    "Exporter",
+    "IncompleteRun",
+    "Int8Error",
+    "LayerArray",
+    "LocalStore",
+    "MemoryStore",
+    "MissingRows",
+    "NameTaken",
+    "NoStore",
+    "NoTokenizer",
+    "NotAStore",
+    "NotCaptured",
+    "NotKept",
+    "NotReduced",
+    "NotWritable",
+    "OtherLoader",
+    "OtherRun",
+    "PlaceTaken",
+    "Problem",
+    "Readable",
+    "Reducing",
+    "Reduction",
+    "ReplacedRun",
+    "RowBlock",
+    "RowDataset",
+    "RowLoader",
+    "RowOutOfRange",
+    "RowRanges",
+    "Rows",
+    "Run",
+    "RunPlan",
+    "RunWriter",
+    "Store",
+    "TopTokens",
+    "Unit",
+    "UnitWriter",
+    "UnknownFormat",
+    "UnknownRun",
+    "UnknownTensor",
+    "Unreachable",
+    "WrongIndex",
+    "WrongRows",
+    "ZarrStore",
+    "check_attribute",
+    "check_free",
+    "check_run_id",
+    "check_tensor_name",
+    "dequantize",
+    "dtype_name",
+    "export_folder",
+    "find_exporter",
+    "find_run",
+    "find_runs",
+    "flat_bytes",
+    "fold",
+    "is_reserved",
+    "natural_order",
+    "open_store",
+    "plain_tensor",
+    "quantize",
+    "ranges",
+    "to_datasets",
+    "to_npy",
+    "to_safetensors",
+    "torch_dtype",
+]
+
+def __getattr__(name: str) -> Any: ...
