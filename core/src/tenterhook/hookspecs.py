@@ -33,6 +33,7 @@ KINDS = (
     "spec_formats",
     "exporters",
     "selectors",
+    "engines",
 )
 """The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
 
@@ -122,4 +123,13 @@ def tenterhook_selectors() -> Sequence[Extension]:  # type: ignore[empty-body]
 
     The target is called as `select(tokens)` with the tokens of one forward, a
     `tenterhook.selections.Seen`, and returns a bool mask `(batch, seq)` of those it means.
+    """
+
+
+@hookspec
+def tenterhook_engines() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Engines, which do the units of a run, by name: `local`.
+
+    The target is called with the engine's settings as keywords, none where nobody gives any, and
+    returns a `tenterhook.engine.Engine`. It may be an attrs class that is the engine.
     """

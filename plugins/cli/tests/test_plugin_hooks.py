@@ -1,6 +1,7 @@
 """What becomes of what plugins declare, hook by hook, through real entry points."""
 
 import json
+import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,13 +13,15 @@ from torch import nn
 
 import tenterhook
 import tenterhook.hooks
+import tenterhook_capture.plugin
 import tenterhook_cli
 import tenterhook_store
 from tenterhook.errors import UnknownLayer
 from tenterhook.plugins import BrokenExtension, PluginWarning
 from tenterhook.standard_names import StandardNames
-from tenterhook_capture import save_activations
+from tenterhook_capture import resume_run, save_activations
 from tenterhook_capture.documents import read_documents
+from tenterhook_capture.engine import LocalEngine, UnknownEngine, make_engine
 from tenterhook_capture.loading import load_model
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_specs import BadSpec, HookSpec, dumps, loads, read_spec, write_spec
@@ -773,3 +776,144 @@ class TestSelectors:
             model.capture("embed", tokens="even"),
         ):
             model(self.IDS, self.MASK)
+
+
+ENGINE = """
+import attrs
+from tenterhook_capture.engine import UnitDone
+did = []
+@attrs.frozen
+class Backwards:
+    most: int = 9
+    def run(self, units, make_worker):
+        worker = make_worker()
+        for unit in units[::-1][:self.most]:
+            did.append(unit.number)
+            yield UnitDone(unit, worker(unit))
+"""
+
+
+class TestEngines:
+    TEXTS = ("one two three", "four five", "six seven eight nine")
+
+    def capture(self, store: MemoryStore, engine: Any) -> str:
+        """Capture nine rows in three units."""
+        return save_activations(
+            WordModel(), "blocks.0", self.TEXTS, store, rows_per_unit=4, engine=engine
+        )
+
+    def test_a_name_does_the_units(self, install: Install) -> None:
+        """In its own order; the run is the same."""
+        install("one", {"one": declaring("engines", "backwards", "plugin_one:Backwards") + ENGINE})
+        store, other = MemoryStore(), MemoryStore()
+
+        run = store.run(self.capture(store, "backwards"))
+
+        import plugin_one
+
+        assert plugin_one.did == [2, 1, 0]
+        assert run.is_complete
+        expected = other.run(self.capture(other, None))
+        assert run.id == expected.id
+        assert run["blocks.0"][:].equal(expected["blocks.0"][:])
+
+    def test_it_is_made_with_its_settings(self, install: Install) -> None:
+        """What it leaves undone it is handed again; a setting that it lacks is a `TypeError`."""
+        install("one", {"one": declaring("engines", "backwards", "plugin_one:Backwards") + ENGINE})
+        store = MemoryStore()
+
+        run = store.run(self.capture(store, make_engine("backwards", most=1)))
+
+        import plugin_one
+
+        assert plugin_one.did == [2, 1, 0]
+        assert run.is_complete
+        with pytest.raises(TypeError, match="workers"):
+            make_engine("backwards", workers=3)
+
+    def test_the_command_line_has_it(
+        self, install: Install, tmp_path: Path, th: Callable[..., tuple[object, str, str]]
+    ) -> None:
+        """In `capture`, `work` and `runs resume`, which end one engine's run with another."""
+        load = """
+from tenterhook_capture.testing.text_models import WordModel
+def load(name, **settings):
+    return WordModel()
+"""
+        stop = ENGINE.replace("did.append", "1 / (unit.number or self.most - 9); did.append")
+        install("one", {"one": declaring("engines", "backwards", "plugin_one:Backwards") + ENGINE})
+        install("two", {"two": declaring("engines", "stops", "plugin_two:Backwards") + stop})
+        install("three", {"three": declaring("loaders", "words", "plugin_three:load") + load})
+        zarr = declaring("stores", "ZarrStore", "tenterhook_zarr:ZarrStore")
+        install("tenterhook-zarr", {"zarr": zarr})
+        data, out = tmp_path / "data.txt", str(tmp_path / "store")
+        data.write_text("\n".join(self.TEXTS))
+        words = ["words:", "--layer", "head", "--data", str(data), "--out", out, "--run-name", "r"]
+
+        code, _, err = th("capture", *words, "--engine", "wards")
+        assert (code, Path(out).exists()) == (2, False)
+        assert "has an engine 'wards'. There are backwards, stops. Did you mean 'back" in err
+
+        code, _, err = th("capture", *words, "--rows-per-unit", "4", "--engine", "stops")
+        assert code == 1
+        assert LocalStore(out).run("r").committed == {1, 2}
+        code, _, err = th("work", out, "--slice", "0/1", "--engine", "stops")
+        assert (code, LocalStore(out).run("r").committed) == (1, frozenset({1, 2}))
+        code, said, _ = th("runs", "resume", out, "--engine", "backwards")
+        assert (code, said) == (0, "Run r: the run is complete, 9 rows.\n")
+
+        import plugin_one
+
+        assert plugin_one.did == [0]
+
+    @pytest.mark.parametrize(
+        ("engine", "cause"),
+        [
+            ("\ndef Backwards(): return 3", "returned a int, which is no Engine: it has no method"),
+            ("\nasync def Backwards(): pass", "write `def`, not `async def`"),
+            ("\ndef Backwards(workers): pass", "cannot be called as its kind is.*'workers'"),
+        ],
+        ids=["no engine", "async", "needs settings"],
+    )
+    def test_one_that_breaks_the_contract_is_named(
+        self, install: Install, engine: str, cause: str
+    ) -> None:
+        """Before anything is made, with its plugin."""
+        install("one", {"one": declaring("engines", "backwards", "plugin_one:Backwards") + engine})
+        store = MemoryStore()
+
+        with pytest.raises(BrokenExtension, match=f"Engine 'backwards' of plugin 'one'.*{cause}"):
+            self.capture(store, "backwards")
+        assert store.runs() == []
+
+    def test_a_name_that_nobody_has(self, install: Install) -> None:
+        """Those there are, are listed, and nothing is made."""
+        install("one", {"one": declaring("engines", "backwards", "plugin_one:Backwards") + ENGINE})
+        store = MemoryStore()
+
+        with pytest.raises(UnknownEngine, match=r"an engine 'local'\. There is backwards\.$"):
+            resume_run(store, "r", engine="local")
+        with pytest.raises(UnknownEngine, match=r"an engine 'x'\. There is backwards\.$") as caught:
+            self.capture(store, "x")
+
+        assert (caught.value.known, store.runs()) == (("backwards",), [])
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert (str(copy), copy.name) == (str(caught.value), "x")
+
+    def test_where_there_is_none(self, install: Install) -> None:
+        """The default needs no plugin."""
+        with pytest.raises(UnknownEngine, match=r"an engine 'pool'\. There is none\.$"):
+            make_engine("pool")
+        store = MemoryStore()
+        assert store.run(self.capture(store, None)).is_complete
+
+    def test_ours(self, install: Install) -> None:
+        """Our own comes through the same door."""
+        install("tenterhook-capture", {"capture": declaring("engines", "local", LOCAL)})
+
+        assert isinstance(make_engine("local"), LocalEngine)
+        store = MemoryStore()
+        assert store.run(self.capture(store, "local")).is_complete
+
+
+LOCAL = tenterhook_capture.plugin.tenterhook_engines()[0].target

@@ -1,4 +1,4 @@
-"""Who does the units of a run: the protocol of engines, and the one in this process.
+"""Who does the units of a run: the protocol of engines, by name too, and the one in this process.
 
 An engine says what happened to each unit; what is done, the store alone says. It keeps no count of
 tries: whoever runs it hands it again, in a later call, the units that are still missing.
@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 import attrs
 
+from tenterhook.errors import TenterhookError, closest
+from tenterhook.one_line import type_name
+from tenterhook.plugins import default_manager
 from tenterhook_store import Unit
 
 Worker = Callable[[Unit], Mapping[str, Any]]
@@ -54,6 +57,50 @@ class Engine(Protocol):
         reading, and closes the iterator where it can be closed; units that were not begun by then
         stay undone. A worker that raises is an event; one that cannot be made is raised.
         """
+
+
+@attrs.define(slots=False)
+class UnknownEngine(TenterhookError, LookupError):
+    """No installed plugin has an engine of that name."""
+
+    name: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        there = f"There are {', '.join(self.known)}" if self.known else "There is none"
+        if len(self.known) == 1:
+            there = f"There is {self.known[0]}"
+        close = closest(self.name, self.known) if len(self.known) > 1 else []
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"No installed plugin has an engine {self.name!r}. {there}.{hint}"
+
+
+def make_engine(name: str, **settings: Any) -> Engine:
+    """Return a new engine of the plugin that has one of that name, made with its settings.
+
+    Raises `UnknownEngine`, which lists those there are; `AmbiguousExtension` where plugins clash
+    over the name; `BrokenExtension` where the plugin gives no engine; and what making it raises.
+    """
+    manager = default_manager()
+    known = manager.extensions("engines")
+    if name not in known:
+        raise manager.clash("engines", name) or UnknownEngine(name, tuple(known))
+    registered = known[name]
+    # Settings that it does not take are their giver's mistake, and a `TypeError`.
+    found = registered.load()(**settings) if settings else registered.call()
+    if not callable(getattr(found, "run", None)):
+        raise registered.broken(
+            f"returned a {type_name(found)}, which is no Engine: it has no method `run`"
+        )
+    engine: Engine = found
+    return engine
+
+
+def engine_of(engine: str | Engine | None) -> Engine:
+    """Return an engine as it is, the one of a name, or for `None` a `LocalEngine`."""
+    if engine is None:
+        return LocalEngine()
+    return make_engine(engine) if isinstance(engine, str) else engine
 
 
 class Pending(Protocol):

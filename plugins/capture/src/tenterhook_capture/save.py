@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 from tenterhook_capture.documents import Documents
-from tenterhook_capture.engine import Engine, LocalEngine
+from tenterhook_capture.engine import Engine, engine_of
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
 from tenterhook_capture.prepare import Capture, prepare_capture
@@ -28,7 +28,7 @@ def save_activations(
     sample_limit: int | None = None,
     inputs: bool = False,
     tries: int = TRIES,
-    engine: Engine | None = None,
+    engine: str | Engine | None = None,
     progress: ProgressCallback | None = None,
     **options: Unpack[CaptureKeywords],
 ) -> str:
@@ -50,7 +50,7 @@ def save_activations(
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),
-    `NotWritable`, `BadArgument`.
+    `NotWritable`, `BadArgument`, and what `make_engine` raises where `engine` is a name.
 
     A unit that raises is tried again after the others, up to `tries` times in all; if any keeps
     failing the rest is done, and `UnitsFailed` names those and their causes. What is not a unit's
@@ -59,6 +59,7 @@ def save_activations(
     on how to resume.
     """
     kept = CaptureOptions.of(options)
+    chosen = engine_of(engine)
     check_count("tries", tries)
     if run_name is not None:
         check_run_id(run_name)
@@ -72,7 +73,7 @@ def save_activations(
         capture,
         writer,
         part=None,
-        engine=engine or LocalEngine(),
+        engine=chosen,
         tries=tries,
         progress=progress,
     )
@@ -94,7 +95,7 @@ def resume_run(
     part: Slice | None = None,
     recipe: CaptureRecipe | None = None,
     tries: int = TRIES,
-    engine: Engine | None = None,
+    engine: str | Engine | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
     """Do what is missing of a run, or of a part of its plan, from what the run itself holds.
@@ -106,6 +107,7 @@ def resume_run(
     Raises `UnknownRun`, `NotRebuildable` (a run made from what has no name), `ChangedSince` (an
     `OtherRun`: the names give something else now), and what `save_activations` raises.
     """
+    chosen = engine_of(engine)
     check_count("tries", tries)
     run = store.run(run_id)
     units = run.plan.units() if part is None else part.of(run.plan.units())
@@ -120,7 +122,7 @@ def resume_run(
         capture,
         store.write_run(run_id, run.plan),
         part=part,
-        engine=engine or LocalEngine(),
+        engine=chosen,
         tries=tries,
         progress=progress,
     )

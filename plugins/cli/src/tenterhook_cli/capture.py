@@ -22,6 +22,7 @@ from tenterhook_cli.options import (
     as_json_option,
     choice,
     count,
+    engine_option,
     option,
     tries_option,
 )
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from tenterhook_capture import Capture, CaptureRecipe
     from tenterhook_store import Run, RunPlan, Store
 
-WITH_SPEC = {"model", "--out", "--run-name", "--device", "--tries", "--dry-run", "--plan", "--json"}
+WITH_SPEC = {
+    "model",
+    "--out",
+    "--run-name",
+    "--device",
+    "--tries",
+    "--engine",
+    "--dry-run",
+    "--plan",
+    "--json",
+}
 """What may stand beside a file that says what is captured."""
 
 
@@ -104,6 +115,7 @@ def _flag(name: str) -> str:
     help="The run's id, instead of one that follows from what is captured.",
 )
 @tries_option
+@engine_option
 @option(
     "--dry-run",
     is_flag=True,
@@ -149,6 +161,7 @@ def capture(
     revision: str | None,
     attn_implementation: str | None,
     tries: int,
+    engine: str | None,
     dry_run: bool,
     plan_only: bool,
     as_json: bool,
@@ -162,6 +175,7 @@ def capture(
     stopped, and does nothing where it is complete.
     """
     from tenterhook_capture.documents import read_documents
+    from tenterhook_capture.engine import engine_of
     from tenterhook_store import LocalStore, check_run_id
 
     if dry_run and plan_only:
@@ -173,6 +187,7 @@ def capture(
         )
     if run_name is not None:
         check_run_id(run_name)
+    units_by = engine_of(engine)
     store = LocalStore(out)
     store.check_writable()
     file = _named_file(ctx, model)
@@ -220,6 +235,7 @@ def capture(
             sample_limit=sample_limit,
             inputs=inputs,
             tries=tries,
+            engine=units_by,
             progress=seen,
             **attrs.asdict(chosen),
         )

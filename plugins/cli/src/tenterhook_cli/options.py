@@ -51,7 +51,7 @@ class GroupedCommand(click.Command):
             if record:
                 groups.setdefault(getattr(param, "group", OTHER), []).append(record)
         last = groups.pop(OTHER, [])
-        for group, records in [*groups.items(), (OTHER, last)]:
+        for group, records in [*groups.items(), (OTHER if groups else "Options", last)]:
             if records:
                 with formatter.section(group):
                     formatter.write_dl(records)
@@ -106,4 +106,12 @@ tries_option = count(
     "How often a unit that fails is tried; the others are done whatever becomes of it.",
     default=3,
     group="Run",
+)
+
+engine_option = option(
+    "--engine",
+    metavar="NAME",
+    group="Run",
+    help="Who does the units, by the name that a plugin gives it: local, unless it is given, does "
+    "them in this process.",
 )

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tenterhook_cli.amounts import said_of_run
-from tenterhook_cli.options import all_of, of_run, tries_option
+from tenterhook_cli.options import (
+    GroupedCommand,
+    all_of,
+    engine_option,
+    of_run,
+    option,
+    tries_option,
+)
 from tenterhook_cli.progress import Seen, progress_bar, stoppable
 from tenterhook_store import find_run
 
@@ -15,19 +22,40 @@ if TYPE_CHECKING:
     from tenterhook_store import Run, Store
 
 
+PLACES = "Model and data"
+
 elsewhere = all_of(
     tries_option,
-    click.option("--device", help="Where the model runs, for example cuda."),
-    click.option("--model", help="Where the run's model is on this machine, if elsewhere."),
-    click.option("--data", help="Where the run's data is on this machine, if elsewhere."),
-    click.option("--field", help="The field of a record that holds the text, with --data."),
+    engine_option,
+    option("--device", group=PLACES, help="Where the model runs, for example cuda."),
+    option(
+        "--model",
+        group=PLACES,
+        help="Where the run's model is on this machine, if elsewhere.",
+    ),
+    option(
+        "--data",
+        group=PLACES,
+        help="Where the run's data is on this machine, if elsewhere.",
+    ),
+    option(
+        "--field",
+        group=PLACES,
+        help="The field of a record that holds the text, with --data.",
+    ),
 )
 """The options that say where a run's model and data are on this machine."""
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @of_run
-@click.option("--slice", "part", metavar="I/N", help="Part I of N of the plan, counted from 0.")
+@option(
+    "--slice",
+    "part",
+    metavar="I/N",
+    group="Run",
+    help="Part I of N of the plan, counted from 0.",
+)
 @elsewhere
 @stoppable()
 def work(store: str, run: str | None, *, part: str | None, **settings: Any) -> None:
@@ -56,6 +84,7 @@ def do_part(
     part: "Slice | None",
     *,
     tries: int,
+    engine: str | None,
     device: str | None,
     model: str | None,
     data: str | None,
@@ -72,7 +101,9 @@ def do_part(
         recipe = recipe.elsewhere(device=_own_device(device, recipe))
     with progress_bar() as show:
         seen = Seen(show)
-        resume_run(store, run_id, part=part, recipe=recipe, tries=tries, progress=seen)
+        resume_run(
+            store, run_id, part=part, recipe=recipe, tries=tries, engine=engine, progress=seen
+        )
     run = store.run(run_id)
     click.echo(_said(run, part, done=bool(seen.rows_new)))
 

@@ -44,7 +44,7 @@ class Activations:
         store: "Store | None" = None,
         inputs: bool = False,
         tries: int = TRIES,
-        engine: "Engine | None" = None,
+        engine: "str | Engine | None" = None,
         progress: "ProgressCallback | None" = None,
         **options: Unpack[KeywordsBesideBatchSize],
     ) -> str:
