@@ -1,56 +1,13 @@
 """Hooks that watch and change what happens inside PyTorch models.
 
-`import tenterhook` loads no plugin and no torch; each name is imported when it is first used.
+`import tenterhook` loads no plugin and no torch; each name is imported when it is first used. Their
+static types are in the `.pyi` file beside this one.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tenterhook._version import __version__
-
-if TYPE_CHECKING:
-    from tenterhook._dispatch.frames import carry
-    from tenterhook.activations import Inputs
-    from tenterhook.context import HookContext
-    from tenterhook.errors import (
-        HookError,
-        LayerConflict,
-        NeverFired,
-        NotClean,
-        TenterhookError,
-        UnknownLayer,
-    )
-    from tenterhook.extensions import Extension
-    from tenterhook.hookspecs import hookimpl
-    from tenterhook.layers import LayerIndex
-    from tenterhook.model import HookedModel, assert_clean, attach
-    from tenterhook.plugins import PluginManager
-    from tenterhook.registry import HookRegistry
-    from tenterhook.scopes.captured import Captured
-    from tenterhook.selections import Selection
-
-__all__ = [
-    "Captured",
-    "Extension",
-    "HookContext",
-    "HookError",
-    "HookRegistry",
-    "HookedModel",
-    "Inputs",
-    "LayerConflict",
-    "LayerIndex",
-    "NeverFired",
-    "NotClean",
-    "PluginManager",
-    "Selection",
-    "TenterhookError",
-    "UnknownLayer",
-    "__version__",
-    "assert_clean",
-    "attach",
-    "carry",
-    "hookimpl",
-]
+from tenterhook._version import __version__ as __version__
 
 _HOMES = {
     "Captured": "scopes.captured",
@@ -73,6 +30,8 @@ _HOMES = {
     "carry": "_dispatch.frames",
     "hookimpl": "hookspecs",
 }
+
+__all__ = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -3,46 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from tenterhook._dispatch.entries import Entry
 from tenterhook._dispatch.sites import Site
+from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Hook
 
 
+@attrs.define(eq=False, repr=False)
 class Registration:
     """A hook, where it stands, and the way to take it off: the handle of `_hook_registry`."""
 
-    __slots__ = (
-        "_remove",
-        "due",
-        "entry",
-        "hook",
-        "hook_type",
-        "layer",
-        "owner",
-        "permanent",
-        "priority",
-        "site",
-    )
+    hook: Hook
+    layer: str
+    site: Site
+    entry: Entry
+    priority: int = attrs.field(kw_only=True)
+    permanent: bool = attrs.field(kw_only=True)
+    _remove: "Callable[[Registration], Any]" = attrs.field(kw_only=True)
+    hook_type: HookType = attrs.field(init=False)
+    owner: Any = attrs.field(init=False, default=None)
+    """The object that `attach` gave, so that it lives as long as its hooks."""
+    due: object = attrs.field(init=False)
+    """What it has been from when it was last switched on, `None` while it is off."""
 
-    def __init__(
-        self,
-        hook: Hook,
-        layer: str,
-        site: Site,
-        entry: Entry,
-        *,
-        priority: int,
-        permanent: bool,
-        remove: "Callable[[Registration], Any]",
-    ) -> None:
-        self.hook, self.layer, self.site, self.entry = hook, layer, site, entry
-        self.hook_type = hook.hook_type
-        self.priority, self.permanent = priority, permanent
-        self._remove = remove
-        self.owner: Any = None
-        """The object that `attach` gave, so that it lives as long as its hooks."""
-        self.due = object() if hook._enabled else None
-        """What it has been from when it was last switched on, `None` while it is off."""
+    def __attrs_post_init__(self) -> None:
+        self.hook_type = self.hook.hook_type
+        self.due = object() if self.hook._enabled else None
 
     def remove(self) -> None:
         """Unregister the hook; a second call does nothing."""

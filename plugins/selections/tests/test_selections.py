@@ -170,7 +170,7 @@ class TestValue:
             ([], "are not positions: give ints"),
             ([1, True], "are not positions: give ints"),
             ([0.5], "are not positions: give ints"),
-            ("first", "'first' is not a selection of positions.*'last'"),
+            ("first", "'first' is not a selection of (positions|tokens).*'last'"),
             ("3", "'3' is not a selection of positions"),
             ("1:2:3:4", "is not a selection of positions"),
             ("a:b", "is not a selection of positions"),

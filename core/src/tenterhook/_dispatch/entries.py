@@ -24,7 +24,7 @@ every call is stands in them spelled out: a tensor out, no keywords. What is rar
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ from tenterhook.hook_type import HookType
 _RECOMPUTED: Any = getattr(checkpoint, "_StopRecomputationError", ())
 _saving_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
+T = TypeVar("T")
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
@@ -109,11 +110,26 @@ class Entry:
 
     def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         """Run on the inputs; return new ones, or `None` to keep them."""
-        raise AssertionError("abstract")
+        self.fired = True
+        return self._surfacing(self._before, module, args, kwargs)
 
     def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
         """Run on the gradient; return a new one, or `None` to keep it."""
+        return self._surfacing(self._gradient, module, grad)
+
+    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         raise AssertionError("abstract")
+
+    def _gradient(self, module: nn.Module, grad: Tensor) -> Any:
+        raise AssertionError("abstract")
+
+    def _surfacing(self, run: Callable[..., T | None], *given: Any) -> T | None:
+        """Return `run(*given)`; what that raises surfaces as the policy says."""
+        try:
+            return run(*given)
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
+            self.fail(error)
+            return None
 
     def detecting(self) -> "Entry | None":
         """Return what is left of this entry while controllers are off."""
@@ -149,10 +165,9 @@ class Entry:
         policy = "raise" if self.policy is None else self.policy.on_error
         if isinstance(error, WroteInPlace):  # the numbers are wrong already: nothing to skip
             policy = "raise"
-        as_it_is = isinstance(error, _RECOMPUTED) or (  # checkpointing has what it needs
-            policy == "raise"
-            and isinstance(error, HookError)  # a hook ran a model whose hook failed
-        )
+        as_it_is = isinstance(error, _RECOMPUTED)  # checkpointing has what it needs
+        if isinstance(error, HookError):  # of a hook in a model that this hook ran, or of a part
+            as_it_is = policy == "raise" or isinstance(error.original_error, WroteInPlace)
         try:
             if as_it_is:
                 raise error
@@ -198,19 +213,12 @@ class Detect(Entry):
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
 
-    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        self.fired = True
-        try:
-            inputs = inputs_of(module, args, kwargs) if kwargs else args
-            self.watched((first_input(inputs),), self.observe, module, inputs, None)
-        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
-            self.fail(error)
+    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        inputs = inputs_of(module, args, kwargs) if kwargs else args
+        self.watched((first_input(inputs),), self.observe, module, inputs, None)
 
-    def gradient(self, module: nn.Module, grad: Tensor) -> None:
-        try:
-            self.watched((grad,), self.observe, module, (grad,), grad)
-        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
-            self.fail(error)
+    def _gradient(self, module: nn.Module, grad: Tensor) -> None:
+        self.watched((grad,), self.observe, module, (grad,), grad)
 
 
 class DetectOnly(Detect):
@@ -244,11 +252,11 @@ class Control(Entry):
             or type(args[0]) is not Tensor
             or tracing()
         ):
-            return self._after(module, args, kwargs, output)
+            return self._surfacing(self._after, module, args, kwargs, output)
         try:
             version = output._version
         except RuntimeError:  # inference tensors have no version
-            return self._after(module, args, kwargs, output)
+            return self._surfacing(self._after, module, args, kwargs, output)
         try:
             new = self.modify(module, args[0], output)
             if output._version != version:
@@ -262,52 +270,37 @@ class Control(Entry):
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Do what `after` does, of any output and inputs."""
-        try:
-            tensor = activation_of(output)
-            if tensor is None:
-                if self.live:
-                    self._changed_nothing(
-                        f"returned {type(output).__name__}, which holds no tensor"
-                    )
-                return None
-            given = first_input(inputs_of(module, args, kwargs))
-            new = self.watched((tensor,), self.modify, module, given, tensor)
-            return None if new is None else replace(output, _a_tensor(new, _WANTED))
-        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
-            self.fail(error)
+        tensor = activation_of(output)
+        if tensor is None:
+            if self.live:
+                self._changed_nothing(f"returned {type(output).__name__}, which holds no tensor")
             return None
+        given = first_input(inputs_of(module, args, kwargs))
+        new = self.watched((tensor,), self.modify, module, given, tensor)
+        return None if new is None else replace(output, _a_tensor(new, _WANTED))
 
-    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-        self.fired = True
-        try:
-            inputs = inputs_of(module, args, kwargs)
-            tensor = first_input(inputs)
-            new = self.watched((tensor,), self.modify, module, tensor, None)
-            if new is None:
-                if tensor is None and self.live and not tracing():
-                    self._changed_nothing("was called without a tensor")
-                return None
-            return replace_input(
-                inputs, new if isinstance(new, tuple) else _a_tensor(new, _WANTED_BEFORE)
+    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+        inputs = inputs_of(module, args, kwargs)
+        tensor = first_input(inputs)
+        new = self.watched((tensor,), self.modify, module, tensor, None)
+        if new is not None:
+            new = new if isinstance(new, tuple) else _a_tensor(new, _WANTED_BEFORE)
+            return replace_input(inputs, new)
+        if tensor is None and self.live and not tracing():
+            self._changed_nothing("was called without a tensor")
+        return None
+
+    def _gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
+        new = self.watched((grad,), self.modify, module, grad, grad)
+        if new is None:
+            return None
+        if _form(_a_tensor(new, "a gradient, or None to leave it alone")) != _form(grad):
+            raise ValueError(
+                "It returned a gradient of shape {}, {}, on {}, where autograd needs "
+                "{}, {}, on {}.".format(*_form(new), *_form(grad))
             )
-        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
-            self.fail(error)
-            return None
-
-    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
-        try:
-            new = self.watched((grad,), self.modify, module, grad, grad)
-            if new is None:
-                return None
-            if _form(_a_tensor(new, "a gradient, or None to leave it alone")) != _form(grad):
-                raise ValueError(
-                    "It returned a gradient of shape {}, {}, on {}, where autograd needs "
-                    "{}, {}, on {}.".format(*_form(new), *_form(grad))
-                )
-            return new  # type: ignore[no-any-return]
-        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
-            self.fail(error)
-            return None
+        found: Tensor = new
+        return found
 
     def _changed_nothing(self, why: str) -> None:
         """Say, once per place in the code, that there was nothing to change."""

@@ -1,7 +1,7 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entry_clas
 from tenterhook._dispatch.frames import Place, Steps, lock
 from tenterhook._dispatch.sites import Side, site_of
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
-from tenterhook.errors import HookError
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
 from tenterhook.layers import Layer
@@ -19,7 +18,6 @@ from tenterhook.reports import Report, never_ran, nothing_matched
 from tenterhook.scopes.scope import Scope, add_steps
 from tenterhook.scopes.selecting import Selecting, Selector
 
-T = TypeVar("T")
 Change = Callable[[Tensor], Tensor | None]
 
 
@@ -175,40 +173,25 @@ class SelectedChange(Entry):
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run on what the module returned; see `Entry`."""
+        return self._surfacing(self._after, module, args, kwargs, output)
 
-        def change() -> Any:
-            old = activation_of(output)
-            mask = self._mask(old, first_input(inputs_of(module, args, kwargs)))
-            changed = None if mask is None else self.entry.after(module, args, kwargs, output)
-            if old is None or mask is None or changed is None:
-                return None
-            return replace(output, _mixed(mask, old, activation_of(changed)))
-
-        return self._surfacing(change)
-
-    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-        """Run on the inputs; see `Entry`."""
-
-        def change() -> tuple[Args, Kwargs] | None:
-            inputs = inputs_of(module, args, kwargs)
-            old = first_input(inputs)
-            mask = self._mask(old, old)
-            changed = None if mask is None else self.entry.before(module, args, kwargs)
-            if old is None or mask is None or changed is None:
-                return None
-            new = first_input(inputs_of(module, *changed))
-            return replace_input(inputs, _mixed(mask, old, new))
-
-        return self._surfacing(change)
-
-    def _surfacing(self, change: Callable[[], T]) -> T | None:
-        try:
-            return change()
-        except HookError:  # of the hook itself, which has surfaced
-            raise
-        except Exception as error:  # noqa: BLE001 - surfaces as the model's policy says
-            self.fail(error)
+    def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        old = activation_of(output)
+        mask = self._mask(old, first_input(inputs_of(module, args, kwargs)))
+        changed = None if mask is None else self.entry.after(module, args, kwargs, output)
+        if old is None or mask is None or changed is None:
             return None
+        return replace(output, _mixed(mask, old, activation_of(changed)))
+
+    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+        inputs = inputs_of(module, args, kwargs)
+        old = first_input(inputs)
+        mask = self._mask(old, old)
+        changed = None if mask is None else self.entry.before(module, args, kwargs)
+        if old is None or mask is None or changed is None:
+            return None
+        new = first_input(inputs_of(module, *changed))
+        return replace_input(inputs, _mixed(mask, old, new))
 
     def _mask(self, tensor: Tensor | None, given: Tensor | None) -> Tensor | None:
         call, self.calls.count = self.calls.count, self.calls.count + 1
