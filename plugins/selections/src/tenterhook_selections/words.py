@@ -43,7 +43,8 @@ def check_word(word: str) -> None:
     hint = f"Did you mean {close[0]!r}? " if close else ""
     raise ValueError(
         f"{word!r} is not a selection of tokens. {hint}The words there are: "
-        f"{', '.join(map(repr, known)) or 'none'}; or give an int, several, 'last', or a slice as '2:5'."
+        f"{', '.join(map(repr, known)) or 'none'}; or give an int, several, 'last', or a slice "
+        "as '2:5'."
     )
 
 
