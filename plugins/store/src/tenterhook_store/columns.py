@@ -1,4 +1,8 @@
-"""The arrays of a run that are read together, row by row."""
+"""The arrays of a run that are read together: the layers of a batch, and the tokens beside them.
+
+It knows which arrays, and hands out aligned rows of them. Which rows, and in which order, is up to
+loaders and data sets.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -80,19 +84,19 @@ class Columns:
 
 
 class Room:
-    """Memory for rows of several arrays, which are put there and taken in any order."""
+    """Memory for rows of several arrays, written and read at any places."""
 
     def __init__(self, rows: int, kinds: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> None:
         self._kinds = kinds
         self._memory = [_widest(torch.empty((rows, *shape), dtype=dtype)) for dtype, shape in kinds]
 
-    def put(self, places: Tensor, tensors: Sequence[Tensor]) -> None:
-        """Write rows to places, int64 `[rows]`."""
+    def write(self, places: Tensor, tensors: Sequence[Tensor]) -> None:
+        """Write the rows of each array to places, int64 `[rows]`; each place at most once."""
         for memory, rows in zip(self._memory, tensors, strict=True):
             memory.index_copy_(0, places, _widest(rows))
 
     def take(self, places: Tensor, *, pinned: bool = False) -> list[Tensor]:
-        """Return the rows of some places, in memory of their own."""
+        """Return the rows of each array at places, int64 `[rows]`, in memory of their own."""
         found = []
         for memory, (dtype, shape) in zip(self._memory, self._kinds, strict=True):
             rows = torch.empty(
@@ -112,7 +116,11 @@ def _joined(rows: Rows | None, stretches: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _widest(rows: Tensor) -> Tensor:
-    """Return rows as `[rows, n]` of the widest ints that fit, a view: these move the fastest."""
+    """Return rows as `[rows, n]` of the widest ints that fit; a view.
+
+    Copying a row is moving bytes, whatever its dtype: wide ints move the fastest, and torch copies
+    ints by index where it does not copy every dtype.
+    """
     as_is = as_bytes(rows)
     fits = (dtype for dtype in _WIDE if as_is.shape[1] % dtype.itemsize == 0)
     return as_is.view(next(fits))

@@ -1,4 +1,4 @@
-"""The rows of a run as a map-style dataset."""
+"""The rows of a run as a map-style dataset: by number, for samplers of one's own."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -17,8 +17,9 @@ class RowDataset(Dataset[Any]):
     """The rows of a run by number; `run.dataset` makes one.
 
     A row is a tensor `[features]` where one layer was asked for and nothing beside it, otherwise a
-    dict of tensors by name. `dataset[5]` is one row, and `dataset[[5, 2]]`, `dataset[10:20]` and
-    so on are several in one tensor, or dict of tensors.
+    dict of tensors by name. `dataset[5]` is one row; `dataset[[5, 2]]` or `dataset[10:20]` are
+    several in one tensor `[rows, features]`, or in a dict of tensors. Tensors are on the CPU, in
+    the dtype that was stored (int8 rows with a scale are float32), and the caller's own.
     """
 
     def __init__(
@@ -57,15 +58,16 @@ class RowDataset(Dataset[Any]):
         return columns.batch(columns.take(found, check=self._check))
 
     def __getitems__(self, rows: list[int]) -> list[Batch]:
-        """Read rows at once; `DataLoader` asks for a batch so, and puts it together again.
+        """Read rows at once; `DataLoader` asks for a batch so, and stacks it again.
 
-        `DataLoader(dataset, batch_size=None, sampler=BatchSampler(...))` spares that.
+        `DataLoader(dataset, batch_size=None, sampler=BatchSampler(...))` spares the stacking.
         """
         columns = self._open()
         some = columns.take(torch.tensor(rows), check=self._check)
         return [columns.batch(list(row)) for row in zip(*(t.unbind() for t in some), strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
+        # Rows read by functions of this process, which are not pickled; a worker makes its own.
         return {**self.__dict__, "_columns": None}
 
     def __repr__(self) -> str:

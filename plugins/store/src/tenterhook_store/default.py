@@ -24,11 +24,11 @@ def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "St
     says what to install where the plugin is one of ours and missing, and `NotAStore` where the
     place holds something else.
     """
-    served = store_serving(base_path)
-    if served is None:
+    found = store_serving(base_path)
+    if found is None:
         store: Store = load_store(DEFAULT)(base_path, create=create)
     else:
-        store = served.call(base_path, create=create)
+        store = found.call(base_path, create=create)
     return store
 
 

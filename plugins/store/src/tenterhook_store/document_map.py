@@ -12,7 +12,11 @@ from tenterhook_store.rows import BLOCK, Rows
 
 @final
 class DocumentMap:
-    """From rows to documents and back."""
+    """Which document each row is of, and which rows each document has.
+
+    Rows are in the documents' order, so the rows of a document are found by bisection: the first
+    row of some blocks is read, then one block (test_documents_are_found_in_little_memory).
+    """
 
     def __init__(
         self, index: Rows, position: Rows, count: int, ranges: RowRanges | None = None
@@ -51,10 +55,7 @@ class DocumentMap:
         return next(self._ranges.stretches(place, place + 1))[0]
 
     def _first_place(self, document: int) -> int:
-        """Return where, among the rows that are there, those of a document begin, or would.
-
-        Rows are in the documents' order.
-        """
+        """Return where, among the rows that are there, those of a document begin, or would."""
         count = -(-self._ranges.rows // BLOCK)
         block = bisect_left(range(count), document, key=self._first_of) - 1
         if block < 0:

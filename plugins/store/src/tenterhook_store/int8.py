@@ -1,6 +1,6 @@
 """Rows as int8 with a float32 scale each: a quarter of float32, and how far off it is.
 
-A row `x` is kept as `round(x / scale)` with `scale = max(abs(x)) / 127`, so that a number is off
+A row `x` is stored as `round(x / scale)` with `scale = max(abs(x)) / 127`, so that a number is off
 by half a scale at most. A row that has an infinity or NaN in it, or a number that is one in
 float32, reads as NaN throughout.
 """
@@ -21,7 +21,11 @@ SCALE = ":scale"
 
 
 def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Take floats `[rows, features]`; return int8 of that shape and float32 `[rows, 1]`."""
+    """Return rows as int8, and the scale of each.
+
+    Takes floats `[rows, features]`; returns int8 `[rows, features]` and float32 `[rows, 1]`, on
+    the same device. The scale of a row that is not finite is infinite or NaN.
+    """
     values = rows.to(torch.float32)
     scale = _scale(values.abs().amax(1, keepdim=True))
     steps = torch.nan_to_num(values / torch.where(scale > 0, scale, 1.0), posinf=0, neginf=0)
@@ -29,7 +33,12 @@ def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale(largest: Tensor) -> Tensor:
-    """Return a 127th of each number, rounded such that 127 of it are no infinity and no less."""
+    """Return a 127th of each number, rounded such that 127 of it are finite and no less.
+
+    The division rounds. Where the result is so small that float32 has few bits for it, 127 of it
+    may be less than the number; at the largest numbers, 127 of it may be infinite. One step to the
+    next float mends either.
+    """
     scale = largest / 127
     above, below = (torch.nextafter(scale, torch.full_like(scale, end)) for end in (torch.inf, 0))
     is_short = (scale < torch.finfo(scale.dtype).tiny) & (scale * 127 < largest)
@@ -38,23 +47,26 @@ def _scale(largest: Tensor) -> Tensor:
 
 
 def dequantize(steps: Tensor, scale: Tensor) -> Tensor:
-    """Return the floats, float32 `[rows, features]`."""
+    """Return int8 `[rows, features]` and its scales `[rows, 1]` as float32 again."""
     return steps.to(torch.float32) * scale
 
 
 class ErrorMeter:
-    """How far rows are from what is kept of them."""
+    """How far rows are from what is stored of them, summed up as they come."""
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
         self._most: Tensor | None = None
 
     def add(self, rows: Tensor, steps: Tensor, scale: Tensor) -> None:
-        """Count rows; waits for no accelerator."""
-        kept = torch.isfinite(scale)
-        exact = torch.where(kept, rows.double(), 0.0)
-        off = torch.where(kept, dequantize(steps, scale).double(), 0.0) - exact
-        sums = torch.stack([off.square().sum(), exact.square().sum(), (~kept).sum().double()])
+        """Count rows, as `quantize` took and returned them; waits for no accelerator.
+
+        Rows that are not finite are counted, and are in none of the figures.
+        """
+        is_finite = torch.isfinite(scale)
+        exact = torch.where(is_finite, rows.double(), 0.0)
+        off = torch.where(is_finite, dequantize(steps, scale).double(), 0.0) - exact
+        sums = torch.stack([off.square().sum(), exact.square().sum(), (~is_finite).sum().double()])
         most = off.abs().max()
         self._sums = sums if self._sums is None else self._sums + sums
         self._most = most if self._most is None else torch.maximum(self._most, most)

@@ -1,4 +1,21 @@
-"""Batches of rows for training, streamed from a run in the memory of a buffer."""
+"""Batches of rows for training, streamed from a run in the memory of a buffer.
+
+What happens in an epoch that is shuffled with `mixing="blocks"`:
+
+1. `order.ShuffledBlocks` cuts the run into blocks of rows that follow each other, and shuffles the
+   blocks. A rank and worker has one stretch of that order (`order.Cut`).
+2. Threads read the blocks of the stretch, in that order, some ahead (`_ahead`).
+3. The first `buffer_rows` rows fill the buffer. Its places are shuffled, and batches are copied out
+   of it in that order.
+4. The places that a batch leaves are filled with rows of the next blocks at once. When the buffer
+   is through, it holds the next group, and step 3 begins again.
+
+With `mixing="exact"`, or without shuffling, there is no buffer: threads read whole batches ahead.
+
+Every random choice follows from the seed, the epoch and a place in the order, and none from an
+earlier draw. So any batch can be made again from its number alone: that is how a state is gone on
+with (test_resumed_stream_is_the_same), and how workers agree without talking to each other.
+"""
 
 import operator
 import os
@@ -29,9 +46,10 @@ MAX_WORKERS = 256
 class RowLoader(IterableDataset[Any]):
     """Batches of rows of a run; `run.loader` makes one.
 
-    Iterating gives the batches of one epoch: a tensor `[batch, features]` where one layer was
-    asked for and nothing beside it, otherwise a dict of aligned tensors by name; on the CPU unless
-    a device was given, in the dtype that was stored, the caller's own.
+    Iterating gives the batches of one epoch. A batch is a tensor `[batch, features]` where one
+    layer was asked for and nothing beside it, otherwise a dict of aligned tensors by name. Tensors
+    are on the CPU unless a device was given, in the dtype that was stored (int8 rows with a scale
+    are float32), and in memory of their own.
 
     Each time it is iterated is another epoch, in another order, which follows from the seed and
     the epoch's number; see `set_epoch`. It can be iterated itself, or by
@@ -83,7 +101,7 @@ class RowLoader(IterableDataset[Any]):
         self._block_rows = _count("block_rows", block_rows, 1)
         self._threads = _count("threads", threads, 1)
         self._check = check
-        Columns(run, layers, also, self._part)  # a mistake in these is told now
+        Columns(run, layers, also, self._part)  # raises now where these are a mistake
         # One count for each number of workers and each worker among them, so that workers that
         # are made anew for each epoch know which one it is.
         self._next_epoch = torch.zeros(_slot(0, MAX_WORKERS + 1), dtype=torch.int64)
@@ -101,7 +119,7 @@ class RowLoader(IterableDataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration is; those after it follow. It may be going on.
 
-        What `load_state_dict` said is forgotten.
+        A state that was loaded is forgotten.
         """
         self._next_epoch.fill_(_count("epoch", epoch, 0))
         self._given = self._resume = None
@@ -119,8 +137,8 @@ class RowLoader(IterableDataset[Any]):
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration is: a few plain values, to go on from in another process.
 
-        Of the iteration of this process: in workers of a `DataLoader` each has its own, which
-        torchdata's `StatefulDataLoader` collects; torch's own does not.
+        It is the iteration of this process. Each worker of a `DataLoader` has its own;
+        torchdata's `StatefulDataLoader` collects them, and torch's own does not.
         """
         worker, workers = _worker()
         epoch, given = self._epoch, self._given
@@ -132,10 +150,10 @@ class RowLoader(IterableDataset[Any]):
         return {"epoch": epoch, "batches": given or 0, "workers": max(workers, 1), **settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the next iteration go on from a state: the batches that are left, bit for bit.
+        """Have the next iteration go on from a state: it gives the batches left, bit for bit.
 
-        Raises `OtherLoader` where the state is of a loader that gives other batches, `BadSetting`
-        where it is no state.
+        Raises `OtherLoader` where the state is of a loader that gives other batches, and
+        `BadSetting` where it is no state.
         """
         mine = self._settings()
         if differences := [
@@ -253,10 +271,11 @@ class RowLoader(IterableDataset[Any]):
     def _mixed(
         self, columns: Columns, start: int, stop: int, given: int, *key: int
     ) -> Iterator[list[Tensor]]:
-        """Give the rows from one place of the shuffled blocks to another, in shuffled groups.
+        """Yield the rows from one place of the shuffled blocks to another, in shuffled groups.
 
-        A group is as many rows as the buffer has. The next group's rows are read into the places
-        of those that were given.
+        A group is as many rows as the buffer has. `given` rows were yielded before the state that
+        is gone on from. Their groups are skipped unread; of a group that was begun, the places
+        that were given are filled with the next group's rows, as they had been.
         """
         batch = self._cut.batch_size
         size = max(1, self._buffer_rows // batch) * batch
@@ -272,6 +291,7 @@ class RowLoader(IterableDataset[Any]):
             room = columns.room(len(places))
             incoming.fill(room, places)
             while at < stop:
+                # Keyed by the place: the group can be shuffled again without those before it.
                 order = places[torch.randperm(len(places), generator=generator(*key, at))]
                 at += len(places)
                 places = order[: stop - at]  # of the next group
@@ -291,19 +311,19 @@ class RowLoader(IterableDataset[Any]):
 
 
 class _Incoming:
-    """Rows as they come from the blocks, taken in other portions."""
+    """Rows as they come from the blocks, cut into other portions."""
 
     def __init__(self, blocks: Iterator[list[Tensor]]) -> None:
         self._blocks = blocks
         self._left: list[Tensor] = []
 
     def fill(self, room: Room, places: Tensor) -> None:
-        """Put the next rows at the places."""
+        """Write the next rows to places of the buffer, int64 `[rows]`."""
         while len(places):
             if not self._left or not len(self._left[0]):
                 self._left = next(self._blocks)
             some = min(len(places), len(self._left[0]))
-            room.put(places[:some], [each[:some] for each in self._left])
+            room.write(places[:some], [each[:some] for each in self._left])
             self._left = [each[some:] for each in self._left]
             places = places[some:]
 
@@ -313,7 +333,7 @@ def _slicing(columns: Columns, start: int, stop: int) -> Callable[[], list[Tenso
 
 
 def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
-    """Return what the calls return, in their order, with so many under way."""
+    """Return what the calls return, in their order, with up to `depth` more under way."""
     waiting: deque[Future[T]] = deque()
     try:
         for call in calls:
@@ -334,6 +354,7 @@ def _worker() -> tuple[int, int]:
 
 
 def _slot(worker: int, workers: int) -> int:
+    """Return a place of its own for each worker of each number of workers; 0 for none."""
     return workers * (workers - 1) // 2 + 1 + worker if workers else 0
 
 

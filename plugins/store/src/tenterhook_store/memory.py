@@ -1,4 +1,14 @@
-"""A store in memory: for tests, for notebooks, and to read what a store is."""
+"""A store in memory: for tests, for notebooks, and to read what a store is.
+
+It fills the protocols of `protocols` in the plainest way, in about 200 lines:
+
+1. `write_run` makes a `_MemoryRun`, or finds that of the same plan, and returns a writer of it.
+2. `open_unit` returns a unit's writer, which copies blocks of rows to lists of its own. Nobody else
+   sees them.
+3. `commit` joins the blocks and puts them into the run's dictionary under the unit's number, in one
+   step: a unit is there as a whole or not at all. Of two that commit one unit the first stays.
+4. `run` makes a `Run` of the units that are there by then, and of functions that read them.
+"""
 
 import copy
 import threading
@@ -43,10 +53,10 @@ class MemoryStore:
     def save_tensor(self, name: str, tensor: Tensor) -> None:
         """Keep a copy of the tensor under the name, in place of what was there."""
         check_tensor_name(name)
-        kept = plain_tensor(tensor).clone()
+        stored = plain_tensor(tensor).clone()
         with self._lock:
             check_free("tensor", name, self._tensors)
-            self._tensors[name] = kept
+            self._tensors[name] = stored
 
     def load_tensor(self, name: str) -> Tensor:
         """Return a copy of the tensor; `UnknownTensor` where there is none."""
@@ -107,12 +117,12 @@ class MemoryStore:
             del self._runs[run_id]
 
     def verify_run(self, run_id: str) -> list[Problem]:
-        """Return nothing: memory is not damaged by half. `UnknownRun` where there is no such."""
+        """Return an empty list: memory is whole, or gone. `UnknownRun` where there is no such."""
         self._known(run_id)
         return []
 
     def set_attribute(self, run_id: str, name: str, value: Any) -> None:
-        """Note something on a run; see `Store.set_attribute`."""
+        """Set an attribute of a run; see `Store.set_attribute`."""
         check_attribute(name, value)
         with self._lock:
             attributes = self._known(run_id).attributes
@@ -149,7 +159,11 @@ Key = tuple[str, str]
 
 
 class _MemoryRun:
-    """The committed units of a run: number to array to rows."""
+    """A run: its committed units, by number, and in each the arrays, by kind and name.
+
+    The kinds are `layer` (rows of a layer), `row` (a number per row) and `small` (what
+    `UnitWriter.keep` stores).
+    """
 
     def __init__(self, plan: RunPlan) -> None:
         self.plan = plan
@@ -160,10 +174,10 @@ class _MemoryRun:
         self.is_deleted = False
 
     def names(self, number: int) -> list[str]:
-        return sorted(name for kind, name in self.units[number] if kind == "kept")
+        return sorted(name for kind, name in self.units[number] if kind == "small")
 
     def load(self, number: int, name: str) -> Tensor:
-        return self.units[number]["kept", name].clone()
+        return self.units[number]["small", name].clone()
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
         size = self.plan.rows_per_unit
@@ -204,21 +218,21 @@ class _MemoryUnitWriter:
         self._run = run
         self._unit = unit
         self._blocks: dict[Key, list[Tensor]] = {}
-        self._kept: dict[Key, Tensor] = {}
+        self._small: dict[Key, Tensor] = {}
         self._rows = 0
 
     def append(self, block: RowBlock) -> None:
         block.check(self._run.plan)
         numbers = (block.tokens, block.documents, block.positions)
         for (name, dtype), values in zip(ROW_ARRAYS.items(), numbers, strict=True):
-            kept = torch.empty(values.shape, dtype=getattr(torch, dtype)).copy_(values)
-            self._blocks.setdefault(("row", name), []).append(kept)
+            numbered = torch.empty(values.shape, dtype=getattr(torch, dtype)).copy_(values)
+            self._blocks.setdefault(("row", name), []).append(numbered)
         for name, rows in block.layers.items():
             self._blocks.setdefault(("layer", name), []).append(rows.detach().cpu().clone())
         self._rows += len(block)
 
     def keep(self, name: str, tensor: Tensor) -> None:
-        self._kept["kept", name] = plain_tensor(tensor).clone()
+        self._small["small", name] = plain_tensor(tensor).clone()
 
     def commit(self, log: Mapping[str, Any]) -> None:
         if self._run.is_deleted:
@@ -226,13 +240,13 @@ class _MemoryUnitWriter:
         if self._rows != self._unit.rows:
             unit = f"unit {self._unit.number}"
             raise WrongRows(unit, f"{self._unit.rows} rows", f"{self._rows} rows")
-        joined = {key: torch.cat(blocks) for key, blocks in self._blocks.items()} | self._kept
+        joined = {key: torch.cat(blocks) for key, blocks in self._blocks.items()} | self._small
         number = self._unit.number
         self._run.logs.setdefault(number, {"unit": number, **copy.deepcopy(dict(log))})
         self._run.units.setdefault(number, joined)
 
     def discard(self) -> None:
-        self._blocks, self._kept = {}, {}
+        self._blocks, self._small = {}, {}
 
     def __enter__(self) -> Self:
         return self

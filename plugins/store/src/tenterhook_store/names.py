@@ -1,4 +1,9 @@
-"""Which names a store takes: those that are one file name on every system and stay inside it."""
+"""Which names a store takes: those that are one file name on every system and stay inside it.
+
+A store copied to another file system must mean the same there, so the rules are those of the
+strictest: Windows reserves names, macOS takes composed and decomposed letters for one, and both
+ignore case.
+"""
 
 import json
 import re
@@ -68,7 +73,7 @@ def fold(name: str) -> str:
 
 
 def is_reserved(part: str) -> bool:
-    """Say whether Windows keeps the file name for a device."""
+    """Say whether Windows reserves the file name for a device."""
     return bool(_RESERVED.fullmatch(part))
 
 
@@ -101,6 +106,8 @@ def _check_part(kind: str, name: str, part: str) -> None:
     if part != part.strip() or part.endswith("."):
         raise BadName(kind, name, f"{part!r} begins or ends with a space, or ends with a dot")
     if part.startswith((".", "__")):
-        raise BadName(kind, name, f"{part!r} begins with {part[0]!r}, which is kept for the store")
+        raise BadName(
+            kind, name, f"{part!r} begins with {part[0]!r}, which is reserved for the store"
+        )
     if is_reserved(part):
         raise BadName(kind, name, f"Windows reserves {part!r}")

@@ -65,7 +65,7 @@ class RunPlan:
     """How many documents the rows come from; `document` of a row is below it."""
 
     layers: tuple[LayerArray, ...] = attrs.field(converter=_as_tuple)
-    """None for a run that keeps of each row but its token, document and position."""
+    """Empty for a run that stores of each row its token, document and position alone."""
 
     spec: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     """What the bytes follow from, in plain JSON values; two runs with equal plans are one run."""
@@ -74,7 +74,7 @@ class RunPlan:
     """How a store that can compresses the rows, one of `CODECS`; what is read is the same."""
 
     about: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
-    """What people want to know of it beside, in plain JSON values; no part of its identity."""
+    """What else is worth knowing, in plain JSON values; no part of the run's identity."""
 
     @layers.validator
     def _check_layers(self, attribute: object, layers: tuple[LayerArray, ...]) -> None:
@@ -130,9 +130,9 @@ class RunPlan:
             raise ValueError("; ".join(cattrs.transform_error(error))) from error
 
     def differences(self, other: "RunPlan") -> list[str]:
-        """Say where the other plan is not this one, a phrase each; empty where they are one.
+        """Return where the other plan is not this one, a phrase each; empty where they are equal.
 
-        Where the specs differ those differences are all that is said: the rest follows from them.
+        Where the specs differ, only those differences are returned: the others follow from them.
         """
         mine, theirs = (_flat(_converter().unstructure(plan)) for plan in (self, other))
         keys = [
@@ -140,10 +140,10 @@ class RunPlan:
         ]
         keys = [key for key in keys if not key.startswith("about.")]
         keys = [key for key in keys if key.startswith("spec.")] or keys
-        return [_said(key.removeprefix("spec."), theirs, mine, key) for key in keys]
+        return [_phrase(key.removeprefix("spec."), theirs, mine, key) for key in keys]
 
 
-def _said(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any], key: str) -> str:
+def _phrase(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any], key: str) -> str:
     if name.endswith("fingerprint"):
         return f"{name.removesuffix('_fingerprint')} not the same"
     return f"{name} is {_short(theirs, key)} there and {_short(mine, key)} here"

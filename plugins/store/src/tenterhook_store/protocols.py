@@ -64,10 +64,10 @@ class UnitWriter(Protocol):
         """
 
     def keep(self, name: str, tensor: "Tensor") -> None:
-        """Keep a small tensor with the unit: a mean, a covariance, the scales of its rows.
+        """Store a small tensor with the unit: a mean, a covariance, the scales of its rows.
 
         It is durable and seen with the unit's commit, and not before; `Run.unit_tensor` reads it.
-        Any name will do; the same name again replaces. Held in memory until the commit. Raises
+        Any name will do; the same name again replaces. It is in memory until the commit. Raises
         `CannotKeep` for what is no dense tensor.
         """
 
@@ -146,7 +146,7 @@ class Store(Protocol):
         """Where it is, as people say it."""
 
     def save_tensor(self, name: str, tensor: "Tensor") -> None:
-        """Keep a copy of the tensor under the name, in place of what was there; atomic.
+        """Store a copy of the tensor under the name, in place of what was there; atomic.
 
         Names are slash-separated. Raises `BadName`, `NameTaken`, `NotWritable`.
         """

@@ -16,7 +16,7 @@ Reduction = Literal["mean", "var", "cov", "quantiles", "topk"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 SKETCH = 512
-"""Values of each feature that a sketch keeps of one part; a part no longer than that is exact."""
+"""Values of each feature that a sketch has of one part; a part no longer than that is exact."""
 
 CHUNK = 1 << 22
 """Numbers sorted at once."""
@@ -63,18 +63,17 @@ class Moments:
 
 @attrs.frozen(eq=False)
 class Sketch:
-    """What is kept of the sorted values of each feature: some of them, each for its neighbours.
+    """Some of the sorted values of each feature, each of which stands for its neighbours.
 
-    Of a part of `n` rows the smallest and the largest value are kept, and the middle one of each
-    of 510 equal runs between. The rank of what `quantiles` returns is wrong by at most `error`
-    of all rows: half a run, about 0.1 % and never over 0.2 %. Parts of 512 rows or fewer are kept
-    whole.
+    Of a part of `n` rows it has the smallest and the largest value, and the middle one of each of
+    510 equal runs between. The rank of what `quantiles` returns is wrong by at most `error` of all
+    rows: half a run, about 0.1 % and never over 0.2 %. Of 512 rows or fewer it has all.
     """
 
     values: Tensor
-    """`[kept, features]`, float32 or float64."""
+    """`[values, features]`, float32 or float64."""
     weights: Tensor
-    """How many rows each stands for, int64 `[kept]`."""
+    """How many rows each stands for, int64 `[values]`."""
     doubt: int
     """By how many rows a rank can be wrong."""
 
@@ -113,7 +112,7 @@ class Sketch:
     def quantiles(self, at: Sequence[float]) -> Tensor:
         """Return for each of `at`, 0 to 1, a value that so many of the rows do not exceed.
 
-        `[len(at), features]`; of what is kept whole, numpy's `inverted_cdf`.
+        `[len(at), features]`; of a sketch that has all values, numpy's `inverted_cdf`.
         """
         count = int(self.weights.sum())
         ranks = torch.tensor([min(max(_ceil(q, count), 1), count) for q in at])
@@ -133,9 +132,9 @@ class Top:
     """The highest values of each feature, the higher first, of equal ones the earlier row."""
 
     values: Tensor
-    """`[kept, features]`, float32 or float64."""
+    """`[values, features]`, float32 or float64."""
     rows: Tensor
-    """In which rows they are, int64 `[kept, features]`."""
+    """In which rows they are, int64 `[values, features]`."""
 
     @classmethod
     def of(cls, rows: Tensor, count: int, *, first: int = 0) -> Self:
@@ -170,9 +169,10 @@ class Reducing:
         self._places: list[Tensor] = []
 
     def add(self, rows: Tensor, places: Tensor) -> None:
-        """Take rows `[rows, features]` and which of the unit's they are.
+        """Take rows `[rows, features]`, floats on any device, and which of the unit's they are.
 
-        Quantiles and the highest values need the unit's rows together, which are held till then.
+        Moments are merged at once. Quantiles and the highest values need the unit's rows together,
+        which are held until `finish`, on their device.
         """
         if not len(rows):
             return
@@ -186,7 +186,7 @@ class Reducing:
             self._places.append(places)
 
     def finish(self, *, first: int) -> dict[str, Tensor]:
-        """Return what is to be kept, on the CPU; `first` is the unit's first row."""
+        """Return the tensors to store with the unit, on the CPU; `first` is its first row."""
         found: dict[str, Tensor] = {}
         if self._moments is not None:
             found["count"] = torch.tensor([self._moments.count])
@@ -208,7 +208,7 @@ class Reducing:
 
 
 def moments_of(parts: Iterable[Mapping[str, Tensor]]) -> Moments:
-    """Merge the moments that parts kept, in their order."""
+    """Merge the moments that are stored with parts, in the parts' order."""
     found: Moments | None = None
     for part in parts:
         new = Moments(int(part["count"]), part["mean"], part["deviations"])
@@ -218,14 +218,14 @@ def moments_of(parts: Iterable[Mapping[str, Tensor]]) -> Moments:
 
 
 def sketch_of(parts: Iterable[Mapping[str, Tensor]]) -> Sketch:
-    """Merge the sketches that parts kept."""
+    """Merge the sketches that are stored with parts."""
     return Sketch.merged(
         Sketch(part["sketch"], part["weights"], int(part["doubt"])) for part in parts
     )
 
 
 def top_of(parts: Iterable[Mapping[str, Tensor]], count: int) -> Top:
-    """Merge the highest values that parts kept."""
+    """Merge the highest values that are stored with parts."""
     found: Top | None = None
     for part in parts:
         new = Top(part["top"], part["top_rows"])

@@ -1,6 +1,6 @@
-"""What may stand between the brackets of an array of rows, made plain.
+"""Indexes of an array of rows: checked, and brought to one of three forms.
 
-As numpy has it: ints, slices, masks, lists and arrays of ints, `...`, and for a layer a second
+They are numpy's: ints, slices, masks, lists and arrays of ints, `...`, and for a layer a second
 index for its features.
 """
 

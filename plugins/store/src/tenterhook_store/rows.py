@@ -1,4 +1,9 @@
-"""An array of rows that is read as it is indexed."""
+"""An array of rows that is read as it is indexed.
+
+It turns any index into calls of two functions, which a store brings: one reads rows that follow
+each other, and the other, if there is one, any rows. Checking the index is `row_index`'s, and
+which rows are there is `row_ranges`'.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, final
@@ -14,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 8192
-"""Rows read at once where more is asked for than is kept."""
+"""Rows read at once: by iterating, and of a slice with a step, which leaves most of them out."""
 
 PIECE = 256
 """Rows read at once to find some of them in, in a store that cannot do better."""
@@ -25,8 +30,8 @@ class Rows:
     """The rows of a layer, `[rows, features]`, or a number per row, `[rows]`.
 
     They are indexed as a numpy array is: `rows[3]`, `rows[10:20]`, `rows[::2]`, `rows[mask]`,
-    `rows[[5, 2, 2]]`, `rows[10:20, :64]`. Each reads from the store and gives a tensor on the
-    CPU, in the dtype that was stored, bit for bit, which is the caller's own.
+    `rows[[5, 2, 2]]`, `rows[10:20, :64]`. Each reads from the store and returns a tensor on the
+    CPU, in the dtype that was stored, bit for bit, in memory of the caller's own.
 
     Of a run that lacks units these are its first rows, up to the first that is missing; those
     after it are read by their own numbers, as `rows[a:b]`, `rows[[a, b]]` or a mask of all rows
@@ -42,11 +47,11 @@ class Rows:
         take: Callable[[Tensor, bool], Tensor] | None = None,
         ranges: RowRanges | None = None,
     ) -> None:
-        """Read rows `start` to `stop` by `read(start, stop)`.
+        """Make an array that reads rows `start` to `stop` by `read(start, stop)`.
 
-        `take(rows, check)` returns any rows, int64 `[n]`, in their order; without it they are
-        found with `read`. `ranges` are the rows that are there, `shape[0]` of them unless given;
-        no other is asked for.
+        `take(rows, check)` returns any rows, int64 `[n]`, in the order asked for; without it they
+        are picked from what `read` returns. `ranges` are the rows that are there, `shape[0]` of
+        them unless given; neither function is asked for others.
         """
         self.name = name
         self.shape = shape
@@ -131,10 +136,12 @@ class Rows:
         if not rows:
             return _some(torch.empty((0, *self.shape[1:]), dtype=self.dtype), features)
         if rows.step < 0:
+            # torch slices forward alone, and flips the bytes of every dtype.
             forward = self._slice(rows[::-1], features)
             return as_bytes(forward).flip(0).view(self.dtype).reshape(forward.shape)
         if rows.step == 1 and features is None:
             return self._read(rows.start, rows.stop)
+        # Far apart, or with rows between that are missing: one by one reads less.
         if rows.step > PIECE or self._ranges.next_missing(rows.start) <= rows[-1]:
             return _some(self.take(torch.arange(rows.start, rows.stop, rows.step)), features)
         parts = []

@@ -1,4 +1,8 @@
-"""A run, opened for reading."""
+"""A run, opened for reading: its rows, its statistics, its text, and what made it.
+
+A `Run` knows no files. A store makes it of functions that read, and the run says which rows there
+are and hands out what reads them.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -13,7 +17,7 @@ from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
 from tenterhook_store.rows import Rows
-from tenterhook_store.statistics import QUANTILES, quantile_error, reduced
+from tenterhook_store.statistics import DEFAULT_QUANTILES, quantile_error, reduced
 from tenterhook_store.tensors import torch_dtype
 from tenterhook_store.tokenizer import load_tokenizer
 
@@ -30,7 +34,7 @@ TakeRows = Callable[[str, Tensor, bool], Tensor]
 
 
 class KeptTensors(Protocol):
-    """Reads the small tensors that committed units keep."""
+    """Reads the small tensors that are stored with committed units."""
 
     def names(self, number: int) -> list[str]:
         """Return the names of those of a committed unit, sorted."""
@@ -70,14 +74,16 @@ class Run:
         take_number: TakeRows | None = None,
         store: "Reopens | None" = None,
     ) -> None:
-        """Read by these functions, which any thread may call.
+        """Make a run that reads by these functions, which any thread may call.
 
-        Without `take_layer` and `take_number`, any rows are found by reading what is around them.
-        `store` is where other processes open the run again.
+        `read_layer` and `read_number` read rows that follow each other; `take_layer` and
+        `take_number` read any rows. Without the latter, rows are picked from what is read around
+        them. `kept` reads the small tensors of units. `store` is where other processes open the
+        run again; without it the run cannot be pickled.
         """
         self.id = run_id
         self.plan = plan
-        self._see(committed)
+        self._set_committed(committed)
         self._read_layer = read_layer
         self._read_number = read_number
         self._load_records = load_records
@@ -88,8 +94,8 @@ class Run:
         self._kept = kept
         self._tokenizer: Any = None
 
-    def _see(self, committed: Iterable[int]) -> None:
-        """Take these units for all that are committed."""
+    def _set_committed(self, committed: Iterable[int]) -> None:
+        """Have these units be all that are committed."""
         self.committed = frozenset(committed)
         """Numbers of the units that are committed."""
         self.ranges = RowRanges.of_units(self.committed, self.plan, self.id)
@@ -127,8 +133,8 @@ class Run:
     def __getitem__(self, layer: str | int) -> Rows:
         """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
 
-        Rows that were kept as int8 are the floats again, float32. Raises `NotCaptured` (a
-        `KeyError`) where there is none.
+        Nothing is read before the rows are indexed. Rows that are stored as int8 are read as
+        float32. Raises `NotCaptured` (a `KeyError`) where there is none.
         """
         other: Any = self.plan.about.get("spellings", {})
         try:
@@ -175,7 +181,7 @@ class Run:
         return self._documents
 
     def unit_tensors(self, number: int) -> list[str]:
-        """Return the names of the small tensors that a unit keeps, sorted.
+        """Return the names of the small tensors that are stored with a unit, sorted.
 
         Empty for a unit that was not committed when the run was opened; `IndexError` where the
         plan has no such unit.
@@ -184,10 +190,10 @@ class Run:
         return self._kept.names(number) if number in self.committed else []
 
     def unit_tensor(self, number: int, name: str) -> Tensor:
-        """Return a small tensor that a unit keeps, bit for bit, the caller's own.
+        """Return a small tensor that is stored with a unit, bit for bit, the caller's own.
 
-        Raises `NotKept` (a `LookupError`) where the unit keeps none of that name or is not
-        committed, `IndexError` where the plan has no such unit.
+        Raises `NotKept` (a `LookupError`) where the unit has none of that name or is not
+        committed, and `IndexError` where the plan has no such unit.
         """
         known = self.unit_tensors(number)
         if name not in known:
@@ -195,34 +201,38 @@ class Run:
         return self._kept.load(number, name)
 
     def reduced(
-        self, layer: str | int, what: str, *, q: Sequence[float] = QUANTILES, ddof: int = 0
+        self, layer: str | int, what: str, *, q: Sequence[float] = DEFAULT_QUANTILES, ddof: int = 0
     ) -> Any:
         """Return a statistic of a layer's rows that was computed as they were captured.
 
-        Merged over the units that are committed. `"mean"` and `"var"` are float64
-        `[features]`, `"cov"` `[features, features]`; the latter two are divided by the count of
-        rows less `ddof`. `"quantiles"` are `[len(q), features]`, each a value of the layer, whose
-        rank is wrong by at most `quantile_error(layer)`. `"topk"` is a `TopTokens`.
+        It is merged over the units that are committed, and on the CPU:
 
-        Raises `NotReduced` (a `LookupError`) where that was not asked for, `NotCaptured`.
+        - `"mean"` and `"var"` are float64 `[features]`, `"cov"` is float64 `[features, features]`.
+          `ddof` is taken off the count of rows that `"var"` and `"cov"` are divided by.
+        - `"quantiles"` is `[len(q), features]`. Each is a value of the layer, whose rank is wrong
+          by `quantile_error(layer)` of all rows at most.
+        - `"topk"` is a `TopTokens`.
+
+        Raises `NotReduced` (a `LookupError`) where the capture did not compute it, and
+        `NotCaptured`.
         """
         return reduced(self, layer, what, q=q, ddof=ddof)
 
     def quantile_error(self, layer: str | int) -> float:
-        """By how much of all rows the rank of a quantile can be wrong; 0 where they are exact."""
+        """Return by how much of all rows the rank of a quantile can be wrong; 0 if exact."""
         return quantile_error(self, layer)
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What was noted on the run with `Store.set_attribute`, as it is now."""
+        """The attributes that `Store.set_attribute` has set, as they are now."""
         return self._load_attributes()
 
     def decode(self, rows: Any, tokenizer: Any = None) -> str:
         """Return the text of the tokens of some rows, by any index that `tokens` takes.
 
-        `tokenizer` is what has `decode(ids)`. Without one the run's own model is loaded, by the
-        name that the run has, for its tokenizer; that takes the time and the memory of the model,
-        once. Raises `NoTokenizer` where that cannot be.
+        `tokenizer` is anything with `decode(ids)`. Without one, the model that the run names is
+        loaded for its tokenizer. That takes the time and the memory of the model, once. Raises
+        `NoTokenizer` where it cannot be loaded.
         """
         ids: list[int] = self.tokens[rows].flatten().tolist()
         if tokenizer is None:
@@ -258,27 +268,29 @@ class Run:
     ) -> "RowLoader":
         """Return batches of rows for training, streamed: a torch `IterableDataset`.
 
-        Of one layer they are tensors `[batch, features]`; of a list of layers, or with `also`
-        (`tokens`, `documents`, `positions`, `rows`), dicts of aligned tensors by the names given.
+        Of one layer they are tensors `[batch, features]`. Of a list of layers, or with `also`
+        (`tokens`, `documents`, `positions`, `rows`), they are dicts of aligned tensors by the
+        names given. `device` is where batches are copied to, on CUDA through pinned memory.
 
-        Shuffling is repeatable by `seed`, and of one of two kinds. With `mixing="blocks"` the run
-        is cut into blocks of `block_rows` rows, which are taken in random order, `buffer_rows` at
-        a time, and each such bufferful is shuffled: of a block's rows, a batch has
-        `block_rows * batch_size / buffer_rows` in the mean, and all are within `buffer_rows` rows
-        of each other (twice that where a block falls on the border of two). With `mixing="exact"`
-        rows are read one by one in an order that is one of all.
+        Shuffling follows from `seed` and the epoch. With `mixing="blocks"` the run is cut into
+        blocks of `block_rows` rows, which are taken in random order, `buffer_rows` rows at a time,
+        and each such bufferful is shuffled. Of a block's rows, a batch has
+        `block_rows * batch_size / buffer_rows` in the mean, and all are given within `buffer_rows`
+        rows of each other (twice that where a block falls on the border of two). With
+        `mixing="exact"` rows are read one by one, in a random order of all of them.
 
         `rows` is a part of the run, as a slice of row numbers. Of a run that lacks units, the rows
         before the first that is missing are given, with a `UserWarning` where there are others;
-        `missing="skip"` gives all that are there, and `missing="stop"` spares the warning. All
-        ranks and workers together give every row
-        once; `rank` and `world_size` are those of `torch.distributed`, or of the variables that
-        torchrun sets, unless given. `drop_last` leaves out what is no full batch for every rank.
-        `device` has batches copied there, on CUDA through pinned memory. `threads` read ahead.
-        Memory is `buffer_rows` rows and `2 * threads` blocks, or with `mixing="exact"`, or
-        without shuffling, `threads` batches and, up to four million rows, 8 bytes a row.
-        What is read is checked against its checksum; `check=False` spares that with
-        `mixing="exact"`. Raises `NotCaptured`, `BadSetting`, and while reading `DamagedStore`.
+        `missing="skip"` gives all that are there, and `missing="stop"` spares the warning.
+
+        All ranks and workers together give every row once. `rank` and `world_size` are those of
+        `torch.distributed`, or of the variables that torchrun sets, unless given. `drop_last`
+        leaves out batches that are not full, and those that only some ranks would have.
+
+        `threads` read ahead. Memory is `buffer_rows` rows and `2 * threads` blocks; with
+        `mixing="exact"`, or without shuffling, it is `threads` batches and, up to four million
+        rows, 8 bytes a row. What is read is compared with its checksum; `check=False` spares that
+        with `mixing="exact"`. Raises `NotCaptured`, `BadSetting`, and while reading `DamagedStore`.
         """
         from tenterhook_store.loader import RowLoader
 
@@ -323,7 +335,7 @@ class Run:
         `run`, `rows`, `rows_committed`, `complete`, `layers`, `spec` and what `plan.about` has;
         `start` and `end` (UTC, ISO 8601; `end` is `None` until it is complete), `sessions` (one
         for each process that wrote: versions, platform, device, code revision, times),
-        `units` (times and counts of each committed unit) and `attributes`; of rows kept as int8
+        `units` (times and counts of each committed unit) and `attributes`; of rows stored as int8
         also `int8`, by layer the fields of `Int8Error`.
         """
         records = self._load_records()
@@ -356,7 +368,7 @@ class Run:
         return f"Run({self.id!r}, layers={list(self.layers)}, {state})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go to another process as the store and the id, and be the same rows there."""
+        """Pickle the store and the id: another process opens the run, and sees the same rows."""
         if self._store is None:
             raise TypeError(f"Run {self.id!r} cannot be pickled: its store does not say where.")
         return _reopen, (self._store, self.id, self.committed, self.plan)
@@ -377,5 +389,5 @@ def _reopen(store: Reopens, run_id: str, committed: frozenset[int], plan: RunPla
     run = store.run(run_id)
     if differences := plan.differences(run.plan):
         raise ReplacedRun(run_id, differences)
-    run._see(committed)  # and not what was committed since
+    run._set_committed(committed)  # and not what was committed since
     return run

@@ -1,4 +1,8 @@
-"""Statistics of a run, merged from what its units keep."""
+"""Statistics of a run, merged from the parts that its units store.
+
+`reductions` computes and merges; here is which tensors of which units to read, and what is
+returned to users.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +14,7 @@ from tenterhook_store.errors import NotCaptured, NotReduced
 from tenterhook_store.readable import Readable
 from tenterhook_store.reductions import PARTS, moments_of, sketch_of, top_of
 
-QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+DEFAULT_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
 @attrs.frozen(eq=False)
@@ -34,7 +38,7 @@ def reduced(run: Readable, layer: str | int, what: str, *, q: Sequence[float], d
     kinds: Sequence[str] = run.plan.spec.get("reduce", ())
     if what not in kinds:
         raise NotReduced(what, kinds, run.id)
-    parts = list(_kept(run, _number_of(run, layer), PARTS[what]))
+    parts = list(_unit_parts(run, _number_of(run, layer), PARTS[what]))
     if not parts:
         raise NotReduced(what, (), run.id)
     if what == "quantiles":
@@ -60,7 +64,7 @@ def quantile_error(run: Readable, layer: str | int) -> float:
     """By how much of all rows the rank of a quantile can be wrong; 0 where they are exact."""
     if "quantiles" not in run.plan.spec.get("reduce", ()):
         raise NotReduced("quantiles", run.plan.spec.get("reduce", ()), run.id)
-    return sketch_of(_kept(run, _number_of(run, layer), PARTS["quantiles"])).error
+    return sketch_of(_unit_parts(run, _number_of(run, layer), PARTS["quantiles"])).error
 
 
 def _number_of(run: Readable, layer: str | int) -> int:
@@ -71,8 +75,8 @@ def _number_of(run: Readable, layer: str | int) -> int:
     return names.index(name)
 
 
-def _kept(run: Readable, number: int, parts: Sequence[str]) -> list[Mapping[str, Tensor]]:
-    """Return what the committed units keep, in their order."""
+def _unit_parts(run: Readable, number: int, parts: Sequence[str]) -> list[Mapping[str, Tensor]]:
+    """Read the parts that the committed units store of a layer, in the units' order."""
     return [
         {part: run.unit_tensor(unit, f"reduced/{number}/{part}") for part in parts}
         for unit in sorted(run.committed)

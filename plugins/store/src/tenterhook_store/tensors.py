@@ -1,4 +1,4 @@
-"""Tensors as a store keeps them: dense, on the CPU, their bytes, their dtype by name."""
+"""Tensors as stores take them: dense and on the CPU, their bytes, their dtypes by name."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from tenterhook_store.errors import CannotKeep
 
 
 def plain_tensor(tensor: Any) -> Tensor:
-    """Return a tensor's values: dense, contiguous, on the CPU, without gradients; a view if it can.
+    """Return a tensor's values: dense, contiguous, on the CPU, without gradients.
 
-    Raises `CannotKeep` for what is no tensor, and for a tensor that is not dense or has no values
-    (meta).
+    It is a view where the tensor is all that already. Raises `CannotKeep` for what is no tensor,
+    and for a tensor that is sparse, quantized or has no values (meta).
     """
     if not isinstance(tensor, Tensor):
         what = f"{type(tensor).__name__} objects, only tensors"
