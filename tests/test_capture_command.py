@@ -942,3 +942,5 @@ def test_an_option_given_twice(
     assert said in err
     assert list(tmp_path.iterdir()) == []
     assert capture(th, tmp_path / "store", "--bucket", "--bucket")[0] == 0
+    code, _, err = th("runs", "export", str(tmp_path / "store"), "--to", "a", "--to", "b")
+    assert (code, "--to is given 2 times" in err) == (2, True)

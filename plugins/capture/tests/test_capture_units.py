@@ -219,7 +219,7 @@ def test_events_of_the_local_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "match"), [({"codec": "gzip"}, "codec='gzip' must be one of none, zstd, blosc")]
+    ("option", "match"), [({"codec": "gzip"}, "codec='gzip' must be 'none', 'zstd' or 'blosc'")]
 )
 def test_options_that_make_no_sense(option: dict[str, Any], match: str) -> None:
     """They are refused before anything is made."""

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import attrs
 
@@ -20,8 +21,8 @@ class NoSuchData(TenterhookError, FileNotFoundError):
         super().__init__(errno.ENOENT, "no such file", path)
         self.path, self.near = path, tuple(near)
 
-    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]]]:
-        return type(self), (self.path, self.near)
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[str, ...]], dict[str, Any]]:
+        return type(self), (self.path, self.near), vars(self)
 
     def __str__(self) -> str:
         hint = f" Did you mean {' or '.join(map(repr, self.near))}?" if self.near else ""

@@ -13,16 +13,26 @@ from tenterhook.errors import closest
 from tenterhook.one_line import type_name
 from tenterhook.plugins.schemes import DEFAULT, absolute_name, serving, split_scheme
 from tenterhook_capture import text_files
-from tenterhook_capture.document_errors import NoDocuments as NoDocuments
-from tenterhook_capture.document_errors import NoSuchData as NoSuchData
-from tenterhook_capture.document_errors import UnknownField as UnknownField
-from tenterhook_capture.document_errors import UnreadableData as UnreadableData
-from tenterhook_capture.lazy_texts import AT_ONCE as AT_ONCE
-from tenterhook_capture.lazy_texts import LazyTexts as LazyTexts
-from tenterhook_capture.lazy_texts import kept_texts as kept_texts
+from tenterhook_capture.document_errors import NoDocuments, NoSuchData, UnknownField, UnreadableData
+from tenterhook_capture.lazy_texts import AT_ONCE, LazyTexts, kept_texts
 from tenterhook_capture.spilled import Numbers
-from tenterhook_capture.text_files import SampleBy as SampleBy
-from tenterhook_store import ranges as ranges
+from tenterhook_capture.text_files import SampleBy
+from tenterhook_store import ranges
+
+__all__ = [
+    "AT_ONCE",
+    "DataName",
+    "Documents",
+    "LazyTexts",
+    "NoDocuments",
+    "NoSuchData",
+    "SampleBy",
+    "UnknownField",
+    "UnreadableData",
+    "kept_texts",
+    "ranges",
+    "read_documents",
+]
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 TEXT = (".txt", ".text", ".md")

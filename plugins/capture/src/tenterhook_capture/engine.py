@@ -14,6 +14,21 @@ from tenterhook.one_line import type_name
 from tenterhook.plugins import default_manager
 from tenterhook_store import Unit
 
+__all__ = [
+    "Done",
+    "Engine",
+    "LocalEngine",
+    "Pending",
+    "UnitDone",
+    "UnitEvent",
+    "UnitFailed",
+    "UnitLost",
+    "UnknownEngine",
+    "Worker",
+    "engine_of",
+    "make_engine",
+]
+
 Worker = Callable[[Unit], Mapping[str, Any]]
 """Computes, writes and commits a unit; returns how it went (times, counts)."""
 

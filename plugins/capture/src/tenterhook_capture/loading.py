@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
     from tenterhook.plugins import Registered
 
+__all__ = [
+    "BadModelName",
+    "ModelName",
+    "NoAttentionChoice",
+    "load_model",
+    "name_of",
+    "note_name",
+]
+
 
 @attrs.define(slots=False)
 class BadModelName(TenterhookError, ValueError):

@@ -16,6 +16,11 @@ from tenterhook.plugins import PluginWarning, Registered, default_manager, error
 from tenterhook_capture.engine import Engine, UnitEvent, Worker
 from tenterhook_store import RunPlan, Unit
 
+__all__ = [
+    "RunBegun",
+    "RunObserver",
+]
+
 
 @attrs.frozen(kw_only=True)
 class RunBegun:

@@ -11,6 +11,14 @@ import attrs
 
 from tenterhook_capture.errors import BadArgument
 
+__all__ = [
+    "About",
+    "about",
+    "default_of",
+    "described",
+    "option",
+]
+
 ABOUT = "tenterhook_option"
 """The key of a field's metadata under which its `About` is."""
 

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
     from tenterhook_selections import Selection, Where
 
+__all__ = [
+    "BATCH_SIZE",
+    "DTYPES",
+    "QUEUE_BYTES",
+    "ROWS_PER_UNIT",
+    "CaptureKeywords",
+    "CaptureOptions",
+    "KeywordsBesideBatchSize",
+    "LongDocuments",
+    "Writing",
+    "shows_options",
+]
+
 LongDocuments = Literal["truncate", "split"]
 """What becomes of a document longer than the model takes: its first tokens are kept, or it is run
 as windows that follow each other, none seeing the one before."""

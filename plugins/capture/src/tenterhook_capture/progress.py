@@ -69,7 +69,7 @@ class Meter:
         """Count the rows of a unit that is done, wherever that was."""
         self._settled += rows
         seen, self._open = self._open, max(self._open - rows, 0)
-        if seen < rows:  # it was done in another process, of which nothing is heard meanwhile
+        if seen < rows:  # it was done in another process, which tells nothing meanwhile
             self._tell()
 
     def drop(self) -> None:

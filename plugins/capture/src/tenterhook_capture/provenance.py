@@ -64,13 +64,13 @@ def git_revision() -> dict[str, Any] | None:
     if status is None:  # it takes too long, or knows no such format
         commit = _git("rev-parse", "HEAD")
         return None if commit is None else {"commit": commit, "changed": None}
-    said = status.splitlines()
+    lines = status.splitlines()
     commit = next(
-        (line.split()[2] for line in said if line.startswith("# branch.oid ")), "(initial)"
+        (line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)"
     )
     if commit == "(initial)":
         return None
-    return {"commit": commit, "changed": any(not line.startswith("#") for line in said)}
+    return {"commit": commit, "changed": any(not line.startswith("#") for line in lines)}
 
 
 def _git(*arguments: str) -> str | None:

@@ -40,9 +40,9 @@ def is_gone(session: Mapping[str, Any]) -> bool:
 
 def in_one_line(error: BaseException) -> str:
     """Return an error's type and what it says."""
-    said = " ".join(str(error).split())
+    text = " ".join(str(error).split())
     name = type(error).__name__
-    return f"{name}: {said}" if said else name
+    return f"{name}: {text}" if text else name
 
 
 class Session:

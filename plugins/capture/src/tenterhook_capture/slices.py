@@ -76,9 +76,9 @@ def slice_of_launcher(variables: Mapping[str, str]) -> tuple[Slice, str] | None:
         if scheme.index in variables
     ]
     if len(parts) == 2:
-        (array, array_said), (task, task_said) = parts
+        (array, array_source), (task, task_source) = parts
         both = Slice(array.index * task.count + task.index, array.count * task.count)
-        return both, f"{array_said}, {task_said}"
+        return both, f"{array_source}, {task_source}"
     if parts:
         return parts[0]
     return _read(KUBERNETES, variables) if KUBERNETES.index in variables else None
@@ -96,11 +96,11 @@ def _read(
             f"{scheme.index}={variables[scheme.index]}",
             f"it is the number of a process of {scheme.launcher}, and there is no {names}",
         )
-    said = f"{scheme.index}={variables[scheme.index]} {count}={variables[count]}"
+    source = f"{scheme.index}={variables[scheme.index]} {count}={variables[count]}"
     try:
         index = int(variables[scheme.index]) - int(first or 0)
         step = int(variables.get("SLURM_ARRAY_TASK_STEP") or 1) if scheme is SLURM_ARRAY else 1
         found = Slice(index // step, int(variables[count]))
     except (BadSlice, ValueError, ZeroDivisionError):
-        raise BadSlice(said, f"these variables of {scheme.launcher} give no slice") from None
-    return found, said
+        raise BadSlice(source, f"these variables of {scheme.launcher} give no slice") from None
+    return found, source

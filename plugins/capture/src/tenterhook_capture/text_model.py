@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 
     from tenterhook import Captured, HookContext, HookRegistry
 
+__all__ = [
+    "TextModel",
+]
+
 
 class TextModel(Protocol):
     """A model, its tokenizer and its hooks, as loaders return them and captures run them."""

@@ -82,7 +82,7 @@ class CaptureWorker:
                 before = time.perf_counter()
                 seen = self._forward(batch.documents)
                 ran = time.perf_counter()
-                writing.put(self._block(batch, seen, unit, work, writing))
+                writing.append(self._block(batch, seen, unit, work, writing))
                 work.count(batch, forward=ran - before, handing=time.perf_counter() - ran)
                 self._on_rows(len(batch))
             return writing.finish(work.closing())

@@ -134,7 +134,7 @@ class UnitWriting(Protocol):
     def check(self) -> None:
         """Raise what the writing raised, if it has."""
 
-    def put(self, block: StagedBlock) -> None:
+    def append(self, block: StagedBlock) -> None:
         """Hand over the next rows."""
 
     def finish(self, closing: Closing) -> Pending:
@@ -153,7 +153,7 @@ class InlineWriting:
     def check(self) -> None:
         """Do nothing: what it raises is raised where it happens."""
 
-    def put(self, block: StagedBlock) -> None:
+    def append(self, block: StagedBlock) -> None:
         """Write the rows."""
         self._sink.take(block)
 
@@ -189,7 +189,7 @@ class ThreadWriting:
         if self._error is not None:
             raise self._error
 
-    def put(self, block: StagedBlock) -> None:
+    def append(self, block: StagedBlock) -> None:
         """Hand the rows to the thread, and return."""
         self._queue.put(block)
         self.check()

@@ -26,7 +26,7 @@ from tenterhook_cli.options import (
     option,
     tries_option,
 )
-from tenterhook_cli.progress import Seen, progress_bar, stoppable
+from tenterhook_cli.progress import Remembered, progress_bar, stoppable
 
 if TYPE_CHECKING:
     from tenterhook_capture import Capture, CaptureRecipe
@@ -225,7 +225,7 @@ def capture(
         click.echo(say(store, prepared, run_name or prepared.spec.run_id(), as_json))
         return
     with progress_bar() as show:
-        seen = Seen(show)
+        progress = Remembered(show)
         run_id = save_activations(
             loaded,
             layers,
@@ -236,11 +236,11 @@ def capture(
             inputs=inputs,
             tries=tries,
             engine=units_by,
-            progress=seen,
+            progress=progress,
             **attrs.asdict(chosen),
         )
     run = store.run(run_id)
-    if not seen.rows_new:
+    if not progress.rows_new:
         click.echo("This run was complete already; there was nothing to do.", err=True)
     click.echo(json.dumps(_summary(store, run), indent=2) if as_json else _report(store, run))
 

@@ -53,14 +53,14 @@ def progress_bar() -> Iterator["Callable[[Progress], None]"]:
         task = bars.add_task("")
 
         def show(progress: "Progress") -> None:
-            text = said(progress)
+            text = described(progress)
             bars.update(task, completed=progress.rows, total=progress.rows_total, description=text)
 
         yield show
 
 
-class Seen:
-    """Remembers how much was done, and passes it on."""
+class Remembered:
+    """Passes progress on, and remembers how many rows were done."""
 
     def __init__(self, show: "Callable[[Progress], None]") -> None:
         self._show = show
@@ -87,10 +87,10 @@ class _Lines:
         self._next = progress.seconds + self.seconds
         left = progress.seconds_left
         rest = "" if left is None or ended else f", {left:,.0f} s left"
-        click.echo(f"{said(progress)}{rest}", err=True)
+        click.echo(f"{described(progress)}{rest}", err=True)
 
 
-def said(progress: "Progress") -> str:
+def described(progress: "Progress") -> str:
     """Return how far it is, in words."""
     return (
         f"{progress.rows:,} of {progress.rows_total:,} rows, "

@@ -12,7 +12,7 @@ import click
 from tenterhook.errors import TenterhookError
 from tenterhook_cli.amounts import how_long, many, said_of_run, size
 from tenterhook_cli.contents import kept, reduced
-from tenterhook_cli.options import as_json_option, of_run
+from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
 from tenterhook_cli.work import do_part, elsewhere
 from tenterhook_store import DamagedStore, find_run, find_runs, natural_order, open_store
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@click.group()
+class _Runs(click.Group):
+    command_class = GroupedCommand
+
+
+@click.group(cls=_Runs)
 def runs() -> None:
     """Show, check, finish, export and delete the runs of a store."""
 

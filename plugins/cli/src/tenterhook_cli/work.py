@@ -14,7 +14,7 @@ from tenterhook_cli.options import (
     option,
     tries_option,
 )
-from tenterhook_cli.progress import Seen, progress_bar, stoppable
+from tenterhook_cli.progress import Remembered, progress_bar, stoppable
 from tenterhook_store import find_run
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def work(store: str, run: str | None, *, part: str | None, **settings: Any) -> N
     if part is not None:
         chosen: Slice | None = Slice.parse(part)
     elif taken := slice_of_launcher(os.environ):
-        chosen, said = taken
-        click.echo(f"Slice {chosen}, from {said}.", err=True)
+        chosen, variables = taken
+        click.echo(f"Slice {chosen}, from {variables}.", err=True)
     else:
         chosen = None
         click.echo("No --slice, and no variables of a launcher: all units.", err=True)
@@ -100,15 +100,15 @@ def do_part(
         )
         recipe = recipe.elsewhere(device=_own_device(device, recipe))
     with progress_bar() as show:
-        seen = Seen(show)
+        progress = Remembered(show)
         resume_run(
-            store, run_id, part=part, recipe=recipe, tries=tries, engine=engine, progress=seen
+            store, run_id, part=part, recipe=recipe, tries=tries, engine=engine, progress=progress
         )
     run = store.run(run_id)
-    click.echo(_said(run, part, done=bool(seen.rows_new)))
+    click.echo(_report(run, part, done=bool(progress.rows_new)))
 
 
-def _said(run: "Run", part: "Slice | None", *, done: bool) -> str:
+def _report(run: "Run", part: "Slice | None", *, done: bool) -> str:
     if not done:
         what = "nothing" if part is None else f"nothing of slice {part}"
         return f"Run {run.id}: {what} was missing; {said_of_run(run)}."
