@@ -128,6 +128,15 @@ def test_the_store_of_the_page_passes_its_contract(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_tests_that_hold_what_is_fragile_are_there() -> None:
+    """Each file of tests that the page names is one of the repository's."""
+    page = (ROOT / "docs/explanation/fragile.md").read_text()
+    named = set(re.findall(r"`(?:[\w/-]+/)?(test_\w+\.py)`", page))
+    there = {file.name for file in ROOT.glob("**/tests/test_*.py")}
+    assert named
+    assert named <= there, f"fragile.md names {sorted(named - there)}"
+
+
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> str:
     """Execute the block, with the page's own line numbers, and return what it prints."""
     code = compile("\n" * block.line + block.code, page, "exec")
