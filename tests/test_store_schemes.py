@@ -143,5 +143,5 @@ def test_a_store_that_cannot_be_called_is_named(th: Th) -> None:
     code, _, err = th("runs", "list", "odd:x")
 
     assert code == 1
-    assert "Store 'OddStore' of plugin 'sqlite' (sqlite-plugin 1.0) cannot be called as" in err
+    assert "Scheme 'odd' of plugin 'sqlite' (sqlite-plugin 1.0) cannot be called as" in err
     assert "unexpected keyword argument 'create'" in err

@@ -377,22 +377,6 @@ class TestStale:
         assert problem.cause == "its metadata names 'plugin_old', which is not there."
         assert "`pip install --force-reinstall old-plugin`" in problem.remedy
 
-    def test_an_editable_install(self, install: Install, tmp_path: Path) -> None:
-        """The remedy names its folder; where that is gone, the cause does."""
-        site = install("old-plugin", {"old": good()})
-        site.joinpath("plugin_old.py").unlink()
-        folder = tmp_path / "sources"
-        url = {"url": folder.as_uri(), "dir_info": {"editable": True}}
-        info = site / "old_plugin-1.0.dist-info/direct_url.json"
-        info.write_text(json.dumps(url))
-
-        (gone,) = PluginManager().problems
-        folder.mkdir()
-        (there,) = PluginManager().problems
-
-        assert f"because its folder {folder} is gone" in gone.cause
-        assert f"`pip install -e {folder}`" in there.remedy
-
     def test_an_attribute_that_is_gone(self, install: Install) -> None:
         """An entry point may name an object in a module."""
         site = install("old-plugin", {"old": good()})

@@ -118,7 +118,7 @@ def test_a_stranger_takes_no_scheme_of_ours(install: InstalledPlugins) -> None:
 
     assert found is not None
     assert found.distribution == "tenterhook-zarr"
-    assert list(default_manager().stores_by_scheme()) == ["s3", "sqlite"]
+    assert list(default_manager().extensions("schemes")) == ["s3", "sqlite"]
 
 
 def test_a_scheme_that_two_plugins_claim_serves_neither(install: InstalledPlugins) -> None:

@@ -37,6 +37,9 @@ KINDS = (
 )
 """The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
 
+SCHEMES = "schemes"
+"""What stores are asked for by besides their class names; see `Extension.schemes`."""
+
 
 @hookspec
 def tenterhook_detectors() -> Sequence[Extension]:  # type: ignore[empty-body]

@@ -13,7 +13,7 @@ from tenterhook.plugins.entry_points import (
     ONLY_VARIABLE,
     STRICT_VARIABLE,
 )
-from tenterhook.plugins.first_party import FIRST_PARTY, FIRST_PARTY_SCHEMES
+from tenterhook.plugins.first_party import FIRST_PARTY
 from tenterhook.plugins.manager import PluginManager
 from tenterhook.plugins.problems import (
     AmbiguousExtension,
@@ -31,7 +31,6 @@ __all__ = [
     "BLOCK_VARIABLE",
     "ENTRY_POINT_GROUP",
     "FIRST_PARTY",
-    "FIRST_PARTY_SCHEMES",
     "ONLY_VARIABLE",
     "STRICT_VARIABLE",
     "AmbiguousExtension",

@@ -13,21 +13,15 @@ from tenterhook import hookspecs
 from tenterhook._version import __version__
 from tenterhook.errors import closest
 from tenterhook.extensions import Extension
-from tenterhook.hookspecs import CONTRACT, KINDS
+from tenterhook.hookspecs import CONTRACT, KINDS, SCHEMES
 from tenterhook.one_line import shown, type_name
+from tenterhook.plugins.first_party import served_as
 from tenterhook.plugins.problems import PluginError, one_of, singular
 
 _KIND_OF = {f"tenterhook_{kind}": kind for kind in KINDS}
 
-SCHEMES = "schemes"
-"""What is asked for by URL scheme: a store, as `sqlite:runs.db`."""
-
-Offers = Sequence[tuple[str, Extension]]
-"""Kinds and extensions."""
-
-Word = tuple[str, str]
-"""What somebody asks for: `("hooks", "TopKSae")`, `("stores", "ZarrStore")`, `("schemes", "s3")`.
-No two plugins may have one word."""
+Offers = Sequence[tuple[str, str, Extension]]
+"""Kinds, names and extensions. A store is offered by its class name and by each of its schemes."""
 
 
 def ask(plugin: object, name: str) -> Offers:
@@ -46,7 +40,7 @@ def ask(plugin: object, name: str) -> Offers:
     if not callers:
         raise PluginError(name, "it implements no hook. Mark its functions with @hookimpl.")
     offers = [offer for caller in callers for offer in _answers(caller, name)]
-    _check_own_words(offers, name)
+    _check_own_names(offers, name)
     return offers
 
 
@@ -66,11 +60,11 @@ def _answers(caller: pluggy.HookCaller, name: str) -> Offers:
     implementations = caller.get_hookimpls()
     if caller.has_spec():
         kind = _KIND_OF[caller.name]
-        return [
-            (kind, extension)
-            for each in implementations
-            for extension in _checked(name, kind, each.function())
+        found = [
+            found for each in implementations for found in _checked(name, kind, each.function())
         ]
+        schemes = [(SCHEMES, scheme, each) for each in found for scheme in each.schemes]
+        return [*((kind, each.name, each) for each in found), *schemes]
     if not all(each.optionalhook for each in implementations):
         near = (closest(caller.name, _KIND_OF) or list(_KIND_OF))[0]
         raise PluginError(name, f"there is no hook {caller.name!r}. Did you mean {near!r}?")
@@ -96,35 +90,14 @@ def _checked(name: str, kind: str, answer: object) -> Sequence[Extension]:
     return answer
 
 
-def _check_own_words(offers: Offers, name: str) -> None:
-    taken: dict[Word, tuple[str, Extension]] = {}
-    for kind, extension in offers:
-        for word in words(kind, extension):
-            # A class that detects and controls is declared in both hooks, alike.
-            if word in taken and (taken[word][0] == kind or taken[word][1] != extension):
-                raise PluginError(
-                    name,
-                    f"its {what_is(word, kind)} has the name of "
-                    f"{one_of(kind_of(word, taken[word][0]))} of its own.",
-                )
-            taken[word] = kind, extension
-
-
-def words(kind: str, extension: Extension) -> list[Word]:
-    """Return what an extension is asked for by."""
-    return [(served_as(kind), extension.name), *((SCHEMES, each) for each in extension.schemes)]
-
-
-def served_as(kind: str) -> str:
-    """Return what a kind is asked for as: `tenterhook.hooks` serves detectors and controllers."""
-    return "hooks" if kind in ("detectors", "controllers") else kind
-
-
-def kind_of(word: Word, kind: str) -> str:
-    """Return the kind that a word of an extension of that kind is listed under."""
-    return SCHEMES if word[0] == SCHEMES else kind
-
-
-def what_is(word: Word, kind: str) -> str:
-    """Return the word as people say it: `detector 'TopKSae'`, `scheme 's3'`."""
-    return f"{singular(kind_of(word, kind))} {word[1]!r}"
+def _check_own_names(offers: Offers, name: str) -> None:
+    taken: dict[tuple[str, str], tuple[str, Extension]] = {}
+    for kind, offered, extension in offers:
+        old_kind, old = taken.get((served_as(kind), offered), ("", None))
+        # A class that detects and controls is declared in both hooks, alike.
+        if old_kind == kind or old not in (None, extension):
+            raise PluginError(
+                name,
+                f"its {singular(kind)} {offered!r} has the name of {one_of(old_kind)} of its own.",
+            )
+        taken[served_as(kind), offered] = kind, extension

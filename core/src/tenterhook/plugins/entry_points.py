@@ -4,14 +4,11 @@ Metadata can be damaged, stale or there twice, as disks and uninstallers leave i
 becomes a `PluginProblem`, and the rest is read on.
 """
 
-import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import attrs
 
@@ -37,8 +34,6 @@ class InstalledPlugin:
     entry_point: metadata.EntryPoint
     distribution: str
     version: str
-    folder: str | None = None
-    """Where its sources are, if it is installed as editable."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,13 +55,29 @@ class InstalledPlugin:
         Where another of those found has an entry point of that name, its distribution's name
         blocks it alone.
         """
-        cause, repair = self._cause(error)
+        repair = f"See `python -c 'import {self.entry_point.module}'`, update or uninstall it"
+        if self._is_stale(error):
+            cause = f"its metadata names {self.entry_point.value!r}, which is not there."
+            repair = (
+                "Its metadata is stale: install it again (`pip install --force-reinstall "
+                f"{self.distribution}`; `tenterhook plugins doctor` knows more), or uninstall it"
+            )
+        elif isinstance(error, PluginError):
+            cause = error.cause
+        elif isinstance(error, SystemExit):
+            cause = f"it called sys.exit({shown(error.code)})."
+        else:
+            cause = f"{error_line(error).rstrip('.')}."
+        return self.left_out(cause, f"{repair}, or set {BLOCK_VARIABLE}={self.word(found)}.")
+
+    def left_out(self, cause: str, remedy: str) -> PluginProblem:
+        """Return the problem to report of it."""
         return PluginProblem(
             entry_point=self.entry_point.name,
             distribution=self.distribution,
             version=self.version,
             cause=cause,
-            remedy=f"{repair}, or set {BLOCK_VARIABLE}={self.word(found)}.",
+            remedy=remedy,
         )
 
     def word(self, found: "Collection[InstalledPlugin]") -> str:
@@ -75,37 +86,12 @@ class InstalledPlugin:
         alike = [other for other in found if other.called({name})]
         return self.distribution if len(alike) > 1 else self.entry_point.name
 
-    def _cause(self, error: BaseException) -> tuple[str, str]:
-        """Return what is wrong, and the first half of what to do about it."""
-        if self._is_stale(error):
-            return self._stale()
-        repair = (
-            f"See `python -c 'import {self.entry_point.module}'`, update or uninstall "
-            f"{self.distribution}"
-        )
-        if isinstance(error, PluginError):
-            return error.cause, repair
-        if isinstance(error, SystemExit):
-            return f"it called sys.exit({shown(error.code)}).", repair
-        return f"{error_line(error).rstrip('.')}.", repair
-
-    def _stale(self) -> tuple[str, str]:
-        where, again = "", f"--force-reinstall {self.distribution}"
-        if self.folder is not None and Path(self.folder).is_dir():
-            again = f"-e {self.folder}"
-        elif self.folder is not None:
-            where = f", because its folder {self.folder} is gone"
-        return (
-            f"its metadata names {self.entry_point.value!r}, which is not there{where}.",
-            f"Its metadata is stale: install it again (`pip install {again}`), or uninstall it",
-        )
-
     def _is_stale(self, error: BaseException) -> bool:
         """Say whether the error is that the entry point's own module or attribute is missing."""
         if isinstance(error, ModuleNotFoundError):
             return f"{self.entry_point.module}.".startswith(f"{error.name}.")
         attribute = (self.entry_point.attr or "").partition(".")[0]
-        return isinstance(error, AttributeError) and bool(attribute) and error.name == attribute
+        return isinstance(error, AttributeError) and error.name == attribute != ""
 
 
 def find_installed() -> tuple[list[InstalledPlugin], list[PluginProblem]]:
@@ -118,22 +104,19 @@ def find_installed() -> tuple[list[InstalledPlugin], list[PluginProblem]]:
     seen: dict[str, metadata.Distribution] = {}
     for distribution in _distributions(problems):
         try:
-            entry_points = distribution.entry_points.select(group=ENTRY_POINT_GROUP)
-            if not entry_points:
-                continue
-            name, version = distribution.metadata["Name"], distribution.metadata["Version"]
-            if not name or not version:
-                raise ValueError(f"its name is {name!r} and its version {version!r}")
-            first = seen.setdefault(normal_name(name), distribution)
-            if first is not distribution:
-                problems += _twice(first, distribution, entry_points)
-                continue
-            for each in entry_points:
-                plugin = InstalledPlugin(each, name, version, _editable_folder(distribution))
-                if each.pattern.match(each.value):
+            for each in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
+                name, version = distribution.metadata["Name"], distribution.metadata["Version"]
+                if not name or not version:
+                    raise ValueError(f"its name is {name!r} and its version {version!r}")
+                plugin = InstalledPlugin(each, name, version)
+                first = seen.setdefault(normal_name(name), distribution)
+                if first is not distribution:
+                    problems += _twice(plugin, first, distribution)
+                elif each.pattern.match(each.value):
                     found.setdefault(plugin.key, plugin)
                 else:
-                    problems.append(_names_nothing(plugin))
+                    cause = f"its entry point names {shown(each.value)}, and no module."
+                    problems.append(plugin.left_out(cause, f"Update or uninstall {name}."))
         except Exception as error:  # noqa: BLE001 - it is reported
             where = printable(str(_folder_of(distribution)))
             cause = f"the metadata in {where} cannot be read ({error_line(error)})."
@@ -152,20 +135,8 @@ def _distributions(problems: list[PluginProblem]) -> Iterator[metadata.Distribut
         problems.append(PluginProblem(cause=cause, remedy=remedy))
 
 
-def _names_nothing(plugin: InstalledPlugin) -> PluginProblem:
-    return PluginProblem(
-        entry_point=plugin.entry_point.name,
-        distribution=plugin.distribution,
-        version=plugin.version,
-        cause=f"its entry point names {shown(plugin.entry_point.value)}, and no module.",
-        remedy=f"Update or uninstall {plugin.distribution}.",
-    )
-
-
 def _twice(
-    first: metadata.Distribution,
-    other: metadata.Distribution,
-    entry_points: Iterable[metadata.EntryPoint],
+    plugin: InstalledPlugin, first: metadata.Distribution, other: metadata.Distribution
 ) -> list[PluginProblem]:
     """Report metadata that another copy of the distribution hides.
 
@@ -176,30 +147,13 @@ def _twice(
     alike = first.version == other.version
     if here == there or (alike and ".egg-info" in (here.suffix, there.suffix)):
         return []
-    name = other.metadata["Name"]
-    return [
-        PluginProblem(
-            entry_point=", ".join(sorted(each.name for each in entry_points)),
-            distribution=name,
-            version=other.version,
-            cause=f"its metadata in {there} comes after that of {first.version} in {here}.",
-            remedy=f"Run `pip uninstall {name}` until it is gone, and install it once.",
-        )
-    ]
+    cause = f"its metadata in {there} comes after that of {first.version} in {here}."
+    remedy = f"Run `pip uninstall {plugin.distribution}` until it is gone, and install it once."
+    return [plugin.left_out(cause, remedy)]
 
 
 def _folder_of(distribution: metadata.Distribution) -> Path:
     return Path(str(getattr(distribution, "_path", distribution.locate_file("")))).resolve()
-
-
-def _editable_folder(distribution: metadata.Distribution) -> str | None:
-    """Return where an editable install's sources are, as PEP 610 has it."""
-    try:
-        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-        editable = origin.get("dir_info", {}).get("editable", False)
-        return url2pathname(urlparse(origin["url"]).path) if editable else None
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None  # it only makes messages better
 
 
 def names_not_installed(found: Collection[InstalledPlugin]) -> list[PluginProblem]:

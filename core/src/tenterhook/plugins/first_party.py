@@ -34,7 +34,10 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "layer_names": ("transformers",),
         "commands": ("tokens",),
     },
-    "tenterhook-zarr": {"stores": ("ZarrStore",)},
+    "tenterhook-zarr": {
+        "stores": ("ZarrStore",),
+        "schemes": ("az", "file", "gs", "memory", "s3"),
+    },
 }
 
 FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
@@ -43,7 +46,16 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
 }
 """Kind to name to the distribution that has it."""
 
-FIRST_PARTY_SCHEMES: Mapping[str, str] = dict.fromkeys(
-    ("az", "file", "gs", "memory", "s3"), "tenterhook-zarr"
-)
-"""URL scheme of a store's place to the distribution that has the store."""
+
+def served_as(kind: str) -> str:
+    """Return what a kind is asked for as: `tenterhook.hooks` serves detectors and controllers."""
+    return "hooks" if kind in ("detectors", "controllers") else kind
+
+
+RESERVED: Mapping[tuple[str, str], str] = {
+    (served_as(kind), name): distribution
+    for distribution, kinds in _DECLARED.items()
+    for kind, names in kinds.items()
+    for name in names
+}
+"""What a name is served as, and the name, to the distribution that alone may serve it."""

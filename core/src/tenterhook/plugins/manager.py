@@ -22,14 +22,14 @@ plugins in the place of the old.
 import importlib
 import sys
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from tenterhook.extensions import Extension
-from tenterhook.hookspecs import KINDS
-from tenterhook.plugins.asking import SCHEMES, Offers, Word, ask, kind_of, served_as, what_is, words
+from tenterhook.hookspecs import KINDS, SCHEMES
+from tenterhook.plugins.asking import Offers, ask
 from tenterhook.plugins.entry_points import (
     BLOCK_VARIABLE,
     InstalledPlugin,
@@ -37,7 +37,7 @@ from tenterhook.plugins.entry_points import (
     names_not_installed,
     normal_name,
 )
-from tenterhook.plugins.first_party import FIRST_PARTY, FIRST_PARTY_SCHEMES
+from tenterhook.plugins.first_party import RESERVED, served_as
 from tenterhook.plugins.printing import prints_to_stderr
 from tenterhook.plugins.problems import (
     AmbiguousExtension,
@@ -46,14 +46,12 @@ from tenterhook.plugins.problems import (
     PluginProblem,
     UnknownExtension,
     one_of,
+    singular,
 )
 from tenterhook.plugins.registered import Registered
 
-_RESERVED: Mapping[Word, str] = {
-    (served_as(kind), name): distribution
-    for kind, names in {**FIRST_PARTY, SCHEMES: FIRST_PARTY_SCHEMES}.items()
-    for name, distribution in names.items()
-}
+_Place = tuple[str, str]
+"""What somebody asks for: `("hooks", "TopKSae")`, `("stores", "ZarrStore")`."""
 
 
 @attrs.frozen(eq=False)
@@ -72,9 +70,10 @@ class _Names:
     """What names give, of the extensions that are registered."""
 
     by_kind: Mapping[str, Mapping[str, Registered]]
-    """Kind to name to extension, sorted by name; the stores once more, by scheme."""
-    clashing: Mapping[Word, tuple[Registered, ...]]
-    """One extension of each plugin that has the word; none of them is served."""
+    """Kind to name to extension, sorted by name."""
+    offered: Mapping[_Place, Sequence[Registered]]
+    clashing: Mapping[_Place, Sequence[Registered]]
+    """One extension of each plugin that offers it; none of them is served."""
     problems: tuple[PluginProblem, ...]
 
 
@@ -110,15 +109,12 @@ class PluginManager:
     def extensions(self, kind: str) -> Mapping[str, Registered]:
         """Return what plugins offer of one kind, by name, sorted.
 
-        Without names over which plugins clash: see `extension`.
+        Without names over which plugins clash: see `extension`. `kind="schemes"` gives the stores
+        by the URL schemes that they serve.
         """
-        if kind not in KINDS:
+        if kind not in (*KINDS, SCHEMES):
             raise ValueError(f"kind={kind!r} is no kind of extension. Use one of {list(KINDS)}.")
         return self._names().by_kind.get(kind, {})
-
-    def stores_by_scheme(self) -> Mapping[str, Registered]:
-        """Return the stores of plugins by the URL schemes that they serve, sorted."""
-        return self._names().by_kind.get(SCHEMES, {})
 
     def extension(self, kind: str, name: str) -> Extension:
         """Return the extension of that kind and name.
@@ -136,14 +132,11 @@ class PluginManager:
         return self._registered(kind, name).load()
 
     def clash(self, kind: str, name: str) -> AmbiguousExtension | None:
-        """Return the error that tells of a name over which plugins clash; else `None`.
-
-        Of stores, `kind="schemes"` asks for a scheme.
-        """
+        """Return the error that tells of a name over which plugins clash; else `None`."""
         alike = self._names().clashing.get((served_as(kind), name))
         if alike is None:
             return None
-        return AmbiguousExtension(kind, name, [each.origin for each in alike], _way_out(*alike[:2]))
+        return AmbiguousExtension(kind, name, _origins(alike), _way_out(*alike[:2]))
 
     def _registered(self, kind: str, name: str) -> Registered:
         known = self.extensions(kind)
@@ -165,7 +158,9 @@ class PluginManager:
             if any(each.name == name for each in self._plugins):
                 raise PluginError(name, "a plugin of its name is registered already.")
             self._check_new(plugin, name)
-            self._check_free(name, offers)
+            for kind, asked, _ in offers:
+                if old := self._names().offered.get((served_as(kind), asked)):
+                    raise PluginError(name, f"its {_taken(kind, asked, old[0])}.")
             self._plugins = (*self._plugins, _plugin(plugin, name, offers))
 
     def unregister(self, name: str) -> bool:
@@ -261,19 +256,6 @@ class PluginManager:
             if each.code is code:
                 raise PluginError(name, f"it is registered already, as {each.name!r}.")
 
-    def _check_free(self, name: str, offers: Offers) -> None:
-        """Raise `PluginError` where another plugin has a word of these; call with the lock."""
-        taken = {
-            word: old
-            for plugin in self._plugins
-            for old in plugin.extensions
-            for word in words(old.kind, old.extension)
-        }
-        for kind, extension in offers:
-            for word in words(kind, extension):
-                if word in taken:
-                    raise PluginError(name, f"its {_has_the_name(word, kind, taken[word])}.")
-
     def _names(self) -> _Names:
         """Return what names give now; with and without the lock."""
         plugins = self._plugins
@@ -291,13 +273,14 @@ def _plugin(
         Registered(
             extension=extension,
             kind=kind,
+            name=asked,
             plugin=name,
-            distribution=installed.distribution if installed else None,
-            version=installed.version if installed else None,
+            distribution=installed and installed.distribution,
+            version=installed and installed.version,
         )
-        for kind, extension in offers
+        for kind, asked, extension in offers
     )
-    return _Plugin(name, code, extensions, installed.key if installed else None)
+    return _Plugin(name, code, extensions, installed and installed.key)
 
 
 def _half_imported(module: str) -> bool:
@@ -311,52 +294,34 @@ def _half_imported(module: str) -> bool:
 
 
 def _decide(registered: Iterable[Registered]) -> _Names:
-    """Decide which extension serves each word, and what to report."""
+    """Decide which extension serves each name, and what to report."""
+    offered: dict[_Place, list[Registered]] = {}
     ordered = sorted(registered, key=lambda each: (each.distribution or "", each.plugin))
-    offered: dict[Word, list[Registered]] = {}
     for each in ordered:
-        for word in words(each.kind, each.extension):
-            offered.setdefault(word, []).append(each)
-    by_kind: dict[str, dict[str, Registered]] = {}
-    clashing: dict[Word, tuple[Registered, ...]] = {}
+        offered.setdefault((served_as(each.kind), each.name), []).append(each)
+    by_kind: dict[str, dict[str, Registered]] = {kind: {} for kind in (*KINDS, SCHEMES)}
+    clashing: dict[_Place, Sequence[Registered]] = {}
     problems = _called_alike(ordered)
-    for word in sorted(offered):
-        chosen, why = _chosen(word, offered[word])
-        problems += [
-            _problem(
-                each,
-                f"its {what_is(word, each.kind)} {why}. All else works.",
-                "Ask its author for another name, import it from its own package, or set "
-                f"{BLOCK_VARIABLE}={each.plugin}.",
-            )
-            for each in offered[word]
-            if each not in chosen
-        ]
-        first, *others = _one_of_each_plugin(chosen) or [None]
-        if first is not None and others:
-            clashing[word] = (first, *others)
-            problems += [
-                _problem(
-                    each,
-                    f"its {_has_the_name(word, each.kind, first)}, and the name serves neither. "
-                    "All else of both works.",
-                    _way_out(first, each),
-                )
-                for each in others
-            ]
-        else:
-            for each in chosen:
-                by_kind.setdefault(kind_of(word, each.kind), {})[word[1]] = each
-    return _Names(by_kind, clashing, tuple(problems))
+    for place in sorted(offered):
+        chosen, why = _chosen(place, offered[place])
+        problems += [_passed_over(each, why) for each in offered[place] if each not in chosen]
+        owners = _one_of_each_plugin(chosen)
+        if len(owners) > 1:
+            clashing[place] = owners
+            problems += [_clash(owners[0], each) for each in owners[1:]]
+            continue
+        for each in chosen:
+            by_kind[each.kind][each.name] = each
+    return _Names(by_kind, offered, clashing, tuple(problems))
 
 
-def _chosen(word: Word, alike: list[Registered]) -> tuple[list[Registered], str]:
-    """Return those that a word may give, and why it does not give the others."""
+def _chosen(place: _Place, alike: list[Registered]) -> tuple[list[Registered], str]:
+    """Return those that may serve, and why the others may not."""
     if by_hand := [each for each in alike if each.distribution is None]:
-        return by_hand, "has a name that the program registered by hand, which it serves"
-    if (owner := _RESERVED.get(word)) is not None:
+        return by_hand, "that the program registered by hand, which it serves"
+    if owner := RESERVED.get(place):
         ours = [each for each in alike if normal_name(each.distribution or "") == owner]
-        return ours, f"has a name that is reserved for {owner}"
+        return ours, f"that is reserved for {owner}"
     return alike, ""
 
 
@@ -367,10 +332,23 @@ def _one_of_each_plugin(alike: Iterable[Registered]) -> list[Registered]:
     return list(by_plugin.values())
 
 
-def _has_the_name(word: Word, kind: str, old: Registered) -> str:
-    return (
-        f"{what_is(word, kind)} has the name of {one_of(kind_of(word, old.kind))} of {old.origin}"
+def _passed_over(each: Registered, why: str) -> PluginProblem:
+    return _problem(
+        each,
+        f"its {singular(each.kind)} {each.name!r} has a name {why}. All else works.",
+        "Ask its author for another name, import it from its own package, or set "
+        f"{BLOCK_VARIABLE}={each.plugin}.",
     )
+
+
+def _clash(first: Registered, each: Registered) -> PluginProblem:
+    what = _taken(each.kind, each.name, first)
+    cause = f"its {what}, and the name serves neither. All else of both works."
+    return _problem(each, cause, _way_out(first, each))
+
+
+def _taken(kind: str, name: str, old: Registered) -> str:
+    return f"{singular(kind)} {name!r} has the name of {one_of(old.kind)} of {old.origin}"
 
 
 def _way_out(one: Registered, other: Registered) -> str:
@@ -398,12 +376,16 @@ def _called_alike(ordered: Iterable[Registered]) -> list[PluginProblem]:
     ]
 
 
-def _problem(registered: Registered, cause: str, remedy: str) -> PluginProblem:
+def _problem(each: Registered, cause: str, remedy: str) -> PluginProblem:
     return PluginProblem(
-        entry_point=registered.plugin,
-        distribution=registered.distribution,
-        version=registered.version,
+        entry_point=each.plugin,
+        distribution=each.distribution,
+        version=each.version,
         cause=cause,
         remedy=remedy,
         clashes=True,
     )
+
+
+def _origins(alike: Iterable[Registered]) -> tuple[str, ...]:
+    return tuple(each.origin for each in alike)

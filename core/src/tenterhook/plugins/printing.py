@@ -37,7 +37,7 @@ def prints_to_stderr() -> Iterator[None]:
     with _lock:
         _threads += 1
         if sys.stdout is not None and not isinstance(sys.stdout, _Stdout):
-            sys.stdout = _Stdout(sys.stdout)  # type: ignore[assignment]
+            sys.stdout = _Stdout(sys.stdout)
     _here.loading += 1
     try:
         yield

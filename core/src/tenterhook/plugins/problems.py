@@ -1,14 +1,14 @@
 """What can be wrong with a plugin, or with the name of an extension."""
 
-from collections.abc import Collection, Sequence
-
 import attrs
 
 from tenterhook.errors import TenterhookError, TenterhookWarning, closest
 from tenterhook.one_line import printable
 from tenterhook.plugins.first_party import FIRST_PARTY
 
-_line = attrs.converters.optional(printable)  # type: ignore[misc]
+
+def _line(text: str | None) -> str | None:
+    return None if text is None else printable(text)
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +51,7 @@ class PluginError(TenterhookError, ValueError):
 class BrokenPlugins(TenterhookError, RuntimeError):
     """Strict mode: some installed plugins cannot be loaded."""
 
-    problems: Sequence[PluginProblem] = attrs.field(converter=tuple)
+    problems: tuple[PluginProblem, ...]
 
     def __str__(self) -> str:
         return " ".join(str(problem) for problem in self.problems)
@@ -63,7 +63,7 @@ class UnknownExtension(TenterhookError, LookupError):
 
     kind: str
     name: str
-    known: Collection[str] = attrs.field(converter=tuple)
+    known: tuple[str, ...]
 
     @property
     def nearest(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class AmbiguousExtension(TenterhookError, LookupError):
 
     kind: str
     name: str
-    origins: Sequence[str] = attrs.field(converter=tuple)
+    origins: tuple[str, ...]
     remedy: str
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """An extension that a plugin registered: where it comes from, and how it is imported."""
 
+import contextlib
 import inspect
 import re
 import shlex
@@ -20,7 +21,9 @@ class Registered:
 
     extension: Extension
     kind: str
-    """One of `tenterhook.hookspecs.KINDS`."""
+    """One of `tenterhook.hookspecs.KINDS`, or `"schemes"` for a store that is asked for so."""
+    name: str
+    """What it is asked for by: the extension's name, or a scheme."""
     plugin: str
     """The name of the plugin: its entry point's, or the one it was registered by."""
     distribution: str | None
@@ -43,25 +46,28 @@ class Registered:
         """
         try:
             return self.extension.load()
-        except ModuleNotFoundError as error:
-            own = self.extension.target.partition(":")[0]
-            if error.name is None or f"{own}.".startswith(f"{error.name}."):
-                raise self._declared_wrongly() from error
-            raise self._missing(error.name) from error
         except KeyboardInterrupt:
             raise
+        except ModuleNotFoundError as error:
+            if error.name is None or f"{self._module}.".startswith(f"{error.name}."):
+                raise self._declared_wrongly() from error
+            install = self.extension.needs or self._installing(error.name)
+            raise MissingDependency(capital(self._what), printable(error.name), install) from error
         except Exception as error:
-            if isinstance(error, AttributeError) and self._names(error.name):
+            # The target, and not code that it runs, asks for an attribute.
+            names = self.extension.target.partition(":")[2].split(".")
+            if isinstance(error, AttributeError) and error.name in names:
                 raise self._declared_wrongly() from error
             error.add_note(f"It was raised by the import of {self._what}.")
             raise
         except BaseException as error:  # it would end the program
-            did = f"raised {error_line(error)}"
-            if isinstance(error, SystemExit):
-                did = f"called sys.exit({shown(error.code)})"
+            exits = isinstance(error, SystemExit)
+            did = (
+                f"called sys.exit({shown(error.code)})" if exits else f"raised {error_line(error)}"
+            )
             raise ImportError(
                 f"The import of {self._what} {did}. Update {self.distribution or 'it'}.",
-                name=self.extension.target.partition(":")[0],
+                name=self._module,
             ) from error
 
     def call(self, *arguments: Any, **keywords: Any) -> Any:
@@ -83,56 +89,46 @@ class Registered:
 
     def broken(self, cause: str) -> BrokenExtension:
         """Return the error to raise where it is not what its kind of extension is."""
-        what = self._what[0].upper() + self._what[1:]
-        return BrokenExtension(what, cause, f"Update {self.distribution or 'it'}.")
+        return BrokenExtension(capital(self._what), cause, f"Update {self.distribution or 'it'}.")
 
     @property
     def _what(self) -> str:
-        return f"{singular(self.kind)} {self.extension.name!r} of {self.origin}"
-
-    def _names(self, attribute: str | None) -> bool:
-        """Say whether the target, and not code that it runs, asks for an attribute."""
-        return attribute in self.extension.target.partition(":")[2].split(".")
+        return f"{singular(self.kind)} {self.name!r} of {self.origin}"
 
     def _declared_wrongly(self) -> ImportError:
         return ImportError(
             f"Plugin {self.plugin!r} has no {self.extension.target!r}, which it declares as "
             f"{self.extension.name!r}. Update {self.distribution or 'it'}.",
-            name=self.extension.target.partition(":")[0],
+            name=self._module,
         )
 
-    def _missing(self, module: str) -> MissingDependency:
-        what = self._what[0].upper() + self._what[1:]
-        return MissingDependency(what, module, self.extension.needs or self._installing(module))
+    @property
+    def _module(self) -> str:
+        return self.extension.target.partition(":")[0]
 
     def _installing(self, module: str) -> str:
         """Return what pip has to install, as the distribution's own requirements say it."""
-        top = printable(normal_name(module.partition(".")[0]))
-        for requirement in _requirements(self.distribution):
+        top = normal_name(module.partition(".")[0])
+        installed = metadata.requires(self.distribution) if self.distribution else None
+        for requirement in installed or ():
             found = re.match(r"[\w.-]+", requirement)
             if found and normal_name(found[0]) == top:
                 extra = re.search(r"extra\s*==\s*['\"]([\w.-]+)", requirement)
                 return shlex.quote(f"{self.distribution}[{extra[1]}]") if extra else found[0]
-        return top
+        return printable(top)
 
 
 def _mismatch(call: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
     """Say why the call does not take the arguments; nothing where it does, or does not tell."""
-    try:
+    with contextlib.suppress(ValueError, TypeError):  # some builtins have no signature
         signature = inspect.signature(call)
-    except (ValueError, TypeError):  # some builtins have none
-        return ""
-    try:
-        signature.bind(*arguments, **keywords)
-    except TypeError as error:
-        return str(error)
+        try:
+            signature.bind(*arguments, **keywords)
+        except TypeError as error:
+            return str(error)
     return ""
 
 
-def _requirements(distribution: str | None) -> list[str]:
-    if distribution is None:
-        return []
-    try:
-        return metadata.requires(distribution) or []
-    except metadata.PackageNotFoundError:
-        return []
+def capital(text: str) -> str:
+    """Return text with its first letter as a capital."""
+    return text[:1].upper() + text[1:]

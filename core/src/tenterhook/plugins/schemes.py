@@ -1,17 +1,15 @@
 """Names with a scheme, as `tiny:sample` or `s3://bucket/runs`: which plugin serves them."""
 
 import os
-import re
-from collections.abc import Collection
 from pathlib import Path
 
 import attrs
 
 from tenterhook.errors import TenterhookError, closest
 from tenterhook.extensions import SCHEME
-from tenterhook.plugins.asking import SCHEMES
+from tenterhook.hookspecs import SCHEMES
 from tenterhook.plugins.default import default_manager
-from tenterhook.plugins.first_party import FIRST_PARTY, FIRST_PARTY_SCHEMES
+from tenterhook.plugins.first_party import RESERVED
 from tenterhook.plugins.registered import Registered
 
 __all__ = [
@@ -27,9 +25,6 @@ __all__ = [
 DEFAULT = "hf"
 """Serves names without a scheme: those of the Hugging Face hub, and folders."""
 
-_NAME = re.compile(f"({SCHEME.pattern}):(.*)", re.DOTALL)
-_PLACE = re.compile(_NAME.pattern, re.DOTALL | re.IGNORECASE)
-
 
 @attrs.define
 class UnknownScheme(TenterhookError, LookupError):
@@ -39,7 +34,7 @@ class UnknownScheme(TenterhookError, LookupError):
     """`"models"`, `"data"` or `"stores"`."""
     name: str
     scheme: str
-    known: Collection[str] = attrs.field(converter=tuple)
+    known: tuple[str, ...]
 
     def __str__(self) -> str:
         close = closest(self.scheme, self.known)
@@ -73,8 +68,8 @@ class MissingPlugin(TenterhookError, ImportError, LookupError):
 
 def split_scheme(name: str) -> tuple[str | None, str]:
     """Return the scheme, `None` where there is none, and the rest of a name."""
-    found = _NAME.fullmatch(name)
-    return (found[1], found[2]) if found else (None, name)
+    scheme, colon, rest = name.partition(":")
+    return (scheme, rest) if colon and SCHEME.fullmatch(scheme) else (None, name)
 
 
 def absolute_name(name: str) -> str:
@@ -105,22 +100,21 @@ def store_serving(place: str | os.PathLike[str]) -> Registered | None:
     A path that is there is a path, whatever it is called; so is what is no text, and a letter
     before a colon is a drive. Raises as `serving` does.
     """
-    found = _PLACE.fullmatch(place) if isinstance(place, str) else None
-    if found is None or os.path.lexists(found[0]):
+    scheme = place.partition(":")[0].lower() if isinstance(place, str) and ":" in place else ""
+    if not SCHEME.fullmatch(scheme) or os.path.lexists(place):
         return None
-    return _served(SCHEMES, found[0], found[1].lower())
+    return _served(SCHEMES, str(place), scheme)
 
 
 def _served(kind: str, name: str, scheme: str) -> Registered:
     manager = default_manager()
-    known = manager.stores_by_scheme() if kind == SCHEMES else manager.extensions(kind)
+    known = manager.extensions(kind)
     if scheme in known:
         return known[scheme]
     if clash := manager.clash(kind, scheme):
         raise clash
     what = {"loaders": "models", "datasets": "data", SCHEMES: "stores"}[kind]
-    ours = FIRST_PARTY_SCHEMES if kind == SCHEMES else FIRST_PARTY[kind]
-    if distribution := ours.get(scheme):
+    if distribution := RESERVED.get((kind, scheme)):
         broken = [str(each) for each in manager.problems if each.distribution == distribution]
         raise MissingPlugin(what, name, distribution, " ".join(broken))
-    raise UnknownScheme(what, name, scheme, known)
+    raise UnknownScheme(what, name, scheme, tuple(known))

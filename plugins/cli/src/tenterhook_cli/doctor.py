@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import attrs
 
@@ -213,14 +215,29 @@ def _probe(value: str) -> tuple[float | None, list[str], str | None]:
         return None, [], f"ends the process ({ended})"
 
 
+def _editable_folder(plugin: InstalledPlugin) -> str | None:
+    """Return where an editable install's sources are, as PEP 610 has it."""
+    distribution = plugin.entry_point.dist
+    try:
+        origin = json.loads((distribution and distribution.read_text("direct_url.json")) or "{}")
+        editable = origin.get("dir_info", {}).get("editable", False)
+        return url2pathname(urlparse(origin["url"]).path) if editable else None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None  # somebody else's file, and only one of the things we look at
+
+
 def _stale(plugin: InstalledPlugin) -> Iterator[str]:
     """Compare an editable install's metadata with what its pyproject.toml says now."""
-    if plugin.folder is None:
+    folder = _editable_folder(plugin)
+    if folder is None:
         return
     who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
-    again = f"Install it again: `pip install -e {plugin.folder}`."
+    again = f"Install it again: `pip install -e {folder}`."
+    if not Path(folder).is_dir():
+        yield f"{who} is stale: its folder {folder} is gone. Install it again, or uninstall it."
+        return
     try:
-        pyproject = tomllib.loads(Path(plugin.folder, "pyproject.toml").read_text("utf-8"))
+        pyproject = tomllib.loads(Path(folder, "pyproject.toml").read_text("utf-8"))
         project = pyproject["project"]
         if "entry-points" in project.get("dynamic", ()):
             return  # they are written elsewhere
@@ -228,7 +245,7 @@ def _stale(plugin: InstalledPlugin) -> Iterator[str]:
         declared = project.get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
         now = declared.get(plugin.entry_point.name)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return  # a folder that is gone is reported when it is loaded; others say it elsewhere
+        return  # others declare it elsewhere
     if now != plugin.entry_point.value:
         yield (
             f"{who} is stale: its metadata names {plugin.entry_point.value!r}, and its "
