@@ -10,6 +10,8 @@ other processes must find the plugin of the store, and import `tenterhook_captur
 """
 
 import functools
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from typing import Any
 import attrs
 import pytest
 
-from tenterhook_capture.engine import Engine, UnitDone, UnitFailed
+from tenterhook_capture.engine import Engine, UnitDone, UnitFailed, UnitLost
 from tenterhook_store import LocalStore, RunPlan, RunWriter, Unit
-from tenterhook_store.testing import a_plan, rows_of
+from tenterhook_store.testing.small_runs import a_plan, rows_of
 
 RUN = "run"
 
@@ -46,6 +48,33 @@ def make_worker(folder: str, plan: str, bad: frozenset[int] = frozenset()) -> Ro
     return RowWorker(LocalStore(folder).write_run(RUN, RunPlan.from_json(plan)), bad)
 
 
+class Interrupted:
+    """Is interrupted at unit 1, as by Ctrl-C, with half of it written; else as `RowWorker`."""
+
+    def __init__(self, folder: str, plan: str) -> None:
+        self.does = make_worker(folder, plan)
+
+    def __call__(self, unit: Unit) -> Mapping[str, Any]:
+        """Write and commit a unit; `KeyboardInterrupt` for unit 1."""
+        if unit.number == 1:
+            with self.does.writer.open_unit(unit) as writing:
+                writing.append(rows_of(self.does.writer.plan, unit.start, unit.start + 1))
+                raise KeyboardInterrupt
+        return self.does(unit)
+
+
+class Killed(Interrupted):
+    """Kills its process at unit 1, with half of it written; else as `RowWorker`."""
+
+    def __call__(self, unit: Unit) -> Mapping[str, Any]:
+        """Write and commit a unit, or end."""
+        if unit.number == 1:
+            writing = self.does.writer.open_unit(unit)
+            writing.append(rows_of(self.does.writer.plan, unit.start, unit.start + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.does(unit)
+
+
 def cannot_make() -> RowWorker:
     """Fail to make one."""
     raise LookupError("there is no model here")
@@ -53,6 +82,9 @@ def cannot_make() -> RowWorker:
 
 class EngineContract:
     """Inherit and give the fixture `engine`: an engine of yours."""
+
+    has_processes: bool = False
+    """Whether its workers are in processes of their own, which can be lost."""
 
     @pytest.fixture
     def engine(self) -> Engine:
@@ -119,4 +151,68 @@ class EngineContract:
             close()
         store = LocalStore(tmp_path / "store")
         assert first.unit.number in store.run(RUN).committed
+        assert store.verify_run(RUN) == []
+
+    def test_no_units(self, engine: Engine, plan: RunPlan, tmp_path: Path) -> None:
+        """There is nothing to tell."""
+        make = functools.partial(make_worker, str(tmp_path / "store"), plan.to_json())
+        assert list(engine.run([], make)) == []
+
+    def test_units_that_are_done_are_done_again_to_no_effect(
+        self, engine: Engine, plan: RunPlan, tmp_path: Path
+    ) -> None:
+        """Two processes may take one unit; its rows stay, and each unit has one event."""
+        folder = str(tmp_path / "store")
+        make = functools.partial(make_worker, folder, plan.to_json())
+        list(engine.run(plan.units(), make))
+        again = list(engine.run(plan.units(), make))
+        assert sorted(event.unit.number for event in again) == [0, 1, 2, 3, 4]
+        run = LocalStore(folder).run(RUN)
+        assert run.is_complete
+        assert run.tokens[:].tolist() == rows_of(plan, 0, plan.rows).tokens.tolist()
+        assert LocalStore(folder).verify_run(RUN) == []
+
+    def test_a_failed_unit_can_be_tried_again(
+        self, engine: Engine, plan: RunPlan, tmp_path: Path
+    ) -> None:
+        """In a later call; nothing of its failure is left."""
+        folder = str(tmp_path / "store")
+        bad = functools.partial(make_worker, folder, plan.to_json(), frozenset({1}))
+        failed = [each for each in engine.run(plan.units(), bad) if isinstance(each, UnitFailed)]
+        assert [event.unit for event in failed] == [plan.unit(1)]
+        again = functools.partial(make_worker, folder, plan.to_json())
+        assert [type(each) for each in engine.run([plan.unit(1)], again)] == [UnitDone]
+        assert LocalStore(folder).run(RUN).is_complete
+
+    def test_an_interrupt_is_no_event(self, engine: Engine, plan: RunPlan, tmp_path: Path) -> None:
+        """Ctrl-C surfaces as it is; no half of a unit is left, and the run goes on later."""
+        if self.has_processes:
+            pytest.skip("has_processes: a worker's interrupt is not this process's")
+        folder = str(tmp_path / "store")
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.run(plan.units(), functools.partial(Interrupted, folder, plan.to_json())))
+        self.check_and_go_on(engine, plan, folder)
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+    def test_a_lost_unit_is_an_event(self, engine: Engine, plan: RunPlan, tmp_path: Path) -> None:
+        """Once, with a reason; each other unit has one event too, and nothing hangs."""
+        if not self.has_processes:
+            pytest.skip("has_processes = False: its workers are lost with this process alone")
+        folder = str(tmp_path / "store")
+        events = list(engine.run(plan.units(), functools.partial(Killed, folder, plan.to_json())))
+        assert sorted(event.unit.number for event in events) == [0, 1, 2, 3, 4]
+        lost = [event for event in events if isinstance(event, UnitLost)]
+        assert plan.unit(1) in [event.unit for event in lost]
+        assert all(event.reason for event in lost)
+        self.check_and_go_on(engine, plan, folder)
+
+    def check_and_go_on(self, engine: Engine, plan: RunPlan, folder: str) -> None:
+        """See that a run which was stopped at unit 1 is whole as far as it goes; end it."""
+        store = LocalStore(folder)
+        committed = store.run(RUN).committed
+        assert 1 not in committed
+        assert store.verify_run(RUN) == []
+        make = functools.partial(make_worker, folder, plan.to_json())
+        list(engine.run([unit for unit in plan.units() if unit.number not in committed], make))
+        assert store.run(RUN).is_complete
         assert store.verify_run(RUN) == []

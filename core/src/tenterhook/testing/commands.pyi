@@ -1,0 +1,1 @@
+from tenterhook_cli.testing import *

@@ -1,0 +1,1 @@
+from tenterhook_store.testing.exporters import *

@@ -1,0 +1,62 @@
+"""The exporters of this distribution do what every exporter does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tenterhook_store import Run, to_datasets, to_npy, to_safetensors
+from tenterhook_store.testing.exporters import ExporterContract
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Return what an export says of itself."""
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+class TestNpy(ExporterContract):
+    """An npy file for each array."""
+
+    def export(self, run: Run, folder: Path, **settings: Any) -> object:
+        """Export as npy."""
+        return to_npy(run, folder, **settings)
+
+    def read(self, folder: Path, layer: str) -> Tensor:
+        """Read as numpy does."""
+        np = pytest.importorskip("numpy")
+        return torch.from_numpy(np.load(folder / facts_of(folder)["files"][layer]))
+
+
+class TestSafetensors(ExporterContract):
+    """Safetensors files of some rows each."""
+
+    def export(self, run: Run, folder: Path, **settings: Any) -> object:
+        """Export as safetensors."""
+        pytest.importorskip("safetensors")
+        return to_safetensors(run, folder, **settings)
+
+    def read(self, folder: Path, layer: str) -> Tensor:
+        """Read as safetensors does."""
+        from safetensors.torch import load_file
+
+        files = sorted(folder.glob("*.safetensors"))
+        return torch.cat([load_file(file)[layer] for file in files])
+
+
+class TestDatasets(ExporterContract):
+    """A data set of Hugging Face."""
+
+    def export(self, run: Run, folder: Path, **settings: Any) -> object:
+        """Export as a data set."""
+        pytest.importorskip("datasets")
+        return to_datasets(run, folder, **settings)
+
+    def read(self, folder: Path, layer: str) -> Tensor:
+        """Read as datasets does."""
+        from datasets import load_from_disk
+
+        return torch.tensor(load_from_disk(str(folder))[layer][:])
