@@ -1,9 +1,39 @@
-"""Which tokens, rows, features and calls a hook is for."""
+"""Which tokens, rows, features and calls a hook is for.
 
-from tenterhook_selections.generation import Generation, generating
-from tenterhook_selections.positions import Where
-from tenterhook_selections.selection import Selection
-from tenterhook_selections.tokens import Seen
-from tenterhook_selections.watch import Watch
+Importing this imports no torch, so that the plugin of this distribution is found without it; each
+name is imported when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenterhook_selections.generation import Generation, generating
+    from tenterhook_selections.positions import Where
+    from tenterhook_selections.selection import Selection
+    from tenterhook_selections.tokens import Seen
+    from tenterhook_selections.watch import Watch
 
 __all__ = ["Generation", "Seen", "Selection", "Watch", "Where", "generating"]
+
+_HOMES = {
+    "Generation": "generation",
+    "Seen": "tokens",
+    "Selection": "selection",
+    "Watch": "watch",
+    "Where": "positions",
+    "generating": "generation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

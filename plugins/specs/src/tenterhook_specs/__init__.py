@@ -3,21 +3,28 @@
 `model.describe()` gives one and `model.apply(spec)` does what it says. Nothing is pickled: a tensor
 is its numbers, a function or class is named by its import path, and only what the user allows is
 imported.
+
+Importing this imports no torch, so that the plugin of this distribution is found without it; each
+name is imported when first used.
 """
 
-from tenterhook_specs.errors import BadSpec, NotAllowed, NotDescribable
-from tenterhook_specs.formats import dumps, loads, read_spec, write_spec
-from tenterhook_specs.hooks import (
-    Given,
-    HookSpec,
-    ModelSpec,
-    apply,
-    describe,
-    describe_hook,
-    make_hook,
-)
-from tenterhook_specs.parameters import parameters_of
-from tenterhook_specs.values import plain, structure
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tenterhook_specs.errors import BadSpec, NotAllowed, NotDescribable
+    from tenterhook_specs.formats import dumps, loads, read_spec, write_spec
+    from tenterhook_specs.hooks import (
+        Given,
+        HookSpec,
+        ModelSpec,
+        apply,
+        describe,
+        describe_hook,
+        make_hook,
+    )
+    from tenterhook_specs.parameters import parameters_of
+    from tenterhook_specs.values import plain, structure
 
 __all__ = [
     "BadSpec",
@@ -38,3 +45,36 @@ __all__ = [
     "structure",
     "write_spec",
 ]
+
+_HOMES = {
+    "BadSpec": "errors",
+    "Given": "hooks",
+    "HookSpec": "hooks",
+    "ModelSpec": "hooks",
+    "NotAllowed": "errors",
+    "NotDescribable": "errors",
+    "apply": "hooks",
+    "describe": "hooks",
+    "describe_hook": "hooks",
+    "dumps": "formats",
+    "loads": "formats",
+    "make_hook": "hooks",
+    "parameters_of": "parameters",
+    "plain": "values",
+    "read_spec": "formats",
+    "structure": "values",
+    "write_spec": "formats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
