@@ -39,8 +39,14 @@ DOORS = {
     "tenterhook.selections": "tenterhook_selections",
     "tenterhook.specs": "tenterhook_specs",
     "tenterhook.store": "tenterhook_store",
+    "tenterhook.testing.commands": "tenterhook_cli.testing",
+    "tenterhook.testing.datasets": "tenterhook_capture.testing.datasets",
     "tenterhook.testing.engines": "tenterhook_capture.testing.engines",
+    "tenterhook.testing.exporters": "tenterhook_store.testing.exporters",
     "tenterhook.testing.loaders": "tenterhook_capture.testing.loaders",
+    "tenterhook.testing.observers": "tenterhook_capture.testing.observers",
+    "tenterhook.testing.selectors": "tenterhook_selections.testing",
+    "tenterhook.testing.specs": "tenterhook_specs.testing",
     "tenterhook.testing.stores": "tenterhook_store.testing",
     "tenterhook.testing.text_models": "tenterhook_capture.testing.text_models",
     "tenterhook.text_model": "tenterhook_capture.text_model",
@@ -520,4 +526,4 @@ def test_a_door_to_what_is_not_installed(door: str) -> None:
 
 def test_a_door_to_what_lacks_something_itself() -> None:
     """The package is there; what it lacks is what is said."""
-    assert run_without("cattrs", "tenterhook.specs") == "No module named 'cattrs'"
+    assert run_without("cattrs", "tenterhook.testing.specs") == "No module named 'cattrs'"

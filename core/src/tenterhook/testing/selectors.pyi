@@ -1,0 +1,1 @@
+from tenterhook_selections.testing import *
