@@ -279,6 +279,18 @@ class TestDoctor:
         assert status == 0
         assert out.startswith("some  ")
 
+    def test_an_editable_install_whose_folder_is_gone(
+        self, install: InstalledPlugins, th: Th, tmp_path: Path
+    ) -> None:
+        """It is named, with the folder."""
+        install("some", {"some": "1 / 0"})
+        url = {"url": (tmp_path / "gone").as_uri(), "dir_info": {"editable": True}}
+        install.site.joinpath("some-1.0.dist-info/direct_url.json").write_text(json.dumps(url))
+
+        out = th("plugins", "doctor")[1]
+
+        assert f"is stale: its folder '{tmp_path / 'gone'}' is gone. Uninstall it." in out
+
     @pytest.mark.parametrize(
         "said",
         [

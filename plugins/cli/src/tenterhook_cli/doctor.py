@@ -234,7 +234,7 @@ def _stale(plugin: InstalledPlugin) -> Iterator[str]:
     who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
     again = f"Install it again: `pip install -e {folder}`."
     if not Path(folder).is_dir():
-        yield f"{who} is stale: its folder {folder} is gone. Install it again, or uninstall it."
+        yield f"{who} is stale: its folder {shown(folder)} is gone. Uninstall it."
         return
     try:
         pyproject = tomllib.loads(Path(folder, "pyproject.toml").read_text("utf-8"))

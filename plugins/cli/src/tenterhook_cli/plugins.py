@@ -216,7 +216,13 @@ def _type(annotation: Any) -> str:
     if type(annotation) is str:  # it is for type checkers alone
         return printable(annotation)
     text = printable(inspect.formatannotation(annotation))
-    for module in ("typing.", "collections.abc.", "torch.", "tenterhook.hooks._types."):
+    for module in (
+        "typing.",
+        "collections.abc.",
+        "torch.",
+        "tenterhook.hook_type.",
+        "tenterhook.hooks._types.",
+    ):
         text = text.replace(module, "")
     return text
 
