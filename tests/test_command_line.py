@@ -19,6 +19,7 @@ def tenterhook(*arguments: str) -> "subprocess.CompletedProcess[str]":
     "arguments",
     [
         ["--help"],
+        ["--version"],
         ["plugins", "list"],
         ["plugins", "info", "tiny"],
         ["layers", "--help"],

@@ -16,7 +16,10 @@ def imported_by(code: str) -> set[str]:
 
 def run(code: str) -> str:
     """Run the code in a fresh interpreter and return the last of what it prints."""
-    command = [sys.executable, "-W", "error", "-c", code]
+    without_numpy = (
+        "ignore:Failed to initialize NumPy:UserWarning"  # torch's, in core's environment
+    )
+    command = [sys.executable, "-W", "error", "-W", without_numpy, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.rpartition("=====")[2]
@@ -51,21 +54,7 @@ def test_importing_prints_nothing() -> None:
     assert subprocess.check_output(command, stderr=subprocess.STDOUT) == b""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins", "list"]])
-def test_the_command_line_imports_nothing_heavy(arguments: list[str]) -> None:
-    """Help and lists come at once, whatever is installed."""
-    code = f"""
-from tenterhook_cli import main
-try:
-    main({arguments!r})
-except SystemExit as error:
-    assert error.code == 0, error.code
-print("=====")"""
-
-    assert imported_by(code).isdisjoint(HEAVY)
-
-
-def test_importing_takes_less_than_60_ms() -> None:
+def test_importing_takes_less_than_20_ms() -> None:
     """The fastest of several runs, because a busy machine only ever adds."""
     code = """
 import time
@@ -73,9 +62,9 @@ start = time.perf_counter()
 import tenterhook
 print(time.perf_counter() - start)"""
 
-    fastest = min(float(run(code)) for _ in range(10))
+    fastest = min(float(run(code)) for _ in range(20))
 
-    assert fastest < 0.060
+    assert fastest < 0.020
 
 
 def test_a_torch_without_what_is_private_to_it() -> None:

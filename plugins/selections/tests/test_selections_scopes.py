@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import tenterhook
 from tenterhook import HookedModel
@@ -106,6 +107,32 @@ class TestTraining:
             (model(X) ** 2).sum().backward()
         assert hook.vector.grad is not None
         assert torch.allclose(hook.vector.grad, keeps.seen[0][1, :2].sum(0))
+
+
+class TestCheckpointed:
+    """Layers that run again during `backward()`."""
+
+    @pytest.mark.parametrize("kind", ["forward", "pre_forward"])
+    @pytest.mark.parametrize("change", ["times", "saves", "constant"])
+    def test_backward_within(self, change: str, kind: str) -> None:
+        """Gradients are those without checkpointing while the scope is open."""
+        changes: dict[str, Callable[[Tensor], Tensor]] = {
+            "times": lambda h: 3 * h,
+            "saves": lambda h: h.sigmoid(),
+            "constant": torch.ones_like,
+        }
+        torch.manual_seed(0)
+        net, weights = _Net(), []
+        model = tenterhook.attach(net)
+        with model.steer("first", changes[change], hook_type=kind, features=1):
+            for run in (net, lambda x: checkpoint(net, x, use_reentrant=False)):
+                net.zero_grad()
+                run(X).sum().backward()
+                weights.append([p.grad for p in net.parameters()])
+        for one, other in zip(*weights, strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.allclose(one, other)
 
 
 @pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor:UserWarning")
