@@ -16,9 +16,7 @@ def imported_by(code: str) -> set[str]:
 
 def run(code: str) -> str:
     """Run the code in a fresh interpreter and return the last of what it prints."""
-    without_numpy = (
-        "ignore:Failed to initialize NumPy:UserWarning"  # torch's, in core's environment
-    )
+    without_numpy = "ignore:Failed to initialize NumPy:UserWarning"  # torch's; core asks for none
     command = [sys.executable, "-W", "error", "-W", without_numpy, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

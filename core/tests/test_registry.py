@@ -484,7 +484,7 @@ class TestViews:
         registry = model.context._hook_registry
         assert list(registry) == ["0"]
         assert set(registry["0"]) == {HookType.FORWARD, HookType.PRE_FORWARD}
-        assert [hook for hook, _ in registry["0"]["forward"]] == [one, two]  # type: ignore[index]
+        assert [hook for hook, _ in registry["0"]["forward"]] == [one, two]
         assert isinstance(registry["0"][HookType.FORWARD], list)
         assert all(callable(handle.remove) for _, handle in registry["0"][HookType.FORWARD])
         assert dict(model.context._hook_id_map) == {

@@ -4,8 +4,7 @@
 static types are in the `.pyi` file beside this one.
 """
 
-import importlib
-from typing import Any
+import importlib  # and no `typing`, which takes ten times as long as all the rest here
 
 from tenterhook._version import __version__ as __version__
 
@@ -34,7 +33,7 @@ _HOMES = {
 __all__ = sorted([*_HOMES, "__version__"])
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

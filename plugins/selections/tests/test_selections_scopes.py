@@ -127,7 +127,7 @@ class TestCheckpointed:
         with model.steer("first", changes[change], hook_type=kind, features=1):
             for run in (net, lambda x: checkpoint(net, x, use_reentrant=False)):
                 net.zero_grad()
-                run(X).sum().backward()
+                run(X).sum().backward()  # type: ignore[no-untyped-call]
                 weights.append([p.grad for p in net.parameters()])
         for one, other in zip(*weights, strict=True):
             assert one is not None
