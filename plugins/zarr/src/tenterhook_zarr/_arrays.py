@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from tenterhook_store import DamagedStore
+from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._direct import DirectReader, is_plain
 from tenterhook_zarr._dtypes import from_numpy
 from tenterhook_zarr._layout import ArrayLayout
-from tenterhook_zarr._places import Files, read_file
 
 
 class ArrayReader:

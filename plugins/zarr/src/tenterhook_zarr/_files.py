@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from tenterhook_zarr._writers import is_abandoned, unfinished_name
+from tenterhook_zarr._unfinished import is_abandoned, unfinished_name
 
 T = TypeVar("T")
 TRIES = 100
@@ -292,7 +292,7 @@ class LocalFiles:
         """Open a zarr array for reading."""
         import zarr
 
-        from tenterhook_zarr._present import Present
+        from tenterhook_zarr._strict_reads import StrictReads
 
-        store = Present(zarr.storage.LocalStore(Path(folder), read_only=True))
+        store = StrictReads(zarr.storage.LocalStore(Path(folder), read_only=True))
         return zarr.open_array(store=store, mode="r", zarr_format=3)

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from tenterhook_store import ROW_ARRAYS, DamagedStore, RunPlan
 from tenterhook_zarr._arrays import ArrayReader
+from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._checksums import checksum
-from tenterhook_zarr._kept import unpack
 from tenterhook_zarr._layout import ArrayLayout
 from tenterhook_zarr._names import folder_names
-from tenterhook_zarr._places import Files, read_file
 from tenterhook_zarr._records import sealed, unsealed
+from tenterhook_zarr._unit_tensors import unpack
 
 PLAN = "plan.json"
 Key = tuple[str, str]
@@ -72,7 +72,7 @@ class RunFolder:
         return self.path / "sessions"
 
     @property
-    def kept(self) -> PurePath:
+    def tensors(self) -> PurePath:
         """Where the small tensors of units are."""
         return self.path / "kept"
 
@@ -88,7 +88,14 @@ class RunFolder:
 
     def folders(self) -> list[PurePath]:
         """Return the folders that a run has beside those of its arrays."""
-        return [*self.groups(), self.commits, self.kept, self.attributes, self.log, self.sessions]
+        return [
+            *self.groups(),
+            self.commits,
+            self.tensors,
+            self.attributes,
+            self.log,
+            self.sessions,
+        ]
 
     def groups(self) -> list[PurePath]:
         """Return the folders of the zarr groups."""
@@ -173,12 +180,12 @@ class RunFolder:
         found = [self.read_record(path) for path in self.records_in(self.attributes)]
         return {note["name"]: note["value"] for note in found}
 
-    def kept_file(self, number: int) -> PurePath:
+    def tensors_file(self, number: int) -> PurePath:
         """Return where the small tensors of a unit are."""
-        return self.kept / f"{number:06d}.safetensors"
+        return self.tensors / f"{number:06d}.safetensors"
 
 
-class KeptReader:
+class UnitTensors:
     """Reads the small tensors of committed units."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -186,13 +193,13 @@ class KeptReader:
 
     def names(self, number: int) -> list[str]:
         """Return the names of those of a unit, sorted."""
-        said = self._folder.record(number).get("kept")
-        return list(said["names"]) if said else []
+        facts = self._folder.record(number).get("kept")
+        return list(facts["names"]) if facts else []
 
     def load(self, number: int, name: str) -> Tensor:
         """Return one of them."""
-        said, path = self._folder.record(number)["kept"], self._folder.kept_file(number)
-        return unpack(self._folder.read_file(path), said, self._folder.files.show(path))[name]
+        facts, path = self._folder.record(number)["kept"], self._folder.tensors_file(number)
+        return unpack(self._folder.read_file(path), facts, self._folder.files.show(path))[name]
 
 
 def plan_checksum(folder: RunFolder) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
-from tenterhook_zarr._objects import Refused
+from tenterhook_zarr._object_protocol import Refused
 from tenterhook_zarr._urls import ObjectUrl
 
 TIMEOUTS: Mapping[str, Callable[[float], dict[str, Any]]] = {
@@ -56,10 +56,10 @@ class FsspecObjects:
 
     def put(self, key: str, content: bytes | Path, once: bool) -> bool:
         """Put an object; `False` if `once` and there is one."""
-        held = content.read_bytes() if isinstance(content, Path) else content
+        whole = content.read_bytes() if isinstance(content, Path) else content
         mode = "create" if once else "overwrite"
         try:
-            self._try(self._files.pipe_file, self._path(key), held, mode=mode)
+            self._try(self._files.pipe_file, self._path(key), whole, mode=mode)
         except FileExistsError:
             return False
         return True
@@ -94,13 +94,13 @@ class FsspecObjects:
         )
         from zarr.storage import FsspecStore
 
-        from tenterhook_zarr._present import Present
+        from tenterhook_zarr._strict_reads import StrictReads
 
         if self._files.async_impl:
             files = fsspec.filesystem(self._scheme, asynchronous=True, **self._options)
         else:
             files = AsyncFileSystemWrapper(self._files, asynchronous=True)
-        return Present(FsspecStore(files, read_only=True, path=self._path(prefix)))
+        return StrictReads(FsspecStore(files, read_only=True, path=self._path(prefix)))
 
     @contextmanager
     def talking(self) -> Iterator[None]:

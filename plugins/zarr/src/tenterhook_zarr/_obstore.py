@@ -10,7 +10,7 @@ from typing import Any
 from obstore import exceptions
 from obstore.store import MemoryStore, from_url
 
-from tenterhook_zarr._objects import NO_BUCKET, Refused
+from tenterhook_zarr._object_protocol import NO_BUCKET, Refused
 from tenterhook_zarr._urls import ObjectUrl
 
 FORKED = (
@@ -27,7 +27,7 @@ CREDENTIALS = {
     "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
 }
 
-SAID_OF_NO_BUCKET = ("nosuchbucket", "containernotfound", "bucket does not exist")
+NO_BUCKET_MESSAGES = ("nosuchbucket", "containernotfound", "bucket does not exist")
 """What servers say where there is none, in small letters."""
 
 ENDPOINTS = {
@@ -110,9 +110,9 @@ class ObstoreObjects:
         """Return a store of zarr's that reads below a prefix."""
         from zarr.storage import ObjectStore, StorePath
 
-        from tenterhook_zarr._present import Present
+        from tenterhook_zarr._strict_reads import StrictReads
 
-        return StorePath(Present(ObjectStore(self._store, read_only=True)), prefix)
+        return StorePath(StrictReads(ObjectStore(self._store, read_only=True)), prefix)
 
     @contextmanager
     def talking(self) -> Iterator[None]:
@@ -135,10 +135,10 @@ class ObstoreObjects:
         return f"look at {' and '.join(names)}"
 
     def _hint(self, error: exceptions.BaseError) -> str:
-        said = str(error).lower()
-        if any(word in said for word in SAID_OF_NO_BUCKET):
+        text = str(error).lower()
+        if any(word in text for word in NO_BUCKET_MESSAGES):
             return f"{NO_BUCKET}: "
-        if any(word in said for word in ("credential", "169.254.169.254", "latest/api/token")):
+        if any(word in text for word in ("credential", "169.254.169.254", "latest/api/token")):
             return f"no credentials; {self._credentials()}: "
         return ""
 

@@ -27,15 +27,15 @@ def sealed(facts: Mapping[str, Any]) -> bytes:
 
 def unsealed(record: bytes, path: str) -> dict[str, Any]:
     """Return what a record says; `DamagedStore` where it is not what was written."""
-    plain, said = _without_seal(record)
-    if said == checksum(plain):
+    plain, seal = _without_seal(record)
+    if seal == checksum(plain):
         return dict(json.loads(plain))
     try:
         found = json.loads(record)
-        said = found.pop(SEAL)
+        seal = found.pop(SEAL)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedStore(path, f"this is no record of ours ({error!r})") from error
-    if said != checksum(to_json(found)) or record != to_json({**found, SEAL: said}):
+    if seal != checksum(to_json(found)) or record != to_json({**found, SEAL: seal}):
         raise DamagedStore(path, "its checksum says that it is not what was written")
     return dict(found)
 

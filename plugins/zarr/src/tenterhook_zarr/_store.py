@@ -22,11 +22,11 @@ from tenterhook_store import (
     check_tensor_name,
     fold,
 )
+from tenterhook_zarr._backend import Backend, Files
 from tenterhook_zarr._dtypes import stored_as, to_bytes
-from tenterhook_zarr._folder import PLAN, KeptReader, RunFolder
-from tenterhook_zarr._local_place import LocalPlace, cannot_write
+from tenterhook_zarr._folder import PLAN, RunFolder, UnitTensors
+from tenterhook_zarr._local_backend import LocalBackend, cannot_write
 from tenterhook_zarr._names import folder_name
-from tenterhook_zarr._places import Files, Place
 from tenterhook_zarr._records import sealed
 from tenterhook_zarr._tensors import CURRENT, load_tensor, name_in, save_tensor
 from tenterhook_zarr._urls import local_path_of, split_url
@@ -37,8 +37,8 @@ from tenterhook_zarr._writer import ZarrRunWriter, begin_run
 class ZarrStore:
     """Tensors and runs in a folder or an object store, as plain zarr format 3.
 
-    A folder is made with the first thing that is kept; opening and reading make nothing.
-    Several processes may use one place.
+    The folder is made when the first tensor or run is written; opening and reading make nothing.
+    Several processes may use one store at the same time.
     """
 
     def __init__(
@@ -53,29 +53,29 @@ class ZarrStore:
 
         A URL is `s3://`, `gs://`, `az://` or `memory://`, with a bucket and a prefix, or `file://`.
         Of each request to an object store, `retries` more tries are made where the server fails or
-        does not answer within `timeout` seconds. Raises `NotAStore` where the place holds
+        does not answer within `timeout` seconds. Raises `NotAStore` where the folder holds
         something else, `NoStore` where it must be there and is not, `Unreachable` where an object
         store does not answer.
         """
-        self._place: Place
+        self._backend: Backend
         url = split_url(path)
         if url is None:
-            self._place = LocalPlace(local_path_of(path), create)
+            self._backend = LocalBackend(local_path_of(path), create)
         else:
-            from tenterhook_zarr._objects import ObjectPlace
+            from tenterhook_zarr._object_backend import ObjectBackend
 
-            self._place = ObjectPlace(url, create=create, retries=retries, timeout=timeout)
+            self._backend = ObjectBackend(url, create=create, retries=retries, timeout=timeout)
         self._settings = (retries, timeout)
 
     @property
     def path(self) -> PurePath:
         """The folder, or the prefix in the bucket."""
-        return self._place.root
+        return self._backend.root
 
     @property
     def location(self) -> str:
         """The folder, or the URL."""
-        return self._place.location
+        return self._backend.location
 
     def __repr__(self) -> str:
         return f"ZarrStore({self.location!r})"
@@ -90,7 +90,7 @@ class ZarrStore:
         check_tensor_name(name)
         to_bytes(tensor)
         check_free("tensor", name, self.list_tensors())
-        with self._place.made():
+        with self._backend.made():
             save_tensor(self._files, self._tensors / folder_name(name), tensor, name)
 
     def load_tensor(self, name: str) -> Tensor:
@@ -136,7 +136,7 @@ class ZarrStore:
             take_number=lambda name, rows, check: folder.take(("row", name), rows, check),
             store=self,
             load_attributes=folder.notes,
-            kept=KeptReader(folder),
+            kept=UnitTensors(folder),
         )
 
     def delete_run(self, run_id: str) -> None:
@@ -173,7 +173,7 @@ class ZarrStore:
             stored_as(layer.dtype)
         rivals = self._folders_with(self._runs, PLAN, named=lambda name: fold(name) == fold(run_id))
         check_free("run", run_id, [rival.name for rival in rivals])
-        with self._place.made():
+        with self._backend.made():
             return begin_run(self._files, self._runs / run_id, plan)
 
     def _check_known(self, run_id: str) -> None:
@@ -193,12 +193,12 @@ class ZarrStore:
         except (NotWritable, Unreachable):
             raise
         except OSError as error:
-            place = str(error.filename or self.location)
-            raise NotWritable(place, cannot_write(error)) from error
+            where = str(error.filename or self.location)
+            raise NotWritable(where, cannot_write(error)) from error
 
     def check_writable(self) -> None:
         """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""
-        self._place.check_writable()
+        self._backend.check_writable()
 
     def count_shards(self, plan: RunPlan) -> int:
         """Return how many files of rows a run of that plan will have."""
@@ -206,19 +206,19 @@ class ZarrStore:
         layouts = [folder.planned_layout(key) for key in folder.keys()]  # noqa: SIM118
         return sum(-(-plan.rows // layout.shard_rows) for layout in layouts)
 
-    # --- the place
+    # --- folders and files
 
     @property
     def _files(self) -> Files:
-        return self._place.files
+        return self._backend.files
 
     @property
     def _runs(self) -> PurePath:
-        return self._place.root / "runs"
+        return self._backend.root / "runs"
 
     @property
     def _tensors(self) -> PurePath:
-        return self._place.root / "tensors"
+        return self._backend.root / "tensors"
 
     def _folders_with(
         self, parent: PurePath, file: str, *, named: Callable[[str], bool] = bool
@@ -234,8 +234,8 @@ class ZarrStore:
         except (NotWritable, Unreachable):
             raise
         except OSError as error:
-            place = self._files.show(parent)
-            raise NotWritable(place, f"it cannot be opened: {error.strerror}") from error
+            where = self._files.show(parent)
+            raise NotWritable(where, f"it cannot be opened: {error.strerror}") from error
 
 
 def _reopen(location: str, retries: int, timeout: float) -> ZarrStore:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from tenterhook_store import DamagedStore, dtype_name
+from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (
@@ -25,7 +26,6 @@ from tenterhook_zarr._files import (
     write_aside,
 )
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._places import Files, read_file
 from tenterhook_zarr._records import sealed, unsealed
 
 CURRENT = "current.json"
@@ -139,8 +139,8 @@ def _read_tensor(files: Files, array: PurePath, metadata: str) -> Tensor:
     content = read_file(files, path)
     if checksum(content) != metadata:
         raise DamagedStore(files.show(path), "its checksum says that it is not what was written")
-    said = json.loads(content)
-    shape, dtype = said["shape"], said["attributes"]["torch_dtype"]
+    facts = json.loads(content)
+    shape, dtype = facts["shape"], facts["attributes"]["torch_dtype"]
     stored = stored_as(dtype).numpy
     if 0 in shape:
         return from_numpy(np.empty(shape, dtype=stored), dtype)

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tenterhook_store import DamagedStore, Problem
+from tenterhook_zarr._backend import Files, check_length
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._folder import (
     PLAN,
@@ -13,10 +14,9 @@ from tenterhook_zarr._folder import (
     plan_checksum,
     unit_file,
 )
-from tenterhook_zarr._kept import unpack
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
-from tenterhook_zarr._places import Files
 from tenterhook_zarr._shards import shard_facts
+from tenterhook_zarr._unit_tensors import unpack
 
 
 def verify(files: Files, path: PurePath) -> list[Problem]:
@@ -60,7 +60,7 @@ def _of_units(folder: RunFolder) -> Iterator[Problem]:
         try:
             layouts[key] = folder.layout(key)
         except DamagedStore:
-            continue  # said already
+            continue  # reported with the run
     plan = plan_checksum(folder)
     for number in sorted(folder.committed().intersection(range(folder.plan.unit_count))):
         try:
@@ -71,7 +71,7 @@ def _of_units(folder: RunFolder) -> Iterator[Problem]:
             continue
         for key, layout in layouts.items():
             yield from _of_array(folder, number, key, layout, record["arrays"][folder.name(key)])
-        yield from _of_kept(folder, number, record)
+        yield from _of_tensors(folder, number, record)
         log = folder.log / unit_file(number)
         try:
             folder.read_record(log)
@@ -95,22 +95,22 @@ def _check_record(folder: RunFolder, record: dict[str, Any], number: int, plan: 
 
 
 def _of_array(
-    folder: RunFolder, number: int, key: Key, layout: ArrayLayout, said: dict[str, Any]
+    folder: RunFolder, number: int, key: Key, layout: ArrayLayout, recorded: dict[str, Any]
 ) -> Iterator[Problem]:
     unit, array = folder.plan.unit(number), folder.array(key)
-    yield from _compare(folder, number, array / "zarr.json", said["metadata"])
+    yield from _compare(folder, number, array / "zarr.json", recorded["metadata"])
     shards = range(unit.start // layout.shard_rows, -(-unit.stop // layout.shard_rows))
-    if [facts["shard"] for facts in said["shards"]] != list(shards):
+    if [facts["shard"] for facts in recorded["shards"]] != list(shards):
         cause = f"it does not name shards {shards.start} to {shards.stop} of {folder.name(key)}"
         yield Problem(number, folder.files.show(folder.commits / unit_file(number)), cause)
         return
-    for facts in said["shards"]:
+    for facts in recorded["shards"]:
         shard = facts["shard"]
         path = array / layout.shard_key(shard)
         shown = folder.files.show(path)
         try:
             content = folder.read_file(path)
-            _check_bytes(content, facts["bytes"], shown)
+            check_length(len(content), facts["bytes"], shown)
             found = shard_facts(content, layout, shard, shown)
         except DamagedStore as error:
             yield _problem(number, error)
@@ -123,30 +123,27 @@ def _of_array(
             )
 
 
-def _of_kept(folder: RunFolder, number: int, record: dict[str, Any]) -> Iterator[Problem]:
+def _of_tensors(folder: RunFolder, number: int, record: dict[str, Any]) -> Iterator[Problem]:
     if "kept" not in record:
         return
-    path = folder.kept_file(number)
+    path = folder.tensors_file(number)
     try:
         unpack(folder.read_file(path), record["kept"], folder.files.show(path))
     except DamagedStore as error:
         yield _problem(number, error)
 
 
-def _compare(folder: RunFolder, number: int | None, path: PurePath, said: str) -> Iterator[Problem]:
+def _compare(
+    folder: RunFolder, number: int | None, path: PurePath, recorded: str
+) -> Iterator[Problem]:
     """Compare a file of metadata with its checksum."""
     try:
-        if checksum(folder.read_file(path)) != said:
+        if checksum(folder.read_file(path)) != recorded:
             yield Problem(
                 number, folder.files.show(path), "its checksum says that it is not what was written"
             )
     except DamagedStore as error:
         yield _problem(number, error)
-
-
-def _check_bytes(content: bytes, size: int, path: str) -> None:
-    if len(content) != size:
-        raise DamagedStore(path, f"this file has {len(content)} bytes and should have {size}")
 
 
 def _problem(number: int | None, error: DamagedStore) -> Problem:

@@ -26,6 +26,7 @@ from tenterhook_store import (
     WrongRows,
     torch_dtype,
 )
+from tenterhook_zarr._backend import Files, check_size, read_file
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._dtypes import to_bytes
 from tenterhook_zarr._files import LocalFiles, in_folder, make_scratch, remove_if_empty, remove_tree
@@ -37,12 +38,11 @@ from tenterhook_zarr._folder import (
     plan_record,
     unit_file,
 )
-from tenterhook_zarr._kept import describe, keepable, pack
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
-from tenterhook_zarr._places import Files, check_size, read_file
 from tenterhook_zarr._records import sealed
 from tenterhook_zarr._shards import ShardWriter, shard_facts
-from tenterhook_zarr._writers import is_abandoned, unfinished_name
+from tenterhook_zarr._unfinished import is_abandoned, unfinished_name
+from tenterhook_zarr._unit_tensors import describe, pack, storable
 
 FORMAT = 1
 
@@ -139,7 +139,7 @@ class ZarrUnitWriter:
 
     def keep(self, name: str, tensor: Tensor) -> None:
         """Keep a small tensor with the unit; see `UnitWriter.keep`."""
-        self._kept[kept_name(name)] = keepable(tensor)
+        self._kept[kept_name(name)] = storable(tensor)
 
     def commit(self, log: Mapping[str, Any]) -> None:
         """Make the unit durable, then visible; see `UnitWriter.commit`."""
@@ -160,15 +160,15 @@ class ZarrUnitWriter:
         check_there(self._folder, self._plan_checksum)
         facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
         logged = self._pool.submit(files.write, self._folder.log / name, sealed(facts))
-        kept = self._pool.submit(self._put_kept)
-        placed = list(self._pool.map(self._place, self._arrays))
+        kept = self._pool.submit(self._write_tensors)
+        published = list(self._pool.map(self._publish_shards, self._arrays))
         logged.result()
         record: dict[str, Any] = {
             "format": FORMAT,
             "unit": self._unit.number,
             "rows": [self._unit.start, self._unit.stop],
             "plan": self._plan_checksum,
-            "arrays": dict(placed),
+            "arrays": dict(published),
             **kept.result(),
         }
         files.write_once(self._folder.commits / name, sealed(record))
@@ -205,19 +205,19 @@ class ZarrUnitWriter:
     ) -> None:
         self.discard()
 
-    def _place(self, array: "_UnitArray") -> tuple[str, dict[str, Any]]:
+    def _publish_shards(self, array: "_UnitArray") -> tuple[str, dict[str, Any]]:
         """Put the shards of an array in their places; return what the record says of them."""
         folder = self._folder.array(array.key)
         metadata = checksum(self._folder.read_file(folder / "zarr.json"))
         shards = array.put_in_place(self._folder.files, folder)
         return self._folder.name(array.key), {"metadata": metadata, "shards": shards}
 
-    def _put_kept(self) -> dict[str, Any]:
+    def _write_tensors(self) -> dict[str, Any]:
         """Put the small tensors, if there are any; return what the record says of them."""
         if not self._kept:
             return {}
         content = pack(self._kept)
-        self._folder.files.write(self._folder.kept_file(self._unit.number), content)
+        self._folder.files.write(self._folder.tensors_file(self._unit.number), content)
         return {"kept": describe(content, self._kept)}
 
     def _check_room(self, more: int) -> None:
@@ -322,12 +322,12 @@ def naming(folder: RunFolder, what: str) -> Iterator[None]:
     except OSError as error:
         # What an object store refuses is another error: this was where shards are laid down.
         here = folder.files.show(folder.path) if folder.files.is_local else str(folder.writing)
-        place = str(error.filename or here)
+        where = str(error.filename or here)
         reason = (
             f"{what} cannot be written ({error.strerror or error}); make room or rights, then the "
             "same command goes on. What is committed stays"
         )
-        raise NotWritable(place, reason) from error
+        raise NotWritable(where, reason) from error
 
 
 def check_there(folder: RunFolder, plan: str) -> None:

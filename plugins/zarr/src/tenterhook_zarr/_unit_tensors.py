@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from tenterhook_store import CannotKeep, DamagedStore, dtype_name, plain_tensor
+from tenterhook_zarr._backend import check_length
 from tenterhook_zarr._checksums import checksum
 
-NO_PLACE = (torch.complex128,)
+NOT_STORABLE = (torch.complex128,)
 
 
-def keepable(tensor: Any) -> Tensor:
-    """Return a copy that can be put into a file; `CannotKeep` for what cannot."""
+def storable(tensor: Any) -> Tensor:
+    """Return a dense, contiguous copy on the CPU that a safetensors file can hold.
+
+    Raises `CannotKeep` for a dtype that it cannot hold.
+    """
     plain = plain_tensor(tensor)
-    if plain.dtype in NO_PLACE:
+    if plain.dtype in NOT_STORABLE:
         raise CannotKeep(f"{dtype_name(plain.dtype)} tensors with a unit", "Cast it to complex64.")
     return plain.clone(memory_format=torch.contiguous_format)
 
@@ -32,17 +36,15 @@ def describe(content: bytes, names: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"bytes": len(content), "crc32c": checksum(content), "names": sorted(names)}
 
 
-def unpack(content: bytes, said: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+def unpack(content: bytes, facts: Mapping[str, Any], path: str) -> dict[str, Tensor]:
     """Return the tensors of a file; `DamagedStore` where it is not the one of the record."""
-    if len(content) != said["bytes"]:
-        reason = f"this file has {len(content)} bytes and should have {said['bytes']}"
-        raise DamagedStore(path, reason)
-    if checksum(content) != said["crc32c"]:
+    check_length(len(content), facts["bytes"], path)
+    if checksum(content) != facts["crc32c"]:
         raise DamagedStore(path, "its checksum says that it is not what was written")
     try:
         found = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise DamagedStore(path, f"this is no safetensors file ({error})") from error
-    if sorted(found) != said["names"]:
-        raise DamagedStore(path, f"it has {sorted(found)} and should have {said['names']}")
+    if sorted(found) != facts["names"]:
+        raise DamagedStore(path, f"it has {sorted(found)} and should have {facts['names']}")
     return found

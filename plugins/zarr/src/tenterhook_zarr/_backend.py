@@ -1,8 +1,7 @@
-"""The seam between the layout of a store and where it is: a folder, or an object store.
+"""The protocols between the layout of a store and its backend: a folder, or an object store.
 
-What a store does with its files is here, and no more. In both kinds of place a file appears
-whole or not at all, and one of several writers can be the first; in an object store nothing is
-renamed.
+They hold what a store does with its files, and no more. With both backends a file appears whole or
+not at all, and of several writers exactly one is the first. An object store renames nothing.
 """
 
 from contextlib import AbstractContextManager
@@ -46,7 +45,7 @@ class Files(Protocol):
         """Put what was written to a local file where there is none; `False` where there is one."""
 
     def make(self, *folders: PurePath) -> None:
-        """Make folders, where a place has such."""
+        """Make folders, where the backend has such."""
 
     def make_below(self, folder: PurePath, standing: PurePath) -> None:
         """Make a folder below one that is there; `FileNotFoundError` where that is gone."""
@@ -70,7 +69,7 @@ class Files(Protocol):
         """Open a zarr array for reading."""
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Where a store is, or will be with the first thing that is kept."""
 
     @property
@@ -106,5 +105,11 @@ def check_size(files: Files, path: PurePath, size: int | None) -> None:
         found = files.size(path)
     except FileNotFoundError:
         raise DamagedStore(files.show(path), "this file is gone") from None
-    if size is not None and found != size:
-        raise DamagedStore(files.show(path), f"this file has {found} bytes and should have {size}")
+    if size is not None:
+        check_length(found, size, files.show(path))
+
+
+def check_length(found: int, size: int, path: str) -> None:
+    """Raise `DamagedStore` unless a file has as many bytes as it must have."""
+    if found != size:
+        raise DamagedStore(path, f"this file has {found} bytes and should have {size}")

@@ -11,7 +11,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 
-class Present(WrapperStore[Any]):
+class StrictReads(WrapperStore[Any]):
     """Reads another store; `FileNotFoundError` with the key of a shard that is not there."""
 
     async def get(

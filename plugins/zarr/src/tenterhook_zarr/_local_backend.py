@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tenterhook_store import NoStore, NotAStore, NotWritable
+from tenterhook_zarr._backend import Files
 from tenterhook_zarr._files import (
     LocalFiles,
     in_folder,
@@ -22,20 +23,19 @@ from tenterhook_zarr._files import (
     write_once,
 )
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._places import Files
 
 MARK = "tenterhook.json"
 FORMAT = {"format": "tenterhook store", "version": 1}
 _LOOKS = 50
 
 
-class LocalPlace:
+class LocalBackend:
     """A folder that is a store, or will be one with the first thing that is kept."""
 
     def __init__(self, path: str | os.PathLike[str], create: bool) -> None:
         self.root = Path(_checked_path(path)).expanduser().absolute()
         self.files: Files = LocalFiles()
-        self._check_place(create)
+        self._check_folder(create)
 
     @property
     def location(self) -> str:
@@ -54,7 +54,7 @@ class LocalPlace:
         except OSError as error:
             raise NotWritable(self.location, cannot_write(error)) from error
 
-    def _check_place(self, create: bool) -> None:
+    def _check_folder(self, create: bool) -> None:
         try:
             standing = nearest_standing(self.root)
             if not standing.is_dir():

@@ -1,7 +1,7 @@
-"""Stores in object stores: every file one object, put whole; nothing is renamed.
+"""Stores in object stores: each file is one object, written in one piece; nothing is renamed.
 
-obstore does the talking, or fsspec where obstore is not installed. What is to be put once is put
-on the condition that it is not there.
+obstore sends the requests, or fsspec where obstore is not installed. An object that must be written
+only once is written on the condition that it is not there.
 """
 
 import contextlib
@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from tenterhook_store import NoStore, NotAStore, NotWritable, Unreachable
+from tenterhook_zarr._backend import Files
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._local_place import FORMAT, MARK, check_format
-from tenterhook_zarr._places import Files
+from tenterhook_zarr._local_backend import FORMAT, MARK, check_format
+from tenterhook_zarr._object_protocol import NO_BUCKET, Objects, Refused
 from tenterhook_zarr._urls import ObjectUrl
 
 DELETED = "deleted.json"
@@ -26,48 +27,10 @@ DELETED = "deleted.json"
 PROBE = ".tenterhook-"
 """How the names of objects begin that are put to see whether they can be."""
 
-NO_BUCKET = "there is no such bucket; make it first, or correct its name"
-
 AT_ONCE = 16
 """How many objects are removed side by side, because each waits for the server."""
 
 INSTALL = "pip install 'tenterhook-zarr[remote]'"
-
-
-class Refused(OSError):
-    """The object store lets nobody in, or not us."""
-
-
-class Objects(Protocol):
-    """What talks to an object store. Keys are slash-separated.
-
-    What fails raises `OSError`: `FileNotFoundError` where there is no object, `Refused` where we
-    may not, another kind for what failed after the tries that were allowed.
-    """
-
-    def get(self, key: str) -> bytes:
-        """Return an object."""
-
-    def size(self, key: str) -> int:
-        """Return how many bytes an object has."""
-
-    def put(self, key: str, content: bytes | Path, once: bool) -> bool:
-        """Put an object, from memory or a local file; `False` if `once` and there is one."""
-
-    def names(self, prefix: str) -> list[str]:
-        """Return the next parts of all keys below a prefix, each once."""
-
-    def keys(self, prefix: str) -> list[str]:
-        """Return all keys below a prefix."""
-
-    def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
-
-    def zarr_store(self, prefix: str) -> Any:
-        """Return a store of zarr's that reads below a prefix."""
-
-    def talking(self) -> contextlib.AbstractContextManager[None]:
-        """Raise what such a store raises as the `OSError` that it is."""
 
 
 def open_objects(url: ObjectUrl, *, retries: int, timeout: float) -> Objects:
@@ -202,19 +165,21 @@ class ObjectFiles:
         except (FileNotFoundError, Unreachable, NotWritable):
             raise
         except OSError as error:
-            raise Unreachable(self.show(path), f"it cannot be read ({_said(error)})") from error
+            raise Unreachable(self.show(path), f"it cannot be read ({_message(error)})") from error
 
     @contextlib.contextmanager
     def _writing(self, path: PurePath) -> Iterator[None]:
         try:
             yield
         except Refused as error:
-            raise NotWritable(self.show(path), f"it cannot be written ({_said(error)})") from error
+            raise NotWritable(
+                self.show(path), f"it cannot be written ({_message(error)})"
+            ) from error
         except FileNotFoundError as error:  # what can be missing where something is put
             raise Unreachable(self.show(path), f"it cannot be written ({NO_BUCKET})") from error
         except OSError as error:
             reason = (
-                f"it cannot be written ({_said(error)}). What is committed stays; the same "
+                f"it cannot be written ({_message(error)}). What is committed stays; the same "
                 "command goes on"
             )
             raise Unreachable(self.show(path), reason) from error
@@ -235,7 +200,7 @@ class _Reading:
             return self._array.oindex[key]
 
 
-class ObjectPlace:
+class ObjectBackend:
     """A prefix of a bucket that is a store, or will be one with the first thing that is kept."""
 
     def __init__(self, url: ObjectUrl, *, create: bool, retries: int, timeout: float) -> None:
@@ -244,7 +209,7 @@ class ObjectPlace:
         try:
             objects = open_objects(url, retries=retries, timeout=timeout)
         except OSError as error:
-            raise Unreachable(str(url), f"it cannot be opened ({_said(error)})") from error
+            raise Unreachable(str(url), f"it cannot be opened ({_message(error)})") from error
         self._objects = ObjectFiles(url, objects)
         self.files: Files = self._objects
         self._check(create)
@@ -279,7 +244,7 @@ class ObjectPlace:
         self.files.remove(probe)
 
 
-def _said(error: OSError) -> str:
+def _message(error: OSError) -> str:
     return " ".join(str(error).split())[:600]
 
 
