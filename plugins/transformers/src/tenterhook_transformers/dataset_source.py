@@ -7,6 +7,7 @@ from typing import Any
 
 from tenterhook_capture.documents import Documents, UnreadableData
 from tenterhook_transformers.errors import UnknownDataset
+from tenterhook_transformers.hub import folders_like, hub_is_out_of_reach
 from tenterhook_transformers.texts import read_records, text_field
 
 
@@ -86,8 +87,6 @@ def _was_saved(path: Path) -> bool:
 
 def _check_name(datasets: Any, name: str, path: Path) -> None:
     """Raise `UnknownDataset` where it is plain, without asking the hub, that there is none."""
-    from tenterhook_transformers.model_loader import folders_like, hub_is_out_of_reach
-
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
         raise UnknownDataset(name, "there is no such folder", folders_like(path))
     cached = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
@@ -96,23 +95,19 @@ def _check_name(datasets: Any, name: str, path: Path) -> None:
 
 
 def _unknown(name: str, path: Path, error: Exception) -> UnknownDataset:
-    from tenterhook_transformers.model_loader import folders_like, hub_is_out_of_reach
-
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if path.is_dir():
         reason = f"the folder cannot be read as one: {lines[0]}"
         return UnknownDataset(name, reason, "Of a folder of text files name one file.")
     if "Config name is missing" in str(error):
-        said = " ".join(line.strip() for line in lines[:2])
-        return UnknownDataset(name, said, f"Name one, as '{name}:CONFIG:SPLIT'.")
+        reason = " ".join(line.strip() for line in lines[:2])
+        return UnknownDataset(name, reason, f"Name one, as '{name}:CONFIG:SPLIT'.")
     if hub_is_out_of_reach():
         return _out_of_reach(name, path)
     return UnknownDataset(name, lines[0].rstrip("."), folders_like(path))
 
 
 def _out_of_reach(name: str, path: Path) -> UnknownDataset:
-    from tenterhook_transformers.model_loader import folders_like
-
     return UnknownDataset(
         name,
         "there is no such folder, it is not in the cache, and the hub is out of reach",

@@ -8,17 +8,14 @@ from torch import Tensor
 
 from tenterhook_transformers.errors import EmptyText, TooLong
 from tenterhook_transformers.families import has_fixed_positions, position_ids
+from tenterhook_transformers.tokenized_model import TokenizedModel
 from tenterhook_transformers.tokenizing import run_tokenizer, texts_of
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
 
-    from tenterhook_transformers.language_model import LanguageModel
 
-
-def tokenize(
-    model: "LanguageModel", texts: str | Iterable[str], **settings: Any
-) -> "BatchEncoding":
+def tokenize(model: TokenizedModel, texts: str | Iterable[str], **settings: Any) -> "BatchEncoding":
     """Return the texts as tensors, padded to one length, on the model's device.
 
     `settings` go to the tokenizer and replace ours. `truncation=True` without a length cuts to
@@ -39,7 +36,7 @@ def tokenize(
 
 
 def encode(
-    model: "LanguageModel", texts: str | Iterable[str], *, positions: bool = True, **settings: Any
+    model: TokenizedModel, texts: str | Iterable[str], *, positions: bool = True, **settings: Any
 ) -> "BatchEncoding":
     """Tokenize, check that each text can be run, and add the positions the model has to be told.
 
@@ -56,7 +53,7 @@ def encode(
     return encodings
 
 
-def _check_lengths(model: "LanguageModel", mask: Tensor) -> None:
+def _check_lengths(model: TokenizedModel, mask: Tensor) -> None:
     lengths: list[int] = mask.sum(1).tolist()
     limit = model.max_tokens if has_fixed_positions(model.module) else None
     for at, length in enumerate(lengths):

@@ -1,19 +1,24 @@
 """What can go wrong here, each error a builtin kind too."""
 
+import attrs
+
 from tenterhook.errors import TenterhookError, TenterhookWarning
 
 
+@attrs.define(slots=False)
 class _NotFound(TenterhookError, OSError, LookupError):
     """Something on the hub or on disk cannot be had."""
 
+    name: str
+    """What was asked for."""
+
+    reason: str
+    """Why it cannot be had."""
+
+    way_out: str = ""
+    """What to do, in a sentence."""
+
     kind = "thing"
-
-    def __init__(self, name: str, reason: str, way_out: str = "") -> None:
-        super().__init__(f"{name!r}: {reason}")
-        self.name, self.reason, self.way_out = name, reason, way_out
-
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.name, self.reason, self.way_out)
 
     def __str__(self) -> str:
         reason = self.reason.removesuffix(".")
@@ -36,12 +41,12 @@ class BadSetting(TenterhookError, ValueError):
     """A dtype, device or attention implementation that is not there."""
 
 
+@attrs.define(slots=False)
 class EmptyText(TenterhookError, ValueError):
     """There is nothing to run a model on."""
 
-    def __init__(self, at: int | None = None) -> None:
-        super().__init__(at)
-        self.at = at
+    at: int | None = None
+    """Which text it is; `None` where there are none at all."""
 
     def __str__(self) -> str:
         if self.at is None:
@@ -52,12 +57,18 @@ class EmptyText(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class TooLong(TenterhookError, ValueError):
     """A text has more tokens than the model has positions."""
 
-    def __init__(self, at: int, tokens: int, limit: int) -> None:
-        super().__init__(at, tokens, limit)
-        self.at, self.tokens, self.limit = at, tokens, limit
+    at: int
+    """Which text it is."""
+
+    tokens: int
+    """How many tokens it has."""
+
+    limit: int
+    """How many the model takes."""
 
     def __str__(self) -> str:
         return (

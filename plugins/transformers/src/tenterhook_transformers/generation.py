@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
@@ -14,9 +14,7 @@ from tenterhook_selections import generating
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import pad_id, position_ids, unwrapped
-
-if TYPE_CHECKING:
-    from tenterhook_transformers.language_model import LanguageModel
+from tenterhook_transformers.tokenized_model import TokenizedModel
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -68,7 +66,7 @@ class Generation:
 
 
 def generate(
-    model: "LanguageModel",
+    model: TokenizedModel,
     prompts: str | Iterable[str],
     *,
     tok_kwargs: Mapping[str, Any] | None = None,
@@ -136,7 +134,7 @@ def _make_room(cache: Any) -> None:
         room = getattr(layer, "max_cache_len", None)
         if room is not None and int(layer.get_seq_length()) == room:
             layer.keys, layer.values = (
-                pad(held, (0, 0, 0, 1)) for held in (layer.keys, layer.values)
+                pad(tensor, (0, 0, 0, 1)) for tensor in (layer.keys, layer.values)
             )
             layer.max_cache_len = room + 1
 
@@ -150,7 +148,7 @@ def _check_generates(module: Any) -> None:
         )
 
 
-def _settle_padding(model: "LanguageModel", settings: dict[str, Any]) -> int:
+def _settle_padding(model: TokenizedModel, settings: dict[str, Any]) -> int:
     """Return the id that finished rows are filled with; name one where nobody did."""
     module: Any = unwrapped(model.module)
     for config in (settings.get("generation_config"), getattr(module, "generation_config", None)):
@@ -173,7 +171,7 @@ def _eos_ids(module: Any, settings: Mapping[str, Any]) -> set[int]:
 
 
 def _result(
-    model: "LanguageModel",
+    model: TokenizedModel,
     raw: Any,
     sequences: Tensor,
     prompt_mask: Tensor,

@@ -13,17 +13,16 @@ from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import model_inputs, raise_of_two_sequences
 from tenterhook_transformers.texts import iterate_texts
+from tenterhook_transformers.tokenized_model import TokenizedModel
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
-
-    from tenterhook_transformers.language_model import LanguageModel
 
 
 class Inference:
     """`lm.inference`: forward passes without gradients, in eval mode."""
 
-    def __init__(self, model: "LanguageModel") -> None:
+    def __init__(self, model: TokenizedModel) -> None:
         self._model = model
 
     def execute_inference(

@@ -24,6 +24,7 @@ from tenterhook_transformers.families import (
 )
 from tenterhook_transformers.inference import Inference
 from tenterhook_transformers.padding import pad
+from tenterhook_transformers.pretrained import load_parts
 from tenterhook_transformers.saving import Activations
 from tenterhook_transformers.tokenizing import run_tokenizer, texts_of
 
@@ -126,8 +127,6 @@ class LanguageModel(HookedModel):
         be loaded, `ValueError` for a dtype, device or attention implementation that is not there;
         warns `MissingWeights` where the checkpoint lacks some.
         """
-        from tenterhook_transformers.model_loader import load_parts
-
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its older name
         attention = kwargs.get("attn_implementation")
         module, found = load_parts(

@@ -1,23 +1,17 @@
 """Models and tokenizers from a folder or the Hugging Face hub."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from typing import Any
 from warnings import warn
 
 import torch
 from torch import nn
 
 from tenterhook_transformers.errors import BadSetting, MissingWeights, UnknownModel
-
-if TYPE_CHECKING:
-    from tenterhook_transformers.language_model import LanguageModel
+from tenterhook_transformers.hub import checked_name, folders_like, hub_is_out_of_reach
 
 _SHARED = (
     "revision",
@@ -32,22 +26,6 @@ _SHARED = (
 """What holds for the config, the weights and the tokenizer alike."""
 
 
-def load(
-    name: str,
-    *,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    revision: str | None = None,
-    attn_implementation: str | None = None,
-) -> "LanguageModel":
-    """Load a model by its name on the hub or its folder; see `LanguageModel.from_pretrained`."""
-    from tenterhook_transformers.language_model import LanguageModel
-
-    asked = {"revision": revision, "attn_implementation": attn_implementation}
-    options: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
-    return LanguageModel.from_pretrained(name, dtype=dtype, device=device, **options)
-
-
 def load_parts(
     name_or_path: str | os.PathLike[str],
     *,
@@ -60,7 +38,7 @@ def load_parts(
     import transformers
 
     wanted_dtype, place = _dtype(dtype), _device(device)
-    name = _checked_name(name_or_path)
+    name = checked_name(name_or_path)
     if "local_files_only" not in options and not Path(name).is_dir() and hub_is_out_of_reach():
         options["local_files_only"] = True
     shared = {key: options[key] for key in _SHARED if options.get(key) is not None}
@@ -197,72 +175,7 @@ def _devices() -> str:
     return ", ".join(map(repr, names))
 
 
-# --- names
-
-
-def _checked_name(name_or_path: str | os.PathLike[str]) -> str:
-    """Return the name, a folder's with `~` spelled out; `UnknownModel` where it cannot be right."""
-    name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UnknownModel(name, "the folder has no config.json", _inside(path))
-        return str(path)
-    scheme, colon, _ = name.partition(":")
-    if colon and scheme.isidentifier():
-        raise UnknownModel(
-            name,
-            f"{scheme!r} is a loader's scheme",
-            "Use tenterhook_capture.loading.load_model(name).",
-        )
-    if path.is_file():
-        raise UnknownModel(
-            name, "this is a file", "Name the folder that save_pretrained wrote, with config.json."
-        )
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
-        around = path.parent.is_dir()
-        hint = folders_like(path) if around else f"There is no folder {str(path.parent)!r} either."
-        raise UnknownModel(name, "there is no such folder", hint)
-    return name
-
-
-def _inside(path: Path) -> str:
-    found = sorted(str(config.parent) for config in path.glob("*/config.json"))
-    if found:
-        return f"There is one in {', '.join(map(repr, found[:3]))}."
-    return "Name the folder that save_pretrained wrote."
-
-
-def folders_like(path: Path) -> str:
-    """Return a hint that names folders beside `path` with names like it, if any."""
-    try:
-        names = [each.name for each in path.parent.iterdir() if each.is_dir()]
-    except OSError:
-        return ""
-    near = get_close_matches(path.name, sorted(names))
-    if not near:
-        return ""
-    return f"Closest folders: {', '.join(repr(str(path.parent / each)) for each in near)}."
-
-
 # --- what goes wrong
-
-
-def hub_is_out_of_reach() -> bool:
-    """Whether the hub's name cannot even be looked up, so that asking it would only take time.
-
-    transformers tries for half a minute. Behind a proxy names need not be known here.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return True
-    if getproxies():
-        return False
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return True
-    return False
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from tenterhook.errors import TenterhookError
 from tenterhook_capture import TRIES, points_of, save_activations
 from tenterhook_capture.options import BATCH_SIZE, KeywordsBesideBatchSize, shows_options
 from tenterhook_transformers.texts import documents_of
+from tenterhook_transformers.tokenized_model import TokenizedModel
 
 if TYPE_CHECKING:
     from tenterhook_capture import ProgressCallback
     from tenterhook_capture.engine import Engine
     from tenterhook_store import Store
-    from tenterhook_transformers.language_model import LanguageModel
 
 
 class NoStoreGiven(TenterhookError, ValueError):
@@ -28,7 +28,7 @@ class NoStoreGiven(TenterhookError, ValueError):
 class Activations:
     """`lm.activations`: captures into a store."""
 
-    def __init__(self, model: "LanguageModel") -> None:
+    def __init__(self, model: TokenizedModel) -> None:
         self._model = model
 
     @shows_options

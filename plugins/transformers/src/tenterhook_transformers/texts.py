@@ -63,8 +63,8 @@ def read_records(dataset: Any, field: str, name: str, *, limit: int | None = Non
     those of a stream kept.
     """
     if not hasattr(dataset, "num_rows"):
-        kept, empty = kept_texts(_records(dataset, field), limit)
-        return Documents(kept, source=name, field=field, empty=empty)
+        texts, empty = kept_texts(_records(dataset, field), limit)
+        return Documents(texts, source=name, field=field, empty=empty)
     column = dataset.select_columns([field])
     rows, empty = array("q"), []
     for row, text in enumerate(_by_number(column, field)):

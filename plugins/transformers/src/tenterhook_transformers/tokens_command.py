@@ -23,15 +23,15 @@ def tokens(model: str, text: str, as_json: bool) -> None:
 
     loaded = load_model(model)
     (ids,) = loaded.token_ids([text])
-    said = [_text_of(loaded, id) for id in ids]
+    texts = [_text_of(loaded, id) for id in ids]
     if as_json:
         rows = [
             {"position": position, "id": id, "text": each}
-            for position, (id, each) in enumerate(zip(ids, said, strict=True))
+            for position, (id, each) in enumerate(zip(ids, texts, strict=True))
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    for position, (id, each) in enumerate(zip(ids, said, strict=True)):
+    for position, (id, each) in enumerate(zip(ids, texts, strict=True)):
         click.echo(f"{position:>5}  {id:>7}  {each!r}".rstrip())
 
 
