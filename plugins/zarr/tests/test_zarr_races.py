@@ -268,7 +268,7 @@ def test_beginning_that_fails_takes_nothing_from_another(
 def test_mark_that_another_took_back(tmp_path: Path) -> None:
     """A process that used the store meanwhile marks it again."""
     store = ZarrStore(tmp_path)
-    with store._place.made():
+    with store._backend.made():
         (tmp_path / "tenterhook.json").unlink()
     assert ZarrStore(tmp_path, create=False).runs() == []
 

@@ -308,15 +308,15 @@ def test_shard_that_is_gone_or_changed(proxy: Proxy, url: str) -> None:
     plan, store = a_plan(), ZarrStore(url)
     write(store.write_run("one", plan), plan.units())
     shard = store.path / "runs/one/arrays/layers/h.0/c/1/0"
-    content = bytearray(store._place.files.read(shard))
+    content = bytearray(store._backend.files.read(shard))
     content[5] ^= 1
-    store._place.files.write(shard, bytes(content))
+    store._backend.files.write(shard, bytes(content))
     with pytest.raises(DamagedStore, match=r"layers/h\.0"):
         store.run("one")["h.0"][8:16]
     assert len(store.run("one")["h.0"][:8]) == 8
     (problem,) = store.verify_run("one")
     assert (problem.unit, problem.file) == (1, f"{url}/runs/one/arrays/layers/h.0/c/1/0")
-    store._place.files.remove(shard)
+    store._backend.files.remove(shard)
     with pytest.raises(DamagedStore, match=r"h\.0/c/1/0: this file is gone"):
         store.run("one")["h.0"][8:16]
 
@@ -412,9 +412,9 @@ def test_record_left_by_a_killed_writer(proxy: Proxy, url: str) -> None:
     plan, store = a_plan(), ZarrStore(url)
     write(store.write_run("one", plan), plan.units())
     left = store.path / "runs/one/commits/000000.json"
-    record = store._place.files.read(left)
+    record = store._backend.files.read(left)
     store.delete_run("one")
-    store._place.files.write(left, record)  # and was killed before it looked again
+    store._backend.files.write(left, record)  # and was killed before it looked again
     check_begun_anew(store)
 
 
