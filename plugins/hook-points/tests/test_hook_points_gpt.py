@@ -13,11 +13,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import tenterhook
 from tenterhook.hooks import LayerActivationDetector
+from tenterhook.plugins.schemes import UnknownScheme
 from tenterhook_capture import save_activations
 from tenterhook_capture.loading import load_model
 from tenterhook_hook_points import HookedRootModule, HookPoint
+from tenterhook_hook_points.errors import NotAGPT
 from tenterhook_hook_points.gpt import GPTConfig, HookedGPT
-from tenterhook_hook_points.loader import NotAGPT
 from tenterhook_store import MemoryStore
 
 IDS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -279,6 +280,13 @@ class TestOneWorld:
         unlike.save_pretrained(tmp_path)
         with pytest.raises(NotAGPT, match="scale_attn_by_inverse_layer_idx=True"):
             load_model(f"points:{tmp_path}")
+        with pytest.raises(NotAGPT, match="that is no name of a model"):
+            load_model("points:")
+
+    def test_no_loader(self) -> None:
+        """A name that no plugin loads says so, as it does without hook points."""
+        with pytest.raises(UnknownScheme, match="'nobody:', as 'nobody:gpt'"):
+            load_model("points:nobody:gpt")
 
     def test_capture(self) -> None:
         """Captures into a store take points and other layers alike."""

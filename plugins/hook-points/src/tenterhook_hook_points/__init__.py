@@ -7,24 +7,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenterhook_hook_points.cache import ActivationCache, AmbiguousName, UnknownActivation
+    from tenterhook_hook_points.cache import ActivationCache
     from tenterhook_hook_points.conversion import BaseTensorConversion, TensorConversion
+    from tenterhook_hook_points.errors import (
+        AmbiguousName,
+        NotAGPT,
+        UnknownActivation,
+        UnknownHookPoint,
+    )
     from tenterhook_hook_points.introspection import HookIntrospectionMixin
-    from tenterhook_hook_points.names import UnknownHookPoint
     from tenterhook_hook_points.point import HookPoint, LensHandle
     from tenterhook_hook_points.root import HookedRootModule
 
 _HOMES = {
     "ActivationCache": "cache",
-    "AmbiguousName": "cache",
+    "AmbiguousName": "errors",
     "BaseTensorConversion": "conversion",
     "HookIntrospectionMixin": "introspection",
     "HookPoint": "point",
     "HookedRootModule": "root",
     "LensHandle": "point",
+    "NotAGPT": "errors",
     "TensorConversion": "conversion",
-    "UnknownActivation": "cache",
-    "UnknownHookPoint": "names",
+    "UnknownActivation": "errors",
+    "UnknownHookPoint": "errors",
 }
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
     "HookPoint",
     "HookedRootModule",
     "LensHandle",
+    "NotAGPT",
     "TensorConversion",
     "UnknownActivation",
     "UnknownHookPoint",

@@ -1,4 +1,4 @@
-"""Whose hooks they are: those of an open scope run for the thread or task that opened it."""
+"""The scopes of `model.hooks(...)`: their hooks run for the thread or task that opened them."""
 
 import threading
 from asyncio import _get_running_loop, current_task
@@ -16,7 +16,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.token = object()
-        self.opening: Scope | None = None
+        self.opening: LensScope | None = None
 
 
 _thread = _Thread()
@@ -30,8 +30,8 @@ def here() -> object:
 def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function as `torch.compile` leaves it to Python."""
     disable: Any = torch.compiler.disable  # it has no types
-    kept: Callable[..., Any] = disable(function, reason=_WHY)
-    return kept
+    left_alone: Callable[..., Any] = disable(function, reason=_WHY)
+    return left_alone
 
 
 _WHY = (
@@ -41,13 +41,13 @@ _WHY = (
 )
 
 
-def opening() -> "Scope | None":
-    """Return the scope that this thread is putting hooks on for."""
+def opening() -> "LensScope | None":
+    """Return the scope that this thread is attaching hooks for."""
     return _thread.opening
 
 
-class Scope:
-    """The hooks that one `with model.hooks(...)` put on."""
+class LensScope:
+    """The hooks that one `with model.hooks(...)` attached."""
 
     def __init__(self, owner: object, level: int) -> None:
         self.owner = owner
@@ -57,7 +57,7 @@ class Scope:
         """Whether the compiler must be kept from looking at whose scope it is."""
         self.level = level
         self.removers: list[Callable[[], None]] = []
-        """What takes them off, one each, in the order in which they were put on."""
+        """What detaches them, one each, in the order in which they were attached."""
 
     def is_seen(self) -> bool:
         """Whether the thread or task that asks sees the scope's hooks."""
@@ -67,7 +67,7 @@ class Scope:
 
     @contextmanager
     def attaching(self) -> Iterator[None]:
-        """Have the hooks that this thread puts on in the meantime be of this scope."""
+        """Have the hooks that this thread attaches in the meantime belong to this scope."""
         before, _thread.opening = _thread.opening, self
         try:
             yield
@@ -75,7 +75,7 @@ class Scope:
             _thread.opening = before
 
     def close(self) -> None:
-        """Take the scope's hooks off, those that are still there; a second call does nothing."""
+        """Detach the scope's hooks, those that are still there; a second call does nothing."""
         while self.removers:
             self.removers.pop()()
 
@@ -84,14 +84,14 @@ class OpenScopes:
     """The open scopes of one model. A copy or pickle of the model starts with none."""
 
     def __init__(self) -> None:
-        self.scopes: list[Scope] = []
+        self.scopes: list[LensScope] = []
 
     def level(self) -> int:
         """Return how many of them this thread or task opened."""
         me = here()
         return sum(scope.opener is me for scope in self.scopes)
 
-    def mine_at(self, level: int | None) -> Scope | None:
+    def mine_at(self, level: int | None) -> LensScope | None:
         """Return this thread's or task's scope of a level, if it is open."""
         if level is None or not self.scopes:
             return None

@@ -1,49 +1,17 @@
 """What the points of a model saw in one run: tensors by name, and across blocks."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
-from tenterhook.errors import TenterhookError, closest
+from tenterhook_hook_points.errors import AmbiguousName, UnknownActivation
 from tenterhook_hook_points.names import NamesFilter, chosen
 
 if TYPE_CHECKING:
     from tenterhook_store import Store
-
-
-class UnknownActivation(TenterhookError, KeyError):
-    """The cache holds nothing under a name."""
-
-    def __init__(self, name: Any, known: Collection[str]) -> None:
-        super().__init__(name, known)
-        self.name, self.known = name, list(known)
-
-    def __str__(self) -> str:
-        if not self.known:
-            return f"No {self.name!r} in this cache, which is empty."
-        parts = self.name if isinstance(self.name, tuple) else (self.name,)
-        near = closest(str(max(parts, key=lambda part: len(str(part)), default="")), self.known)
-        return (
-            f"No {self.name!r} in this cache. Closest: {', '.join(map(repr, near))}. "
-            f"It holds {len(self.known)}; cache.names has them all."
-        )
-
-
-class AmbiguousName(TenterhookError, KeyError):
-    """A short name stands for several points of a block."""
-
-    def __init__(self, name: Any, meanings: Collection[str]) -> None:
-        super().__init__(name, meanings)
-        self.name, self.meanings = name, list(meanings)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name!r} may mean any of {', '.join(map(repr, self.meanings))}. "
-            "Write more of the name."
-        )
 
 
 class ActivationCache(dict[str, Tensor]):

@@ -36,12 +36,12 @@ def keeper(
     axis = -3 if name.endswith(_PER_HEAD) else -2
 
     def keep_part(tensor: Tensor, hook: HookPoint) -> None:
-        kept = detached(name, tensor)
-        if pos_slice is not None and kept.ndim >= -axis:
-            kept = _positions(kept, axis, pos_slice)
+        part = detached(name, tensor)
+        if pos_slice is not None and part.ndim >= -axis:
+            part = _positions(part, axis, pos_slice)
         if remove_batch_dim:
-            kept = without_batch(name, kept)
-        cache[key] = kept.to(device or kept.device, copy=True)
+            part = without_batch(name, part)
+        cache[key] = part.to(device or part.device, copy=True)
 
     return keep_part
 

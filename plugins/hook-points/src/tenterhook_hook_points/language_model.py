@@ -4,8 +4,8 @@ from typing import Any
 
 import attrs
 
+from tenterhook_hook_points.errors import NotAGPT
 from tenterhook_hook_points.gpt import HookedGPT
-from tenterhook_hook_points.loader import NotAGPT
 from tenterhook_transformers import LanguageModel
 
 

@@ -1,28 +1,17 @@
-"""The loader of `points:`: a GPT-2 under any name, as a model with hook points."""
+"""The loader of `points:`: a GPT-2 under any name, as a model with hook points.
+
+Whichever plugin has the loader of the name loads the model; this one rebuilds it.
+"""
 
 from typing import TYPE_CHECKING
 
-from tenterhook.errors import TenterhookError
-from tenterhook_capture.loading import load_model
+from tenterhook.plugins.schemes import serving
+from tenterhook_hook_points.errors import NotAGPT
 
 if TYPE_CHECKING:
     import torch
 
     from tenterhook_transformers import LanguageModel
-
-
-class NotAGPT(TenterhookError, ValueError):
-    """A model that cannot be loaded with hook points."""
-
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(name, why)
-        self.name, self.why = name, why
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name!r} cannot be loaded with hook points: {self.why} 'points:' takes GPT-2 "
-            f"models; load it without hook points as {self.name!r}, whose layers have names too."
-        )
 
 
 def load(
@@ -34,12 +23,19 @@ def load(
 ) -> "LanguageModel":
     """Load the model `name`, as `gpt2` or `tiny:`, and give it hook points.
 
-    Returns a `LanguageModel` around a `HookedGPT`, which is its `module`. Raises `NotAGPT` (a
-    `ValueError`) for another kind of model, and what loading `name` raises.
+    `dtype`, `device` and `revision` go to the loader of `name`. Returns a `LanguageModel` around a
+    `HookedGPT`, which is its `module`; it needs the extra `tenterhook-hook-points[models]`.
+
+    Raises `NotAGPT` (a `ValueError`) for another kind of model, `UnknownScheme` or `MissingPlugin`
+    (each a `LookupError`) where no plugin loads `name`, and what that plugin's loader raises.
     """
+    if not name.strip():
+        raise NotAGPT(name, "that is no name of a model.")
+    loader, rest = serving("loaders", name)
+    model = loader.call(rest, dtype=dtype, device=device, revision=revision)
     from tenterhook_hook_points.language_model import with_points
 
-    return with_points(load_model(name, dtype=dtype, device=device, revision=revision), name)
+    return with_points(model, name)
 
 
 def small() -> str:

@@ -4,31 +4,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tenterhook.errors import TenterhookError, closest
+from tenterhook_hook_points.errors import UnknownHookPoint
 
 NamesFilter = str | Callable[[str], Any] | Iterable[Any] | None
 """Hook points: a name, a glob pattern (`"blocks.*.hook_q"`), a predicate of the name, or a list,
 tuple or set of these; `None` for all."""
-
-
-class UnknownHookPoint(TenterhookError, KeyError, ValueError):
-    """No hook point answers to a name, or to a pattern."""
-
-    def __init__(self, name: str, known: Collection[str], detail: str = "") -> None:
-        super().__init__(name, known, detail)
-        self.name, self.known, self.detail = name, list(known), detail
-
-    def __str__(self) -> str:
-        if not self.known:
-            return (
-                f"No hook point {self.name!r}: this model has none. Call self.setup() at the end "
-                "of its __init__, after the last HookPoint."
-            )
-        said = f"No hook point {self.name!r} in this model."
-        if self.detail:
-            said += f" {self.detail}"
-        near = ", ".join(map(repr, closest(self.name, self.known)))
-        return f"{said} Closest: {near}. model.hook_dict has all {len(self.known)}."
 
 
 def chosen(

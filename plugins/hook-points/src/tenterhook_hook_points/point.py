@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tenterhook.compiling import hooks_changed
-from tenterhook_hook_points._scopes import Scope, here, opening, untraced
+from tenterhook_hook_points._lens_scope import LensScope, here, opening, untraced
 from tenterhook_hook_points.conversion import TensorConversion
 from tenterhook_hook_points.gradient import ScaledGradient, plain
 from tenterhook_hook_points.names import checked_direction
@@ -47,7 +47,7 @@ class LensHandle:
     """What the user passed."""
 
     _aliases: tuple[str, ...] | None = attrs.field(default=None, init=False, repr=False)
-    _scope: Scope | None = attrs.field(default=None, init=False, repr=False)
+    _scope: LensScope | None = attrs.field(default=None, init=False, repr=False)
     _reshape: Callable[[Any], None] | None = attrs.field(default=None, init=False, repr=False)
 
 
@@ -142,11 +142,11 @@ class HookPoint(nn.Module):
         with lock:
             if dir == "fwd":
                 handle.hook = self.register_forward_hook(run, prepend=prepend)
-                held = self._fwd
+                attached = self._fwd
             else:
                 handle.hook = self.register_full_backward_hook(run, prepend=prepend)
-                held = self._bwd
-            held.insert(0 if prepend else len(held), handle)
+                attached = self._bwd
+            attached.insert(0 if prepend else len(attached), handle)
             if self._watch is not None:
                 stand_last(self, ())
         if scope is not None:
@@ -261,9 +261,9 @@ class HookPoint(nn.Module):
         """Take a hook off, if it is there."""
         with lock:
             handle.hook.remove()
-            for held in (self._fwd, self._bwd):
-                if handle in held:
-                    held.remove(handle)
+            for attached in (self._fwd, self._bwd):
+                if handle in attached:
+                    attached.remove(handle)
             if self._watch is not None and not self._gradient_hooks:
                 self._unwatch()
 
@@ -298,16 +298,16 @@ class HookPoint(nn.Module):
         """
         new = type(self).__new__(type(self))
         memo[id(self)] = new
-        held = {"_fwd": self.fwd_hooks, "_bwd": self.bwd_hooks}
-        rest = {key: value for key, value in vars(self).items() if key not in held}
+        handles_of = {"_fwd": self.fwd_hooks, "_bwd": self.bwd_hooks}
+        rest = {key: value for key, value in vars(self).items() if key not in handles_of}
         for hooks, gone in (("_forward_hooks", "_fwd"), ("_gradient_hooks", "_bwd")):
-            scoped = {handle.hook.id for handle in held[gone] if handle._scope is not None}
-            kept = {key: value for key, value in rest[hooks].items() if key not in scoped}
-            rest[hooks] = OrderedDict(kept)
+            scoped = {handle.hook.id for handle in handles_of[gone] if handle._scope is not None}
+            unscoped = {key: value for key, value in rest[hooks].items() if key not in scoped}
+            rest[hooks] = OrderedDict(unscoped)
         vars(new).update(copy.deepcopy(rest, memo))
         for hooks in ("_forward_hooks", "_gradient_hooks"):
             memo[id(vars(self)[hooks])] = vars(new)[hooks]  # what the torch handles refer to
-        for key, handles in held.items():
+        for key, handles in handles_of.items():
             mine = [handle for handle in handles if handle._scope is None]
             vars(new)[key] = [new._take(handle, key, memo) for handle in mine]
         if not new._gradient_hooks:
@@ -332,8 +332,8 @@ class HookPoint(nn.Module):
         ours = {handle.hook.id for handle in (*self._fwd, *self._bwd)}.union(watch)
         state = {**vars(self), "_fwd": [], "_bwd": [], "_watch": None}
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_gradient_hooks"):
-            kept = {key: value for key, value in state[hooks].items() if key not in ours}
-            state[hooks] = OrderedDict(kept)
+            theirs = {key: value for key, value in state[hooks].items() if key not in ours}
+            state[hooks] = OrderedDict(theirs)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook.compiling import hooks_changed
-from tenterhook_hook_points._kits import Kit, Kits
-from tenterhook_hook_points._scopes import OpenScopes, Scope, here, opening
+from tenterhook_hook_points._cache_hooks import CacheHooks, CacheHooksPool
+from tenterhook_hook_points._lens_scope import LensScope, OpenScopes, here, opening
 from tenterhook_hook_points.cache import ActivationCache
 from tenterhook_hook_points.caching import PosSlice, first_alone, keeper
 from tenterhook_hook_points.introspection import HookIntrospectionMixin
@@ -43,7 +43,7 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         self.mod_dict = {}
         self.hook_dict = {}
         self._open_scopes = OpenScopes()
-        self._kits = Kits()
+        self._cache_hooks = CacheHooksPool()
 
     def setup(self) -> None:
         """Name every submodule, and fill `mod_dict` and `hook_dict`.
@@ -185,7 +185,7 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         Raises `UnknownHookPoint`, and nothing is attached then.
         """
         level = self.context_level + 1
-        scope = Scope(here() if reset_hooks_end else None, level)
+        scope = LensScope(here() if reset_hooks_end else None, level)
         self._open_scopes.scopes.append(scope)
         keep = False
         try:
@@ -254,15 +254,15 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         if plain and reset_hooks_end and self._adds_plainly and not hooks_changed():
             names = self._chosen(names_filter)
             points = [self.hook_dict[name] for name in names]
-            kit = self._kits.take(names, points)
-            if kit is not None:
+            hooks = self._cache_hooks.take(names, points)
+            if hooks is not None:
                 try:
-                    with self._opened(kit, cache):
+                    with self._opened(hooks, cache):
                         output = self(*model_args, **model_kwargs)
                 finally:
                     if clear_contexts:
                         self.clear_contexts()
-                self._kits.give_back(names, kit)
+                self._cache_hooks.give_back(names, hooks)
                 return output, _fit_for_autograd(cache)
         _, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
@@ -352,17 +352,17 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         )
 
     @contextmanager
-    def _opened(self, kit: Kit, cache: ActivationCache) -> Iterator[None]:
-        """Have a kit's hooks on while the scope is open."""
+    def _opened(self, hooks: CacheHooks, cache: ActivationCache) -> Iterator[None]:
+        """Have the hooks attached while the scope is open."""
         level = self.context_level + 1
-        self._open_scopes.scopes.append(kit.scope)
+        self._open_scopes.scopes.append(hooks.scope)
         try:
-            kit.open(cache, level)
+            hooks.open(cache, level)
             yield
         finally:
-            self._open_scopes.scopes.remove(kit.scope)
-            kit.close()
-            kit.scope.close()
+            self._open_scopes.scopes.remove(hooks.scope)
+            hooks.close()
+            hooks.scope.close()
 
     def _chosen(self, names_filter: NamesFilter) -> list[str]:
         if type(names_filter) is str and names_filter in self.hook_dict:

@@ -27,18 +27,18 @@ def save(
             "There is nothing to save: the cache, or what names_filter left, is empty."
         )
     batch, seq = _shape(tensors, tokens, batched)
-    kept = _flat("mask", mask, (batch, seq), torch.ones(batch * seq, dtype=torch.bool)).bool()
-    if not kept.any():
+    real = _flat("mask", mask, (batch, seq), torch.ones(batch * seq, dtype=torch.bool)).bool()
+    if not real.any():
         raise ValueError("There is nothing to save: mask is true nowhere.")
     ids = _flat("tokens", tokens, (batch, seq), torch.full((batch * seq,), -1))
     rows = {
-        name: tensor.detach().cpu().reshape(batch * seq, -1)[kept]
+        name: tensor.detach().cpu().reshape(batch * seq, -1)[real]
         for name, tensor in tensors.items()
     }
-    ids = ids[kept].to(torch.int32)
-    documents = torch.arange(batch).repeat_interleave(seq)[kept]
+    ids = ids[real].to(torch.int32)
+    documents = torch.arange(batch).repeat_interleave(seq)[real]
     # Real tokens are numbered from the first of their row, wherever padding is.
-    positions = (kept.reshape(batch, seq).cumsum(1) - 1).reshape(-1)[kept].to(torch.int32)
+    positions = (real.reshape(batch, seq).cumsum(1) - 1).reshape(-1)[real].to(torch.int32)
     plan = RunPlan(
         rows=len(ids),
         rows_per_unit=min(len(ids), ROWS_PER_UNIT),
@@ -84,9 +84,9 @@ def _shape(tensors: Mapping[str, Tensor], tokens: Tensor | None, batched: bool) 
     }
     if wrong:
         shown = ", ".join(f"{name} {each}" for name, each in list(wrong.items())[:4])
-        axes_said = "batch, seq" if batched else "seq"
+        axis_names = "batch, seq" if batched else "seq"
         raise ValueError(
-            f"A run has a row for each token, so tensors are ({axes_said}, ...), here "
+            f"A run has a row for each token, so tensors are ({axis_names}, ...), here "
             f"({', '.join(map(str, shape))}, ...); {len(wrong)} are not: {shown}. Choose the "
             "others with names_filter=."
         )
