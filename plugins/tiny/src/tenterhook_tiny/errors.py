@@ -3,15 +3,27 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+import attrs
+
 from tenterhook.errors import TenterhookError
 
 
+def _list(names: Sequence[str]) -> list[str]:
+    return list(names)
+
+
+@attrs.define(slots=False)
 class UnknownName(TenterhookError, ValueError):
     """This package has no model or data set of that name."""
 
-    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
-        super().__init__(kind, name, known)
-        self.kind, self.name, self.known = kind, name, list(known)
+    kind: str
+    """What was asked for: `"model"` or `"data set"`."""
+
+    name: str
+    """The name that was given."""
+
+    known: list[str] = attrs.field(converter=_list)
+    """The names that there are."""
 
     def __str__(self) -> str:
         close = get_close_matches(self.name, self.known, n=1)
@@ -20,12 +32,12 @@ class UnknownName(TenterhookError, ValueError):
         return f"tenterhook-tiny has no {self.kind} {self.name!r}, only {names}.{hint}"
 
 
+@attrs.define(slots=False)
 class NoRevisions(TenterhookError, ValueError):
     """A revision was asked for, and the model has none to choose from."""
 
-    def __init__(self, revision: str) -> None:
-        super().__init__(revision)
-        self.revision = revision
+    revision: str
+    """The revision that was asked for."""
 
     def __str__(self) -> str:
         return (
