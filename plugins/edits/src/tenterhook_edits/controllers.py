@@ -38,7 +38,7 @@ class _Edit(Controller):
         super().__init__(hook_type, hook_id, layer_signature)
         self._features = None if features is None else Selection(features=features)
         self._masks: dict[tuple[int, torch.device], Tensor] = {}
-        self._kept: dict[tuple[torch.device, torch.dtype], tuple[Any, ...]] = {}
+        self._converted: dict[tuple[torch.device, torch.dtype], tuple[Any, ...]] = {}
 
     @property
     def features(self) -> Where | None:
@@ -97,19 +97,19 @@ class _Edit(Controller):
             return made()
         key = like.device, like.dtype
         state = source._version, settings
-        then, state_then, seen, value = self._kept.get(key, (None, None, source, source))
+        then, state_then, seen, value = self._converted.get(key, (None, None, source, source))
         same = then is source and state_then == state
         if not same or (source.is_cpu and not torch.equal(seen, source)):
             with _for_any_mode():
                 seen = source.clone() if source.is_cpu else source
                 value = made()
-            self._kept[key] = source, state, seen, value
-        kept: Tensor = value
-        return kept
+            self._converted[key] = source, state, seen, value
+        converted: Tensor = value
+        return converted
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or pickle holds; it converts its tensors itself."""
-        return {**super().__getstate__(), "_kept": {}}
+        return {**super().__getstate__(), "_converted": {}}
 
 
 class AddVector(_Edit):

@@ -14,7 +14,7 @@ class LayerActivationDetector(Detector):
     """Keeps the latest call's activation, detached and on the CPU.
 
     It is in `tensor_metadata["activations"]` and its shape in `metadata["activations_shape"]`.
-    What is kept is a finished copy that no later forward changes.
+    The tensor is a finished copy, which no later forward changes.
     """
 
     reads_only = True
@@ -48,14 +48,14 @@ class LayerActivationDetector(Detector):
             return
         dtype = self.target_dtype
         if dtype is None and tensor.is_cpu:
-            kept = tensor.detach().clone()
+            copy = tensor.detach().clone()
         else:
-            kept = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
+            copy = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
         if not is_grad_enabled() and not is_dynamo_compiling() and is_inference_mode_enabled():
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
-                kept = kept.clone()
-        self.tensor_metadata["activations"] = kept
-        self.metadata["activations_shape"] = tuple(kept.shape)
+                copy = copy.clone()
+        self.tensor_metadata["activations"] = copy
+        self.metadata["activations_shape"] = tuple(copy.shape)
 
     def get_captured(self) -> Tensor | None:
         """Return the latest activation, on the CPU; `None` if there is none."""

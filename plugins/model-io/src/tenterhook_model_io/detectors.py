@@ -34,9 +34,9 @@ class _ModelDetector(Detector):
 
     def _keep(self, key: str, tensor: Tensor) -> None:
         with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
-            kept = tensor.detach().to("cpu", copy=True)
-        self.tensor_metadata[key] = kept
-        self.metadata[f"{key}_shape"] = tuple(kept.shape)
+            copy = tensor.detach().to("cpu", copy=True)
+        self.tensor_metadata[key] = copy
+        self.metadata[f"{key}_shape"] = tuple(copy.shape)
 
     def clear_captured(self) -> None:
         """Forget what was kept."""

@@ -41,13 +41,13 @@ class RunLog:
         if isinstance(event, UnitDone):
             self._log("unit", **{**event.facts, "unit": unit.number, "rows": unit.rows})
         elif isinstance(event, UnitFailed):
-            self._log("failed", unit=unit.number, rows=unit.rows, error=_said(event.error))
+            self._log("failed", unit=unit.number, rows=unit.rows, error=_one_line(event.error))
         else:
             self._log("lost", unit=unit.number, rows=unit.rows, error=event.reason)
 
     def end(self, error: BaseException | None) -> None:
         """Log that the run is complete, or what stopped it."""
-        self._log("end", error=None if error is None else _said(error))
+        self._log("end", error=None if error is None else _one_line(error))
 
     def _log(self, event: str, **facts: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -75,6 +75,7 @@ def run_log() -> "RunObserver":
     return RunLog(path) if path else _Silent()
 
 
-def _said(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """Return the error's type and message, its line breaks as blanks."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
