@@ -37,7 +37,7 @@ class UnknownDataset(_NotFound):
     kind = "data set"
 
 
-class BadSetting(TenterhookError, ValueError):
+class BadLoadOption(TenterhookError, ValueError):
     """A dtype, device or attention implementation that is not there."""
 
 

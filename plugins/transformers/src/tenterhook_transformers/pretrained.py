@@ -10,7 +10,7 @@ from warnings import warn
 import torch
 from torch import nn
 
-from tenterhook_transformers.errors import BadSetting, MissingWeights, UnknownModel
+from tenterhook_transformers.errors import BadLoadOption, MissingWeights, UnknownModel
 from tenterhook_transformers.hub import checked_name, folders_like, hub_is_out_of_reach
 
 _SHARED = (
@@ -83,7 +83,9 @@ def _load_weights(name: str, config: Any, **options: Any) -> tuple[nn.Module, li
                 wanted is not None
                 and "attention" in str(error).replace("attn", "attention").lower()
             ):
-                raise BadSetting(f"attn_implementation={wanted!r}: {_first_line(error)}") from None
+                raise BadLoadOption(
+                    f"attn_implementation={wanted!r}: {_first_line(error)}"
+                ) from None
             raise
         return module, sorted(info.get("missing_keys") or ())
     raise ValueError(f"transformers has no language model for {type(config).__name__}")
@@ -137,7 +139,7 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise BadSetting(f"device={str(device)!r}: {_first_line(error)}") from None
+        raise BadLoadOption(f"device={str(device)!r}: {_first_line(error)}") from None
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
@@ -146,7 +148,7 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     found = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(found, torch.dtype):
         valid = "'auto', 'float32', 'bfloat16', 'float16', 'float64'"
-        raise BadSetting(f"dtype={dtype!r} is not a dtype of torch. Usual ones: {valid}.")
+        raise BadLoadOption(f"dtype={dtype!r} is not a dtype of torch. Usual ones: {valid}.")
     return found
 
 
@@ -159,7 +161,7 @@ def _device(device: torch.device | str | None) -> torch.device | None:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, ImportError) as error:  # as it takes the kind to be
         why = _first_line(error).partition(". ")[0].rstrip(".")  # what follows is for torch's own
-        raise BadSetting(
+        raise BadLoadOption(
             f"device={device!r} is not there: {why}. There is {_devices()}; "
             "without a device the model runs on the CPU."
         ) from None
@@ -183,7 +185,7 @@ def _errors_of(name: str, part: str) -> Iterator[None]:
     """Turn what transformers and the hub raise into one error with the way out."""
     try:
         yield
-    except (UnknownModel, BadSetting, torch.OutOfMemoryError):
+    except (UnknownModel, BadLoadOption, torch.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - of the hub, of safetensors, of remote code
         raise _unknown(name, part, error) from None

@@ -59,8 +59,8 @@ def is_huggingface(dataset: Any) -> bool:
 def read_records(dataset: Any, field: str, name: str, *, limit: int | None = None) -> Documents:
     """Return the texts of a field, up to `limit`; empty ones are left out and counted apart.
 
-    Those of a data set that has its records by number are read again when they are needed, and
-    those of a stream kept.
+    A data set that finds its records by number is read again when texts are needed. The texts of a
+    stream stay in memory.
     """
     if not hasattr(dataset, "num_rows"):
         texts, empty = kept_texts(_records(dataset, field), limit)
