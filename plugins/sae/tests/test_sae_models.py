@@ -197,7 +197,7 @@ def test_sparse_latents_have_gradients() -> None:
 def test_few_active_latents_are_kept_sparse() -> None:
     """Where that is smaller: k of many, and not k of few."""
     x = torch.randn(100, 8)
-    many, few = TopKSae(400, 8, 5).encode_kept(x), TopKSae(8, 8, 7).encode_kept(x)
+    many, few = TopKSae(400, 8, 5).encode_compact(x), TopKSae(8, 8, 7).encode_compact(x)
 
     assert isinstance(many, SparseLatents)
     assert many.nbytes < many.to_dense().nbytes / 10

@@ -80,7 +80,7 @@ def train(
 
     opened = LocalStore(store, create=False).run(run)
     rows = opened[layer]
-    kept = len(rows) - int(hold_out * len(rows))
+    trained = len(rows) - int(hold_out * len(rows))
     if not opened.is_complete:
         click.echo(
             f"Run {run} lacks {len(opened.missing)} of its {opened.plan.unit_count} units: its "
@@ -88,7 +88,7 @@ def train(
             "others.",
             err=True,
         )
-    batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, kept))
+    batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, trained))
     torch.manual_seed(seed)
     made = _made(kind, latents or 8 * batches.width, batches.width, k, _present(device))
     settings = TrainingSettings(
@@ -102,15 +102,15 @@ def train(
     )
     if dry_run:
         click.echo(
-            f"Would train a {type(made).__name__} of {made.n_latents} latents on {kept:,} rows of "
-            f"{batches.width} features, {steps:,} batches of {batch_size:,}, into {out}."
+            f"Would train a {type(made).__name__} of {made.n_latents} latents on {trained:,} rows "
+            f"of {batches.width} features, {steps:,} batches of {batch_size:,}, into {out}."
         )
         return
     with _progress() as show:
         train_sae(made, batches, settings, out=out, progress=show)
     measured: dict[str, Any] = {"sae": out, "steps": steps}
-    if kept < len(rows):
-        blocks = (rows[at : min(at + 4096, len(rows))] for at in range(kept, len(rows), 4096))
+    if trained < len(rows):
+        blocks = (rows[at : min(at + 4096, len(rows))] for at in range(trained, len(rows), 4096))
         measured |= _rounded(evaluate_rows(made, blocks))
     if as_json:
         click.echo(json.dumps(measured, indent=2))
@@ -236,8 +236,8 @@ def _around(tokens: tuple[str, ...], example: Any, width: int = 10) -> str:
     """Return the tokens around the most active one, on one line."""
     at = example.top.position
     before, after = max(0, at - width), at + width + 1
-    said = "".join(tokens[before:after]).replace("\n", "↵")
-    return f"{'…' if before else ''}{said}{'…' if after < len(tokens) else ''}"
+    excerpt = "".join(tokens[before:after]).replace("\n", "↵")
+    return f"{'…' if before else ''}{excerpt}{'…' if after < len(tokens) else ''}"
 
 
 def _present(device: str) -> str:
@@ -287,8 +287,8 @@ def _rounded(evaluation: Any) -> dict[str, Any]:
 
 def _print_measures(measures: dict[str, Any]) -> None:
     for name, value in measures.items():
-        said = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        click.echo(f"{name.replace('_', ' '):<30}{said:>14}")
+        shown = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        click.echo(f"{name.replace('_', ' '):<30}{shown:>14}")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from tenterhook_sae.errors import BadSetting, NoRows
 from tenterhook_store import Run
 
 BUFFER = 65_536
-"""Rows in the buffer unless said otherwise."""
+"""Rows in the buffer, by default."""
 
 
 class Batches(Protocol):

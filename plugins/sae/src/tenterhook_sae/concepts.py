@@ -212,8 +212,8 @@ class Concepts:
         change = Change(number, manipulation, self._following)
         with self._lock:
             key = number, manipulation.selection
-            kept = [c for c in self._standing if (c.latent, c.manipulation.selection) != key]
-            self._standing = tuple(kept) if manipulation.changes_nothing else (*kept, change)
+            others = [c for c in self._standing if (c.latent, c.manipulation.selection) != key]
+            self._standing = tuple(others) if manipulation.changes_nothing else (*others, change)
             self._follow()
 
     def reset_manipulations(self) -> None:

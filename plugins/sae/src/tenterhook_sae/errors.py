@@ -3,16 +3,31 @@
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
+
 from tenterhook import TenterhookError
 from tenterhook.errors import closest
 
 
+def _tuple(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(names)
+
+
+@attrs.define(slots=False)
 class WrongWidth(TenterhookError, ValueError):
     """An activation, or latents, do not have the width that the SAE was made for."""
 
-    def __init__(self, expected: int, found: int, where: Any = None, *, latents: bool = False):
-        super().__init__(expected, found, where)
-        self.expected, self.found, self.where, self.latents = expected, found, where, latents
+    expected: int
+    """How wide it has to be."""
+
+    found: int
+    """How wide it is."""
+
+    where: Any = None
+    """The layer, where that is known."""
+
+    latents: bool = False
+    """Whether it is latents that were to be decoded."""
 
     def __str__(self) -> str:
         if self.latents:
@@ -24,27 +39,39 @@ class WrongWidth(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NoSuchLatent(TenterhookError, IndexError):
     """A latent that this SAE does not have."""
 
-    def __init__(self, latent: Any, count: int, names: Sequence[str] = ()) -> None:
-        super().__init__(latent, count, names)
-        self.latent, self.count, self.names = latent, count, tuple(names)
+    latent: Any
+    """What was asked for: a number, or a name."""
+
+    count: int
+    """How many latents there are."""
+
+    names: Sequence[str] = attrs.field(default=(), converter=_tuple)
+    """The names that latents have."""
 
     def __str__(self) -> str:
-        said = f"There is no latent {self.latent!r}: the latents are 0 to {self.count - 1}."
+        message = f"There is no latent {self.latent!r}: the latents are 0 to {self.count - 1}."
         if isinstance(self.latent, str):
             near = closest(self.latent, self.names) if self.names else []
-            said += f" Closest name: {near[0]!r}." if near else " None of them has a name."
-        return said
+            message += f" Closest name: {near[0]!r}." if near else " None of them has a name."
+        return message
 
 
+@attrs.define(slots=False)
 class BadSetting(TenterhookError, ValueError):
     """A setting has a value that it cannot have."""
 
-    def __init__(self, name: str, value: Any, valid: str) -> None:
-        super().__init__(name, value, valid)
-        self.name, self.value, self.valid = name, value, valid
+    name: str
+    """The setting's name."""
+
+    value: Any
+    """What it was given."""
+
+    valid: str
+    """What it may be, in words."""
 
     def __str__(self) -> str:
         return f"{self.name}={self.value!r} is not {self.valid}."
@@ -60,12 +87,18 @@ class NoTexts(TenterhookError, RuntimeError):
         )
 
 
+@attrs.define(slots=False)
 class UnknownArchitecture(TenterhookError, ValueError, LookupError):
     """A saved SAE is of a kind that cannot be read."""
 
-    def __init__(self, where: str, architecture: Any, known: Sequence[str]) -> None:
-        super().__init__(where, architecture, known)
-        self.where, self.architecture, self.known = where, architecture, tuple(known)
+    where: str
+    """The folder or file."""
+
+    architecture: Any
+    """The kind that it says it is."""
+
+    known: Sequence[str] = attrs.field(converter=_tuple)
+    """The kinds that can be read."""
 
     def __str__(self) -> str:
         return (
@@ -74,34 +107,46 @@ class UnknownArchitecture(TenterhookError, ValueError, LookupError):
         )
 
 
+@attrs.define(slots=False)
 class UnreadableSae(TenterhookError, ValueError):
     """A folder does not hold an SAE, or holds one that is damaged or not of the kind it says."""
 
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
+    where: str
+    """The folder or file."""
+
+    reason: str
+    """A sentence on what is wrong with it."""
 
     def __str__(self) -> str:
         return f"{self.where} cannot be read as an SAE: {self.reason}"
 
 
+@attrs.define(slots=False)
 class SaeExists(TenterhookError, FileExistsError):
     """There is something where an SAE or a checkpoint is to be written."""
 
-    def __init__(self, where: str, what: str) -> None:
-        super().__init__(where, what)
-        self.where, self.what = where, what
+    where: str
+    """The folder."""
+
+    what: str
+    """What is there, as what follows its name in a sentence."""
 
     def __str__(self) -> str:
         return f"{self.where} {self.what}. Nothing was overwritten."
 
 
+@attrs.define(slots=False)
 class NotFinite(TenterhookError, ValueError):
     """The activations hold NaN or infinity."""
 
-    def __init__(self, count: int, rows: int, what: str) -> None:
-        super().__init__(count, rows, what)
-        self.count, self.rows, self.what = count, rows, what
+    count: int
+    """How many rows hold NaN or infinity."""
+
+    rows: int
+    """How many rows there are."""
+
+    what: str
+    """Which activations they are."""
 
     def __str__(self) -> str:
         return (
@@ -110,23 +155,35 @@ class NotFinite(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False)
 class NoRows(TenterhookError, ValueError):
     """There is nothing to train on, or to evaluate with."""
 
-    def __init__(self, where: str, remedy: str = "Capture some texts first.") -> None:
-        super().__init__(where, remedy)
-        self.where, self.remedy = where, remedy
+    where: str
+    """What holds none."""
+
+    remedy: str = "Capture some texts first."
+    """What to do, in a sentence."""
 
     def __str__(self) -> str:
         return f"{self.where} holds no rows. {self.remedy}"
 
 
+@attrs.define(slots=False)
 class OtherCheckpoint(TenterhookError, ValueError):
     """A checkpoint belongs to another training."""
 
-    def __init__(self, where: str, what: str, found: Any, expected: Any) -> None:
-        super().__init__(where, what, found, expected)
-        self.where, self.what, self.found, self.expected = where, what, found, expected
+    where: str
+    """The checkpoint's folder."""
+
+    what: str
+    """The setting that differs."""
+
+    found: Any
+    """Its value in the checkpoint."""
+
+    expected: Any
+    """Its value in this training."""
 
     def __str__(self) -> str:
         return (

@@ -79,15 +79,15 @@ def write_page(examples: Iterable[Example], *, title: str) -> str:
     for each in found:
         spans = []
         for token, score in zip(each.tokens, each.scores, strict=True):
-            said = escape(token).replace("\n", "↵<br>")
+            markup = escape(token).replace("\n", "↵<br>")
             if score > 0:
                 strength = 0.15 + 0.85 * score / highest
                 spans.append(
                     f'<span style="background:rgba(255,140,0,{strength:.2f})" '
-                    f'title="{score:.3f}">{said}</span>'
+                    f'title="{score:.3f}">{markup}</span>'
                 )
             else:
-                spans.append(said)
+                spans.append(markup)
         texts.append(f"<p><b>{each.top.score:.3f}</b> {''.join(spans)}</p>")
     if not texts:
         texts.append("<p>No text activated it.</p>")

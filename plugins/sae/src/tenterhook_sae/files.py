@@ -38,7 +38,7 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
 
     SAELens reads what is written. A `BatchTopKSae` that has learned its threshold is written as
     the `jumprelu` that it is in use, as SAELens does with its own, and comes back as what it was.
-    Each file is put in place whole.
+    Each file appears whole or not at all.
 
     Raises `SaeExists` (a `FileExistsError`) where the folder holds an SAE, unless `overwrite`.
     """
@@ -250,7 +250,7 @@ def _with_one_threshold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _with_unit_decoder(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return weights that do with a decoder of unit rows what these do by its rows' lengths."""
     if not {"W_dec", "W_enc", "b_enc"} <= weights.keys():
-        return weights  # what is missing is said where they are put in
+        return weights  # loading them reports what is missing
     length = weights["W_dec"].norm(dim=1)
     folded = {
         "W_dec": weights["W_dec"] / length[:, None],

@@ -23,7 +23,7 @@ CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_stat
 
 
 @attrs.define(eq=False)
-class Forward:
+class ModelForward:
     """A forward of the whole model, from beginning to end."""
 
     cache: Any
@@ -47,7 +47,7 @@ class Following:
     def follow(self, module: nn.Module | None, ended: Any = None) -> None:
         """Follow this model, and no other; with `None`, none.
 
-        `ended`, a function of a `Forward` and the marks at its end, is called then; without it
+        `ended`, a function of a `ModelForward` and the marks at its end, is called then; without it
         nobody looks at caches.
         """
         if (module, ended) == self._followed:
@@ -88,16 +88,16 @@ class Following:
         return None
 
     @property
-    def forward(self) -> Forward | None:
+    def forward(self) -> ModelForward | None:
         """The forward that runs in this thread, the innermost; where caches are looked at."""
-        found: Forward | None = (self._watch.kept or {}).get("forward")
+        found: ModelForward | None = (self._watch.kept or {}).get("forward")
         return found
 
     @eager
     def _begin(self, *_: Any) -> None:
-        kept, cache = self._watch.kept, _cache((self._watch.inputs or {}).get)
-        if kept is not None:
-            kept["forward"] = Forward(cache, marks(cache))
+        notes, cache = self._watch.kept, _cache((self._watch.inputs or {}).get)
+        if notes is not None:
+            notes["forward"] = ModelForward(cache, marks(cache))
 
     @eager
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -124,14 +124,14 @@ def marks(cache: Any) -> Marks | None:
         length = getattr(cache, "get_seq_length", None)
         return None if cache is None or (length is not None and not int(length())) else []
     for layer in reversed(layers):
-        kept = _kept(layer)
-        if kept is not None:
-            rows = kept.flatten(1).cpu()
+        states = _row_states(layer)
+        if states is not None:
+            rows = states.flatten(1).cpu()
             return [blake2b(row.numpy().tobytes(), digest_size=16).digest() for row in rows]
     return None
 
 
-def _kept(layer: Any) -> Tensor | None:
+def _row_states(layer: Any) -> Tensor | None:
     """Return what a layer of a cache keeps of each row, float32 `(batch, ...)`, `None` if empty."""
     states = getattr(layer, "recurrent_states", {}).values()
     found = [state.flatten(1).float() for state in states if isinstance(state, Tensor)]

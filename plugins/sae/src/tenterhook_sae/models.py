@@ -50,7 +50,7 @@ class TopKSae(Sae):
         values, indices = pre.reshape(-1, self.n_latents).topk(self.k, sorted=False)
         return SparseLatents.of_top(values.relu(), indices, pre.shape)
 
-    def encode_kept(self, x: Tensor) -> Tensor | SparseLatents:
+    def encode_compact(self, x: Tensor) -> Tensor | SparseLatents:
         """Return the latents in the form that takes less memory."""
         pre = self.pre_activations(x)
         entry = 8 + pre.element_size()
@@ -113,9 +113,9 @@ class BatchTopKSae(Sae):
         """Return the batch's largest; move the threshold a hundredth towards the least of them."""
         latents = self._of_batch(pre)
         with torch.no_grad():
-            kept = latents[latents > 0]
-            if len(kept):
-                least = kept.min().to(self.threshold.dtype)
+            active = latents[latents > 0]
+            if len(active):
+                least = active.min().to(self.threshold.dtype)
                 fresh = self.threshold < 0
                 self.threshold.copy_(
                     torch.where(fresh, least, 0.99 * self.threshold + 0.01 * least)

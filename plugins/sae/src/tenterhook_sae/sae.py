@@ -83,7 +83,7 @@ class Sae(Detector, Controller, nn.Module):
         self.concepts = Concepts(n_latents)
         self.about: dict[str, Any] = {}
         """What it was made of, in plain JSON values: layer, run, settings; saved with it."""
-        self._kept: Tensor | SparseLatents | None = None
+        self._latest: Tensor | SparseLatents | None = None
         self._here = threading.local()
 
     # --- the autoencoder
@@ -115,7 +115,7 @@ class Sae(Detector, Controller, nn.Module):
         return self.activate(pre) != 0
 
     def activate_sparse(self, pre: Tensor) -> SparseLatents:
-        """Return the latents with only the active ones kept."""
+        """Return the latents with only the active ones stored."""
         return SparseLatents.of_active(pre, self.active(pre))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Sae(Detector, Controller, nn.Module):
         return self.activate(self.pre_activations(x))
 
     def encode_sparse(self, x: Tensor) -> SparseLatents:
-        """Return the latents of activations `(..., n_inputs)`, only the active ones kept."""
+        """Return the latents of activations `(..., n_inputs)`, only the active ones stored."""
         return self.activate_sparse(self.pre_activations(x))
 
     def decode(self, latents: Tensor | SparseLatents) -> Tensor:
@@ -144,9 +144,9 @@ class Sae(Detector, Controller, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of activations `(..., n_inputs)`, of the same shape."""
-        return self.decode(self.encode_kept(x))
+        return self.decode(self.encode_compact(x))
 
-    def encode_kept(self, x: Tensor) -> Tensor | SparseLatents:
+    def encode_compact(self, x: Tensor) -> Tensor | SparseLatents:
         """Return the latents in the form that takes less memory."""
         pre = self.pre_activations(x)
         return compact(pre, self.active(pre))
@@ -197,20 +197,20 @@ class Sae(Detector, Controller, nn.Module):
         """The latents of the last call, of the unmodified activation; `None` before any.
 
         `(batch, seq, n_latents)` or as the layer has its axes, detached, on the SAE's device.
-        Between calls they are kept sparse where that is smaller; see `sparse_latents`.
+        Between calls they are stored sparse where that is smaller; see `sparse_latents`.
         """
-        kept = self._kept
-        return kept.to_dense() if isinstance(kept, SparseLatents) else kept
+        latest = self._latest
+        return latest.to_dense() if isinstance(latest, SparseLatents) else latest
 
     @property
     def sparse_latents(self) -> SparseLatents | None:
-        """The latents of the last call, only the active ones kept; `None` before any."""
-        kept = self._kept
-        return SparseLatents.of_dense(kept) if isinstance(kept, Tensor) else kept
+        """The latents of the last call, only the active ones stored; `None` before any."""
+        latest = self._latest
+        return SparseLatents.of_dense(latest) if isinstance(latest, Tensor) else latest
 
     def clear_latents(self) -> None:
         """Forget the latents of the last call."""
-        self._kept = None
+        self._latest = None
         self.metadata.pop("latents_shape", None)
 
     def set_context(self, context: HookContext | None) -> None:
@@ -227,13 +227,13 @@ class Sae(Detector, Controller, nn.Module):
             return
         latents = self._encoded(x)
         self._here.encoded = x, latents
-        kept = latents.detach()
+        detached = latents.detach()
         if torch.is_inference_mode_enabled():  # the user's own: fit for autograd, like any other
             with torch.inference_mode(False):
-                kept = _cloned(kept)
-        self._kept = kept
-        self.metadata["latents_shape"] = tuple(kept.shape)
-        self.concepts.track(kept)
+                detached = _cloned(detached)
+        self._latest = detached
+        self.metadata["latents_shape"] = tuple(detached.shape)
+        self.concepts.track(detached)
 
     @eager
     def modify_activations(
@@ -256,7 +256,7 @@ class Sae(Detector, Controller, nn.Module):
         """Return the latents of a layer's activation; in the graph only where they change it."""
         used = self._mode == "reconstruct" or (self._mode == "edit" and self.concepts.changes())
         with _exactly(x.device.type), nullcontext() if used else torch.no_grad():
-            return self.encode_kept(x)
+            return self.encode_compact(x)
 
     def _changed(self, x: Tensor, latents: Tensor | SparseLatents, changes: list[Change]) -> Tensor:
         if not changes:

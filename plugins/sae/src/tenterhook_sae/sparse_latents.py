@@ -1,4 +1,4 @@
-"""Latents with only the active ones kept: which, and how strong."""
+"""Latents of which only the active ones are stored: which they are, and how strong."""
 
 import attrs
 import torch

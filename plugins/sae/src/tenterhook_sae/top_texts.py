@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tenterhook import HookContext
 from tenterhook.hooks import HookWarning
-from tenterhook_sae.following import Following, Forward, Marks
+from tenterhook_sae.following import Following, Marks, ModelForward
 from tenterhook_sae.sparse_latents import SparseLatents
 from tenterhook_selections import Seen
 
@@ -135,10 +135,10 @@ class TopTexts:
     def _warn(self, why: str) -> None:
         if why not in self._warned:
             self._warned.add(why)
-            said = f"Texts are tracked, and {why}"
-            warnings.warn(said, HookWarning, stacklevel=3)
+            message = f"Texts are tracked, and {why}"
+            warnings.warn(message, HookWarning, stacklevel=3)
 
-    def ended(self, forward: Forward, marks: Marks | None) -> None:
+    def ended(self, forward: ModelForward, marks: Marks | None) -> None:
         """Remember the rows of a forward that ended, for those that go on with its cache."""
         self._ended.append(_Ended(forward.rows, marks))
 
@@ -149,7 +149,7 @@ class TopTexts:
             ended = self._here.ended = deque(maxlen=FORWARDS)
         return ended
 
-    def _rows(self, ids: Tensor, seen: Seen, forward: Forward | None) -> list[_Row] | None:
+    def _rows(self, ids: Tensor, seen: Seen, forward: ModelForward | None) -> list[_Row] | None:
         """Return the rows of the batch, each with what came before it.
 
         `None` where the model has seen tokens before and nothing says which.
