@@ -20,6 +20,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +381,28 @@ def test_import_path(path: str) -> None:
     """An import path on a page of the reference leads somewhere."""
     if path not in ("tenterhook.json", "tenterhook.plugins"):
         import_path(path)
+
+
+DOORS = [row.cells for row in ROWS if "door" in row.cells]
+
+
+def test_every_door_is_in_the_table() -> None:
+    """Each door of core, which is a module with its types beside it, is in the table of doors."""
+    core = FOLDER.parents[1] / "core/src"
+    doors = {
+        ".".join(path.relative_to(core).with_suffix("").parts)
+        for path in core.glob("**/*.pyi")
+        if path.stem != "__init__"
+    }
+    assert {SPAN.findall(cells["door"])[0] for cells in DOORS} == doors
+
+
+@pytest.mark.parametrize("cells", DOORS, ids=lambda cells: cells["door"].strip("`"))
+def test_door(cells: dict[str, str]) -> None:
+    """What is behind a door is the package that the table names, of that distribution."""
+    door, package, distribution = (cell.strip("`") for cell in cells.values())
+    assert import_path(door) is import_path(package)
+    found = {each.name.lower() for each in metadata.distributions()}
+    assert distribution in found
+    top = package.partition(".")[0]
+    assert top.replace("_", "-") == distribution.removesuffix("-core")
