@@ -176,6 +176,7 @@ class LocalEngine:
                     ended, before = before, started
                     yield _outcome(*ended)
                 before = started
+                # Told at once where it needs no waiting, so that progress is not a unit late.
                 if before[1].ready():
                     ended, before = before, None
                     yield _outcome(*ended)
@@ -183,6 +184,7 @@ class LocalEngine:
                 ended, before = before, None
                 yield _outcome(*ended)
         finally:
+            # Whoever reads stopped reading, or an error is on its way: no row of it is lost.
             if before is not None:
                 _settle(before[1])
 

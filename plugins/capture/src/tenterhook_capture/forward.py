@@ -57,11 +57,14 @@ class ForwardPass:
 
         Raises `NotPerToken` where a point has no row for each token, `NoPattern`, `WrongMask`.
         """
+        # Whoever watches the model may look at later layers: then it runs whole
+        # (test_who_watches_sees_whole_forwards).
         if self.stop_after is not None and not watching(self._model.layers):
             mask, found = self._run(documents, self.stop_after)
             if mask is not None and all(found.values()):
                 return self._seen(mask, found, documents)
             self.stop_after = None  # this model cannot be stopped, or calls layers as it likes
+        # The first forward runs whole and notes in which order the layers end.
         order: list[str] | None = None
         if not self._has_run and not WHOLE & {point.layer for point in self._points}:
             order = []

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 ALIGN = 64
+"""Each array begins at a multiple of it, so that a buffer of bytes can be seen as any dtype."""
 
 STEP = 1 << 16
 """Buffers are a multiple of it, so that batches of nearly one size can use the same ones."""
@@ -44,6 +45,8 @@ class BufferPool:
             while self._full_for(size):
                 check()
                 if self._full_for(size):  # else the check has made room
+                    # Not for good: a writer that fails gives nothing back, and `check` tells
+                    # (test_an_error_while_the_queue_is_full).
                     self._changed.wait(0.2)
             fits = [buffer for buffer in self._free if len(buffer) >= size]
             buffer = min(fits, key=len, default=None)
@@ -163,5 +166,7 @@ class Stage:
             target.copy_(gathered, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
+        # Else the allocator gives this memory to the next forward while the copy still reads it
+        # (test_a_copy_sees_what_was_there_when_it_was_asked_for).
         gathered.record_stream(stream)
         return event

@@ -22,7 +22,10 @@ from tenterhook_capture.text_model import TextModel
 from tenterhook_store import Unit
 
 PARTS = 3
-"""Numbers that are kept of a window, by `TokenRows` and by `ChosenRows`."""
+"""Numbers that are kept of a window, by `TokenRows` and by `ChosenRows`.
+
+They stand flat, one window after another, in `Numbers`, which go to a file where there are many,
+so that a capture's memory does not grow with its documents (test_zarr_capture_memory)."""
 
 
 @attrs.frozen(kw_only=True)

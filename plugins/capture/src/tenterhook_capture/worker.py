@@ -1,4 +1,19 @@
-"""One unit: run its documents, hand its rows to be written, have it committed."""
+"""One unit: run its documents, hand its rows to be written, have it committed.
+
+What happens in a unit:
+
+1. The windows that have rows in it are grouped into batches. A batch follows from the capture and
+   the unit alone, so that a unit done again, anywhere, is the same forwards.
+2. A batch is one forward. What the points gave stays on the model's device, padding included.
+3. Rows are chosen there, reduced, and made int8 where that is asked for.
+4. Those that are kept are copied into a buffer of CPU memory, while an accelerator goes on with
+   the next forward.
+5. The buffer is handed to the writing: written at once, or by the unit's thread.
+6. After the last batch the unit is committed, by whoever writes. A thread does that while the next
+   unit is computed.
+
+Steps 1 to 5 run in the thread that calls the worker, and only the writing may be another.
+"""
 
 import itertools
 import time
@@ -81,6 +96,8 @@ class CaptureWorker:
             for batch in found:
                 before = time.perf_counter()
                 seen = self._forward(batch.documents)
+                # On an accelerator the forward is only asked for by now: its time shows in
+                # `handing`, where its rows are waited for.
                 ran = time.perf_counter()
                 writing.append(self._block(batch, seen, unit, work, writing))
                 work.count(batch, forward=ran - before, handing=time.perf_counter() - ran)
@@ -100,6 +117,7 @@ class CaptureWorker:
         self, batch: Batch, seen: ForwardResult, unit: Unit, work: "_UnitWork", writing: UnitWriting
     ) -> StagedBlock:
         """Gather the rows of a batch, on their way to memory of the CPU."""
+        # Places cost an index a row; without bucketing and statistics the rows come in order.
         places = batch.places(unit) if self._spec.bucket or self._spec.reduce else None
         rows = work.arrays(seen, batch.picks(), places)
         tokens, documents, positions = batch.numbers()
@@ -144,6 +162,7 @@ class _UnitWork:
                 flat, index_on[flat.device], flat.dtype if is_int8 else torch_dtype(layer.dtype)
             )
             if reducing is not None or is_int8:
+                # Read more than once below, so gathered once; else the copy itself gathers them.
                 rows = FlatRows(rows.gathered(), None, rows.dtype)
             if reducing is not None:
                 assert places is not None

@@ -173,6 +173,10 @@ class ThreadWriting:
 
     How much waits is bounded by the pool that the blocks' buffers are of. What the thread raises is
     raised, with its own traceback, by the next call here.
+
+    The queue holds the unit's blocks, and at last a `Closing`, which has the thread commit, or
+    `None`, which has it end. Each block's buffer goes back to the pool exactly once: by the sink
+    that wrote it, or by whoever finds that nobody will.
     """
 
     def __init__(self, sink: UnitSink, name: str) -> None:
@@ -206,7 +210,7 @@ class ThreadWriting:
     def result(self) -> Mapping[str, Any]:
         """Wait until the unit is committed; return how it went."""
         self._thread.join()
-        self._drain()
+        self._drain()  # a block may have come after the thread failed and emptied the queue
         self.check()
         assert self._facts is not None
         return self._facts
@@ -225,7 +229,7 @@ class ThreadWriting:
                     self._facts = self._sink.finish(item)
                     return
                 self._sink.take(item)
-            if isinstance(item, StagedBlock):
+            if isinstance(item, StagedBlock):  # taken off the queue as the unit was cancelled
                 item.staged.release()
         except BaseException as error:  # noqa: BLE001 - raised by whoever asks next
             self._error = error
