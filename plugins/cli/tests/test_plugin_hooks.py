@@ -17,7 +17,7 @@ import tenterhook_capture.plugin
 import tenterhook_cli
 import tenterhook_store
 from tenterhook.errors import UnknownLayer
-from tenterhook.plugins import BrokenExtension, PluginWarning
+from tenterhook.plugins import AmbiguousExtension, BrokenExtension, PluginWarning
 from tenterhook.standard_names import StandardNames
 from tenterhook_capture import resume_run, save_activations
 from tenterhook_capture.documents import read_documents
@@ -706,6 +706,18 @@ class TestExporters:
 
         with pytest.raises(BrokenExtension, match=f"Exporter 'words' of plugin 'one'.*{cause}"):
             find_exporter("words")(self.run(), tmp_path, layers=None)
+
+    def test_one_name_of_two_plugins(self, install: Install) -> None:
+        """Neither serves it, and both are named."""
+        for name in ("one", "two"):
+            source = declaring("exporters", "words", f"plugin_{name}:export") + EXPORT
+            install(name, {name: source})
+
+        with (
+            pytest.warns(PluginWarning, match="exporter 'words'"),
+            pytest.raises(AmbiguousExtension, match=r"is offered by .*'one'.* and by .*'two'"),
+        ):
+            find_exporter("words")
 
     def test_a_format_that_nobody_has(self) -> None:
         """The error says so where there is none at all, too."""

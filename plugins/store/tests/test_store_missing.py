@@ -286,8 +286,9 @@ def test_exports(tmp_path: Path, to: Any, first: int) -> None:
 def test_exports_of_the_first_rows(tmp_path: Path, to: Any) -> None:
     """Unless said, the rows before the first that is missing are written, with a warning."""
     run = a_run(100, 13, [0, 1, 3])
-    with pytest.warns(UserWarning, match="lacks unit 2"):
+    with pytest.warns(UserWarning, match="lacks unit 2") as caught:
         to(run, tmp_path / "out")
+    assert caught[0].filename == __file__
     assert exported_tokens(tmp_path / "out", to) == [7 * row for row in range(26)]
     mark = json.loads((tmp_path / "out" / "run.json").read_bytes())
     assert (mark["rows"], mark["missing_units"]) == ([[0, 26]], [[2, 2], [4, 7]])

@@ -13,7 +13,7 @@ DEFAULT = "ZarrStore"
 
 
 def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "Store":
-    """Open the default store in a folder, or make it there with the first thing that is kept.
+    """Open the default store in a folder, or make it there with the first thing that is saved.
 
     A URL will do as well: `s3://bucket/prefix`, `gs://`, `az://`, `memory://`, `file://`, and what
     else an installed plugin serves: a store that declares the scheme `sqlite` opens

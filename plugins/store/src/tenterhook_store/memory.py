@@ -5,8 +5,8 @@ It fills the protocols of `protocols` in the plainest way, in about 200 lines:
 1. `write_run` makes a `_MemoryRun`, or finds that of the same plan, and returns a writer of it.
 2. `open_unit` returns a unit's writer, which copies blocks of rows to lists of its own. Nobody else
    sees them.
-3. `commit` joins the blocks and puts them into the run's dictionary under the unit's number, in one
-   step: a unit is there as a whole or not at all. Of two that commit one unit the first stays.
+3. `commit` joins the blocks and adds them to the run's units under the unit's number, in one step:
+   a unit is there as a whole or not at all. Of two that commit one unit the first stays.
 4. `run` makes a `Run` of the units that are there by then, and of functions that read them.
 """
 

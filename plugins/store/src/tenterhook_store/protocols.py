@@ -130,7 +130,7 @@ class RunWriter(Protocol):
     def note_session(self, session: str, facts: Mapping[str, Any]) -> None:
         """Keep what is to be known of this process's part of the work, in plain JSON values.
 
-        Replaces what was noted under the same name before.
+        Replaces what was there under the same name.
         """
 
     def finish(self) -> None:

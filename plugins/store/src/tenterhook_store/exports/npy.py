@@ -38,11 +38,14 @@ def to_npy(
     has no bfloat16 and no float8: these become float32, which holds each of their values, or with
     `bfloat16="bits"` unsigned integers of their bits.
 
-    All layers unless `layers` says which. Of a run that lacks units, the rows before the first that
-    is missing are written, with a `UserWarning` where there are others; `missing="skip"` writes
-    all that are there, and `missing="stop"` spares the warning. `run.json` says which rows they
-    are (`rows`, ranges of row numbers) and which units are missing (the first and last of each
-    stretch of them). Raises `PlaceTaken` where the folder holds something, which `overwrite=True`
+    All layers are written unless `layers` names some. Of a run that lacks units, the rows before
+    the first that is missing are written, with a `UserWarning` where there are others;
+    `missing="skip"` writes all that are there, and `missing="stop"` spares the warning. `run.json`
+    says which rows they are (`rows`, ranges of row numbers) and which units are missing
+    (`missing_units`, the first and last of each stretch). `progress(done, total)` is called with
+    rows, counted over all arrays. It takes the memory of a few rows.
+
+    Raises `PlaceTaken` where the folder holds something, which `overwrite=True`
     replaces if it is an export of a run, `NotWritable`, `NotCaptured`, `DamagedStore`,
     `BadSetting`, and `ImportError` without numpy.
     """

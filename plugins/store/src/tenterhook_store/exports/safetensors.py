@@ -49,10 +49,10 @@ def to_safetensors(
     """Write the rows of a run as safetensors files of some of the rows each; return the folder.
 
     Every file has `token`, `document`, `position` and the layers, by their names, of the same
-    rows, bit for bit in the dtype that was stored; `run.json` says which of the rows written, from
-    0, are in which, and the metadata in a file the numbers that they have in the run. No
-    file is larger than `file_bytes`, its header and a single row aside. What else it takes and
-    raises is as for `to_npy`.
+    rows, bit for bit in the dtype that was stored. `run.json` says which of the rows written,
+    counted from 0, are in which file; the metadata in a file says which numbers they have in the
+    run. No file is larger than `file_bytes`, its header and a single row aside. What else it takes
+    and raises is as for `to_npy`.
     """
     if file_bytes < 1:
         raise BadSetting("file_bytes", file_bytes, "a whole number, 1 or more")
