@@ -2,7 +2,7 @@
 
 import importlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from tenterhook.scopes.steering import Change, Hooks, Steering
 
 if TYPE_CHECKING:
     from tenterhook.selections import Where
-    from tenterhook.specs import Given, ModelSpec
+    from tenterhook.specs import Given, HookSpec, ModelSpec
 
 Phase = Literal["prompt", "generated"]
 
@@ -219,6 +219,30 @@ class HookedModel:
         specs = importlib.import_module("tenterhook.specs")
         ids: list[str] = specs.apply(self.layers, spec, allow=allow)
         return ids
+
+    def scoped(
+        self,
+        spec: "ModelSpec | HookSpec | Mapping[str, Any]",
+        *,
+        hooks: "Collection[str] | Mapping[str, type[Hook]]",
+        max_elements: int = 2**24,
+        missing: Report = "warn",
+    ) -> Hooks:
+        """Have the hooks of a spec from a stranger, such as a request, run while the scope is open.
+
+        `hooks` are the classes that it may name: by the names that plugins register them under, or
+        a mapping of names to classes. Each declares `elements(parameters)`, how many elements of
+        tensors a hook would hold; together they may hold `max_elements`. Sizes and all else are
+        checked before a hook is made. `scope.hooks` are the hooks, in the order of the spec.
+
+        Raises `BadSpec` (a `ValueError`) with the path to each mistake, and `TypeError` for a
+        class that does not declare its size, and for a file.
+        """
+        specs = importlib.import_module("tenterhook.specs")
+        scope: Hooks = specs.scoped(
+            self, spec, hooks=hooks, max_elements=max_elements, missing=missing
+        )
+        return scope
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"

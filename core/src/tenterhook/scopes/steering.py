@@ -51,6 +51,11 @@ class Hooks(Scope):
         self._entries: list[Scoped] = []
         self._parts: list[SelectedChange] = []
 
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """The hooks, in the order they were given."""
+        return tuple(hook for _, hook in self._pairs)
+
     def _again(self) -> "Hooks":
         return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
 

@@ -7,7 +7,7 @@ scope's to say: `model.steer(layer, edit, tokens="last")`.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from numbers import Real
 from typing import Any
@@ -39,6 +39,17 @@ class _Edit(Controller):
         self._features = None if features is None else Selection(features=features)
         self._masks: dict[tuple[int, torch.device], Tensor] = {}
         self._converted: dict[tuple[torch.device, torch.dtype], tuple[Any, ...]] = {}
+
+    @classmethod
+    def elements(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many elements the tensors among these parameters have; see `model.scoped`."""
+        return sum(value.numel() for value in parameters.values() if isinstance(value, Tensor))
+
+    @classmethod
+    def width(cls, parameters: Mapping[str, Any]) -> int | None:
+        """Return how many features its layer must have; `None` where any will do."""
+        tensors = (value for value in parameters.values() if isinstance(value, Tensor))
+        return next((tensor.shape[-1] for tensor in tensors if tensor.ndim), None)
 
     @property
     def features(self) -> Where | None:
@@ -189,9 +200,10 @@ class ProjectOut(_Edit):
         self.directions = _finite("directions", directions, "(n, features)")
         if not directions.numel():
             raise ValueError(f"directions is empty, {tuple(directions.shape)}. Give at least one.")
-        for at, direction in enumerate(directions.reshape(-1, directions.shape[-1])):
-            if not direction.any():
-                raise ValueError(f"Direction {at} of directions is zero. Leave it out.")
+        zero = ~directions.reshape(-1, directions.shape[-1]).any(-1)
+        if zero.any():
+            at = int(zero.nonzero()[0])
+            raise ValueError(f"Direction {at} of directions is zero. Leave it out.")
 
     def _edited(self, activation: Tensor) -> Tensor:
         _same_width("directions", self.directions, activation)

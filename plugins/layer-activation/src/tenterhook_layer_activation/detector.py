@@ -1,5 +1,6 @@
 """Keeps what a layer returned, in memory of its own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class LayerActivationDetector(Detector):
             )
         super().__init__(HookType.FORWARD, hook_id, layer_signature=layer_signature)
         self.target_dtype = target_dtype
+
+    @classmethod
+    def elements(cls, parameters: Mapping[str, Any]) -> int:
+        """Return 0: it is made without tensors, and keeps one activation of the layer's."""
+        return 0
 
     def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
         """Keep the activation of `output`; of an output without a tensor, keep nothing."""

@@ -32,6 +32,11 @@ class _Kept(dict[str, Tensor]):
 class _ModelDetector(Detector):
     """Keeps tensors under keys, each with its shape in `metadata` as `<key>_shape`."""
 
+    @classmethod
+    def elements(cls, parameters: Mapping[str, Any]) -> int:
+        """Return 0: it is made without tensors, and keeps those of one call of the model."""
+        return 0
+
     def _keep(self, key: str, tensor: Tensor) -> None:
         with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
             copy = tensor.detach().to("cpu", copy=True)

@@ -1,5 +1,6 @@
 """The kinds of sparse autoencoder: which latents they leave active."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -94,6 +95,11 @@ class BatchTopKSae(Sae):
         self.k = _share(k, n_latents)
         self.register_buffer("threshold", torch.tensor(-1.0, device=device, dtype=torch.float64))
 
+    @classmethod
+    def elements(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many weights one of these sizes has, its threshold among them."""
+        return super().elements(parameters) + 1
+
     def activate(self, pre: Tensor) -> Tensor:
         """Return the latents above the threshold, and 0 elsewhere."""
         return torch.where(self.active(pre), pre, 0)
@@ -173,6 +179,12 @@ class JumpReLUSae(Sae):
             raise BadSetting("bandwidth", bandwidth, "a positive number")
         self.bandwidth, self.initial_threshold = bandwidth, initial_threshold
         self.threshold = nn.Parameter(torch.full_like(self.b_enc, initial_threshold))
+
+    @classmethod
+    def elements(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many weights one of these sizes has, a threshold for each latent too."""
+        thresholds: int = parameters["n_latents"]
+        return super().elements(parameters) + thresholds
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the positive latents above their thresholds, and 0 elsewhere."""

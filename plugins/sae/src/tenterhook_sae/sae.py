@@ -5,6 +5,7 @@ The kinds differ in which latents they leave active, and in how they are trained
 
 import threading
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, get_args
 
@@ -85,6 +86,19 @@ class Sae(Detector, Controller, nn.Module):
         """What it was made of, in plain JSON values: layer, run, settings; saved with it."""
         self._latest: Tensor | SparseLatents | None = None
         self._here = threading.local()
+
+    @classmethod
+    def elements(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many weights one of these sizes has; see `model.scoped`."""
+        latents, inputs = parameters["n_latents"], parameters["n_inputs"]
+        weights: int = 2 * latents * inputs + latents + inputs
+        return weights
+
+    @classmethod
+    def width(cls, parameters: Mapping[str, Any]) -> int:
+        """Return how many features its layer must have."""
+        inputs: int = parameters["n_inputs"]
+        return inputs
 
     # --- the autoencoder
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         make_hook,
     )
     from tenterhook_specs.parameters import parameters_of
+    from tenterhook_specs.request_scope import scoped
+    from tenterhook_specs.spec_format import SpecFormat
     from tenterhook_specs.values import plain, structure
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "ModelSpec",
     "NotAllowed",
     "NotDescribable",
+    "SpecFormat",
     "apply",
     "describe",
     "describe_hook",
@@ -42,6 +45,7 @@ __all__ = [
     "parameters_of",
     "plain",
     "read_spec",
+    "scoped",
     "structure",
     "write_spec",
 ]
@@ -53,6 +57,7 @@ _HOMES = {
     "ModelSpec": "hooks",
     "NotAllowed": "errors",
     "NotDescribable": "errors",
+    "SpecFormat": "spec_format",
     "apply": "hooks",
     "describe": "hooks",
     "describe_hook": "hooks",
@@ -62,6 +67,7 @@ _HOMES = {
     "parameters_of": "parameters",
     "plain": "values",
     "read_spec": "formats",
+    "scoped": "request_scope",
     "structure": "values",
     "write_spec": "formats",
 }

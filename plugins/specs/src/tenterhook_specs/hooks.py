@@ -136,12 +136,25 @@ def apply(layers: "HookRegistry", spec: Given, *, allow: Sequence[str] = ()) -> 
 def make_hook(spec: HookSpec, *, path: str = "hook", allow: Sequence[str] = ()) -> Hook:
     """Make the hook of a spec, registered nowhere. Raises as `apply` does."""
     hook_class = _class_of(spec.hook, path, allow)
-    takes = parameters_of(hook_class)
+    return hook_of(hook_class, spec, parameters_given(hook_class, spec, path=path, allow=allow))
+
+
+def parameters_given(
+    hook_class: type[Hook], spec: HookSpec, *, path: str, allow: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the parameters of a spec as the class takes them, defaults included.
+
+    Raises `BadSpec` and `NotAllowed`.
+    """
     kind = parameters_class(hook_class)
     values: Any = structure(dict(spec.parameters), kind, path=f"{path}.parameters", allow=allow)
-    given: dict[str, Any] = {
-        each.name: revived(getattr(values, each.name)) for each in attrs.fields(kind)
-    }
+    return {each.name: revived(getattr(values, each.name)) for each in attrs.fields(kind)}
+
+
+def hook_of(hook_class: type[Hook], spec: HookSpec, parameters: Mapping[str, Any]) -> Hook:
+    """Make a hook of these parameters, for the layer, type and id that its spec says."""
+    takes = parameters_of(hook_class)
+    given: dict[str, Any] = dict(parameters)
     for name, value in (
         ("layer_signature", spec.layer),
         ("hook_id", spec.id),

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import typing
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,8 +30,22 @@ def parameters_of(call: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     }
 
 
+_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+
+
 def parameters_class(hook_class: type) -> type:
-    """Return an attrs class of a hook's own parameters, with the types and defaults it states."""
+    """Return an attrs class of a hook's own parameters, with the types and defaults it states.
+
+    The same for each call: making one, and what cattrs makes of it, takes a hundred times as long
+    as the hook.
+    """
+    found = _classes.get(hook_class)
+    if found is None:
+        found = _classes[hook_class] = _parameters_class(hook_class)
+    return found
+
+
+def _parameters_class(hook_class: type) -> type:
     fields = {
         name: attrs.field(
             type=_type(parameter.annotation),

@@ -13,6 +13,9 @@ from tenterhook_specs.errors import BadSpec
 DEEPEST = 64
 """Tables and lists inside each other."""
 
+LONGEST_KEY = 1000
+"""Characters of a key; an error looks for the names most like it, in time of the square."""
+
 MOST_REPEATED = 100_000
 """Values that aliases of a text may repeat, together."""
 
@@ -58,6 +61,8 @@ def leaves(values: Any, *, most: int, where: str) -> Iterator[tuple[ValuePath, A
             if isinstance(value, Mapping) and type(key) is not str:
                 what = path_text(path, where)
                 raise BadSpec([f"{what} has the key {printable(repr(key))}, and keys are text"])
+            if type(key) is str and len(key) > LONGEST_KEY:
+                raise BadSpec([f"{path_text(path, where)} has a key of {len(key):,} characters"])
             stack.append(((path, key), item, depth + 1))
 
 

@@ -6,7 +6,9 @@ path. What is `None` is left out of tables, for TOML has no word for it.
 """
 
 import enum
+import functools
 import re
+import reprlib
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from collections.abc import Sequence as SequenceType
@@ -21,11 +23,22 @@ from cattrs.gen import make_dict_structure_fn
 from torch import Tensor
 
 from tenterhook.errors import TenterhookError, closest
+from tenterhook.one_line import printable
 from tenterhook_specs.errors import BadSpec, NotDescribable
 from tenterhook_specs.import_paths import import_path, path_of
 
 T = TypeVar("T")
 _TENSOR_KEYS = {"dtype", "shape", "values"}
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 2, 4, 4
+
+
+def brief(value: Any) -> str:
+    """Return what a value looks like, short, however large it is; for errors."""
+    return _REPR.repr(value)
 
 
 def plain(value: Any, what: str = "the value") -> Any:
@@ -121,21 +134,23 @@ def _mistake(error: BaseException, _: type | None) -> str:
         known = [each.name for each in attrs.fields(error.cl)]
         said = []
         for key in sorted(error.extra_fields):
-            close = closest(key, known, 1)
+            close = closest(key[:100], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else "there are none"
-            said.append(f"unknown key {key!r}; {hint}")
+            said.append(f"unknown key {brief(key)}; {hint}")
         return ", ".join(said)
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return printable(str(error)).rstrip(".") or type(error).__name__
 
 
+@functools.lru_cache(maxsize=16)
 def _converter(allow: tuple[str, ...]) -> Converter:
+    """Return what turns plain values into classes; made once, for cattrs compiles as it goes."""
     made = Converter(forbid_extra_keys=True, detailed_validation=True)
 
     def code(value: Any, _: Any) -> Any:
         if not isinstance(value, str):
-            raise ValueError(f"expected an import path, 'package.module:name', not {value!r}")
+            raise ValueError(f"expected an import path, 'package.module:name', not {brief(value)}")
         return import_path(value, allow)
 
     def union(kind: Any) -> Callable[[Any, Any], Any]:
@@ -149,7 +164,7 @@ def _converter(allow: tuple[str, ...]) -> Converter:
 
         def checked(value: Any, _: Any) -> Any:
             if not isinstance(value, Mapping):
-                raise ValueError(f"expected a table, not {type(value).__name__} {value!r}")
+                raise ValueError(f"expected a table, not {type(value).__name__} {brief(value)}")
             return structured(value, kind)
 
         return checked
@@ -190,7 +205,7 @@ def _exactly(value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"expected {kind.__name__}, not {type(value).__name__} {value!r}")
+        raise ValueError(f"expected {kind.__name__}, not {type(value).__name__} {brief(value)}")
     return value
 
 
@@ -213,15 +228,15 @@ def _first_that_fits(converter: Converter, value: Any, members: tuple[Any, ...])
 def _one_of(value: Any, kind: Any) -> Any:
     valid = get_args(kind)
     if value not in valid:
-        close = closest(str(value), [str(each) for each in valid], 1)[0]
+        close = closest(str(value)[:100], [str(each) for each in valid], 1)[0]
         said = ", ".join(map(repr, valid))
-        raise ValueError(f"{value!r} is not one of {said}; did you mean {close!r}?")
+        raise ValueError(f"{brief(value)} is not one of {said}; did you mean {close!r}?")
     return value
 
 
 def _items(converter: Converter, value: Any, kinds: tuple[Any, ...]) -> list[Any]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"expected a list, not {type(value).__name__} {value!r}")
+        raise ValueError(f"expected a list, not {type(value).__name__} {brief(value)}")
     kind = kinds[0] if kinds else Any
     return [converter.structure(item, kind) for item in value]
 
@@ -232,14 +247,16 @@ def _tensor(value: Any) -> Tensor:
     if isinstance(value, Mapping):
         unknown, missing = set(value) - _TENSOR_KEYS, _TENSOR_KEYS - set(value)
         if unknown or missing:
-            raise ValueError(f"a tensor has the keys {sorted(_TENSOR_KEYS)}, not {sorted(value)}")
+            raise ValueError(
+                f"a tensor has the keys {sorted(_TENSOR_KEYS)}, not {brief(sorted(value))}"
+            )
         dtype = _dtype(value["dtype"])
         numbers = torch.float64 if dtype.is_floating_point else dtype
         return torch.tensor(value["values"], dtype=numbers).to(dtype).reshape(value["shape"])
     if isinstance(value, list):
         return torch.tensor(value, dtype=torch.float32)
     raise ValueError(
-        f"expected a tensor or a list of numbers, not {type(value).__name__} {value!r}"
+        f"expected a tensor or a list of numbers, not {type(value).__name__} {brief(value)}"
     )
 
 
@@ -250,7 +267,7 @@ def _dtype(value: Any) -> torch.dtype:
             name for name in vars(torch) if isinstance(getattr(torch, name), torch.dtype)
         )
         raise ValueError(
-            f"{value!r} is no dtype; did you mean {closest(str(value), names, 1)[0]!r}?"
+            f"{brief(value)} is no dtype; did you mean {closest(str(value)[:100], names, 1)[0]!r}?"
         )
     return found
 
@@ -258,7 +275,7 @@ def _dtype(value: Any) -> torch.dtype:
 def _slice(value: Any) -> slice:
     parts = value.split(":") if isinstance(value, str) else []
     if len(parts) not in (2, 3):
-        raise ValueError(f"expected a slice, as '2:5', not {value!r}")
+        raise ValueError(f"expected a slice, as '2:5', not {brief(value)}")
     return slice(*(int(part) if part.strip() else None for part in parts))
 
 
