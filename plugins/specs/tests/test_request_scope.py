@@ -36,7 +36,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the MLP makes."""
-        return x + self.down(self.act(self.up(self.norm(x))))
+        added: Tensor = self.down(self.act(self.up(self.norm(x))))
+        return x + added
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ class TestScope:
         added, kept = scope.hooks
         assert isinstance(added, AddVector)
         assert isinstance(kept, LayerActivationDetector)
-        assert torch.equal(kept.get_captured(), plain + torch.tensor([1.0, 0, 0, 0]))
+        torch.testing.assert_close(kept.get_captured(), plain + torch.tensor([1.0, 0, 0, 0]))
         assert len(model.layers) == 0
 
     @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ class TestScope:
 
         (kept,) = scope.hooks
         assert isinstance(kept, LayerActivationDetector)
-        assert torch.equal(kept.get_captured(), model.module[0](X))  # type: ignore[index]
+        torch.testing.assert_close(kept.get_captured(), model.module[0](X))  # type: ignore[index]
 
     def test_another_thread_does_not_see_it(self, model: HookedModel) -> None:
         """Requests do not change each other."""
@@ -254,11 +255,11 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers how large the largest tensor was that torch made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(

@@ -14,7 +14,7 @@ What a stranger may ask for is little, and all of it is checked before anything 
 
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import torch
@@ -26,14 +26,13 @@ from tenterhook.one_line import said
 from tenterhook.plugins import default_manager
 from tenterhook_specs.errors import BadSpec, NotAllowed
 from tenterhook_specs.hooks import HookSpec, ModelSpec, hook_of, parameters_given
-from tenterhook_specs.layer_widths import possible_widths
+from tenterhook_specs.layer_widths import Side, possible_widths
 from tenterhook_specs.parameters import parameters_of
 from tenterhook_specs.plain_values import leaves, path_text
 from tenterhook_specs.values import brief, structure
 
 if TYPE_CHECKING:
     from tenterhook import HookedModel
-    from tenterhook.registry import Report
     from tenterhook.scopes.steering import Hooks
 
 MAX_ELEMENTS = 2**24
@@ -55,10 +54,10 @@ def scoped(
     *,
     hooks: Collection[str] | Mapping[str, type[Hook]],
     max_elements: int = MAX_ELEMENTS,
-    missing: "Report" = "warn",
+    missing: Literal["warn", "raise", "ignore"] = "warn",
 ) -> "Hooks":
     """Return a scope of the hooks that a spec asks for; see `HookedModel.scoped`."""
-    if isinstance(max_elements, bool) or not isinstance(max_elements, int) or max_elements < 0:
+    if type(max_elements) is not int or max_elements < 0:
         raise TypeError(f"max_elements={max_elements!r} is no whole number of elements.")
     classes = _classes(hooks)
     values = _values_of(spec)
@@ -203,7 +202,7 @@ def _looked_up(
         raise BadSpec([f"{path}.parameters: {spec.hook} of them would hold {elements} elements"])
     kind = _type_of(hook_class, spec, parameters)
     width = _asked(hook_class, "width", parameters, path)
-    side = "input" if kind is HookType.PRE_FORWARD else "output"
+    side: Side = "input" if kind is HookType.PRE_FORWARD else "output"
     possible = possible_widths(layer.module, side)
     if width is not None and possible is not None and width not in possible:
         has = f"has {next(iter(possible))}" if len(possible) == 1 else "has none of that many"
