@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tenterhook.errors import closest
 from tenterhook.hooks import Controller, Detector, Hook, HookType
-from tenterhook.one_line import said
+from tenterhook.one_line import error_line
 from tenterhook.plugins import default_manager
 from tenterhook_specs.errors import BadSpec, NotAllowed
 from tenterhook_specs.hooks import HookSpec, ModelSpec, hook_of, parameters_given
@@ -254,7 +254,7 @@ def _asked(
     try:
         answer = ask(parameters)
     except Exception as error:  # parameters that make no sense to it
-        raise BadSpec([f"{path}.parameters: {said(error)}"]) from error
+        raise BadSpec([f"{path}.parameters: {error_line(error)}"]) from error
     if answer is not None and type(answer) is not int:
         raise TypeError(f"{hook_class.__name__}.{what} returned {brief(answer)}, no whole number.")
     return answer
@@ -282,7 +282,7 @@ def _made(model: "HookedModel", one: _Asked) -> Hook:
     try:
         hook = hook_of(one.hook_class, one.spec, one.parameters)
     except Exception as error:
-        raise BadSpec([f"{one.path}.parameters: {said(error)}"]) from error
+        raise BadSpec([f"{one.path}.parameters: {error_line(error)}"]) from error
     if one.spec.type is not None:
         hook.hook_type = HookType(one.spec.type)
     try:
