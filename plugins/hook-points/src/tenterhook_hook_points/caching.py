@@ -24,7 +24,10 @@ def keeper(
     remove_batch_dim: bool = False,
     pos_slice: PosSlice = None,
 ) -> Hook:
-    """Return a hook that keeps a detached copy of what it sees under `name + suffix`."""
+    """Return a hook that writes a detached copy of what it sees to `cache[name + suffix]`.
+
+    The copy is on `device`, by default the tensor's own, and in the tensor's dtype.
+    """
     key = name + suffix
     if device is None and not remove_batch_dim and pos_slice is None:
 

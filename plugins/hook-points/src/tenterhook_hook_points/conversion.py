@@ -14,7 +14,7 @@ class TensorConversion(Protocol):
         """Return what hooks are to see of the tensor at the point."""
 
     def revert(self, tensor: Tensor) -> Tensor:
-        """Return what takes the point's place of what a hook returned."""
+        """Return what replaces the tensor at the point, made of what a hook returned."""
 
 
 class BaseTensorConversion(ABC):
@@ -25,5 +25,5 @@ class BaseTensorConversion(ABC):
         """Return what hooks are to see of the tensor at the point."""
 
     def revert(self, tensor: Tensor) -> Tensor:
-        """Return what takes the point's place of what a hook returned; that itself, here."""
+        """Return what replaces the tensor at the point; here, what the hook returned."""
         return tensor

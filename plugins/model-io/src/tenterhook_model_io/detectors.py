@@ -10,7 +10,7 @@ from tenterhook.activations import Inputs, first_input, named_inputs
 from tenterhook.hooks import Detector, HookType
 
 
-class _Kept(dict[str, Tensor]):
+class _NamedTensors(dict[str, Tensor]):
     """Tensors by key, with a second name for one of the keys."""
 
     def __init__(self, alias: str, key: str) -> None:
@@ -44,7 +44,7 @@ class _ModelDetector(Detector):
         self.metadata[f"{key}_shape"] = tuple(copy.shape)
 
     def clear_captured(self) -> None:
-        """Forget what was kept."""
+        """Forget the tensors of the last call."""
         for key in list(self.tensor_metadata.keys()):
             del self.tensor_metadata[key]
             self.metadata.pop(f"{key}_shape", None)
@@ -69,7 +69,7 @@ class ModelInputDetector(_ModelDetector):
     ) -> None:
         """`special_token_ids` are left out of the mask; the model context's by default."""
         super().__init__(HookType.PRE_FORWARD, hook_id, layer_signature=layer_signature)
-        self.tensor_metadata = _Kept("inputs", "input_ids")
+        self.tensor_metadata = _NamedTensors("inputs", "input_ids")
         self.save_input_ids = save_input_ids
         self.save_attention_mask = save_attention_mask
         self.special_token_ids = (
@@ -149,12 +149,12 @@ class ModelOutputDetector(_ModelDetector):
     ) -> None:
         """See the class."""
         super().__init__(HookType.FORWARD, hook_id, layer_signature=layer_signature)
-        self.tensor_metadata = _Kept("outputs", "output_logits")
+        self.tensor_metadata = _NamedTensors("outputs", "output_logits")
         self.save_output_logits = save_output_logits
         self.save_output_hidden_state = save_output_hidden_state
 
     def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
-        """Keep what one call returned; what it did not return is not kept."""
+        """Keep a copy of what one call returned; of an earlier call nothing stays."""
         self.clear_captured()
         logits, hidden = _logits(output), _hidden_state(output)
         if self.save_output_logits and logits is not None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def tokenize(model: TokenizedModel, texts: str | Iterable[str], **settings: Any) -> "BatchEncoding":
-    """Return the texts as tensors, padded to one length, on the model's device.
+    """Return the texts as tensors, int64 `(batch, seq)`, on the model's device.
 
-    `settings` go to the tokenizer and replace ours. `truncation=True` without a length cuts to
-    what the model takes.
+    They are padded to one length. `settings` go to the tokenizer and replace ours.
+    `truncation=True` without a length cuts to what the model takes. Raises `EmptyText` for no
+    texts, `TypeError` for anything but text.
     """
     found = texts_of(texts)
     if not found:

@@ -23,7 +23,7 @@ _open: "weakref.WeakKeyDictionary[nn.Module, _Evaluation]" = weakref.WeakKeyDict
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Have the model in eval mode; the last to leave puts modules back as the first found them."""
+    """Have the model in eval mode; the last to leave restores the modes that the first found."""
     with _lock:
         state = _open.get(module)
         if state is None:

@@ -36,11 +36,12 @@ class Inference:
     ) -> "tuple[Any, BatchEncoding]":
         """Run the model once on the texts, as one batch; return its output and its inputs.
 
-        Runs in eval mode, put back as it was afterwards, and without gradients; registered hooks
-        and open scopes see it. `tok_kwargs` go to the tokenizer; `truncation=True` alone cuts to
-        what the model takes. With `autocast`, in `autocast_dtype`, else torch's choice for the
-        device. `with_controllers=False` has every controller off for this call, in this thread
-        alone. After `stop_after_layer` the forward ends, and the output is `None`.
+        The model runs in eval mode, without gradients; its own mode comes back afterwards.
+        Registered hooks and open scopes see the forward. `tok_kwargs` go to the tokenizer;
+        `truncation=True` alone cuts to what the model takes. `autocast` computes in
+        `autocast_dtype`, by default in torch's choice for the device. With
+        `with_controllers=False` every controller is off for this call, in this thread alone. After
+        `stop_after_layer` the forward ends, and the output is `None`.
 
         The inputs are what the model was given, on its device: `lm.module(**encodings)` repeats
         the forward. With padding on the left they hold `position_ids` where the model needs them.
@@ -93,8 +94,8 @@ class Inference:
         """Run the model over a data set; yield the output and the inputs of each batch.
 
         `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
-        name or path as on the command line. Texts are taken a batch at a time and nothing is kept,
-        so memory does not grow with the data. See `execute_inference` for the rest.
+        name or path as on the command line. Texts are read a batch at a time and no output stays
+        in memory, so memory does not grow with the data. See `execute_inference` for the rest.
         """
         if stop_after_layer is not None:
             self._model.layers.index.resolve(stop_after_layer)

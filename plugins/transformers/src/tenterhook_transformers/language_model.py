@@ -189,11 +189,13 @@ class LanguageModel(HookedModel):
         """Go on with the prompts, hooks and open scopes active on every step.
 
         `kwargs` are those of transformers' `generate`: `max_new_tokens`, `do_sample`, ... Prompts
-        are padded on the left, whatever the tokenizer's setting, which stays. Runs in eval mode,
-        put back afterwards, and without gradients. With `with_controllers=False` every controller
-        is off for this call, in this thread alone. While a capture is open the last token is run
-        too, as no step of transformers does, so that it has a row for each token of the final
-        sequences; not after a search with beams, whose rows came and went.
+        are padded on the left, whatever the tokenizer's setting, which stays. The model runs in
+        eval mode, without gradients; its own mode comes back afterwards. With
+        `with_controllers=False` every controller is off for this call, in this thread alone.
+
+        transformers never runs the last token. While a capture is open it is run too, so that the
+        capture has a row for each token of the final sequences. After a search with beams it is
+        not, because the rows of beams came and went.
 
         Raises `ValueError` for a model that cannot generate, `EmptyText`, `TooLong`, `HookError`.
         """
@@ -255,7 +257,7 @@ class LanguageModel(HookedModel):
         return batch.attention_mask.bool()
 
     def describe_model(self) -> dict[str, Any]:
-        """Say what made the activations, in plain JSON values.
+        """Return what made the activations, in plain JSON values.
 
         `weights` is a sha256 over every byte of the weights; for a model of 1 GB it takes about a
         second.
@@ -284,9 +286,9 @@ class LanguageModel(HookedModel):
         return id
 
     def detach_sae(self, sae_or_layer: Hook | str | int | None = None) -> list[Hook]:
-        """Take off what `attach_sae` put on: one, by itself or its id, those of a layer, or all.
+        """Detach what `attach_sae` attached: one, by itself or its id, those of a layer, or all.
 
-        Returns the hooks that were taken off. Raises `UnknownLayer` for what is neither an id nor
+        Returns the hooks that were detached. Raises `UnknownLayer` for what is neither an id nor
         a layer.
         """
         attached = [hook for hook in self.layers if hook.id in self._saes]

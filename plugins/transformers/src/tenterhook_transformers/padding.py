@@ -20,7 +20,10 @@ class PaddedBatch:
 
 
 def pad(documents: Sequence[Sequence[int]], *, side: str, pad_id: int) -> PaddedBatch:
-    """Pad the documents on one side to the length of the longest."""
+    """Pad the documents to the length of the longest, on the CPU.
+
+    `side` is `"left"` or `"right"`; `pad_id` fills the padded places. There is a document at least.
+    """
     longest = max(map(len, documents))
     shape = (len(documents), longest)
     ids = torch.full(shape, pad_id, dtype=torch.int64)

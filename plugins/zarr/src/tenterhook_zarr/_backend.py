@@ -33,16 +33,16 @@ class Files(Protocol):
         """Return what is in a folder, sorted; nothing where there is none."""
 
     def write(self, path: PurePath, content: bytes) -> None:
-        """Put a file in place of what is there; readers see the one or the other."""
+        """Replace a file, or make it; readers see the old content or the new, never a part."""
 
     def write_once(self, path: PurePath, content: bytes) -> bool:
-        """Put a file where there is none; `False`, and nothing is changed, where there is one."""
+        """Make a file; `False`, and nothing is changed, where there is one."""
 
     def put(self, aside: Path, path: PurePath) -> None:
-        """Put what was written to a local file in place of what is there, durably."""
+        """Move a finished local file to a path, durably; it replaces what is there."""
 
     def put_once(self, aside: Path, path: PurePath) -> bool:
-        """Put what was written to a local file where there is none; `False` where there is one."""
+        """Move a finished local file to a path; `False` where there is a file already."""
 
     def make(self, *folders: PurePath) -> None:
         """Make folders, where the backend has such."""
@@ -70,7 +70,7 @@ class Files(Protocol):
 
 
 class Backend(Protocol):
-    """Where a store is, or will be with the first thing that is kept."""
+    """Where a store is, or will be once something is written."""
 
     @property
     def root(self) -> PurePath:
@@ -85,7 +85,7 @@ class Backend(Protocol):
         """What people call it."""
 
     def made(self) -> AbstractContextManager[None]:
-        """Have a store be there; if that, or what is done with it, fails, unmake a new one."""
+        """Have a store be there. If that or the block fails, a new store is removed again."""
 
     def check_writable(self) -> None:
         """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""

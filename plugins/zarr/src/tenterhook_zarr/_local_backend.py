@@ -30,7 +30,7 @@ _LOOKS = 50
 
 
 class LocalBackend:
-    """A folder that is a store, or will be one with the first thing that is kept."""
+    """A folder that is a store, or will be one once something is written."""
 
     def __init__(self, path: str | os.PathLike[str], create: bool) -> None:
         self.root = Path(_checked_path(path)).expanduser().absolute()

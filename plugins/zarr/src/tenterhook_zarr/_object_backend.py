@@ -201,7 +201,7 @@ class _Reading:
 
 
 class ObjectBackend:
-    """A prefix of a bucket that is a store, or will be one with the first thing that is kept."""
+    """A prefix of a bucket that is a store, or will be one once something is written."""
 
     def __init__(self, url: ObjectUrl, *, create: bool, retries: int, timeout: float) -> None:
         self._url = url

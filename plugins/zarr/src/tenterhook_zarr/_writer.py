@@ -206,14 +206,14 @@ class ZarrUnitWriter:
         self.discard()
 
     def _publish_shards(self, array: "_UnitArray") -> tuple[str, dict[str, Any]]:
-        """Put the shards of an array in their places; return what the record says of them."""
+        """Move the shards of an array into its folder; return what the record says of them."""
         folder = self._folder.array(array.key)
         metadata = checksum(self._folder.read_file(folder / "zarr.json"))
         shards = array.put_in_place(self._folder.files, folder)
         return self._folder.name(array.key), {"metadata": metadata, "shards": shards}
 
     def _write_tensors(self) -> dict[str, Any]:
-        """Put the small tensors, if there are any; return what the record says of them."""
+        """Write the small tensors, if there are any; return what the record says of them."""
         if not self._kept:
             return {}
         content = pack(self._kept)
@@ -372,9 +372,9 @@ def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
 
 
 def _remove_remains(files: Files, path: PurePath) -> None:
-    """Remove what a writer put that was killed after its run had been removed.
+    """Remove what a writer wrote that was killed after its run had been removed.
 
-    The plan is put before all else, so what is there without one is no run's.
+    The plan is written before all else, so what is there without one is no run's.
     """
     if not files.is_local and files.names(path) and not files.is_there(path / PLAN):
         files.remove_all(path)
