@@ -128,6 +128,14 @@ def test_the_store_of_the_page_passes_its_contract(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_authors_find_each_kind_of_plugin() -> None:
+    """The list for authors has the page of every plugin hook."""
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in ROOT.glob("docs/reference/plugin-hooks/*.md")}
+    linked = set(re.findall(r"\(reference/plugin-hooks/(\w+\.md)\)", index))
+    assert linked == pages
+
+
 def test_the_tests_that_hold_what_is_fragile_are_there() -> None:
     """Each file of tests that the page names is one of the repository's."""
     page = (ROOT / "docs/explanation/fragile.md").read_text()

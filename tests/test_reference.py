@@ -287,6 +287,13 @@ def same(stated: inspect.Parameter, actual: inspect.Parameter, *, kind: bool = T
     return bool(stated.default == actual.default)
 
 
+def test_every_plugin_hook_is_in_the_list() -> None:
+    """The page of plugins lists the functions that a plugin may have, and no other."""
+    listed = re.findall(r"^\| \[`(\w+)`\]", (FOLDER / "plugins.md").read_text(), re.MULTILINE)
+    there = {name for name in vars(hookspecs) if name.startswith("tenterhook_")}
+    assert set(listed) == there
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_name(name: str) -> None:
     """A public name is in the reference."""
