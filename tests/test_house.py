@@ -366,12 +366,9 @@ def test_core_names_no_plugin() -> None:
 
 @cache
 def exported(module: str) -> set[str] | None:
-    """Return the literal `__all__` of a module of ours, or None where it has none."""
-    for node in parsed(module).body:
-        match node:
-            case ast.Assign(targets=[ast.Name("__all__")]):
-                return set(ast.literal_eval(node.value))
-    return None
+    """Return the `__all__` of a module of ours, or None where it has none."""
+    names = getattr(importlib.import_module(module), "__all__", None)
+    return None if names is None else set(names)
 
 
 def is_public(each: Import) -> bool:
