@@ -72,13 +72,8 @@ class InstalledPlugin:
 
     def left_out(self, cause: str, remedy: str) -> PluginProblem:
         """Return the problem to report of it."""
-        return PluginProblem(
-            entry_point=self.entry_point.name,
-            distribution=self.distribution,
-            version=self.version,
-            cause=cause,
-            remedy=remedy,
-        )
+        name = self.entry_point.name
+        return PluginProblem(name, self.distribution, self.version, cause, remedy)
 
     def word(self, found: "Collection[InstalledPlugin]") -> str:
         """Return what names it, and of those found no other where that can be."""
@@ -121,7 +116,7 @@ def find_installed() -> tuple[list[InstalledPlugin], list[PluginProblem]]:
             where = printable(str(_folder_of(distribution)))
             cause = f"the metadata in {where} cannot be read ({error_line(error)})."
             remedy = "Install that distribution again, or remove that folder."
-            problems.append(PluginProblem(cause=cause, remedy=remedy))
+            problems.append(PluginProblem(None, None, None, cause, remedy))
     return [found[key] for key in sorted(found)], problems
 
 
@@ -132,7 +127,7 @@ def _distributions(problems: list[PluginProblem]) -> Iterator[metadata.Distribut
     except Exception as error:  # noqa: BLE001 - it is reported
         cause = f"listing what is installed failed ({error_line(error)}), and may be incomplete."
         remedy = "Look for an import hook in sys.meta_path that a package has put there."
-        problems.append(PluginProblem(cause=cause, remedy=remedy))
+        problems.append(PluginProblem(None, None, None, cause, remedy))
 
 
 def _twice(
@@ -158,12 +153,10 @@ def _folder_of(distribution: metadata.Distribution) -> Path:
 
 def names_not_installed(found: Collection[InstalledPlugin]) -> list[PluginProblem]:
     """Complain of names in `TENTERHOOK_PLUGINS` that nothing installed has."""
+    cause = f"{ONLY_VARIABLE} names it, and it is not installed."
+    remedy = f"Install it, or take it out of {ONLY_VARIABLE}."
     return [
-        PluginProblem(
-            entry_point=name,
-            cause=f"{ONLY_VARIABLE} names it, and it is not installed.",
-            remedy=f"Install it, or take it out of {ONLY_VARIABLE}.",
-        )
+        PluginProblem(name, None, None, cause, remedy)
         for name in sorted(_names_in(ONLY_VARIABLE) or ())
         if not any(each.called({name}) for each in found)
     ]

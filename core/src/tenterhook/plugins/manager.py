@@ -136,7 +136,9 @@ class PluginManager:
         alike = self._names().clashing.get((served_as(kind), name))
         if alike is None:
             return None
-        return AmbiguousExtension(kind, name, _origins(alike), _way_out(*alike[:2]))
+        return AmbiguousExtension(
+            kind, name, tuple(each.origin for each in alike), _way_out(*alike[:2])
+        )
 
     def _registered(self, kind: str, name: str) -> Registered:
         known = self.extensions(kind)
@@ -269,18 +271,11 @@ class PluginManager:
 def _plugin(
     code: object, name: str, offers: Offers, installed: InstalledPlugin | None = None
 ) -> _Plugin:
+    release = (installed.distribution, installed.version) if installed else (None, None)
     extensions = tuple(
-        Registered(
-            extension=extension,
-            kind=kind,
-            name=asked,
-            plugin=name,
-            distribution=installed and installed.distribution,
-            version=installed and installed.version,
-        )
-        for kind, asked, extension in offers
+        Registered(extension, kind, asked, name, *release) for kind, asked, extension in offers
     )
-    return _Plugin(name, code, extensions, installed and installed.key)
+    return _Plugin(name, code, extensions, installed.key if installed else None)
 
 
 def _half_imported(module: str) -> bool:
@@ -377,15 +372,4 @@ def _called_alike(ordered: Iterable[Registered]) -> list[PluginProblem]:
 
 
 def _problem(each: Registered, cause: str, remedy: str) -> PluginProblem:
-    return PluginProblem(
-        entry_point=each.plugin,
-        distribution=each.distribution,
-        version=each.version,
-        cause=cause,
-        remedy=remedy,
-        clashes=True,
-    )
-
-
-def _origins(alike: Iterable[Registered]) -> tuple[str, ...]:
-    return tuple(each.origin for each in alike)
+    return PluginProblem(each.plugin, each.distribution, each.version, cause, remedy, clashes=True)

@@ -11,14 +11,14 @@ def _line(text: str | None) -> str | None:
     return None if text is None else printable(text)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class PluginProblem:
     """What is wrong with an installed plugin, and what to do about it."""
 
-    entry_point: str | None = attrs.field(default=None, converter=_line)
+    entry_point: str | None = attrs.field(converter=_line)
     """`None` where the distribution's list of entry points could not be read."""
-    distribution: str | None = attrs.field(default=None, converter=_line)
-    version: str | None = attrs.field(default=None, converter=_line)
+    distribution: str | None = attrs.field(converter=_line)
+    version: str | None = attrs.field(converter=_line)
     cause: str
     remedy: str
     clashes: bool = False

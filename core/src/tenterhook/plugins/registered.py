@@ -15,7 +15,7 @@ from tenterhook.plugins.entry_points import normal_name
 from tenterhook.plugins.problems import BrokenExtension, MissingDependency, singular
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Registered:
     """An extension and where it comes from."""
 
@@ -61,10 +61,9 @@ class Registered:
             error.add_note(f"It was raised by the import of {self._what}.")
             raise
         except BaseException as error:  # it would end the program
-            exits = isinstance(error, SystemExit)
-            did = (
-                f"called sys.exit({shown(error.code)})" if exits else f"raised {error_line(error)}"
-            )
+            did = f"raised {error_line(error)}"
+            if isinstance(error, SystemExit):
+                did = f"called sys.exit({shown(error.code)})"
             raise ImportError(
                 f"The import of {self._what} {did}. Update {self.distribution or 'it'}.",
                 name=self._module,
