@@ -1,13 +1,18 @@
 """`tenterhook plugins info`, `doctor`, `new` and `check`."""
 
+import importlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tenterhook.hookspecs import KINDS
 from tenterhook.testing.fixtures import InstalledPlugins
+from tenterhook_cli.check import CONTRACTS
 
 Th = Callable[..., tuple[object, str, str]]
 
@@ -462,14 +467,28 @@ class TestCheck:
         assert status == 1
         assert "tensor_metadata['seen'] is the model's memory" in out
 
-    def test_without_a_contract(self, install: InstalledPlugins, th: Th) -> None:
-        """There is nothing to run for some kinds."""
-        install("one", {"one": source("greet", "plugin_code:adds", "commands")})
+    def test_every_kind_has_a_contract(self) -> None:
+        """Which is a class of `tenterhook.testing`."""
+        assert tuple(CONTRACTS) == KINDS
+        for module, contract in CONTRACTS.values():
+            assert hasattr(importlib.import_module(f"tenterhook.testing.{module}"), contract)
 
-        status, _, err = th("plugins", "check", "one")
+    @pytest.mark.parametrize(
+        ("name", "passed"),
+        [
+            ("tokens", "6 passed"),
+            ("run-log", "9 passed"),
+            ("json", "14 passed"),
+            ("last", "18 passed"),
+        ],
+    )
+    def test_what_we_install_keeps_its_contract(self, name: str, passed: str) -> None:
+        """Here, a command, an observer, a format and a selector; what was not checked is said."""
+        command = [sys.executable, "-m", "tenterhook", "plugins", "check", name]
+        done = subprocess.run(command, capture_output=True, text=True)
 
-        assert status == 1
-        assert "there is no contract to run for commands" in err
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert passed in done.stdout
 
     def test_what_cannot_be_made_fails(self, install: InstalledPlugins, th: Th) -> None:
         """Nothing was checked; the reason says how it can be."""

@@ -3,6 +3,9 @@
 - `tenterhook.testing.hooks`: `DetectorContract`, `ControllerContract`
 - `tenterhook.testing.stores`: `StoreContract`
 - `tenterhook.testing.loaders`: `LoaderContract`
+- `tenterhook.testing.layer_names`: `LayerNamesContract`
+- `tenterhook.testing.commands`, `.datasets`, `.engines`, `.exporters`, `.observers`, `.selectors`,
+  `.specs`: the contracts of these, of the distributions that know them
 - `tenterhook.testing.fixtures`: fixtures that register a plugin in this process, or lay down a real
   dist-info folder; `pytest_plugins = ["tenterhook.testing.fixtures"]` in the top `conftest.py`
 - `tenterhook.testing.text_models`: `WordModel`

@@ -37,22 +37,37 @@ def made(kind: str, name: str, *arguments: Any, layer: str | None = None, **shap
     return call(*arguments, **given)
 
 
-def small(name: str) -> str:
-    """Return the name of a small model of a loader: its example's, else none.
+def small(kind: str, name: str) -> str:
+    """Return the name of a small model or data set of a scheme: its example's, else none.
 
-    Skips the test where the loader has no model without a name.
+    Skips the test where there is none without a name.
     """
-    load, example = target("loaders", name)
+    read, example = target(kind, name)
     if example is not None:
         return str(example())
+    what = {"loaders": "model", "datasets": "data set"}[kind]
     try:
-        load("")
+        read("")
     except Exception as error:  # noqa: BLE001 - it is shown
         pytest.skip(
             f"{name} loads nothing without a name ({error_line(error)}). Give its Extension an "
-            "example=, the import path of a function that returns the name of a small model."
+            f"example=, the import path of a function that returns the name of a small {what}."
         )
     return ""
+
+
+def model_of(name: str) -> Any:
+    """Return a small model whose layers get names: what the example of these returns.
+
+    Skips the test where there is no example.
+    """
+    _, example = target("layer_names", name)
+    if example is None:
+        pytest.skip(
+            f"{name} names the layers of models that nobody gives. Give its Extension an example=, "
+            "the import path of a function that makes a small model."
+        )
+    return example()
 
 
 def place(kind: str, name: str) -> str:

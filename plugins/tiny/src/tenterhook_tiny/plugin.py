@@ -18,5 +18,10 @@ def tenterhook_loaders() -> Sequence[Extension]:
 def tenterhook_datasets() -> Sequence[Extension]:
     """Declare the text."""
     return [
-        Extension("tiny", "tenterhook_tiny:read", "passages that the small model never trained on")
+        Extension(
+            "tiny",
+            "tenterhook_tiny:read",
+            "passages that the small model never trained on",
+            example="tenterhook_tiny.sample:sample_name",
+        )
     ]

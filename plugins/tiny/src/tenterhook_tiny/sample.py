@@ -17,6 +17,11 @@ def sample_path() -> Path:
     return Path(__file__).parent / "sample.jsonl"
 
 
+def sample_name() -> str:
+    """Return what the text is called after `tiny:`, for `tenterhook plugins check`."""
+    return "sample"
+
+
 def read(name: str = "sample", *, field: str | None = None) -> "Documents":
     """Read the documents: `name` is what follows `tiny:`, and there is only `"sample"`.
 
