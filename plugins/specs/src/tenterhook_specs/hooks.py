@@ -1,4 +1,4 @@
-"""The hooks registered on a model, as a value: described, and put there again."""
+"""The hooks registered on a model, as a value: described, and registered again."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -59,8 +59,8 @@ def plain(value: Any, what: str = "the value") -> Any:
     if attrs.has(type(value)):
         fields = {each.name: each for each in attrs.fields(type(value))}
         given = attrs.asdict(value, recurse=False)
-        said = {name: item for name, item in given.items() if not _is_default(item, fields[name])}
-        return plain(said, what)
+        own = {name: item for name, item in given.items() if not _is_default(item, fields[name])}
+        return plain(own, what)
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise NotDescribable(what, "it has keys that are no text.")
@@ -120,9 +120,9 @@ def _raise_not_allowed(error: BaseException) -> None:
 
 
 def _mistakes(error: BaseException, path: str) -> list[str]:
-    said = transform_error(error, path=path or "$", format_exception=_mistake)
+    messages = transform_error(error, path=path or "$", format_exception=_mistake)
     found = []
-    for each in said:
+    for each in messages:
         what, _, where = each.rpartition(" @ ")
         where = where.removeprefix("$").removeprefix(".")
         found.append(f"{where}: {what}" if where else what)
@@ -132,12 +132,12 @@ def _mistakes(error: BaseException, path: str) -> list[str]:
 def _mistake(error: BaseException, _: type | None) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
         known = [each.name for each in attrs.fields(error.cl)]
-        said = []
+        messages = []
         for key in sorted(error.extra_fields):
             close = closest(key[:100], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else "there are none"
-            said.append(f"unknown key {brief(key)}; {hint}")
-        return ", ".join(said)
+            messages.append(f"unknown key {brief(key)}; {hint}")
+        return ", ".join(messages)
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
     return printable(str(error)).rstrip(".") or type(error).__name__
@@ -229,8 +229,8 @@ def _one_of(value: Any, kind: Any) -> Any:
     valid = get_args(kind)
     if value not in valid:
         close = closest(str(value)[:100], [str(each) for each in valid], 1)[0]
-        said = ", ".join(map(repr, valid))
-        raise ValueError(f"{brief(value)} is not one of {said}; did you mean {close!r}?")
+        names = ", ".join(map(repr, valid))
+        raise ValueError(f"{brief(value)} is not one of {names}; did you mean {close!r}?")
     return value
 
 
