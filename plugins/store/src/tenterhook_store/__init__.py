@@ -2,55 +2,14 @@
 
 `LocalStore(folder)` opens the default store, and `open_store(place)` is the same by another name;
 the stores of installed plugins are here too, by class name. Importing this imports neither torch
-nor a plugin; type checkers read the `.pyi` beside it.
+nor a plugin, nor even attrs, because `tenterhook plugins list` does; type checkers read the `.pyi`
+beside it.
 """
 
 import importlib
 from typing import Any
 
 from tenterhook.plugins import load_store
-from tenterhook_store.default import LocalStore, open_store
-from tenterhook_store.errors import (
-    AmbiguousRun,
-    BadName,
-    BadSetting,
-    CannotKeep,
-    DamagedStore,
-    DeletedRun,
-    IncompleteRun,
-    MissingRows,
-    NameTaken,
-    NoStore,
-    NotAStore,
-    NotCaptured,
-    NotKept,
-    NoTokenizer,
-    NotReduced,
-    NotWritable,
-    OtherLoader,
-    OtherRun,
-    PlaceTaken,
-    ReplacedRun,
-    RowOutOfRange,
-    UnknownFormat,
-    UnknownRun,
-    UnknownTensor,
-    Unreachable,
-    WrongIndex,
-    WrongRows,
-)
-from tenterhook_store.finding import find_run, find_runs, natural_order
-from tenterhook_store.names import (
-    check_attribute,
-    check_free,
-    check_run_id,
-    check_tensor_name,
-    fold,
-    is_reserved,
-)
-from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
-from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
-from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
 
 __all__ = [
     "CODECS",
@@ -133,31 +92,81 @@ __all__ = [
     "torch_dtype",
 ]
 
-# Names that need torch, by the module that has them.
-_IMPORT_TORCH = {
+_HOMES = {
+    "CODECS": "plan",
+    "RANGES": "row_ranges",
     "REDUCTIONS": "reductions",
+    "ROW_ARRAYS": "plan",
     "SCALE": "int8",
+    "AmbiguousRun": "errors",
+    "BadName": "errors",
+    "BadSetting": "errors",
+    "CannotKeep": "errors",
+    "DamagedStore": "errors",
+    "DeletedRun": "errors",
     "DocumentMap": "document_map",
     "ErrorMeter": "int8",
     "ExportFolder": "exports",
     "Exporter": "exports",
+    "IncompleteRun": "errors",
     "Int8Error": "int8",
+    "LayerArray": "plan",
+    "LocalStore": "default",
     "MemoryStore": "memory",
+    "MissingRows": "errors",
+    "NameTaken": "errors",
+    "NoStore": "errors",
+    "NoTokenizer": "errors",
+    "NotAStore": "errors",
+    "NotCaptured": "errors",
+    "NotKept": "errors",
+    "NotReduced": "errors",
+    "NotWritable": "errors",
+    "OtherLoader": "errors",
+    "OtherRun": "errors",
+    "PlaceTaken": "errors",
+    "Problem": "protocols",
     "Readable": "readable",
     "Reducing": "reductions",
     "Reduction": "reductions",
+    "ReplacedRun": "errors",
+    "RowBlock": "protocols",
     "RowDataset": "dataset",
     "RowLoader": "loader",
+    "RowOutOfRange": "errors",
+    "RowRanges": "row_ranges",
     "Rows": "rows",
     "Run": "run",
+    "RunPlan": "plan",
+    "RunWriter": "protocols",
+    "Store": "protocols",
     "TopTokens": "statistics",
+    "Unit": "plan",
+    "UnitWriter": "protocols",
+    "UnknownFormat": "errors",
+    "UnknownRun": "errors",
+    "UnknownTensor": "errors",
+    "Unreachable": "errors",
+    "WrongIndex": "errors",
+    "WrongRows": "errors",
+    "check_attribute": "names",
+    "check_free": "names",
+    "check_run_id": "names",
+    "check_tensor_name": "names",
     "dequantize": "int8",
     "dtype_name": "tensors",
     "export_folder": "exports",
     "find_exporter": "exports",
+    "find_run": "finding",
+    "find_runs": "finding",
     "flat_bytes": "tensors",
+    "fold": "names",
+    "is_reserved": "names",
+    "natural_order": "finding",
+    "open_store": "default",
     "plain_tensor": "tensors",
     "quantize": "int8",
+    "ranges": "row_ranges",
     "to_datasets": "exports",
     "to_npy": "exports",
     "to_safetensors": "exports",
@@ -166,8 +175,9 @@ _IMPORT_TORCH = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch, or the store of a plugin, when it is asked for."""
-    if name in _IMPORT_TORCH:
-        module = importlib.import_module(f"{__name__}.{_IMPORT_TORCH[name]}")
-        return getattr(module, name)
+    """Import a name of this package, or the store of a plugin, when it is asked for."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
     return load_store(name)
