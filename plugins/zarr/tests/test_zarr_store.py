@@ -293,6 +293,7 @@ def test_place_that_holds_something_else(tmp_path: Path) -> None:
         ("", "empty"),
         ("a\0b", "NUL"),
         ("ftp://x/y", "no store is kept at ftp://"),
+        ("s3:x/y", "write s3://x/y, or ./s3:x/y for a folder of that name"),
         ("x" * 300, "too long"),
     ],
     ids=ascii,

@@ -30,6 +30,10 @@ def split_url(path: str | os.PathLike[str]) -> ObjectUrl | None:
     Raises `NotAStore` for a URL of another kind, or that could leave its prefix.
     """
     text = os.fspath(path)
+    short = re.match(r"([A-Za-z0-9]+):(?!//)", text) if isinstance(path, str) else None
+    if short and short[1].lower() in (*SCHEMES, "file") and not os.path.lexists(text):
+        scheme, rest = short[1].lower(), text[short.end() :]
+        raise NotAStore(text, f"write {scheme}://{rest}, or ./{text} for a folder of that name")
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     if found is None or found[1].lower() == "file":
         return None
