@@ -1,6 +1,7 @@
 """Scopes of several threads and tasks on one model."""
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -45,6 +46,27 @@ def test_two_threads(model: HookedRootModule) -> None:
         assert sum(pool.map(work, range(4))) == 0
     assert model.list_hooks() == {}
     assert not any(p._forward_hooks or p._forward_pre_hooks for p in model.hook_points())
+
+
+def test_backward_hooks_of_others(model: HookedRootModule) -> None:
+    """A thread's backward hook never runs for another thread that runs while it is attached."""
+
+    def work(at: int) -> int:
+        x, wrong = torch.ones((1, 3, 4), requires_grad=True), 0
+        for _ in range(150):
+            grads: list[Tensor] = []
+            with model.hooks(bwd_hooks=[(POST, lambda grad, hook, own=grads: own.append(grad))]):
+                model(x).sum().backward()
+            wrong += len(grads) != 1
+        return wrong
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(work, range(4))) == 0
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_scope_is_its_threads(model: HookedRootModule, x: Tensor) -> None:

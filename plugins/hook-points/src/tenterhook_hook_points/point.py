@@ -460,11 +460,24 @@ def stand_last(point: HookPoint, args: Any) -> None:
     """Before the point runs: have what looks for gradients come after every forward hook."""
     hooks, watch = point._forward_hooks, point._watch
     if not point._gradient_hooks:  # all were taken off by their torch handles
-        point._unwatch()
+        with lock:
+            # Looked at again: another thread may have attached one since, which would never run.
+            if not point._gradient_hooks:
+                point._unwatch()
     elif watch is None or torch.compiler.is_compiling():
         return
     elif watch[1] in hooks and next(reversed(hooks)) != watch[1]:
         hooks.move_to_end(watch[1])  # type: ignore[attr-defined]  # an OrderedDict
+
+
+def _backward_runs(point: HookPoint) -> list[tuple[int, Callable[..., Any]]]:
+    """Return the backward hooks that this thread or task sees, with their keys, in order."""
+    others = {
+        handle.hook.id
+        for handle in tuple(point._bwd)
+        if handle._scope is not None and not handle._scope.is_seen()
+    }
+    return [(key, run) for key, run in list(point._gradient_hooks.items()) if key not in others]
 
 
 def _watch_gradient(point: HookPoint, args: Any, output: Any) -> Any:
@@ -476,12 +489,11 @@ def _watch_gradient(point: HookPoint, args: Any, output: Any) -> Any:
     hooks = point._gradient_hooks
     if not isinstance(output, Tensor) or not output.requires_grad or not torch.is_grad_enabled():
         return None
-    others = {
-        handle.hook.id
-        for handle in tuple(point._bwd)
-        if handle._scope is not None and not handle._scope.is_seen()
-    }
-    runs = [(key, run) for key, run in list(hooks.items()) if key not in others]
+    if torch.compiler.is_compiling():
+        runs = _backward_runs(point)
+    else:
+        with lock:  # a hook that another thread is attaching has torch's handle before its own
+            runs = _backward_runs(point)
     if not runs:
         return None
     own = output.clone()
