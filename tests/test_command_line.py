@@ -44,6 +44,22 @@ print(*{{name.partition(".")[0] for name in sys.modules}}, file=sys.stderr)"""
     assert HEAVY.isdisjoint(done.stderr.split())
 
 
+def test_a_list_imports_what_plugins_declare_alone() -> None:
+    """Packages of ours are found without what their names need, so that a list comes at once."""
+    code = """
+import sys
+from tenterhook_cli import main
+try:
+    main(["plugins", "list"])
+except SystemExit as stop:
+    assert not stop.code
+print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert {"cattrs", "safetensors", "fsspec"}.isdisjoint(done.stderr.split())
+
+
 def test_layers_are_listed_with_types_and_shapes() -> None:
     """In the order and by the names of PyTorch."""
     done = tenterhook("layers", "tiny:")
