@@ -73,7 +73,12 @@ MEMBERS = sorted(
 )
 
 MODULES = {
-    "captures": ["tenterhook.capture", "tenterhook.engine", "tenterhook.store"],
+    "captures": [
+        "tenterhook.capture",
+        "tenterhook.engine",
+        "tenterhook.store",
+        "tenterhook_capture.option_fields",
+    ],
     "hook-points": ["tenterhook_hook_points", "tenterhook_hook_points.gpt"],
     "hooks": ["tenterhook", "tenterhook.hooks", "tenterhook.hooks.utils"],
     "language-model": ["tenterhook_transformers"],
