@@ -184,6 +184,66 @@ class TestCompiled:
         assert close(captured.last("line"), net.line.bias.expand(2, WIDTH))
 
 
+class _Two(nn.Module):
+    def forward(self, x: Tensor, scale: Tensor) -> tuple[Tensor, str, Tensor]:
+        return x * scale, "kept", x + scale
+
+
+class _Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.two = _Two()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.two(x, scale=torch.ones_like(x))
+
+
+class _ClearsAll(Controller):
+    every_tensor = True
+
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> Any:
+        return None if output is None else output * 0
+
+
+class _ClearsInputs(Controller):
+    def modify_activations(
+        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
+    ) -> Any:
+        assert inputs is not None
+        return inputs * 0, inputs * 0
+
+
+class TestSeveralTensors:
+    """A selection holds for every tensor that a hook changes, not for the first alone."""
+
+    @pytest.mark.parametrize("selected", [{"rows": 0}, {"tokens": 1}, {"features": [2]}])
+    def test_of_an_output(self, selected: dict[str, Any]) -> None:
+        """A controller of every tensor changes the selected part of each."""
+        model = tenterhook.attach(_Pair())
+        plain = model(X)
+        with model.steer("two", _ClearsAll(), **selected):
+            first, text, second = model(X)
+        part = torch.zeros_like(X, dtype=torch.bool)
+        at = selected.get("rows", slice(None)), selected.get("tokens", slice(None))
+        part[(*at, selected.get("features", slice(None)))] = True
+        assert text == "kept"
+        assert torch.equal(first, plain[0].masked_fill(part, 0))
+        assert torch.equal(second, plain[2].masked_fill(part, 0))
+
+    def test_of_the_inputs(self) -> None:
+        """A tuple of inputs, too, whether they were passed by position or by keyword."""
+        model = tenterhook.attach(_Pair())
+        plain = model(X)
+        with model.steer("two", _ClearsInputs("pre_forward"), rows=1):
+            first, _, second = model(X)
+        assert torch.equal(second[0], plain[2][0])
+        assert torch.equal(first[0], plain[0][0])
+        assert not first[1].any()
+        assert not second[1].any()
+
+
 def test_a_copy_starts_without_selections(model: HookedModel) -> None:
     """A model that is copied while a selected scope is open keeps it; the copy has none."""
     with model.capture("first", rows=0), model.steer("second", torch.neg, tokens=0):

@@ -1,7 +1,7 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entry_class
 from tenterhook._dispatch.frames import Place, Steps, lock
 from tenterhook._dispatch.sites import Side, site_of
-from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
+from tenterhook.activations import activation_of, first_input, inputs_of, replace, with_item
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
 from tenterhook.layers import Layer
@@ -181,36 +181,57 @@ class SelectedChange(Entry):
         return self._surfacing(self._after, module, args, kwargs, output)
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        old = activation_of(output)
-        mask = self._mask(old, first_input(inputs_of(module, args, kwargs)))
-        changed = None if mask is None else self.entry.after(module, args, kwargs, output)
-        if old is None or mask is None or changed is None:
-            return None
-        return replace(output, _mixed(mask, old, activation_of(changed)))
+        given = first_input(inputs_of(module, args, kwargs))
+        at = self._selected(activation_of(output), given)
+        changed = None if at is None else self.entry.after(module, args, kwargs, output)
+        return None if at is None or changed is None else self._mixed(output, changed, at)
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
-        inputs = inputs_of(module, args, kwargs)
-        old = first_input(inputs)
-        mask = self._mask(old, old)
-        changed = None if mask is None else self.entry.before(module, args, kwargs)
-        if old is None or mask is None or changed is None:
+        given = first_input(inputs_of(module, args, kwargs))
+        at = self._selected(given, given)
+        changed = None if at is None else self.entry.before(module, args, kwargs)
+        if at is None or changed is None:
             return None
-        new = first_input(inputs_of(module, *changed))
-        return replace_input(inputs, _mixed(mask, old, new))
+        added = changed[0][len(args) :]  # what a tuple of inputs holds beyond those passed
+        mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], at)
+        return (*mixed, *added), self._mixed(kwargs, changed[1], at)
 
-    def _mask(self, tensor: Tensor | None, given: Tensor | None) -> Tensor | None:
+    def _selected(self, tensor: Tensor | None, given: Tensor | None) -> "_Selected | None":
         call, self.calls.count = self.calls.count, self.calls.count + 1
         if tensor is None or call % self.every:
             return None
         mask = self.selecting.mask(tensor, given)
         self.calls.matched = self.calls.matched or mask is not None
-        return mask
+        return None if mask is None else _Selected(tensor, mask, given)
+
+    def _mixed(self, old: Any, new: Any, at: "_Selected") -> Any:
+        """Return `old`, with what `new` has for each of its tensors where that is selected."""
+        if new is old:
+            return old
+        if isinstance(old, tuple | list):
+            for place, (was, now) in enumerate(zip(old, new, strict=True)):
+                old = old if now is was else with_item(old, place, self._mixed(was, now, at))
+            return old
+        if type(old) is dict:
+            return {name: self._mixed(was, new[name], at) for name, was in old.items()}
+        was, now = activation_of(old), activation_of(new)
+        if was is None or now is None or now.shape != was.shape:
+            raise ValueError(
+                f"A change of a selected part keeps the activation's shape {_shape(was)}; this one "
+                f"returned {_shape(now)}."
+            )
+        mask = at.mask if was is at.activation else self.selecting.mask(was, at.given)
+        return old if mask is None else replace(old, torch.where(mask, now.to(was.dtype), was))
 
 
-def _mixed(mask: Tensor, old: Tensor, new: Tensor | None) -> Tensor:
-    if new is None or new.shape != old.shape:
-        raise ValueError(
-            f"A change of a selected part keeps the activation's shape {tuple(old.shape)}; this "
-            f"one returned {None if new is None else tuple(new.shape)}."
-        )
-    return torch.where(mask, new.to(old.dtype), old)
+class _Selected(NamedTuple):
+    """Where the selected part of an activation is."""
+
+    activation: Tensor
+    mask: Tensor
+    given: Tensor | None
+    """The layer's first input."""
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
