@@ -209,7 +209,7 @@ class TestUnknown:
             ("mlp", r"Closest: .*'h.0.mlp'"),
             ("transformer.h.1.mlp", "'h.1.mlp'"),
             ("h.9", "'h"),
-            ("layer_2", r"Its main stack has 2 blocks: layer_0 to layer_1\."),
+            ("layer_2", r"Its main stack 'h' has 2 blocks: layer_0 to layer_1\."),
             ("layer_-1", "No layer 'layer_-1'"),
             (20, r"It has 20 layers: indices -20 to 19\."),
             (-21, r"It has 20 layers: indices -20 to 19\."),

@@ -56,12 +56,14 @@ class UnknownLayer(TenterhookError, ValueError, LookupError):
     layer: Any
     known: Sequence[str] = attrs.field(converter=_listed)
     detail: str = ""
+    also: Sequence[str] = attrs.field(converter=_listed, default=())
+    """Other spellings that were to be had: `layer_0`, `resid_post.0`."""
 
     def __str__(self) -> str:
         text = f"No layer {self.layer!r} in this model."
         if self.detail:
             text += f" {self.detail}"
-        close = closest(str(self.layer), self.known)
+        close = closest(str(self.layer), [*self.also, *self.known])
         if close:
             text += f" Closest: {', '.join(map(repr, close))}."
         return f"{text} list_layers() and `tenterhook layers MODEL` list all {len(self.known)}."

@@ -2,6 +2,9 @@
 
 A layer is a module at a dotted name, as `named_modules` prints it, or the whole model seen
 before (`"input"`) or after (`"output"`) its forward.
+
+Every spelling is to cost the same from the second scope on. So what names were found to mean is
+kept (`Found`), and looked at again before it is believed; see `tenterhook.module_tree`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +15,10 @@ import attrs
 from torch import nn
 
 from tenterhook.errors import UnknownLayer
+from tenterhook.module_tree import ModuleTree, Paths, registrations
+from tenterhook.plugins.default import default_manager
 from tenterhook.standard_names import (
+    PLACES,
     StandardNames,
     looks_standard,
     standard_names,
@@ -37,20 +43,63 @@ class Layer:
     module: nn.Module
 
 
+@attrs.define(eq=False)
+class Found:
+    """What some choices of layers were found to mean, and whether they mean it still."""
+
+    layers: tuple[Layer, ...]
+    _tree: ModuleTree
+    _paths: Paths | None
+    """The ways to the layers; `None` where what is meant depends on every name in the model."""
+    _stacks: Sequence[tuple[dict[str, Any], int]]
+    """The stacks of blocks that numbers count in, and how long they were."""
+    _namers: object
+    """The plugins that were asked for standard names, `None` where none were."""
+    _count: int = attrs.field(factory=registrations)
+
+    def holds(self) -> bool:
+        """Whether a search would find the same layers now."""
+        if self._namers is not None and self._namers is not _namers():
+            return False
+        count = registrations()
+        if self._paths is None or self._count != count:
+            if not self._tree.holds():
+                return False
+            self._count = count
+        return self._paths is None or (
+            self._paths.hold() and all(len(stack) == size for stack, size in self._stacks)
+        )
+
+
+def _namers() -> object:
+    return default_manager().extensions("layer_names")
+
+
 class LayerIndex:
-    """The names of a module's layers. Sees layers that are added or replaced later."""
+    """The names of a module's layers. Sees layers that are added, replaced, moved or removed."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self.stack: str | None = None
+        """The stack that `layer_N` counts in; `None` for the one with the most parameters."""
         self.plans: dict[Any, Any] = {}
         """What scopes found out about sets of layers, kept for the next scope."""
+        self._last: ModuleTree | None = None
+        self._kept: dict[Any, Found] = {}
+
+    def tree(self) -> ModuleTree:
+        """Return the modules by name, as they are now."""
+        tree = self._last
+        if tree is None or not tree.holds():
+            tree = self._last = ModuleTree(self.module)
+        return tree
 
     def names(self) -> list[str]:
         """Return the dotted names of all layers, blocks and leaves, in `named_modules` order.
 
         A module that has several names is listed under the first; the root is not listed.
         """
-        return [name for name, _ in self.module.named_modules() if name]
+        return [name for name, _ in self.tree().named]
 
     def resolve(self, layer: LayerSpec) -> Layer:
         """Return the layer that `layer` means.
@@ -60,18 +109,14 @@ class LayerIndex:
         Raises `UnknownLayer` (a `ValueError`), naming the closest layers.
         """
         if isinstance(layer, bool) or not isinstance(layer, str | int):
-            raise UnknownLayer(
-                layer, self.names(), "A layer is a name (str) or an index into list_layers() (int)."
+            raise self._unknown(layer, "A layer is a name (str) or an index into list_layers().")
+        if isinstance(layer, str) and _is_pattern(layer) and self._module_at(layer) is None:
+            raise self._unknown(
+                layer,
+                "One layer is wanted, and patterns are for scopes: capture, steer and hooks take "
+                "them.",
             )
-        if isinstance(layer, int):
-            return self._by_index(layer)
-        try:
-            module = self.module.get_submodule(layer)
-        except AttributeError:
-            return self._by_alias(layer)
-        if module is self.module:
-            return self.whole("output")
-        return Layer(self._first_name(module, layer), module)
+        return self.find((layer,)).layers[0]
 
     def expand(self, choices: Iterable[LayerChoice | Iterable[LayerChoice]]) -> list[Layer]:
         """Return the layers that names, indices, glob patterns and predicates mean, each once.
@@ -79,46 +124,23 @@ class LayerIndex:
         `*`, `?` and `[...]` in a pattern match as in file names, dots included. Raises
         `UnknownLayer` for a name, pattern or predicate that means no layer.
         """
-        found: dict[str, Layer] = {}
-        for choice in choices:
-            for layer in self._expand(choice):
-                found.setdefault(layer.name, layer)
-        return list(found.values())
+        return list(self.find(tuple(choices)).layers)
 
-    def path(self, name: str) -> list[tuple[dict[str, nn.Module | None], str, nn.Module]]:
-        """Return the steps from the root to a layer: where each child is looked up, and the child.
-
-        As long as each look-up gives that child, the name means the same module.
-        """
-        steps, module = [], self.module
-        for part in name.split(".") if name else []:
-            child = module.get_submodule(part)
-            steps.append((module._modules, part, child))
-            module = child
-        return steps
-
-    def _expand(self, choice: LayerChoice | Iterable[LayerChoice]) -> Sequence[Layer]:
-        if isinstance(choice, str) and any(mark in choice for mark in "*?["):
-            named = [(n, m) for n, m in self.module.named_modules() if n]
-            layers = [Layer(n, m) for n, m in named if fnmatchcase(n, choice)]
-            if not layers and _may_be_standard(choice) and (standard := self.standard()):
-                matching = [n for n in standard.layers if fnmatchcase(n, choice)]
-                layers = [self.resolve(standard.layers[name]) for name in matching]
-            if not layers:
-                raise UnknownLayer(choice, self.names(), "The pattern matches no layer.")
-            return layers
-        if isinstance(choice, str | int):
-            return [self.resolve(choice)]
-        if isinstance(choice, nn.Module):  # before what can be called: a module can
-            return [self._by_module(choice)]
-        if callable(choice):
-            layers = [Layer(n, m) for n, m in self.module.named_modules() if n and choice(n, m)]
-            if not layers:
-                raise UnknownLayer(choice, self.names(), "The predicate holds for no layer.")
-            return layers
-        if not isinstance(choice, Iterable):
-            raise UnknownLayer(choice, self.names(), "A layer is a name, an index or a pattern.")
-        return self.expand(choice)
+    def find(self, choices: tuple[Any, ...]) -> Found:
+        """Return the layers of `expand`, as they were found last time where that still holds."""
+        key = tuple((type(choice), self.stack, choice) for choice in choices)  # 1 is not True
+        try:
+            found = self._kept.get(key)
+        except TypeError:  # a list among the choices
+            return _Search(self).found(choices)
+        if found is None or not found.holds():
+            search = _Search(self)
+            found = search.found(choices)
+            if search.may_be_kept:
+                if len(self._kept) >= _MOST_KEPT:
+                    self._kept.clear()
+                self._kept[key] = found
+        return found
 
     def whole(self, side: str) -> Layer:
         """Return the whole model as the layer `"input"` or `"output"`.
@@ -127,92 +149,200 @@ class LayerIndex:
         """
         return Layer("" if side in self.module._modules else side, self.module)
 
+    def stacks(self) -> dict[str, list[str]]:
+        """Return the stacks of blocks, the one that `layer_N` counts in first, by dotted name.
+
+        Each with the dotted names of its blocks. A stack is an `nn.ModuleList` that is not inside
+        another, where there is none an `nn.Sequential`; the one with the most parameters comes
+        first, unless `stack` names another.
+        """
+        tree = self.tree()
+        if "stacks" not in tree.derived:
+            tree.derived["stacks"] = _stacks_of([("", self.module), *tree.named])
+        found: dict[str, list[str]] = tree.derived["stacks"]
+        if self.stack is None:
+            return found
+        if self.stack not in found:
+            raise UnknownLayer(self.stack, list(found), "It is no stack of blocks.")
+        return {self.stack: found[self.stack], **found}
+
     def blocks(self) -> list[str]:
         """Return the dotted names of the blocks of the main stack, in order; `layer_N` is the N-th.
 
-        The main stack is the `nn.ModuleList` with the most parameters that is not inside another,
-        else the `nn.Sequential` with the most.
+        See `stacks`.
         """
-        for kind in (nn.ModuleList, nn.Sequential):
-            stacks = [
-                (name, module)
-                for name, module in self.module.named_modules()
-                if isinstance(module, kind) and len(module)
-            ]
-            outer = [
-                (name, stack)
-                for name, stack in stacks
-                if not any(name != other and _inside(name, other) for other, _ in stacks)
-            ]
-            if outer:
-                name, stack = max(outer, key=lambda named: _size(named[1]))
-                return [f"{name}.{at}" if name else f"{at}" for at in stack._modules]
-        return []
+        return next(iter(self.stacks().values()), [])
 
     def standard(self) -> StandardNames | None:
         """Return the standard names of the layers; `None` where no plugin knows the model."""
-        return standard_names(self.module)
+        tree, plugins = self.tree(), _namers()
+        if tree.derived.get("namers") is not plugins:
+            tree.derived["standard"] = standard_names(self.module)
+            tree.derived["namers"] = plugins
+        found: StandardNames | None = tree.derived["standard"]
+        return found
+
+    def _module_at(self, name: str) -> nn.Module | None:
+        try:
+            return self.module.get_submodule(name)
+        except AttributeError:
+            return None
+
+    def _unknown(self, layer: Any, detail: str, also: Iterable[str] = ()) -> UnknownLayer:
+        aliases = [f"layer_{n}" for n in range(len(self.blocks()))]
+        return UnknownLayer(layer, self.names(), detail, [*also, *aliases])
+
+
+class _Search:
+    """One look for what some choices mean, and what the answer depends on."""
+
+    def __init__(self, index: LayerIndex) -> None:
+        self.index = index
+        self.tree = index.tree()
+        self.may_be_kept = True
+        self._by_path = True
+        self._asked: list[str] = []
+        self._counts = self._standard = False
+
+    def found(self, choices: Iterable[Any]) -> Found:
+        layers: dict[str, Layer] = {}
+        for layer in self._each(choices):
+            layers.setdefault(layer.name, layer)
+        module, paths = self.index.module, None
+        names = [la.name for la in layers.values() if la.module is not module]
+        stacks = self.index.stacks() if self._counts or self._standard else {}
+        if self._by_path and len(stacks) < 2:  # of several, any may become the largest
+            paths = Paths(module, [*names, *self._asked])
+        lists = [module.get_submodule(name)._modules for name in stacks]
+        return Found(
+            tuple(layers.values()),
+            self.tree,
+            paths,
+            [(each, len(each)) for each in (module._modules, *lists)],
+            _namers() if self._standard else None,
+        )
+
+    def _each(self, choices: Iterable[Any]) -> Iterable[Layer]:
+        for choice in choices:
+            if isinstance(choice, bool):
+                raise self.index._unknown(choice, "A layer is a name, an index or a pattern.")
+            if isinstance(choice, str):
+                yield from self._named(choice)
+            elif isinstance(choice, int):
+                yield self._numbered(choice)
+            elif isinstance(choice, nn.Module):  # before what can be called: a module can
+                yield self._by_module(choice)
+            elif callable(choice):
+                self.may_be_kept = False
+                yield from self._that(choice, choice, "The predicate holds for")
+            elif isinstance(choice, Iterable):
+                self.may_be_kept = False  # what it holds may change
+                yield from self._each(choice)
+            else:
+                raise self.index._unknown(choice, "A layer is a name, an index or a pattern.")
+
+    def _named(self, choice: str) -> Iterable[Layer]:
+        index = self.index
+        module = index._module_at(choice)
+        if module is index.module:
+            return [index.whole("output")]
+        if module is not None:
+            self._asked.append(choice)
+            return [Layer(self.tree.first_names.get(module, choice), module)]
+        if not _is_pattern(choice):
+            return [self._by_alias(choice)]
+        self._by_path = False
+        if choice.startswith(tuple(f"{place}." for place in PLACES)) and (
+            names := index.standard()
+        ):
+            self._standard = True
+            matching = [n for n in names.layers if fnmatchcase(n, choice)]
+            if matching and not any(fnmatchcase(n, choice) for n, _ in self.tree.named):
+                return list(self._each(names.layers[name] for name in matching))
+        return self._that(lambda n, _: fnmatchcase(n, choice), choice, "The pattern matches")
+
+    def _that(self, wanted: Callable[[str, nn.Module], Any], choice: Any, what: str) -> list[Layer]:
+        self._by_path = False
+        layers = [Layer(n, m) for n, m in self.tree.named if wanted(n, m)]
+        if not layers:
+            raise self.index._unknown(choice, f"{what} no layer.")
+        return layers
+
+    def _numbered(self, number: int) -> Layer:
+        self._by_path = False
+        try:
+            return Layer(*self.tree.named[number])
+        except IndexError:
+            count = len(self.tree.named)
+            range_ = f"{count} layers: indices {-count} to {count - 1}" if count else "no layers"
+            raise self.index._unknown(number, f"It has {range_}.") from None
 
     def _by_module(self, module: nn.Module) -> Layer:
-        if module is self.module:
-            return self.whole("output")
-        for name, found in self.module.named_modules():
-            if found is module:
-                return Layer(name, module)
-        raise UnknownLayer(type(module).__name__, self.names(), "This module is not in the model.")
-
-    def _by_index(self, index: int) -> Layer:
-        named = [(name, module) for name, module in self.module.named_modules() if name]
-        try:
-            return Layer(*named[index])
-        except IndexError:
-            count = len(named)
-            range_ = f"{count} layers: indices {-count} to {count - 1}" if count else "no layers"
-            raise UnknownLayer(index, self.names(), f"It has {range_}.") from None
+        self._by_path = False
+        if module is self.index.module:
+            return self.index.whole("output")
+        name = self.tree.first_names.get(module)
+        if name is None:
+            raise self.index._unknown(type(module).__name__, "This module is not in the model.")
+        return Layer(name, module)
 
     def _by_alias(self, layer: str) -> Layer:
+        index = self.index
         if layer in ("input", "output"):
-            return self.whole(layer)
+            return index.whole(layer)
         kind, _, number = layer.rpartition("_")
         if kind == "layer" and number.isdecimal():
-            blocks = self.blocks()
-            if int(number) < len(blocks):
-                return self.resolve(blocks[int(number)])
-            raise UnknownLayer(
-                layer,
-                self.names(),
-                f"Its main stack has {len(blocks)} blocks: layer_0 to layer_{len(blocks) - 1}."
-                if blocks
-                else "It has no stack of blocks.",
-            )
-        if looks_standard(layer):
-            return self._by_standard_name(layer)
-        raise UnknownLayer(layer, self.names(), what_instead(layer))
-
-    def _by_standard_name(self, layer: str) -> Layer:
-        standard = self.standard()
+            self._counts = True
+            return next(iter(self._named(self._block(layer, int(number)))))
+        if not looks_standard(layer):
+            raise index._unknown(layer, what_instead(layer))
+        self._standard = True
+        standard = index.standard()
         if standard is None:
-            kind = type(self.module).__name__
-            raise UnknownLayer(
+            kind = type(index.module).__name__
+            raise index._unknown(
                 layer,
-                self.names(),
                 f"It has the form of a standard name, and no installed plugin knows those of "
                 f"{kind}; `pip install tenterhook-transformers` knows many of Hugging Face's, and "
                 "`tenterhook plugins list` says if it was left out.",
             )
         if layer not in standard.layers:
-            raise UnknownLayer(layer, [*standard.layers, *self.names()])
-        return self.resolve(standard.layers[layer])
+            raise index._unknown(layer, "", standard.layers)
+        return next(iter(self._named(standard.layers[layer])))
 
-    def _first_name(self, module: nn.Module, asked: str) -> str:
-        """Return the name `named_modules` gives a module that may have several."""
-        names = (name for name, found in self.module.named_modules() if found is module)
-        return next(names, asked)
+    def _block(self, layer: str, number: int) -> str:
+        stacks = self.index.stacks()
+        if not stacks:
+            raise self.index._unknown(layer, "It has no stack of blocks.")
+        (main, blocks), *others = stacks.items()
+        if number < len(blocks):
+            return blocks[number]
+        last = len(blocks) - 1
+        detail = f"Its main stack {main!r} has {len(blocks)} blocks: layer_0 to layer_{last}."
+        if others:
+            names = ", ".join(repr(name) for name, _ in others)
+            detail += f" To count in another, {names}: model.layers(stack={others[0][0]!r})."
+        raise self.index._unknown(layer, detail)
 
 
-def _may_be_standard(pattern: str) -> bool:
-    """Say whether a pattern is one of standard names, so that plugins need be asked."""
-    return pattern.startswith(("resid_post.", "attn_out.", "mlp_out."))
+_MOST_KEPT = 256
+
+
+def _is_pattern(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _stacks_of(named: Sequence[tuple[str, nn.Module]]) -> dict[str, list[str]]:
+    for kind in (nn.ModuleList, nn.Sequential):
+        stacks = {name: m for name, m in named if isinstance(m, kind) and len(m)}
+        outer = [n for n in stacks if not any(n != o and _inside(n, o) for o in stacks)]
+        if outer:
+            outer.sort(key=lambda name: -_size(stacks[name]))
+            return {
+                name: [f"{name}.{at}" if name else f"{at}" for at in stacks[name]._modules]
+                for name in outer
+            }
+    return {}
 
 
 def _inside(name: str, other: str) -> bool:

@@ -55,6 +55,27 @@ class HookRegistry:
 
     get_layer_names = list_layers
 
+    def __call__(self, *, stack: str | None) -> "HookRegistry":
+        """Have `layer_N` count in this stack of blocks from now on, and return the registry.
+
+        `stack` is a dotted name among `stacks()`; `None` is the one with the most parameters again.
+        Raises `UnknownLayer` where it is no stack.
+        """
+        before, self.index.stack = self.index.stack, stack
+        try:
+            self.index.stacks()
+        except UnknownLayer:
+            self.index.stack = before
+            raise
+        return self
+
+    def stacks(self) -> dict[str, list[str]]:
+        """Return the stacks of blocks by dotted name, with their blocks, that of `layer_N` first.
+
+        A model of several parts has several: a vision tower's and the text's.
+        """
+        return self.index.stacks()
+
     def list_blocks(self) -> list[str]:
         """Return the dotted names of the main stack's blocks, in order: what `layer_N` means."""
         return self.index.blocks()
@@ -243,7 +264,7 @@ class HookRegistry:
         The whole model has a name on each side. Raises `UnknownLayer`, and `ValueError` where a
         hook of this kind does not run on the side that was asked for.
         """
-        layers = self.index.expand([asked]) if several else [self.index.resolve(asked)]  # type: ignore[arg-type]
+        layers = self.index.find((asked,)).layers if several else (self.index.resolve(asked),)  # type: ignore[arg-type]
         return [self._on_side(layer, asked, kind) for layer in layers]
 
     def _on_side(self, layer: Layer, asked: Any, kind: HookType) -> Layer:

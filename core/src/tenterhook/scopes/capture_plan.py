@@ -3,9 +3,8 @@
 Opening a capture is to cost next to nothing, because people open one around each call. So what can
 be worked out once is kept from one scope to the next:
 
-- A `CapturePlan` is the layers of one set of names and their sites. The model's index keeps it, and
-  it holds as long as each name still leads to the same module: `holds` looks up every step of every
-  path, which costs 0.04 ms for 80 layers where resolving the names anew costs 30 to 140.
+- A `CapturePlan` is the layers of one set of names and their sites. The model's index keeps it as
+  long as it finds the same layers for the names, which it looks at anew for each scope.
 - A `Recording` is the steps of one open scope: a `Recorder` a layer, and the lists that they fill.
   When its scope has ended in good order, the plan keeps it for the next (`take`, `give_back`). It
   goes back with new lists, so that what a scope captured stays its own.
@@ -18,7 +17,6 @@ be worked out once is kept from one scope to the next:
 would give; `benchmarks/bench_hooked_call.py` times it.
 """
 
-import operator
 from asyncio import _get_running_loop
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -173,15 +171,11 @@ class SelectedRecorder(Recorder):
             self.calls.append(self.form.of(values))
 
 
-_get: Callable[[dict[str, Any], str], Any] = dict.get
-
-
 class CapturePlan:
     """Which layers a capture looks at, and where they are: found once for each set of names."""
 
     def __init__(
         self,
-        index: LayerIndex,
         layers: Sequence[Layer],
         form: Form,
         inputs: bool,
@@ -194,23 +188,7 @@ class CapturePlan:
         sides: list[Side] = ["before" if before else "after" for before in self.before]
         self._sites = [site_of(la.module, side) for la, side in zip(layers, sides, strict=True)]
         self._stop_site = None if stop is None else site_of(stop.module, "after")
-        named = [
-            la.name for la in (*layers, *([stop] if stop else [])) if la.module is not index.module
-        ]
-        path = {
-            (id(at), part): (at, part, child)
-            for name in named
-            for at, part, child in index.path(name)
-        }
-        self._owners = [at for at, _, _ in path.values()]
-        self._parts = [part for _, part, _ in path.values()]
-        self._children = [child for _, _, child in path.values()]
         self._idle: list[Recording] = []
-
-    def holds(self) -> bool:
-        """Whether the names still mean these modules."""
-        found = map(_get, self._owners, self._parts)
-        return all(map(operator.is_, found, self._children))
 
     def take(self) -> "Recording":
         """Return a recording that no open scope uses."""
@@ -301,24 +279,16 @@ def plan_for(
     inputs: bool,
     stop: LayerSpec | None,
 ) -> CapturePlan:
-    """Return the plan for these layers, the one of last time where it still holds.
-
-    Only dotted names are remembered: what patterns, numbers and predicates mean can change with
-    modules that no path leads over.
-    """
-    key = (choices, form, inputs, stop)
-    try:
-        plan: CapturePlan | None = index.plans.get(key)
-    except TypeError:  # a list among the choices, which no plan is kept for
-        plan = None
-    if plan is None or not plan.holds():
-        layers = index.expand(choices)
-        stop_at = None if stop is None else index.resolve(stop)
-        plan = CapturePlan(index, layers, Form(*form), inputs, stop_at)
-        if [layer.name for layer in layers] == list(choices):
-            if len(index.plans) >= _MOST_PLANS:
-                index.plans.clear()
-            index.plans[key] = plan
+    """Return the plan for these layers, the one of last time where they mean the same modules."""
+    found = index.find(choices)
+    stop_at = None if stop is None else index.resolve(stop)
+    key = (found, form, inputs, None if stop_at is None else (stop_at.name, id(stop_at.module)))
+    plan: CapturePlan | None = index.plans.get(key)
+    if plan is None:
+        plan = CapturePlan(found.layers, Form(*form), inputs, stop_at)
+        if len(index.plans) >= _MOST_PLANS:
+            index.plans.clear()
+        index.plans[key] = plan
     return plan
 
 
