@@ -149,14 +149,14 @@ class LayerIndex:
         """
         return Layer("" if side in self.module._modules else side, self.module)
 
-    def stacks(self) -> dict[str, list[str]]:
+    def stacks(self, tree: ModuleTree | None = None) -> dict[str, list[str]]:
         """Return the stacks of blocks, the one that `layer_N` counts in first, by dotted name.
 
         Each with the dotted names of its blocks. A stack is an `nn.ModuleList` that is not inside
         another, where there is none an `nn.Sequential`; the one with the most parameters comes
-        first, unless `stack` names another.
+        first, unless `stack` names another. `tree` is that of now, for a caller that has it.
         """
-        tree = self.tree()
+        tree = tree or self.tree()
         if "stacks" not in tree.derived:
             tree.derived["stacks"] = _stacks_of([("", self.module), *tree.named])
         found: dict[str, list[str]] = tree.derived["stacks"]
@@ -173,9 +173,9 @@ class LayerIndex:
         """
         return next(iter(self.stacks().values()), [])
 
-    def standard(self) -> StandardNames | None:
+    def standard(self, tree: ModuleTree | None = None) -> StandardNames | None:
         """Return the standard names of the layers; `None` where no plugin knows the model."""
-        tree, plugins = self.tree(), _namers()
+        tree, plugins = tree or self.tree(), _namers()
         if tree.derived.get("namers") is not plugins:
             tree.derived["standard"] = standard_names(self.module)
             tree.derived["namers"] = plugins
@@ -210,7 +210,7 @@ class _Search:
             layers.setdefault(layer.name, layer)
         module, paths = self.index.module, None
         names = [la.name for la in layers.values() if la.module is not module]
-        stacks = self.index.stacks() if self._counts or self._standard else {}
+        stacks = self.index.stacks(self.tree) if self._counts or self._standard else {}
         if self._by_path and len(stacks) < 2:  # of several, any may become the largest
             paths = Paths(module, [*names, *self._asked])
         lists = [module.get_submodule(name)._modules for name in stacks]
@@ -253,7 +253,7 @@ class _Search:
             return [self._by_alias(choice)]
         self._by_path = False
         if choice.startswith(tuple(f"{place}." for place in PLACES)) and (
-            names := index.standard()
+            names := index.standard(self.tree)
         ):
             self._standard = True
             matching = [n for n in names.layers if fnmatchcase(n, choice)]
@@ -297,7 +297,7 @@ class _Search:
         if not looks_standard(layer):
             raise index._unknown(layer, what_instead(layer))
         self._standard = True
-        standard = index.standard()
+        standard = index.standard(self.tree)
         if standard is None:
             kind = type(index.module).__name__
             raise index._unknown(
@@ -311,7 +311,7 @@ class _Search:
         return next(iter(self._named(standard.layers[layer])))
 
     def _block(self, layer: str, number: int) -> str:
-        stacks = self.index.stacks()
+        stacks = self.index.stacks(self.tree)
         if not stacks:
             raise self.index._unknown(layer, "It has no stack of blocks.")
         (main, blocks), *others = stacks.items()
