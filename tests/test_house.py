@@ -35,7 +35,7 @@ DOORS = {
     "tenterhook.loading": "tenterhook_capture.loading",
     "tenterhook.observers": "tenterhook_capture.observers",
     "tenterhook.reductions": "tenterhook_store.reductions",
-    "tenterhook.schemes": "tenterhook.plugins.schemes",
+    "tenterhook.schemes": "tenterhook_store.schemes",
     "tenterhook.selections": "tenterhook_selections",
     "tenterhook.specs": "tenterhook_specs",
     "tenterhook.store": "tenterhook_store",

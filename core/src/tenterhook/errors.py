@@ -31,7 +31,7 @@ def _listed(texts: Iterable[str]) -> list[str]:
     return list(texts)
 
 
-@attrs.define
+@attrs.define(slots=False)
 class HookError(TenterhookError, RuntimeError):
     """A hook raised, or did what its kind of hook may not do."""
 
@@ -49,7 +49,7 @@ class HookError(TenterhookError, RuntimeError):
         )
 
 
-@attrs.define
+@attrs.define(slots=False)
 class UnknownLayer(TenterhookError, ValueError, LookupError):
     """No layer answers to a signature."""
 
@@ -69,7 +69,7 @@ class UnknownLayer(TenterhookError, ValueError, LookupError):
         return f"{text} list_layers() and `tenterhook layers MODEL` list all {len(self.known)}."
 
 
-@attrs.define
+@attrs.define(slots=False)
 class LayerConflict(TenterhookError, ValueError):
     """A detector and a controller would stand on one layer, and nobody said in which order."""
 
@@ -85,7 +85,7 @@ class LayerConflict(TenterhookError, ValueError):
         )
 
 
-@attrs.define
+@attrs.define(slots=False)
 class NeverFired(TenterhookError, RuntimeError):
     """A hook never ran, or saw nothing that it was there for."""
 
@@ -95,7 +95,7 @@ class NeverFired(TenterhookError, RuntimeError):
         return " ".join(self.reports)
 
 
-@attrs.define
+@attrs.define(slots=False)
 class NotClean(TenterhookError, RuntimeError):
     """Something of ours is still attached to a module."""
 

@@ -1,26 +1,26 @@
 """The sentences that say that a hook never ran, or saw nothing, and why that may be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import nn
-
-from tenterhook.layers import Layer
 
 Report = Literal["warn", "raise", "ignore"]
 """What happens when a hook never ran or nothing was selected."""
 
 
-def never_ran(what: str, layers: Sequence[Layer]) -> str:
-    """Return the sentences that say so, and why it may be."""
-    names = ", ".join(repr(layer.name) for layer in layers)
-    reasons = list(dict.fromkeys(not_called(layer.name, layer.module) for layer in layers))
+def never_ran(what: str, layers: Mapping[str, nn.Module]) -> list[str]:
+    """Return what is to be said of layers, by name, that never ran, and why it may be."""
+    if not layers:
+        return []
+    names = ", ".join(map(repr, layers))
+    reasons = list(dict.fromkeys(not_called(name, module) for name, module in layers.items()))
     if NOT_CALLED in reasons:
         reasons.append(
             "A scope is seen only by the thread or task that opened it; tenterhook.carry takes it "
             "into another."
         )
-    return f"{what} {names}: no forward ran there in this scope. {' '.join(reasons)}"
+    return [f"{what} {names}: no forward ran there in this scope. {' '.join(reasons)}"]
 
 
 NOT_CALLED = (
@@ -37,6 +37,17 @@ def not_called(name: str, module: nn.Module) -> str:
     return f"{name!r} is a {kind} that has no forward, so it never runs: give what it holds."
 
 
-def nothing_matched(selection: object, layers: Sequence[str]) -> str:
-    """Return the sentence that says that a selection selected nothing."""
-    return f"{selection} matched no token at {', '.join(map(repr, layers))}."
+def nothing_matched(selection: object, layers: Sequence[str]) -> list[str]:
+    """Return what is to be said of layers at which a selection selected nothing."""
+    names = ", ".join(map(repr, layers))
+    return [f"{selection} matched no token at {names}."] if layers else []
+
+
+def no_gradient(layers: Sequence[str]) -> list[str]:
+    """Return what is to be said of layers at which no gradient came by."""
+    names = ", ".join(map(repr, layers))
+    text = (
+        f"A hook never saw a gradient at {names}: no backward() of a forward in this scope came by "
+        "there before the scope ended."
+    )
+    return [text] if layers else []

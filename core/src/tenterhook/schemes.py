@@ -1,5 +1,5 @@
-"""Door to `tenterhook.plugins.schemes`, of the distribution `tenterhook-core`."""
+"""Door to `tenterhook_store.schemes`, of the distribution `tenterhook-store`."""
 
 from tenterhook._doors import open_door
 
-open_door(__name__, "tenterhook.plugins.schemes", "tenterhook-core")
+open_door(__name__, "tenterhook_store.schemes", "tenterhook-store")

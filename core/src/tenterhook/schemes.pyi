@@ -1,1 +1,1 @@
-from tenterhook.plugins.schemes import *
+from tenterhook_store.schemes import *

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import hookimpl
 from tenterhook.plugins import default_manager
-from tenterhook.plugins.schemes import MissingPlugin, UnknownScheme, split_scheme
 from tenterhook_capture.documents import (
     Documents,
     NoDocuments,
@@ -22,6 +21,7 @@ from tenterhook_capture.documents import (
 )
 from tenterhook_capture.loading import BadModelName, load_model
 from tenterhook_capture.testing.text_models import WordModel
+from tenterhook_store.schemes import MissingPlugin, UnknownScheme, split_scheme
 
 
 def saved(folder: Path, name: str, content: str | bytes) -> str:

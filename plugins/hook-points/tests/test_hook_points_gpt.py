@@ -13,13 +13,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import tenterhook
 from tenterhook.hooks import LayerActivationDetector
-from tenterhook.plugins.schemes import UnknownScheme
 from tenterhook_capture import save_activations
 from tenterhook_capture.loading import load_model
 from tenterhook_hook_points import HookedRootModule, HookPoint
 from tenterhook_hook_points.errors import NotAGPT
 from tenterhook_hook_points.gpt import GPTConfig, HookedGPT
 from tenterhook_store import MemoryStore
+from tenterhook_store.schemes import UnknownScheme
 
 IDS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
 

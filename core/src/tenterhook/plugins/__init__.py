@@ -13,7 +13,7 @@ from tenterhook.plugins.entry_points import (
     ONLY_VARIABLE,
     STRICT_VARIABLE,
 )
-from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.plugins.first_party import FIRST_PARTY, RESERVED
 from tenterhook.plugins.manager import PluginManager
 from tenterhook.plugins.problems import (
     AmbiguousExtension,
@@ -32,6 +32,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "FIRST_PARTY",
     "ONLY_VARIABLE",
+    "RESERVED",
     "STRICT_VARIABLE",
     "AmbiguousExtension",
     "BrokenExtension",

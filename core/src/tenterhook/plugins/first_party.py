@@ -6,8 +6,6 @@ keep them free: no other distribution serves them.
 
 from collections.abc import Mapping
 
-from tenterhook.hookspecs import KINDS
-
 _EDITS = ("AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "ZeroAblate")
 _SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
 
@@ -42,7 +40,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
     kind: {name: each for each, kinds in _DECLARED.items() for name in kinds.get(kind, ())}
-    for kind in KINDS
+    for kind in sorted({kind for kinds in _DECLARED.values() for kind in kinds})
 }
 """Kind to name to the distribution that has it."""
 

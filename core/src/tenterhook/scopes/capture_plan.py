@@ -83,6 +83,8 @@ class Recorder(Step):
 
     __slots__ = ("calls", "form", "layer", "recording")
     records = True
+    matched = True
+    """Whether anything was selected."""
     recording: "Recording"
     calls: list[Tensor]
 

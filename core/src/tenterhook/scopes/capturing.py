@@ -102,28 +102,21 @@ class Capture(Scope):
             self._plan.give_back(recording)
 
     def _unseen(self) -> list[str]:
-        if self._selection is None and all(self._calls.values()):
-            return []
         recording = self._recording
-        recorders, without = (
-            ([], {}) if recording is None else (recording.recorders, recording.without)
-        )
-        reports = [
-            f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."
-            for layer, what in without.items()
+        if recording is None or (self._selection is None and all(self._calls.values())):
+            return []
+        without, recorders = recording.without, recording.recorders
+        silent = [r.layer for r in recorders if not r.calls and r.layer not in without]
+        return [
+            *(
+                f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."
+                for layer, what in without.items()
+            ),
+            *never_ran(
+                "Nothing was captured at",
+                {la.name: la.module for la in self._plan.layers if la.name in silent},
+            ),
+            *nothing_matched(
+                self._selection, [r.layer for r in recorders if r.calls and not r.matched]
+            ),
         ]
-        never = [
-            layer
-            for layer, recorder in zip(self._plan.layers, recorders, strict=True)
-            if not recorder.calls and recorder.layer not in without
-        ]
-        if never:
-            reports.append(never_ran("Nothing was captured at", never))
-        unmatched = [
-            recorder.layer
-            for recorder in recorders
-            if isinstance(recorder, SelectedRecorder) and recorder.calls and not recorder.matched
-        ]
-        if unmatched:
-            reports.append(nothing_matched(self._selection, unmatched))
-        return reports

@@ -40,12 +40,9 @@ class Replaced(Scope):
         }
 
     def _unseen(self) -> list[str]:
-        never = [
-            layer
-            for layer, answer in zip(self._layers, self._answers, strict=True)
-            if not answer.fired
-        ]
-        return [never_ran("An output was given for", never)] if never else []
+        silent = [answer.layer for answer in self._answers if not answer.fired]
+        never = {la.name: la.module for la in self._layers if la.name in silent}
+        return never_ran("An output was given for", never)
 
 
 class _Answer(Step):

@@ -14,7 +14,7 @@ from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
 from tenterhook.layers import Layer
 from tenterhook.registry import HookRegistry
-from tenterhook.reports import Report, never_ran, nothing_matched
+from tenterhook.reports import Report, never_ran, no_gradient, nothing_matched
 from tenterhook.scopes.scope import Scope, add_steps
 from tenterhook.scopes.selecting import Selecting, Selector
 
@@ -106,22 +106,17 @@ class Hooks(Scope):
 
     def _unseen(self) -> list[str]:
         silent = [
-            (layer, hook)
+            (layer, hook.hook_type is HookType.BACKWARD)
             for (layer, hook), entry in zip(self._placed, self._entries, strict=True)
             if not entry.fired and hook.enabled
         ]
-        backward = [la.name for la, hook in silent if hook.hook_type is HookType.BACKWARD]
-        never = [la for la, hook in silent if hook.hook_type is not HookType.BACKWARD]
-        reports = [never_ran("A hook never ran at", never)] if never else []
-        if backward:
-            reports.append(
-                f"A hook never saw a gradient at {', '.join(map(repr, backward))}: no backward() "
-                "of a forward in this scope came by there before the scope ended."
-            )
+        never = {layer.name: layer.module for layer, backward in silent if not backward}
         unmatched = [str(p.layer) for p in self._parts if p.calls.count and not p.calls.matched]
-        if unmatched:
-            reports.append(nothing_matched(self._selection, unmatched))
-        return reports
+        return [
+            *never_ran("A hook never ran at", never),
+            *no_gradient([layer.name for layer, backward in silent if backward]),
+            *nothing_matched(self._selection, unmatched),
+        ]
 
 
 def _check_free(hook: Hook) -> None:

@@ -11,13 +11,13 @@ import attrs
 
 from tenterhook.errors import closest
 from tenterhook.one_line import type_name
-from tenterhook.plugins.schemes import DEFAULT, absolute_name, serving, split_scheme
 from tenterhook_capture import text_files
 from tenterhook_capture.document_errors import NoDocuments, NoSuchData, UnknownField, UnreadableData
 from tenterhook_capture.lazy_texts import AT_ONCE, LazyTexts, kept_texts
 from tenterhook_capture.spilled import Numbers
 from tenterhook_capture.text_files import SampleBy
 from tenterhook_store import ranges
+from tenterhook_store.schemes import DEFAULT, absolute_name, serving, split_scheme
 
 __all__ = [
     "AT_ONCE",

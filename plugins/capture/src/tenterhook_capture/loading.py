@@ -10,8 +10,8 @@ import attrs
 
 from tenterhook.errors import TenterhookError
 from tenterhook.one_line import type_name
-from tenterhook.plugins.schemes import absolute_name, serving
 from tenterhook_capture.text_model import TextModel
+from tenterhook_store.schemes import absolute_name, serving
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ Whichever plugin has the loader of the name loads the model; this one rebuilds i
 
 from typing import TYPE_CHECKING
 
-from tenterhook.plugins.schemes import serving
 from tenterhook_hook_points.errors import NotAGPT
+from tenterhook_store.schemes import serving
 
 if TYPE_CHECKING:
     import torch

@@ -3,11 +3,14 @@
 A selector is a function of the tokens of one forward that says which of them it means.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from tenterhook.errors import closest
-from tenterhook.plugins import default_manager
+from tenterhook.plugins import PluginManager, Registered, default_manager
+from tenterhook_selections import plugin
 from tenterhook_selections.tokens import Seen
 
 
@@ -32,20 +35,31 @@ def is_word(text: str) -> bool:
 
 
 def check_word(word: str) -> None:
-    """Raise `ValueError` where no plugin offers a selector of that name."""
-    manager = default_manager()
-    known = manager.extensions("selectors")
+    """Raise `ValueError` where there is no selector of that name."""
+    known = _known()
     if word in known:
         return
-    if clash := manager.clash("selectors", word):
+    if clash := default_manager().clash("selectors", word):
         raise ValueError(str(clash)) from clash
     close = closest(word, known)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     raise ValueError(
-        f"{word!r} is not a selection of tokens. {hint}The words there are: "
-        f"{', '.join(map(repr, known)) or 'none'}; or give an int, several, 'last', or a slice "
-        "as '2:5'."
+        f"{word!r} is not a selection of tokens. {hint}The words there are "
+        f"{', '.join(map(repr, known))}; or give an int, several, or a slice as '2:5'."
     )
+
+
+@cache
+def _ours() -> PluginManager:
+    manager = PluginManager(autoload=False)
+    manager.register(plugin, "selections")
+    return manager
+
+
+def _known() -> dict[str, Registered]:
+    """Return the selectors by name: ours whatever plugins are loaded, and those of plugins."""
+    managers = _ours(), default_manager()
+    return {name: each for one in managers for name, each in one.extensions("selectors").items()}
 
 
 def selected_by(word: str, tokens: Seen) -> Tensor:
@@ -55,7 +69,7 @@ def selected_by(word: str, tokens: Seen) -> Tensor:
     and what it raises itself.
     """
     check_word(word)
-    selector = default_manager().extensions("selectors")[word]
+    selector = _known()[word]
     found = selector.call(tokens)
     shape = tuple(tokens.real.shape)
     if not (isinstance(found, Tensor) and found.dtype == torch.bool and found.shape == shape):

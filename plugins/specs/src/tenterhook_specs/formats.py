@@ -4,11 +4,13 @@ A format turns text into plain values and back; what they say is checked here, f
 alike, before `structure` makes a spec of them.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tenterhook.one_line import printable, type_name
-from tenterhook.plugins import Registered, default_manager
+from tenterhook.plugins import PluginManager, Registered, default_manager
+from tenterhook_specs import plugin
 from tenterhook_specs.errors import BadSpec
 from tenterhook_specs.plain_values import MOST_REPEATED, check_plain
 from tenterhook_specs.spec_format import SpecFormat
@@ -89,15 +91,28 @@ def write_spec(spec: Any, path: str | Path) -> None:
 
 def _format_of(path: Path) -> str:
     format = path.suffix.lower().removeprefix(".")
-    known = default_manager().extensions("spec_formats")
+    known = _known()
     if format not in known and not default_manager().clash("spec_formats", format):
-        endings = ", ".join(f".{name}" for name in known) or "no plugin offers a format"
+        endings = ", ".join(f".{name}" for name in known)
         raise BadSpec([f"{path} has no ending that says its format; use one of {endings}"])
     return format
 
 
+@cache
+def _ours() -> PluginManager:
+    manager = PluginManager(autoload=False)
+    manager.register(plugin, "specs")
+    return manager
+
+
+def _known() -> dict[str, Registered]:
+    """Return the formats by name: ours whatever plugins are loaded, and those of plugins."""
+    managers = _ours(), default_manager()
+    return {name: each for one in managers for name, each in one.extensions("spec_formats").items()}
+
+
 def _registered(format: str) -> Registered:
-    known = default_manager().extensions("spec_formats")
+    known = _known()
     if format in known:
         return known[format]
     if clash := default_manager().clash("spec_formats", format):

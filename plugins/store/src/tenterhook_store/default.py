@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tenterhook.plugins import load_store
-from tenterhook.plugins.schemes import store_serving
+from tenterhook_store.schemes import store_serving
 
 if TYPE_CHECKING:
     from tenterhook_store.protocols import Store

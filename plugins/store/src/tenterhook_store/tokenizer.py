@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tenterhook.plugins.schemes import serving
 from tenterhook_store.errors import NoTokenizer
+from tenterhook_store.schemes import serving
 
 
 def load_tokenizer(run_id: str, about: Mapping[str, Any]) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tenterhook.plugins import AmbiguousExtension, PluginManager, PluginWarning, default_manager
-from tenterhook.plugins.schemes import MissingPlugin, UnknownScheme, store_serving
 from tenterhook.testing.fixtures import InstalledPlugins
+from tenterhook_store.schemes import MissingPlugin, UnknownScheme, store_serving
 
 
 def storing(name: str, *schemes: str) -> str:

@@ -8,9 +8,7 @@ import attrs
 from tenterhook.errors import TenterhookError, closest
 from tenterhook.extensions import SCHEME
 from tenterhook.hookspecs import SCHEMES
-from tenterhook.plugins.default import default_manager
-from tenterhook.plugins.first_party import RESERVED
-from tenterhook.plugins.registered import Registered
+from tenterhook.plugins import RESERVED, Registered, default_manager
 
 __all__ = [
     "DEFAULT",
@@ -26,7 +24,7 @@ DEFAULT = "hf"
 """Serves names without a scheme: those of the Hugging Face hub, and folders."""
 
 
-@attrs.define
+@attrs.define(slots=False)
 class UnknownScheme(TenterhookError, LookupError):
     """No plugin serves the scheme of a name."""
 
