@@ -14,7 +14,8 @@ A *site* is a module and a side of its forward. What happens when a module is ca
 
 Other threads may register, unregister or close a scope at any line below. They never change a
 tuple that a call is reading: under the lock, they put a new tuple in its place. Other people's
-torch hooks are never moved or removed.
+torch hooks are never moved or removed. Others may remove ours, by emptying torch's dictionaries or
+giving the module new ones: scopes end as if it had not happened, and later ones run again.
 
 A capture without a selection is nearly always the only thing at its sites. It stands there itself
 while its scope is the only one (`Steps.recorder`), and opening it is one dictionary operation a
@@ -117,7 +118,7 @@ class Site(Place):
             if self.held:
                 self.refresh()
             else:
-                del self.hooks[self.key]
+                self.hooks.pop(self.key, None)
 
     def _scoped(self) -> Callable[..., Any]:
         return self.after_scoped if self.is_after else self.before_scoped
@@ -305,6 +306,9 @@ def _kept_in(module: nn.Module) -> _Sites:
 def site_of(module: nn.Module, side: Side) -> Site:
     """Return the one site at this side of this module, made at first need."""
     site: Site = _made(module, side, lambda: Site(module, side))
+    if site.hooks is not (module._forward_hooks if site.is_after else module._forward_pre_hooks):
+        with lock:  # somebody gave the module new ones
+            site = _kept_in(module)[side] = Site(module, side)
     return site
 
 
@@ -396,7 +400,7 @@ def close_frame(frame: Frame, installs: Installs | None = None) -> None:
                     site.leave()
                 else:
                     site.scopes = 0
-                    del hooks[key]
+                    hooks.pop(key, None)
 
 
 compiler.leave_to_python(Site, "after_scoped", "before_scoped")

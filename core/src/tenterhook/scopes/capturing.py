@@ -107,6 +107,8 @@ class Capture(Scope):
             return []
         without, recorders = recording.without, recording.recorders
         silent = [r.layer for r in recorders if not r.calls and r.layer not in without]
+        if silent:
+            self._index.plans.clear()  # the sites may be of dictionaries that are not torch's now
         return [
             *(
                 f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."

@@ -90,10 +90,10 @@ class Scope(ABC):
             close_frame(frame, self._installs())
 
     def _report(self) -> None:
-        reports = self._unseen() if self._missing != "ignore" else []
+        reports = self._unseen()
         if reports and self._missing == "raise":
             raise NeverFired(reports)
-        for report in reports:
+        for report in reports if self._missing == "warn" else ():
             warnings.warn(report, HookWarning, stacklevel=3)
 
     def __call__(self, function: F) -> F:
