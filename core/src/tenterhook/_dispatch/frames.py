@@ -20,6 +20,7 @@ with it. `test_scopes_property.py` compares all this with a plain model of neste
 
 import functools
 import inspect
+import os
 import threading
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator
@@ -33,6 +34,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 lock = threading.RLock()
 """Held while anything is registered, removed, opened or closed; never during a forward."""
+
+if hasattr(os, "register_at_fork"):  # the child has no other thread that would release it
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )
 
 
 class Place:

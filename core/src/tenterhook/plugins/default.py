@@ -18,6 +18,7 @@ from tenterhook.plugins.entry_points import (
     normal_name,
 )
 from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.plugins.locking import lock
 from tenterhook.plugins.manager import PluginManager
 from tenterhook.plugins.problems import PluginProblem, PluginWarning
 from tenterhook.plugins.registered import Registered
@@ -25,7 +26,6 @@ from tenterhook.plugins.registered import Registered
 _default: PluginManager | None = None
 _unloaded: PluginManager | None = None
 """The default manager, until all that is installed was tried."""
-_default_lock = threading.Lock()
 _here = threading.local()
 
 
@@ -37,7 +37,7 @@ def default_manager() -> PluginManager:
     it while it is imported gets it as far as it is.
     """
     global _default, _unloaded
-    with _default_lock:
+    with lock:
         if _default is None:
             strict = os.environ.get(STRICT_VARIABLE, "") not in ("", "0")
             _default = _unloaded = PluginManager(autoload=False, strict=strict)
@@ -59,13 +59,13 @@ def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
     try:
         problems = manager.load_entry_points()
     except BaseException:
-        with _default_lock:
+        with lock:
             if _default is manager:
                 _default = None
         raise
     finally:
         _here.loads = False
-    with _default_lock:
+    with lock:
         if _unloaded is manager and manager._tried_all:
             _unloaded = None
     return problems
@@ -79,12 +79,12 @@ def using(manager: PluginManager) -> Iterator[PluginManager]:
     are then looked up there.
     """
     global _default
-    with _default_lock:
+    with lock:
         before, _default = _default, manager
     try:
         yield manager
     finally:
-        with _default_lock:
+        with lock:
             _default = before
 
 

@@ -21,7 +21,6 @@ plugins in the place of the old.
 
 import importlib
 import sys
-import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +37,7 @@ from tenterhook.plugins.entry_points import (
     normal_name,
 )
 from tenterhook.plugins.first_party import RESERVED, served_as
+from tenterhook.plugins.locking import lock
 from tenterhook.plugins.printing import prints_to_stderr
 from tenterhook.plugins.problems import (
     AmbiguousExtension,
@@ -88,7 +88,6 @@ class PluginManager:
 
     def __init__(self, *, autoload: bool = True, strict: bool = False) -> None:
         self.strict = strict
-        self._lock = threading.Lock()  # for changes of what follows
         self._plugins: tuple[_Plugin, ...] = ()
         self._decided: tuple[object, _Names] = ((), _decide(()))
         """Some plugins and what their names give: it is made when somebody asks."""
@@ -156,7 +155,7 @@ class PluginManager:
         if not isinstance(name, str):
             raise TypeError(f"name is a {type(name).__name__}. Give text.")
         offers = ask(plugin, name)
-        with self._lock:
+        with lock:
             if any(each.name == name for each in self._plugins):
                 raise PluginError(name, "a plugin of its name is registered already.")
             self._check_new(plugin, name)
@@ -167,7 +166,7 @@ class PluginManager:
 
     def unregister(self, name: str) -> bool:
         """Take out the plugin of that name and all it offers; `False` if it was not there."""
-        with self._lock:
+        with lock:
             before = self._plugins
             self._plugins = tuple(each for each in before if each.name != name)
             return len(self._plugins) < len(before)
@@ -188,7 +187,7 @@ class PluginManager:
         for each in found:
             if each.key not in self._tried and each.wanted():
                 self._load(each, found)
-        with self._lock:
+        with lock:
             problems += filter(None, self._tried.values())
             problems += self._names().problems
             fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
@@ -208,7 +207,7 @@ class PluginManager:
                 if _half_imported(each.entry_point.module):
                     return  # whoever imports it, further up or in another thread, loads it
                 offers = ask(code, name)
-            with self._lock:
+            with lock:
                 if each.key not in self._tried:  # or another thread was faster
                     self._check_new(code, name)
                     self._plugins = (*self._plugins, _plugin(code, name, offers, each))
@@ -217,7 +216,7 @@ class PluginManager:
             raise
         except BaseException as error:  # noqa: BLE001 - it is reported, an exit too
             problem = each.problem(error, found)
-        with self._lock:
+        with lock:
             if problem is not None and not _half_imported(each.entry_point.module):
                 self._tried.setdefault(each.key, problem)
 
@@ -242,7 +241,7 @@ class PluginManager:
         importlib.invalidate_caches()
         found, _ = find_installed()
         here = {each.key for each in found if each.wanted()}
-        with self._lock:
+        with lock:
             self._plugins = tuple(
                 each for each in self._plugins if each.key is None or each.key in here
             )

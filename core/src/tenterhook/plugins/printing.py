@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tenterhook.plugins.locking import lock
+
 
 class _Here(threading.local):
     loading = 0
 
 
 _here = _Here()
-_lock = threading.Lock()
 _threads = 0
 
 
@@ -34,7 +35,7 @@ class _Stdout:
 def prints_to_stderr() -> Iterator[None]:
     """Send what this thread prints to stderr."""
     global _threads
-    with _lock:
+    with lock:
         _threads += 1
         if sys.stdout is not None and not isinstance(sys.stdout, _Stdout):
             sys.stdout = _Stdout(sys.stdout)
@@ -43,7 +44,7 @@ def prints_to_stderr() -> Iterator[None]:
         yield
     finally:
         _here.loading -= 1
-        with _lock:
+        with lock:
             _threads -= 1
             if not _threads and isinstance(sys.stdout, _Stdout):
                 sys.stdout = sys.stdout.real

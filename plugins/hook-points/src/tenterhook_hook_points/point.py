@@ -6,6 +6,7 @@ returned, after all its forward hooks, for as long as they are attached.
 """
 
 import copy
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -28,6 +29,11 @@ Hook = Callable[..., Any]
 
 lock = threading.RLock()
 """Held while a hook comes or goes: torch counts its handles without one."""
+
+if hasattr(os, "register_at_fork"):  # the child has no other thread that would release it
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )
 
 
 @attrs.define(eq=False)
