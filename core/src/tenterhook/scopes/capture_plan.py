@@ -19,6 +19,7 @@ would give; `benchmarks/bench_hooked_call.py` times it.
 
 from asyncio import _get_running_loop
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -265,13 +266,37 @@ _NOBODYS: list[Tensor] = []
 """Where the calls of a layer are while no scope keeps them: nothing is added to it."""
 
 
+_functorch: Any = torch._C._functorch  # private to torch, with no types
+
+
 def make_own(recorders: "Sequence[Recorder]") -> None:
-    """Make tensors for autograd of copies that were made in inference mode."""
-    first = recorders[0].calls if recorders else None
-    if first and first[0].is_inference():
-        with torch.inference_mode(False):
-            for recorder in recorders:
-                recorder.calls[:] = [t.clone() if t.is_inference() else t for t in recorder.calls]
+    """Make plain tensors of copies made in inference mode or in a transform that is over."""
+    _replace_where(recorders, Tensor.is_inference, _for_autograd)
+    if _functorch.maybe_current_level() is None:
+        _replace_where(recorders, _functorch.is_functorch_wrapped_tensor, _unwrapped)
+
+
+def _replace_where(
+    recorders: "Sequence[Recorder]", of_kind: Callable[[Tensor], bool], new: Callable[..., Tensor]
+) -> None:
+    if any(map(of_kind, chain.from_iterable([recorder.calls for recorder in recorders]))):
+        for recorder in recorders:
+            recorder.calls[:] = [new(t) if of_kind(t) else t for t in recorder.calls]
+
+
+@torch.inference_mode(False)
+def _for_autograd(tensor: Tensor) -> Tensor:
+    return tensor.clone()
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """Return what `torch.func.grad` wrapped, or of `vmap` the whole batch, its axis the first."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        axis = _functorch.maybe_get_bdim(tensor)
+        tensor = _functorch.get_unwrapped(tensor)
+        if axis > 0:
+            tensor = tensor.movedim(axis, 0)
+    return tensor
 
 
 def plan_for(
