@@ -346,6 +346,35 @@ class TestHooks:
             assert len(model.layers) == 0
             model(ONE)
 
+    @pytest.mark.parametrize("hook_type", ["forward", "pre_forward", "backward"])
+    @pytest.mark.parametrize("muted", [False, True])
+    def test_knows_which_of_several_layers(
+        self, model: HookedModel, hook_type: str, muted: bool
+    ) -> None:
+        """A hook on several layers says at each call which one it is at, in nested scopes too."""
+
+        class SaysWhere(Detector, Controller):
+            def __init__(self) -> None:
+                super().__init__(hook_type=hook_type)
+                self.layers: list[Any] = []
+
+            def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+                self.layers.append(self.layer_signature)
+
+            def modify_activations(self, *given: Any) -> None:
+                self.layers.append(self.layer_signature)
+
+        hook = SaysWhere()
+        with model.hooks(("2", hook), ("*.0", hook)), model.hooks(("1.1", hook)):
+            if muted:
+                with model.without_controllers():
+                    model(ONE).sum().backward()
+            else:
+                model(ONE).sum().backward()
+        order = ["0.0", "1.0", "1.1", "2"]
+        each = order[::-1] if hook_type == "backward" else order
+        assert hook.layers == [name for name in each for _ in range(1 if muted else 2)]
+
     def test_context_ends_with_the_scope(self, model: HookedModel) -> None:
         """A hook that stands nowhere has no context, so it keeps no model."""
         hook = _Sees()

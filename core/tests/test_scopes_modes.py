@@ -54,7 +54,8 @@ def test_inference_mode_now_and_then(
     for layer in layers:
         assert len(captured[layer]) == len(modes)
         assert not any(kept.is_inference() for kept in captured[layer])
-        (captured.last(layer) * torch.ones(3, requires_grad=True)).sum().backward()
+        total = (captured.last(layer) * torch.ones(3, requires_grad=True)).sum()
+        total.backward()  # type: ignore[no-untyped-call]
 
 
 Run = Callable[[Callable[[Tensor], Tensor]], Any]

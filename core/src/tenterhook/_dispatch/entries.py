@@ -57,6 +57,7 @@ class RunnableHook(Protocol):
 
     id: str
     hook_type: HookType
+    layer_signature: Any
     detects: bool
     controls: bool
     _enabled: bool
@@ -406,9 +407,11 @@ class Scoped(Entry):
         return self if entry is self.entry else _ScopedDetect(self, entry)
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        if not self.hook._enabled:
+        hook = self.hook
+        if not hook._enabled:
             return None
         self.fired = True
+        hook.layer_signature = self.layer  # it may stand on several
         new = self.entry.after(module, args, kwargs, output)
         if new is not None:
             _mark_checkpoint()
@@ -418,6 +421,7 @@ class Scoped(Entry):
         if not self.hook._enabled:
             return None
         self.fired = True
+        self.hook.layer_signature = self.layer
         new = self.entry.before(module, args, kwargs)
         if new is not None:
             _mark_checkpoint()
@@ -425,6 +429,7 @@ class Scoped(Entry):
 
     def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
         self.fired = True
+        self.hook.layer_signature = self.layer
         return self.entry.gradient(module, grad)
 
 
