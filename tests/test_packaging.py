@@ -62,6 +62,12 @@ def test_a_plugin_is_named_after_its_folder(plugin: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("member", [ROOT / "core", *PLUGINS], ids=lambda member: member.name)
+def test_each_member_has_the_license(member: Path) -> None:
+    """A copy in its folder: what is built of it can hold no file from above."""
+    assert (member / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
 @each_plugin
 def test_a_plugin_is_released_with_core(plugin: Path) -> None:
     """One version file for all, and a range of core that fits it."""
