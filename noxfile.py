@@ -177,6 +177,7 @@ def scaffold(session: nox.Session) -> None:
         "tenterhook_store",
         "tenterhook_specs",
         "tenterhook_selections",
+        "tenterhook_zarr",
     )
     tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "ruff")
     session.install(*CONSTRAINED, *built(*names), *tools, *PYTEST)

@@ -5,12 +5,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tenterhook.hookspecs import KINDS as HOOKS
+from tenterhook_cli.scaffold import BEGINNINGS, hook_of
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -39,12 +44,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-KINDS = {
-    "detector": "MyDetector",
-    "controller": "MyController",
-    "store": "MyStore",
-    "loader": "my-loader",
-}
+KINDS = tuple(BEGINNINGS)
+NAMES = {"detector": "MyDetector", "controller": "MyController", "store": "MyStore"}
+"""Of what is asked for by its class; else it is the distribution's."""
 TYPES = """
 from tenterhook.hooks import LayerActivationDetector
 
@@ -55,22 +57,42 @@ REVEALED = 'Revealed type is "torch._tensor.Tensor | None"'
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
+def test_there_is_one_of_each_kind() -> None:
+    """Whatever a plugin may offer, it can be begun."""
+    assert {hook_of(kind) for kind in KINDS} == set(HOOKS)
+
+
 def test_they_are_listed(workshop: Path) -> None:
     """With their kinds, distributions and versions."""
     rows = json.loads(run("tenterhook", "plugins", "list", "--json", cwd=workshop))
 
     listed = {row["distribution"]: (row["name"], row["kinds"], row["version"]) for row in rows}
-    for kind, name in KINDS.items():
-        assert listed[f"my-{kind}"] == (name, [kind], "0.1.0")
+    for kind in KINDS:
+        shown = hook_of(kind).removesuffix("s").replace("_", " ")
+        assert listed[f"my-{kind}"] == (NAMES.get(kind, f"my-{kind}"), [shown], "0.1.0")
 
 
 @each_kind
-def test_its_parameters_are_shown(workshop: Path, kind: str) -> None:
-    """Read from the signature."""
+def test_it_is_shown(workshop: Path, kind: str) -> None:
+    """With the parameters of its signature, where it has any."""
     said = run("tenterhook", "plugins", "info", f"my-{kind}", cwd=workshop)
 
-    assert "parameter    " in said
+    assert BEGINNINGS[kind].help in said
+    assert ("parameter    " in said) == (kind not in ("observer", "spec-format"))
     assert "cannot be read" not in said
+
+
+@each_kind
+def test_it_asks_for_what_it_imports(workshop: Path, kind: str) -> None:
+    """And not for `tenterhook`, which brings every plugin of ours."""
+    required = metadata.requires(f"my-{kind}") or []
+    asked = {re.split(r"[<>=;]", each)[0] for each in required if "extra ==" not in each}
+    for_tests = {re.split(r"[<>=;]", each)[0] for each in required}
+    folder = workshop / f"my-{kind}"
+
+    assert "tenterhook" not in for_tests
+    assert imported(folder / "src") <= asked | {f"my-{kind}"}
+    assert imported(folder / "tests") <= for_tests | {f"my-{kind}"}
 
 
 def test_their_tests_pass(workshop: Path) -> None:
@@ -83,12 +105,22 @@ def test_their_tests_pass(workshop: Path) -> None:
         assert f"my-{kind}/tests/test_my_{kind}.py ." in said
 
 
-@pytest.mark.parametrize("kind", ["detector", "loader"])
+@each_kind
 def test_it_fulfils_the_contract_as_installed(workshop: Path, kind: str) -> None:
     """`tenterhook plugins check` finds what to make."""
     said = run("tenterhook", "plugins", "check", f"my-{kind}", cwd=workshop)
 
     assert " passed" in said
+
+
+def imported(folder: Path) -> set[str]:
+    """Return the distributions, outside the standard library, that the code of a folder imports."""
+    found = set()
+    for file in folder.rglob("*.py"):
+        for module in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.MULTILINE):
+            if module not in sys.stdlib_module_names:
+                found.add("tenterhook-core" if module == "tenterhook" else module.replace("_", "-"))
+    return found
 
 
 def test_they_lint_and_are_formatted(workshop: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tenterhook import hookspecs
 from tenterhook.hookspecs import KINDS
 from tenterhook.plugins import FIRST_PARTY
+from tenterhook_cli.scaffold import BEGINNINGS, hook_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs/reference/plugin-hooks"
@@ -29,10 +30,13 @@ def undocumented(hook: str, pages: Path = PAGES) -> list[str]:
     page = pages / f"{hook.removeprefix('tenterhook_')}.md"
     text = page.read_text() if page.is_file() else ""
     index = (pages / "README.md").read_text()
+    begun = {f"tenterhook_{hook_of(kind)}": kind for kind in BEGINNINGS}
+    how = f"Begin one with `tenterhook plugins new NAME --kind {begun.get(hook)}`"
     wanted = {
         "a page": text.startswith(f"# `{hook}`\n"),
         "a runnable example": "\n```python\n" in text,
         "what it prints": "\n```text\n" in text,
+        "how one is begun": how in text,
         "a line in the index": f"[`{hook}`]({page.name})" in index,
         "a docstring": bool(inspect.getdoc(getattr(hookspecs, hook, None))),
     }
@@ -75,6 +79,7 @@ def test_a_new_hook_would_be_noticed() -> None:
         "a page",
         "a runnable example",
         "what it prints",
+        "how one is begun",
         "a line in the index",
         "a docstring",
     ]

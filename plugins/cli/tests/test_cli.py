@@ -250,7 +250,7 @@ class TestPluginsList:
         assert th("plugins", "list") == (
             0,
             "",
-            "No plugins are installed. Try `pip install 'tenterhook[all]'`.\n",
+            "No plugins are installed. Try `pip install tenterhook`.\n",
         )
         assert th("plugins", "list", "--json")[1] == "[]\n"
 

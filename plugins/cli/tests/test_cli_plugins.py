@@ -13,6 +13,7 @@ import pytest
 from tenterhook.hookspecs import KINDS
 from tenterhook.testing.fixtures import InstalledPlugins
 from tenterhook_cli.check import CONTRACTS
+from tenterhook_cli.scaffold import BEGINNINGS, hook_of
 
 Th = Callable[..., tuple[object, str, str]]
 
@@ -370,7 +371,7 @@ def test_a_list_that_is_kept_empty_says_by_what(
 
 
 class TestNew:
-    @pytest.mark.parametrize("kind", ["detector", "controller", "store", "loader"])
+    @pytest.mark.parametrize("kind", BEGINNINGS)
     @pytest.mark.parametrize("name", ["my-thing", "tenterhook-3d"])
     def test_it_writes_a_distribution(self, th: Th, tmp_path: Path, kind: str, name: str) -> None:
         """Whose files compile, and are those that are printed."""
@@ -382,6 +383,26 @@ class TestNew:
         assert f"pip install -e '{tmp_path}/{name}[test]'" in err
         for path in tmp_path.rglob("*.py"):
             compile(path.read_text(), path, "exec")
+
+    def test_every_kind_can_be_begun(self, th: Th) -> None:
+        """`--help` lists them, and so does the error about another."""
+        assert {hook_of(kind) for kind in BEGINNINGS} == set(KINDS)
+
+        assert f"[{'|'.join(BEGINNINGS)}]" in th("plugins", "new", "--help")[1]
+        status, _, err = th("plugins", "new", "mine", "--kind", "detectors")
+
+        assert status == 2
+        assert "'detectors' is not one of 'detector', " in err
+        assert all(repr(kind) in err for kind in BEGINNINGS)
+
+    def test_words_of_ours_are_kept_free(self, th: Th, tmp_path: Path) -> None:
+        """Where a plugin is asked for by a word, its name would be ours."""
+        given = ("layers", "--kind", "command", "--out", str(tmp_path))
+        status, _, err = th("plugins", "new", *given)
+
+        assert status == 2
+        assert "would offer 'layers', which tenterhook-cli has; try my-layers" in err
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_dry_run_writes_nothing(self, th: Th, tmp_path: Path) -> None:
         """It says what would be written."""

@@ -76,6 +76,32 @@ class TestInfo:
         assert "parameter b: int = 2" in out
 
 
+class TestCommands:
+    """`info` of a command has its options and arguments."""
+
+    def test_an_option_without_a_default(self, install: InstalledPlugins, th: Th) -> None:
+        """Has none that is click's own affair; a flag is off."""
+        install.site.joinpath("plugin_code.py").write_text(
+            "import click\n"
+            "@click.command()\n"
+            "@click.option('--out')\n"
+            "@click.option('--tries', default=3)\n"
+            "@click.option('--json', is_flag=True)\n"
+            "@click.argument('name')\n"
+            "def command(out, tries, json, name):\n"
+            "    'Do it.'\n"
+        )
+        answer = "[Extension('odd', 'plugin_code:command', 'Does it.')]"
+        install("odd", {"odd": answering(answer).replace("detectors", "commands")})
+
+        out = " ".join(th("plugins", "info", "odd")[1].split())
+
+        assert "parameter --out: text = None" in out
+        assert "parameter --tries: integer = 3" in out
+        assert "parameter --json: boolean = False" in out
+        assert "parameter name: text required" in out
+
+
 def test_a_terminal_that_lacks_letters_gets_escapes(install: InstalledPlugins) -> None:
     """A line of help in another alphabet is no reason to fail."""
     site = install("odd", {"odd": answering("[Extension('Odd', 'a:b', 'Zählt ✓.')]")})

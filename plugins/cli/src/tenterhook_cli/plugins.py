@@ -14,6 +14,7 @@ from tenterhook.one_line import error_line, printable, shown
 from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Registered
 from tenterhook_cli.command_line import COMMANDS
 from tenterhook_cli.plugin_commands import misplaced, quiet_manager, stdout_to_stderr
+from tenterhook_cli.scaffold import BEGINNINGS, scaffold
 
 
 @click.group()
@@ -80,7 +81,7 @@ def doctor(as_json: bool) -> None:
 @click.argument("name")
 @click.option(
     "--kind",
-    type=click.Choice(["detector", "controller", "store", "loader"]),
+    type=click.Choice(list(BEGINNINGS)),
     required=True,
     help="What it offers first.",
 )
@@ -91,8 +92,6 @@ def new(name: str, kind: str, out: Path, dry_run: bool) -> None:
 
     NAME is the distribution's, as `my-detector`.
     """
-    from tenterhook_cli.scaffold import scaffold
-
     files = scaffold(name, kind)
     folder = out / name
     if folder.exists():
@@ -199,7 +198,8 @@ def _click_parameter(parameter: click.Parameter) -> dict[str, Any]:
     return {
         "name": printable(parameter.opts[0]),
         "type": printable(parameter.type.name),
-        "default": None if parameter.required else shown(parameter.default),
+        # Not `parameter.default`, which is a mark of click's own where there is none.
+        "default": None if parameter.required else shown(parameter.to_info_dict()["default"]),
         "required": parameter.required,
     }
 
@@ -242,7 +242,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         if kept_out:
             hint = f"No plugins are loaded. See {' and '.join(kept_out)} in the environment."
         else:
-            hint = "No plugins are installed. Try `pip install 'tenterhook[all]'`."
+            hint = "No plugins are installed. Try `pip install tenterhook`."
         click.echo(hint, err=True)
     cells = [
         (

@@ -7,6 +7,7 @@ from importlib import metadata, resources
 from importlib.util import find_spec
 from string import Template
 
+import attrs
 import click
 
 from tenterhook import __version__
@@ -20,19 +21,120 @@ LINE_LENGTH = 100
 LONGEST_NAME = 50
 """Of a distribution, so that lines fit."""
 
-_OF_CORE = {"MemoryStore": "tenterhook"}
-_HELP = {
-    "detector": "Keeps the largest entry of each feature.",
-    "controller": "Multiplies a layer's activation by a factor.",
-    "store": "Keeps tensors and runs.",
-    "loader": "Loads a small model that reads bytes.",
+
+@attrs.frozen(kw_only=True)
+class Beginning:
+    """What a plugin of one kind begins with; its code is in the template of the kind's name."""
+
+    help: str
+    usage: str
+    """How users come by it, a template; stands in README.md."""
+    target: str = ""
+    """What the code calls it; nothing for a class, which is named after the plugin."""
+    is_word: bool = True
+    """Whether it is asked for by a word, and not by the name of its class."""
+    uses: tuple[str, ...] = ("torch",)
+    """What its code needs, beside core."""
+    tested_with: tuple[str, ...] = ()
+    """What its tests need besides."""
+    example: str = ""
+    """What in its code makes one for tests, where defaults do not."""
+    files: tuple[str, ...] = ()
+    """Further modules; their templates have the kind before their names."""
+
+
+BEGINNINGS = {
+    "detector": Beginning(
+        help="Keeps the largest entry of each feature.",
+        usage="Users register it: `model.layers.register_hook(layer, $target())`.",
+        is_word=False,
+    ),
+    "controller": Beginning(
+        help="Multiplies a layer's activation by a factor.",
+        usage="Users steer with it: `with model.steer(layer, $target(factor=2.0)):`.",
+        is_word=False,
+    ),
+    "store": Beginning(
+        help="Keeps tensors and runs.",
+        usage="Users open it: `from tenterhook_store import $target`.",
+        is_word=False,
+        uses=("tenterhook-store", "torch"),
+        files=("files",),
+    ),
+    "loader": Beginning(
+        help="Loads a small model that reads bytes.",
+        usage="Users name it: `tenterhook layers $extension:small`.",
+        target="load",
+        uses=("tenterhook-capture", "numpy", "torch"),
+    ),
+    "dataset": Beginning(
+        help="Gives all sums of two small numbers, as texts.",
+        usage="Users name it: `tenterhook capture MODEL --data $extension:20`.",
+        target="read",
+        uses=("tenterhook-capture",),
+    ),
+    "layer-names": Beginning(
+        help="Gives the layers of PyTorch's TransformerEncoder their standard names.",
+        usage='Users write them wherever a layer is named: `model.capture("resid_post.0")`.',
+        target="name_layers",
+        example="a_model",
+    ),
+    "command": Beginning(
+        help="Lists Python, torch and plugins with their versions, for reports of bugs.",
+        usage="Users run it: `tenterhook $extension`.",
+        target="command",
+        uses=("click",),
+        tested_with=("torch",),
+    ),
+    "observer": Beginning(
+        help="Logs how runs begin, fail and end.",
+        usage="It is told of every run; `logging.basicConfig(level=logging.INFO)` shows the log.",
+        uses=("tenterhook-capture",),
+        tested_with=("tenterhook-store",),
+    ),
+    "spec-format": Beginning(
+        help="Reads and writes specs as Python literals.",
+        usage="Users name a file with its ending: `hooks.$extension`.",
+        target="FORMAT",
+        uses=("tenterhook-specs",),
+    ),
+    "exporter": Beginning(
+        help="Writes the rows of a run as CSV, a file for each layer.",
+        usage="Users name it: `tenterhook runs export STORE --format $extension --to FOLDER`.",
+        target="export",
+        uses=("tenterhook-store",),
+        tested_with=("torch",),
+    ),
+    "selector": Beginning(
+        help="Selects the first token of each row.",
+        usage='Users name it: `model.capture(layer, tokens="$extension")`.',
+        target="select",
+        uses=("tenterhook-selections", "torch"),
+    ),
+    "engine": Beginning(
+        help="Does one unit of a run after the other, with a rest between.",
+        usage="Users name it: `tenterhook capture MODEL --engine $extension`.",
+        uses=("tenterhook-capture", "tenterhook-store", "attrs"),
+        tested_with=("tenterhook-zarr",),  # the contract's runs are in the default store
+    ),
 }
-_USAGE = {
-    "detector": "Users register it: `model.layers.register_hook(layer, $target())`.",
-    "controller": "Users steer with it: `with model.steer(layer, $target(factor=2.0)):`.",
-    "store": "Users open it: `from tenterhook_store import $target`.",
-    "loader": "Users name it: `tenterhook layers $extension:small`.",
+"""By kind, as `--kind` takes it."""
+
+_TOOLS = ("tenterhook-cli", "mypy", "pytest", "ruff")
+_LEAST = {
+    "attrs": "24.2",
+    "click": "8.2",
+    "mypy": "1.15",
+    "numpy": "1.26",
+    "pytest": "8.3",
+    "ruff": "0.11",
+    "torch": "2.6",
 }
+
+
+def hook_of(kind: str) -> str:
+    """Return the kind as hooks have it: `spec_formats` of `spec-format`."""
+    return kind.replace("-", "_").removesuffix("s") + "s"
 
 
 def scaffold(name: str, kind: str) -> dict[str, str]:
@@ -52,39 +154,50 @@ def scaffold(name: str, kind: str) -> dict[str, str]:
         )
     stem = re.sub(r"^tenterhook_(?=[a-z])", "", package)
     camel = "".join(part.capitalize() for part in stem.split("_"))
+    begun, hook, module = BEGINNINGS[kind], hook_of(kind), kind.replace("-", "_")
     suffix = kind.capitalize()
-    target = camel if camel.endswith(suffix) and camel != suffix else f"{camel}{suffix}"
-    extension = stem.replace("_", "-") if kind == "loader" else target
-    taken = FIRST_PARTY[f"{kind}s"].get(extension) or _OF_CORE.get(extension)
-    if taken:
+    named = camel if camel.endswith(suffix) and camel != suffix else f"{camel}{suffix}"
+    target = begun.target or named
+    extension = stem.replace("_", "-") if begun.is_word else target
+    if taken := FIRST_PARTY[hook].get(extension):
         raise _bad(f"{name!r} would offer {extension!r}, which {taken} has; try my-{name}")
-    major, minor = __version__.split(".")[:2]
     values = {
         "name": name,
         "package": package,
         "entry_point": stem.replace("_", "-"),
-        "kind": kind,
-        "target": "load" if kind == "loader" else target,
+        "hook": hook,
+        "module": module,
+        "target": target,
         "extension": extension,
-        "help": _HELP[kind],
-        "version": __version__,
-        "next_version": f"{major}.{int(minor) + 1}",
+        "help": begun.help,
+        "import_target": _import(f"{package}.{module}", target),
+        "example": "",
+        "dependencies": _required("tenterhook-core", *begun.uses),
+        "test_dependencies": _required(*_TOOLS, *begun.tested_with),
     }
-    values["import_target"] = _import(f"{package}.{kind}", values["target"])
-    values["usage"] = Template(_USAGE[kind]).substitute(values)
+    if begun.example:
+        values["example"] = f'\n            example="{package}.{module}:{begun.example}",'
+    values["usage"] = Template(begun.usage).substitute(values)
     source = f"src/{package}"
     templates = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
         f"{source}/__init__.py": "init.py",
         f"{source}/plugin.py": "plugin.py",
-        f"{source}/{kind}.py": f"{kind}.py",
-        f"tests/test_{stem}.py": f"test_{kind}.py",
+        f"{source}/{module}.py": f"{module}.py",
+        **{f"{source}/{file}.py": f"{module}_{file}.py" for file in begun.files},
+        f"tests/test_{stem}.py": f"test_{module}.py",
     }
-    if kind == "store":
-        templates[f"{source}/files.py"] = "store_files.py"
     files = {path: _filled(template, values) for path, template in templates.items()}
     return {**files, f"{source}/py.typed": ""}
+
+
+def _required(*names: str) -> str:
+    """Return what a list of dependencies has between its brackets: ours are released together."""
+    major, minor = __version__.split(".")[:2]
+    ours = f">={__version__},<{major}.{int(minor) + 1}"
+    each = (f"{name}>={_LEAST[name]}" if name in _LEAST else f"{name}{ours}" for name in names)
+    return "\n" + "".join(f'  "{one}",\n' for one in each)
 
 
 def _import(module: str, name: str) -> str:
