@@ -3,29 +3,140 @@
 Not named `test_...`, so that an ordinary run, where sources are installed, leaves it alone.
 """
 
+import importlib
 import json
+import re
 import subprocess
+import sys
 import sysconfig
+import tarfile
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 import tenterhook
 from tenterhook.plugins import FIRST_PARTY
 
-COMMAND = Path(sysconfig.get_path("scripts"), "tenterhook")
+ROOT = Path(__file__).parents[1]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+LICENSE = ROOT.joinpath("LICENSE").read_text()
+MEMBERS = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+EXAMPLES = ("tenterhook-statistics", "tenterhook-token-norms")
+
+
+def name_of(folder: Path) -> str:
+    """Return the name of the distribution in a folder of this repository."""
+    name: str = tomllib.loads(folder.joinpath("pyproject.toml").read_text())["project"]["name"]
+    return name
+
+
+OURS = {name_of(folder): folder for folder in (ROOT, *MEMBERS)}
+each_of_ours = pytest.mark.parametrize("name", OURS)
 
 
 def run(*arguments: str | Path) -> str:
     """Run the installed command and return its stdout."""
-    return subprocess.run([COMMAND, *arguments], check=True, capture_output=True, text=True).stdout
+    command = [SCRIPTS / "tenterhook", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def test_what_is_imported_is_what_was_installed() -> None:
     """The sources are out of reach."""
     assert Path(tenterhook.__file__).is_relative_to(sysconfig.get_path("purelib"))
+
+
+@each_of_ours
+def test_each_distribution_is_installed_from_its_wheel(name: str) -> None:
+    """At one version, with everything that it asks for."""
+    found = metadata.distribution(name)
+
+    assert found.version == tenterhook.__version__
+    assert found.read_text("direct_url.json")  # says that it was a file
+    assert "dir_info" not in str(found.read_text("direct_url.json"))
+    assert all(
+        metadata.version(re.split(r"[\[<>=; ]", each)[0])
+        for each in found.requires or []
+        if "extra ==" not in each
+    )
+
+
+@each_of_ours
+def test_each_wheel_and_sdist_has_the_license(name: str) -> None:
+    """Whoever gets one of them alone has its terms; a wheel is built of an sdist."""
+    found = metadata.distribution(name)
+    (sdist,) = ROOT.glob(f"dist/{name.replace('-', '_')}-{found.version}.tar.gz")
+
+    assert found.metadata.get_all("License-File") == ["LICENSE"]
+    assert found.metadata["License-Expression"] == "Apache-2.0"
+    (kept,) = (file for file in found.files or [] if str(file).endswith("/licenses/LICENSE"))
+    assert kept.read_text() == LICENSE
+    with tarfile.open(sdist) as opened:
+        file = opened.extractfile(f"{sdist.name.removesuffix('.tar.gz')}/LICENSE")
+        assert file
+        assert file.read().decode() == LICENSE
+
+
+@each_of_ours
+def test_each_wheel_holds_its_own_package_alone(name: str) -> None:
+    """Typed, without tests; that of `tenterhook` holds no code, and brings the others."""
+    files = [file.parts for file in metadata.distribution(name).files or []]
+    brought = [each for each in files if each[0] != ".." and not each[0].endswith(".dist-info")]
+    package = "tenterhook" if name == "tenterhook-core" else name.replace("-", "_")
+
+    if name == "tenterhook":
+        assert brought == []
+        return
+    assert {each[0] for each in brought} == {package}
+    assert (package, "py.typed") in brought
+    assert not [each for each in brought if "tests" in each]
+
+
+def doors() -> dict[str, str]:
+    """Return the doors of the installed core, each with the package behind it."""
+    installed = Path(tenterhook.__file__).parent
+    found = {}
+    for file in installed.rglob("*.py"):
+        if door := re.search(r'open_door\(\s*__name__, "([\w.]+)"', file.read_text()):
+            inside = file.relative_to(installed).with_suffix("")
+            found[".".join(("tenterhook", *inside.parts))] = door[1]
+    return found
+
+
+@pytest.mark.parametrize(("door", "package"), doors().items(), ids=doors())
+def test_each_door_is_the_package_behind_it(door: str, package: str) -> None:
+    """Under either name it is one module."""
+    assert importlib.import_module(door) is importlib.import_module(package)
+
+
+@pytest.mark.parametrize("name", [*OURS, *EXAMPLES])
+def test_each_console_script_runs(name: str) -> None:
+    """It is there, and shows its help."""
+    for script in metadata.distribution(name).entry_points.select(group="console_scripts"):
+        done = subprocess.run(
+            [SCRIPTS / script.name, "--help"], check=True, capture_output=True, text=True
+        )
+        assert done.stdout.startswith(f"Usage: {script.name} ")
+
+
+def test_the_command_comes_with_the_command_line() -> None:
+    """As a script, and as a module that is run."""
+    scripts = metadata.distribution("tenterhook-cli").entry_points.select(group="console_scripts")
+
+    assert [script.name for script in scripts] == ["tenterhook"]
+    version = f"tenterhook, version {tenterhook.__version__}\n"
+    assert run("--version") == version
+    module = [sys.executable, "-m", "tenterhook", "--version"]
+    assert subprocess.run(module, check=True, capture_output=True, text=True).stdout == version
+
+
+def test_nothing_is_wrong_with_what_is_installed() -> None:
+    """`pip` finds no requirement unmet, `doctor` neither heavy imports nor clashes."""
+    subprocess.run([sys.executable, "-m", "pip", "check"], check=True)
+    assert "Nothing is wrong." in run("plugins", "doctor")
 
 
 def test_every_plugin_is_listed() -> None:
@@ -69,7 +180,7 @@ def test_the_strangers_command_works() -> None:
 
 def test_the_strangers_plugins_fulfil_their_contracts() -> None:
     """As `tenterhook plugins check` runs them."""
-    for name in ("tenterhook-statistics", "tenterhook-token-norms"):
+    for name in EXAMPLES:
         assert " passed" in run("plugins", "check", name)
 
 
