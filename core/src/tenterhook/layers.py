@@ -87,10 +87,13 @@ class LayerIndex:
         self._last: ModuleTree | None = None
         self._kept: dict[Any, Found] = {}
 
-    def tree(self) -> ModuleTree:
-        """Return the modules by name, as they are now."""
+    def tree(self, *, exact: bool = True) -> ModuleTree:
+        """Return the modules by name, as they are now.
+
+        With `exact=False` as they were when torch last registered a module.
+        """
         tree = self._last
-        if tree is None or not tree.holds():
+        if tree is None or ((exact or tree.count != registrations()) and not tree.holds()):
             tree = self._last = ModuleTree(self.module)
         return tree
 
@@ -132,10 +135,16 @@ class LayerIndex:
         try:
             found = self._kept.get(key)
         except TypeError:  # a list among the choices
-            return _Search(self).found(choices)
+            return _Search(self, exact=True).found(choices)
         if found is None or not found.holds():
-            search = _Search(self)
-            found = search.found(choices)
+            search = _Search(self, exact=False)
+            try:
+                found = search.found(choices)
+            except (UnknownLayer, AttributeError):
+                found = None
+            if found is None or not found.holds():
+                search = _Search(self, exact=True)
+                found = search.found(choices)
             if search.may_be_kept:
                 if len(self._kept) >= _MOST_KEPT:
                     self._kept.clear()
@@ -196,9 +205,9 @@ class LayerIndex:
 class _Search:
     """One look for what some choices mean, and what the answer depends on."""
 
-    def __init__(self, index: LayerIndex) -> None:
+    def __init__(self, index: LayerIndex, *, exact: bool) -> None:
         self.index = index
-        self.tree = index.tree()
+        self.tree = index.tree(exact=exact)
         self.may_be_kept = True
         self._by_path = True
         self._asked: list[str] = []
@@ -213,14 +222,18 @@ class _Search:
         stacks = self.index.stacks(self.tree) if self._counts or self._standard else {}
         if self._by_path and len(stacks) < 2:  # of several, any may become the largest
             paths = Paths(module, [*names, *self._asked])
-        lists = [module.get_submodule(name)._modules for name in stacks]
         return Found(
             tuple(layers.values()),
             self.tree,
             paths,
-            [(each, len(each)) for each in (module._modules, *lists)],
+            [(module.get_submodule(name)._modules, len(blocks)) for name, blocks in stacks.items()],
             _namers() if self._standard else None,
         )
+
+    def _whole(self) -> None:
+        """Have the answer depend on every name in the model."""
+        self._by_path = False
+        self.tree = self.index.tree()
 
     def _each(self, choices: Iterable[Any]) -> Iterable[Layer]:
         for choice in choices:
@@ -248,10 +261,12 @@ class _Search:
             return [index.whole("output")]
         if module is not None:
             self._asked.append(choice)
+            if self.tree.first_names.get(module) != choice:  # shared, or the tree is of before
+                self.tree = index.tree()
             return [Layer(self.tree.first_names.get(module, choice), module)]
         if not _is_pattern(choice):
             return [self._by_alias(choice)]
-        self._by_path = False
+        self._whole()
         if choice.startswith(tuple(f"{place}." for place in PLACES)) and (
             names := index.standard(self.tree)
         ):
@@ -262,14 +277,14 @@ class _Search:
         return self._that(lambda n, _: fnmatchcase(n, choice), choice, "The pattern matches")
 
     def _that(self, wanted: Callable[[str, nn.Module], Any], choice: Any, what: str) -> list[Layer]:
-        self._by_path = False
+        self._whole()
         layers = [Layer(n, m) for n, m in self.tree.named if wanted(n, m)]
         if not layers:
             raise self.index._unknown(choice, f"{what} no layer.")
         return layers
 
     def _numbered(self, number: int) -> Layer:
-        self._by_path = False
+        self._whole()
         try:
             return Layer(*self.tree.named[number])
         except IndexError:
@@ -278,7 +293,7 @@ class _Search:
             raise self.index._unknown(number, f"It has {range_}.") from None
 
     def _by_module(self, module: nn.Module) -> Layer:
-        self._by_path = False
+        self._whole()
         if module is self.index.module:
             return self.index.whole("output")
         name = self.tree.first_names.get(module)

@@ -47,6 +47,7 @@ class ModuleTree:
     """What `named_modules` gave, the root left out."""
 
     def __init__(self, root: nn.Module) -> None:
+        self.count = registrations()
         self.named = [(name, module) for name, module in root.named_modules() if name]
         """Each module once, under its first name, in order."""
         self.first_names = {module: name for name, module in self.named}
