@@ -88,7 +88,8 @@ def tenterhook_layer_names() -> Sequence[Extension]:  # type: ignore[empty-body]
 def tenterhook_commands() -> Sequence[Extension]:  # type: ignore[empty-body]
     """Commands of `tenterhook`, by the word that runs them.
 
-    The target is a `click.Command`. Core's own words are taken.
+    The target is a `click.Command`. The words of our own plugins are taken, and
+    a word with a dot, `sae.plot`, joins a group.
     """
 
 

