@@ -323,3 +323,68 @@ def test_one_threads_error_is_its_own(model: HookedModel) -> None:
         thread.join()
     assert wrong == []
     tenterhook.assert_clean(model)
+
+
+class _RefusesContext(_Sees):
+    """Sets up something when it gets a context, and fails."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when = when
+
+    def set_context(self, context: Any) -> None:
+        super().set_context(context)
+        if self.when == ("ended" if context is None else "begun"):
+            raise RuntimeError("no room")
+
+
+class TestContextRefused:
+    """A hook that raises in `set_context` leaves nothing of itself behind."""
+
+    def test_as_a_scope_opens(self, model: HookedModel) -> None:
+        """Nothing is open, and both hooks are free to run elsewhere."""
+        other, refuses = _Sees(), _RefusesContext("begun")
+        with (
+            pytest.raises(RuntimeError, match="no room"),
+            model.hooks(("0", other), ("0", refuses)),
+        ):
+            pass
+        tenterhook.assert_clean(model)
+        assert other.context is None
+        refuses.when = "never"
+        for hook in (other, refuses):
+            model.layers.register_hook("0", hook)
+        assert model.layers.clear() == 2
+
+    def test_as_a_scope_ends(self, model: HookedModel) -> None:
+        """The scope has ended all the same."""
+        refuses = _RefusesContext("ended")
+        with pytest.raises(RuntimeError, match="no room"), model.hooks(("0", refuses)):
+            model(ONE)
+        tenterhook.assert_clean(model)
+        refuses.when = "never"
+        model.layers.register_hook("0", refuses)
+        model.layers.clear()
+
+    def test_as_it_is_registered(self, model: HookedModel) -> None:
+        """The registration fails, and nothing is changed by it."""
+        refuses = _RefusesContext("begun")
+        with pytest.raises(RuntimeError, match="no room"):
+            model.layers.register_hook("0", refuses, "pre_forward")
+        assert len(model.layers) == 0
+        assert (refuses.context, refuses.layer_signature) == (None, None)
+        assert refuses.hook_type == "forward"
+        tenterhook.assert_clean(model)
+        refuses.when = "never"
+        model.layers.register_hook("0", refuses)
+        model.layers.clear()
+
+    def test_as_it_is_unregistered(self, model: HookedModel) -> None:
+        """It is off, and its layer forgets how it was shared."""
+        refuses = _RefusesContext("ended")
+        model.layers.register_hook("0", refuses, mix="in_order")
+        with pytest.raises(RuntimeError, match="no room"):
+            model.layers.unregister_hook(refuses)
+        assert len(model.layers) == 0
+        assert model.layers.mix_of("0") is None
+        tenterhook.assert_clean(model)

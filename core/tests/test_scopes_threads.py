@@ -6,6 +6,7 @@ import contextvars
 import gc
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -606,6 +607,35 @@ class TestClosing:
             model(ONE)
         assert len(captured["second"]) == 1
         tenterhook.assert_clean(model)
+
+    def test_from_two_threads_at_once(self, model: HookedModel) -> None:
+        """It is closed once, and both go on only when it has ended."""
+
+        class Slow(_Sees):
+            ended = 0
+
+            def set_context(self, context: Any) -> None:
+                super().set_context(context)
+                if context is None:
+                    time.sleep(0.02)
+                    self.ended += 1
+
+        hook, counts = Slow(), list[tuple[int, int]]()
+        scope = model.hooks(("first", hook), ("second", hook), missing="ignore")
+        scope.__enter__()
+
+        def close() -> None:
+            scope.close()
+            counts.append((hook.ended, hook._scopes))
+
+        threads = [threading.Thread(target=close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        tenterhook.assert_clean(model)
+        assert len(set(counts)) == 1
+        assert counts[0][1] == 0
 
     def test_closed_in_the_middle_of_a_forward(self, model: HookedModel) -> None:
         """A scope that a hook closes while the model runs applies to what came before alone."""

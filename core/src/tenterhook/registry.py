@@ -206,7 +206,14 @@ class HookRegistry:
             self._check_kinds(layer, hook, chosen)
             entry = entry_for(hook, layer.name, self)
             site = site_of(layer.module, "before" if kind is HookType.PRE_FORWARD else "after")
-            hook.hook_type = kind
+            before = hook.hook_type, hook.layer_signature
+            hook.hook_type, hook.layer_signature = kind, layer.name
+            try:
+                hook.set_context(self.context)
+            except BaseException:
+                hook.hook_type, hook.layer_signature = before
+                hook._context = None
+                raise
             held = Registration(
                 hook,
                 layer.name,
@@ -223,8 +230,6 @@ class HookRegistry:
                 self._never_ran[held] = None
             if mix is not None:
                 self._mix[layer.name] = mix
-            hook.layer_signature = layer.name
-            hook.set_context(self.context)
             hook._registration = held
             site.hold(_ordered(order, chosen))
         return hook.id
@@ -253,9 +258,9 @@ class HookRegistry:
             held.owner = None
             held.site.hold(tuple(other for other in held.site.held if other is not held))
             held.hook._registration = None
-            held.hook.set_context(None)
             if not any(other.layer == held.layer for other in self._held.values()):
                 self._mix.pop(held.layer, None)
+            held.hook.set_context(None)
             return True
 
     def place(self, asked: LayerChoice, kind: HookType, *, several: bool = True) -> list[Layer]:

@@ -92,6 +92,8 @@ class Capture(Scope):
             and visible_frame() is frame
         )
         super().close()
+
+    def _closed(self) -> None:
         if self._recording is not None:
             self._recording.frame = CLOSED
             make_own(self._recording.recorders)

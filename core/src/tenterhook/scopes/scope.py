@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from torch import nn
 
 from tenterhook._dispatch.entries import StopForward
-from tenterhook._dispatch.frames import Frame, Place, Steps, is_one
+from tenterhook._dispatch.frames import Frame, Place, Steps, is_one, lock
 from tenterhook._dispatch.sites import Installs, close_frame, open_frame, sites_of
 from tenterhook.errors import HookWarning, NeverFired
 from tenterhook.reports import Report
@@ -56,6 +56,9 @@ class Scope(ABC):
     def _result(self) -> Any:
         return self
 
+    def _closed(self) -> None:  # noqa: B027 - nothing, for most
+        """Take back what opening did, when nothing of it stands any more; the lock is held."""
+
     def _ended(self) -> None:  # noqa: B027 - nothing, for most
         """Let go of what the scope worked with, when all is reported."""
 
@@ -85,9 +88,11 @@ class Scope(ABC):
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
-        frame, self._frame = self._frame, None
-        if frame is not None:
-            close_frame(frame, self._installs())
+        with lock:  # of two threads that close it one waits until it has ended
+            frame, self._frame = self._frame, None
+            if frame is not None:
+                close_frame(frame, self._installs())
+                self._closed()
 
     def _report(self) -> None:
         reports = self._unseen()

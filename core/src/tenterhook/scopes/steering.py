@@ -66,9 +66,6 @@ class Hooks(Scope):
         found = [
             classes[id(hook)](hook, layer.name, self._registry) for layer, hook in self._placed
         ]
-        with lock:
-            for _, hook in self._placed:
-                hook._scopes += 1
         steps: dict[Place, Steps] = {}
         self._entries = []
         self._parts = []
@@ -78,7 +75,6 @@ class Hooks(Scope):
         if selecting is not None:
             add_steps(steps, site_of(whole, "before"), Steps((selecting,)))
         for (layer, hook), inner in zip(self._placed, found, strict=True):
-            hook.set_context(self._registry.context)
             hook.layer_signature = layer.name
             if selection is not None and selecting is not None:
                 inner = SelectedChange(inner, selection.every, selecting)
@@ -90,19 +86,26 @@ class Hooks(Scope):
             backward = kind is HookType.BACKWARD
             new = Steps(backward=(entry,)) if backward else Steps((entry,))
             add_steps(steps, site_of(layer.module, side), new)
+        with lock:
+            for _, hook in self._placed:
+                hook._scopes += 1
+        try:
+            for hook in self.hooks:
+                hook.set_context(self._registry.context)
+        except BaseException:
+            self._closed()
+            raise
         return steps
 
-    def close(self) -> None:
-        """End the scope, from whichever thread; a second call does nothing."""
-        if self._frame is not None:
-            with lock:
-                for _, hook in self._placed:
-                    hook._scopes -= 1
-                    if not hook._scopes:
-                        hook.set_context(None)
-        super().close()
+    def _closed(self) -> None:
         for entry in self._entries:  # a later backward() must not find them
             entry.live = False
+        with lock:
+            for _, hook in self._placed:
+                hook._scopes -= 1
+        for hook in self.hooks:
+            if not hook._scopes:
+                hook.set_context(None)
 
     def _unseen(self) -> list[str]:
         silent = [
