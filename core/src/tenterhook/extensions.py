@@ -3,75 +3,54 @@
 Declaring imports nothing heavy; `Extension.load` does, when somebody asks for the thing.
 """
 
-import importlib
+import pkgutil
 import re
+from collections.abc import Callable
 from typing import Any, final
 
 import attrs
 
 from tenterhook.one_line import shown, type_name
 
-LONGEST_NAME = 100
-LONGEST_HELP = 200
+LONGEST = 200
+"""Characters of each text: lists and errors show them."""
 
-SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,99}")
 """A URL scheme. It has two characters at least: `C:` is a drive."""
 
-
-def _check_text(_: object, attribute: "attrs.Attribute[Any]", text: object) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"{attribute.name}={shown(text)} is of type {type_name(text)}. Give text.")
+_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_TARGET = f"{_DOTTED}:{_DOTTED}"
 
 
-def _check_name(_: object, attribute: "attrs.Attribute[Any]", name: str) -> None:
-    parts = name.split(".")
-    if len(parts) > 2 or not all(part.replace("-", "_").isidentifier() for part in parts):
-        raise ValueError(
-            f"{attribute.name}={name!r} is not a name. Write a class name, a scheme without its "
-            "colon, or for a command 'word' or 'group.word'."
-        )
-    if len(name) > LONGEST_NAME:
-        raise ValueError(f"{attribute.name}={name[:20]!r}... is longer than {LONGEST_NAME}.")
+def _text(pattern: str, expected: str) -> Callable[..., None]:
+    """Return a validator: a text is short, can be printed and has the pattern."""
+
+    def check(_: object, attribute: "attrs.Attribute[str]", text: object) -> None:
+        what = f"{attribute.name}={shown(text)}"
+        if not isinstance(text, str):
+            raise TypeError(f"{what} is of type {type_name(text)}. Give text.")
+        if len(text) > LONGEST or not text.isprintable() or not re.fullmatch(pattern, text):
+            raise ValueError(f"{what} is not {expected}, in {LONGEST} characters at most.")
+
+    return check
 
 
-def _check_target(_: object, attribute: "attrs.Attribute[Any]", target: str) -> None:
-    module, colon, name = target.partition(":")
-    if not (colon and name and all(part.isidentifier() for part in f"{module}.{name}".split("."))):
-        raise ValueError(
-            f"{attribute.name}={target!r} is not an import target. "
-            "Write it as 'package.module:Name', for example 'tenterhook_zarr:ZarrStore'."
-        )
+_is_name = _text(
+    r"[^\W\d][\w-]*(\.[^\W\d][\w-]*)?",
+    "a name: of a class, a scheme without its colon, or for a command 'word' or 'group.word'",
+)
+_is_target = _text(_TARGET, "an import target as 'package.module:Name'")
+_is_example = _text(f"({_TARGET})?", "an import target as 'package.module:name'")
+_is_help = _text(r".*\S.*", "one line of help")
+_is_requirement = _text(".*", "what one types after `pip install`")
+_is_scheme = _text(SCHEME.pattern, "a scheme: two letters or more, lower case, without its colon")
 
 
-def _check_example(_: object, attribute: "attrs.Attribute[Any]", example: str) -> None:
-    if example:
-        _check_target(_, attribute, example)
-
-
-def _check_help(_: object, attribute: "attrs.Attribute[Any]", help: str) -> None:
-    if not help.strip() or not help.isprintable():
-        raise ValueError(f"{attribute.name}={help!r} is not one line of help.")
-    if len(help) > LONGEST_HELP:
-        raise ValueError(f"{attribute.name}={help[:20]!r}... is longer than {LONGEST_HELP}.")
-
-
-def _check_needs(_: object, attribute: "attrs.Attribute[Any]", needs: str) -> None:
-    if not needs.isprintable():
-        raise ValueError(f"{attribute.name}={needs!r} is not what one types after `pip install`.")
-
-
-def _check_schemes(_: object, attribute: "attrs.Attribute[Any]", schemes: object) -> None:
+def _are_schemes(extension: object, attribute: "attrs.Attribute[Any]", schemes: object) -> None:
     if not isinstance(schemes, tuple):
-        raise TypeError(
-            f"{attribute.name}={shown(schemes)} is of type {type_name(schemes)}. "
-            "Give a tuple, as ('sqlite',)."
-        )
+        raise TypeError(f"schemes={shown(schemes)} is no tuple. Give one, as ('sqlite',).")
     for each in schemes:
-        if not (isinstance(each, str) and SCHEME.fullmatch(each) and len(each) <= LONGEST_NAME):
-            raise ValueError(
-                f"{attribute.name} has {shown(each)}, which is no scheme. Write two letters or "
-                "more, in lower case and without the colon, as 'sqlite'."
-            )
+        _is_scheme(extension, attribute, each)
 
 
 @final
@@ -79,31 +58,23 @@ def _check_schemes(_: object, attribute: "attrs.Attribute[Any]", schemes: object
 class Extension:
     """One thing that a plugin offers: a hook, a store, a model loader, a command, ..."""
 
-    name: str = attrs.field(validator=[_check_text, _check_name])
+    name: str = attrs.field(validator=_is_name)
     """Class name of a hook or store; scheme (`tiny`) of a loader or data source; else a word.
 
     A command's name may have a dot: `sae.plot` adds `plot` to the group `sae`."""
 
-    target: str = attrs.field(validator=[_check_text, _check_target])
+    target: str = attrs.field(validator=_is_target)
     """Where it is, as `package.module:Name`; imported by `load` and not before."""
 
-    help: str = attrs.field(validator=[_check_text, _check_help])
+    help: str = attrs.field(validator=_is_help)
     """One line, printable, that says what it does."""
 
-    needs: str = attrs.field(
-        default="",
-        kw_only=True,
-        validator=[_check_text, _check_needs],
-    )
+    needs: str = attrs.field(default="", kw_only=True, validator=_is_requirement)
     """What to `pip install` where its import finds a module missing: `"my-plugin[plots]"`.
 
     By default what the distribution says it requires."""
 
-    example: str = attrs.field(
-        default="",
-        kw_only=True,
-        validator=[_check_text, _check_example],
-    )
+    example: str = attrs.field(default="", kw_only=True, validator=_is_example)
     """A function that makes one for contract tests, as `package.module:name`.
 
     It returns a fresh hook for a layer of 8 features (told `batch` and `seq` if it takes them, for
@@ -111,7 +82,7 @@ class Extension:
     a small model, without the scheme. `tenterhook plugins check` calls it where the thing cannot be
     made of its defaults."""
 
-    schemes: tuple[str, ...] = attrs.field(default=(), kw_only=True, validator=_check_schemes)
+    schemes: tuple[str, ...] = attrs.field(default=(), kw_only=True, validator=_are_schemes)
     """URL schemes of the places that a store serves: with `("sqlite",)` it is asked for
     `sqlite:runs.db`. Stores alone have them."""
 
@@ -120,16 +91,8 @@ class Extension:
 
         Raises whatever the import raises, `AttributeError` where the module has no such name.
         """
-        return _imported(self.target)
+        return pkgutil.resolve_name(self.target)
 
     def load_example(self) -> Any:
         """Import the function that makes one for tests; `None` where there is none."""
-        return _imported(self.example) if self.example else None
-
-
-def _imported(target: str) -> Any:
-    module, _, name = target.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+        return pkgutil.resolve_name(self.example) if self.example else None
