@@ -177,6 +177,6 @@ def test_a_missing_plugin_is_an_import_error_with_the_pip_command(workshop: Path
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: FunctionController is in a plugin that is not installed: "
+        "ImportError: No loaded plugin has the hook 'FunctionController'. It comes with "
         "`pip install tenterhook-function-controller`."
     )

@@ -13,7 +13,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tenterhook._version import __version__
-from tenterhook.hookspecs import KINDS
+from tenterhook.hookspecs import KINDS, SCHEMES
 from tenterhook.plugins import FIRST_PARTY, PluginManager
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +117,7 @@ def test_what_is_installed_is_what_is_declared() -> None:
     manager = PluginManager()
     declared = {
         kind: {name: each.distribution for name, each in manager.extensions(kind).items()}
-        for kind in KINDS
+        for kind in (*KINDS, SCHEMES)
     }
 
     assert manager.problems == ()

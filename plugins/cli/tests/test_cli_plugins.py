@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def tenterhook_{kind}():
 
 ASKED = """
 import os
+import re
 from tenterhook import hookimpl
 
 @hookimpl
@@ -328,7 +330,50 @@ class TestDoctor:
         status, out, _ = th("plugins", "doctor")
 
         assert status == 1
-        assert "its detector 'Keeps' has the name of a detector of plugin 'one'" in out
+        assert "its detector 'Keeps' has the name of detector 'Keeps' of plugin 'one'" in out
+
+    def test_metadata_that_is_there_twice_is_named(self, install: InstalledPlugins, th: Th) -> None:
+        """As an uninstaller leaves it, in any spelling; the one that is found first is loaded."""
+        install("some-plugin", {"some": source("Keeps", "plugin_code:Keeps")}, version="1.0")
+        install("Some_Plugin", {"some": source("Keeps", "plugin_code:Keeps")}, version="0.9")
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 1
+        assert re.search(r"Plugin 'some' of Some[-_]Plugin \S+ is never loaded: ", out, re.I)
+        assert re.search(r"after that of \S+ in '.*Run `pip uninstall Some[-_]Plugin`", out, re.I)
+
+    def test_one_folder_twice_on_the_path_is_no_second_copy(
+        self, install: InstalledPlugins, th: Th, tmp_path: Path
+    ) -> None:
+        """Nor the `.egg-info` that setuptools leaves beside an editable install's sources."""
+        site = install("some", {"some": source("Keeps", "plugin_code:Keeps")})
+        tmp_path.joinpath("again").symlink_to(site)
+        info = tmp_path / "sources" / "some.egg-info"
+        info.mkdir(parents=True)
+        info.joinpath("PKG-INFO").write_text("Name: some\nVersion: 1.0\n")
+        entry_points = (site / "some-1.0.dist-info/entry_points.txt").read_text()
+        info.joinpath("entry_points.txt").write_text(entry_points)
+        install.paths += [str(tmp_path / "again"), str(tmp_path / "sources")]
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert (status, out.splitlines()[1:]) == (0, ["Nothing is wrong."])
+
+    def test_plugins_of_one_name_are_named(self, install: InstalledPlugins, th: Th) -> None:
+        """They both work, and a variable that names one names both."""
+        for name in ("one", "two"):
+            install(name, {"same": source("Keeps", "plugin_code:Keeps")})
+        install.site.joinpath("plugin_other.py").write_text(source("Other", "plugin_code:Keeps"))
+        install.site.joinpath("two-1.0.dist-info/entry_points.txt").write_text(
+            "[tenterhook.plugins]\nsame = plugin_other\n"
+        )
+
+        status, out, _ = th("plugins", "doctor")
+
+        assert status == 1
+        assert "- Plugin 'same' of two 1.0 is called as one of one is. Both work, and " in out
+        assert "TENTERHOOK_BLOCK_PLUGINS=same keeps out both. Name a distribution there, as " in out
 
     def test_a_lethal_plugin_hides_none_of_its_name(
         self, install: InstalledPlugins, th: Th

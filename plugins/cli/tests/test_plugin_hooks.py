@@ -109,7 +109,7 @@ def load(name, *, dtype, device, revision):
                 "\ndef load(name): pass",
                 "cannot be called as its kind is.*unexpected keyword argument 'dtype'",
             ),
-            ("\nload = 3", "is of type int, which cannot be called"),
+            ("\nload = 3", "cannot be called as its kind is.*3 is not a callable object"),
         ],
         ids=["text", "nothing", "a class", "a bare model", "async", "keywords", "no function"],
     )
@@ -235,7 +235,7 @@ class TestLayerNames:
                 "\ndef name(module): return StandardNames(layers={1: 2}, residual='parallel')",
                 "layers has 1, which is no name",
             ),
-            ("", "has no 'plugin_two:name'"),
+            ("", "'plugin_two:name' is not there"),
         ],
         ids=["raises", "returns something else", "exits", "odd names", "is not there"],
     )
@@ -348,7 +348,10 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("target", "said"),
         [
-            ("not_there:greet", "error: Plugin 'one' has no 'not_there:greet'"),
+            (
+                "not_there:greet",
+                "error: Command 'greet' of plugin 'one' (one 1.0) cannot be imported: 'not_",
+            ),
             ("fractions:Fraction", "error: 'fractions:Fraction' of plugin 'one' (one 1.0) is a"),
         ],
     )
@@ -475,7 +478,10 @@ class TestCommandsOfGroups:
 
         out = self.run(capsys, "plugins", "doctor")[1]
 
-        assert "adds to 'gone', which cannot be had: ImportError: Plugin 'two' has no" in out
+        assert (
+            "adds to 'gone', which cannot be had: ImportError: Command 'gone' of plugin 'two'"
+            in out
+        )
 
 
 class TestWherePluginsAreKeptOut:
@@ -694,7 +700,7 @@ class TestExporters:
         [
             ("\ndef export(run, folder): pass", "cannot be called as its kind is.*'layers'"),
             ("\nasync def export(run, folder, **settings): pass", "write `def`, not `async def`"),
-            ("\nexport = 3", "is of type int, which cannot be called"),
+            ("\nexport = 3", "cannot be called as its kind is.*3 is not a callable object"),
         ],
         ids=["keywords", "async", "no function"],
     )

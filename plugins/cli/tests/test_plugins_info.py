@@ -55,7 +55,7 @@ class TestInfo:
         status, out, _ = th("plugins", "info", "odd")
 
         assert status == 0
-        assert "cannot be read: ImportError: The import of detector 'Odd' of plugin 'odd'" in out
+        assert "cannot be read: ImportError: Detector 'Odd' of plugin 'odd' (odd 1.0) cannot" in out
 
     def test_types_for_checkers_alone_are_shown_as_written(
         self, install: InstalledPlugins, th: Th

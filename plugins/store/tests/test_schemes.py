@@ -129,8 +129,9 @@ def test_a_scheme_that_two_plugins_claim_serves_neither(install: InstalledPlugin
     manager = PluginManager()
 
     (problem,) = manager.problems
-    assert "its scheme 'sqlite' has the name of a scheme of plugin 'a' (a-plugin 1.0)" in str(
-        problem
+    assert (
+        "its scheme 'sqlite' has the name of scheme 'sqlite' of plugin 'a' (a-plugin 1.0)"
+        in str(problem)
     )
     assert list(manager.extensions("stores")) == ["AStore", "BStore"]
     both = r"Scheme 'sqlite' is offered by plugin 'a' \(a-plugin 1.0\) and by plugin 'b'"
@@ -147,4 +148,4 @@ def test_one_plugin_claims_a_scheme_once(install: InstalledPlugins) -> None:
 
     (problem,) = PluginManager().problems
 
-    assert "its scheme 'sqlite' has the name of a scheme of its own" in problem.cause
+    assert "its scheme 'sqlite' has the name of another of its own" in problem.cause

@@ -5,7 +5,7 @@ those of one plugin are not to be in the way of another.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pluggy
 
@@ -16,20 +16,26 @@ from tenterhook.extensions import Extension
 from tenterhook.hookspecs import CONTRACT, KINDS, SCHEMES
 from tenterhook.one_line import shown, type_name
 from tenterhook.plugins.first_party import served_as
-from tenterhook.plugins.problems import PluginError, one_of, singular
+from tenterhook.plugins.problems import PluginError, named
+from tenterhook.plugins.registered import Registered
 
-_KIND_OF = {f"tenterhook_{kind}": kind for kind in KINDS}
-
-Offers = Sequence[tuple[str, str, Extension]]
-"""Kinds, names and extensions. A store is offered by its class name and by each of its schemes."""
+_HOOKS = [f"tenterhook_{kind}" for kind in KINDS]
 
 
-def ask(plugin: object, name: str) -> Offers:
-    """Call the plugin's hooks and return what it offers.
+def ask(
+    plugin: object, name: str, distribution: str | None = None, version: str | None = None
+) -> tuple[Registered, ...]:
+    """Call the plugin's hooks and return what it offers: a store by its schemes, too.
 
     Raises `PluginError` where it breaks the contract, and whatever its own code raises.
     """
-    _check_contract(plugin, name)
+    wanted = getattr(plugin, "TENTERHOOK_CONTRACT", CONTRACT)
+    if not isinstance(wanted, int) or wanted > CONTRACT:
+        raise PluginError(
+            name,
+            f"it is made for version {shown(wanted)} of the contract, and tenterhook {__version__} "
+            f"has version {CONTRACT}. Update tenterhook.",
+        )
     asked = pluggy.PluginManager(hookspecs.PROJECT)
     asked.add_hookspecs(hookspecs)
     try:
@@ -39,65 +45,49 @@ def ask(plugin: object, name: str) -> Offers:
     callers = [each for each in vars(asked.hook).values() if each.get_hookimpls()]
     if not callers:
         raise PluginError(name, "it implements no hook. Mark its functions with @hookimpl.")
-    offers = [offer for caller in callers for offer in _answers(caller, name)]
-    _check_own_names(offers, name)
+    offers = tuple(
+        Registered(extension, kind, word, name, distribution, version)
+        for caller in callers
+        for kind, word, extension in _answers(caller, name)
+    )
+    taken: dict[tuple[str, str], Registered] = {}
+    for each in offers:
+        old = taken.get((served_as(each.kind), each.name))
+        # A class that detects and controls is declared in both hooks, alike.
+        if old and (old.kind == each.kind or old.extension != each.extension):
+            what = named(each.kind, each.name)
+            raise PluginError(name, f"its {what} has the name of another of its own.")
+        taken[served_as(each.kind), each.name] = each
     return offers
 
 
-def _check_contract(plugin: object, name: str) -> None:
-    wanted = getattr(plugin, "TENTERHOOK_CONTRACT", CONTRACT)
-    if not isinstance(wanted, int):
-        raise PluginError(name, f"its TENTERHOOK_CONTRACT is {shown(wanted)}. Give a whole number.")
-    if wanted > CONTRACT:
-        raise PluginError(
-            name,
-            f"it is made for version {wanted} of the contract, and tenterhook {__version__} has "
-            f"version {CONTRACT}. Update tenterhook.",
-        )
-
-
-def _answers(caller: pluggy.HookCaller, name: str) -> Offers:
+def _answers(caller: pluggy.HookCaller, name: str) -> Iterator[tuple[str, str, Extension]]:
+    """Yield kinds, names and extensions; for a store, its schemes as well."""
     implementations = caller.get_hookimpls()
+    kind = caller.name.removeprefix("tenterhook_")
     if caller.has_spec():
-        kind = _KIND_OF[caller.name]
-        found = [
-            found for each in implementations for found in _checked(name, kind, each.function())
-        ]
-        schemes = [(SCHEMES, scheme, each) for each in found for scheme in each.schemes]
-        return [*((kind, each.name, each) for each in found), *schemes]
-    if not all(each.optionalhook for each in implementations):
-        near = (closest(caller.name, _KIND_OF) or list(_KIND_OF))[0]
+        for each in implementations:
+            for extension in _checked(name, kind, each.function()):
+                yield kind, extension.name, extension
+                yield from ((SCHEMES, scheme, extension) for scheme in extension.schemes)
+    elif not all(each.optionalhook for each in implementations):
+        near = closest(caller.name, _HOOKS)[0]
         raise PluginError(name, f"there is no hook {caller.name!r}. Did you mean {near!r}?")
-    return []
 
 
 def _checked(name: str, kind: str, answer: object) -> Sequence[Extension]:
     hook = f"tenterhook_{kind}"
     if inspect.iscoroutine(answer):
         answer.close()  # or Python complains that nobody awaited it
-        raise PluginError(name, f"{hook} is called, not awaited. Write `def`, not `async def`.")
     if not isinstance(answer, (list, tuple)):
-        what = "None" if answer is None else f"a {type_name(answer)}"
-        raise PluginError(name, f"{hook} returned {what}. Return a list of Extensions.")
+        what = type_name(answer)
+        raise PluginError(name, f"{hook} returned a {what}. Return a list of Extensions.")
     for each in answer:
         if not isinstance(each, Extension):
             raise PluginError(name, f"{hook} listed {shown(each)}, which is no Extension.")
-        what = f"its {singular(kind)} {each.name!r}"
+        what = f"its {named(kind, each.name)} has"
         if "." in each.name and kind != "commands":
-            raise PluginError(name, f"{what} has a dot in its name, which only commands have.")
+            raise PluginError(name, f"{what} a dot in its name, which only commands have.")
         if each.schemes and kind != "stores":
-            raise PluginError(name, f"{what} has schemes, which only stores have.")
+            raise PluginError(name, f"{what} schemes, which only stores have.")
     return answer
-
-
-def _check_own_names(offers: Offers, name: str) -> None:
-    taken: dict[tuple[str, str], tuple[str, Extension]] = {}
-    for kind, offered, extension in offers:
-        old_kind, old = taken.get((served_as(kind), offered), ("", None))
-        # A class that detects and controls is declared in both hooks, alike.
-        if old_kind == kind or old not in (None, extension):
-            raise PluginError(
-                name,
-                f"its {singular(kind)} {offered!r} has the name of {one_of(old_kind)} of its own.",
-            )
-        taken[served_as(kind), offered] = kind, extension

@@ -6,22 +6,18 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.machinery import PathFinder
 from typing import Any
 
-from tenterhook.errors import closest
-from tenterhook.plugins.entry_points import (
-    BLOCK_VARIABLE,
-    ONLY_VARIABLE,
-    STRICT_VARIABLE,
-    normal_name,
-)
-from tenterhook.plugins.first_party import FIRST_PARTY
+from tenterhook.plugins.entry_points import STRICT_VARIABLE
 from tenterhook.plugins.locking import lock
 from tenterhook.plugins.manager import PluginManager
-from tenterhook.plugins.problems import PluginProblem, PluginWarning
-from tenterhook.plugins.registered import Registered
+from tenterhook.plugins.problems import (
+    AmbiguousExtension,
+    PluginProblem,
+    PluginWarning,
+    UnknownExtension,
+)
 
 _default: PluginManager | None = None
 _unloaded: PluginManager | None = None
@@ -90,42 +86,33 @@ def using(manager: PluginManager) -> Iterator[PluginManager]:
 
 def load_hook(name: str) -> Any:
     """Return the detector or controller class of that name, for `tenterhook.hooks.NAME`."""
-    return _load_attribute("tenterhook.hooks", name, ("detectors", "controllers"))
+    return _load_attribute("tenterhook.hooks", "hooks", name)
 
 
 def load_store(name: str) -> Any:
     """Return the store class of that name, for `tenterhook.store.NAME`."""
-    return _load_attribute("tenterhook.store", name, ("stores",), package="tenterhook_store")
+    return _load_attribute("tenterhook_store", "stores", name)
 
 
-def _load_attribute(
-    module: str, name: str, kinds: tuple[str, ...], *, package: str | None = None
-) -> Any:
+def _load_attribute(module: str, kind: str, name: str) -> Any:
     """Raise as a module's `__getattr__` should: `AttributeError` where nobody has such a name,
     `ImportError` where the plugin that has it is missing or broken."""
     # Private names are asked by import machinery and debuggers, submodules by `from` imports; no
     # plugin is worth loading for them.
-    if name.startswith("_") or _is_submodule(package or module, name):
+    if name.startswith("_") or _is_submodule(module, name):
         raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)
     manager = default_manager()
-    known = _offered(manager, kinds)
-    if name not in known and manager._installed_since():
-        for problem in manager.refresh():
+    if name not in manager.extensions(kind) and manager._follows_installed:
+        for problem in manager.load_entry_points():  # of what was installed since
             warnings.warn(str(problem), PluginWarning, stacklevel=4)
-        known = _offered(manager, kinds)
-    if name in known:
-        return known[name].load()
-    for kind in kinds:
-        if clash := manager.clash(kind, name):
-            raise ImportError(str(clash), name=module) from clash
-        if distribution := FIRST_PARTY[kind].get(name):
-            raise ImportError(_why_missing(manager, name, distribution), name=module)
-    close = closest(name, known)
-    hint = f"Did you mean {close[0]!r}?" if close else "See `tenterhook plugins list`."
-    raise AttributeError(
-        f"module {module!r} has no attribute {name!r}, and no installed plugin offers it. {hint}",
-        name=name,
-    )
+    try:
+        found = manager._registered(kind, name)
+    except (AmbiguousExtension, UnknownExtension) as error:
+        if isinstance(error, UnknownExtension) and not error.distribution:
+            message = f"module {module!r} has no attribute {name!r}. {error}"
+            raise AttributeError(message, name=name) from None
+        raise ImportError(str(error), name=module) from error
+    return found.load()
 
 
 def _is_submodule(package: str, name: str) -> bool:
@@ -133,27 +120,3 @@ def _is_submodule(package: str, name: str) -> bool:
     return found is not None and (
         PathFinder.find_spec(f"{package}.{name}", found.__path__) is not None
     )
-
-
-def _offered(manager: PluginManager, kinds: tuple[str, ...]) -> dict[str, Registered]:
-    return {found: each for kind in kinds for found, each in manager.extensions(kind).items()}
-
-
-def _why_missing(manager: PluginManager, name: str, distribution: str) -> str:
-    for problem in manager.problems:
-        if normal_name(problem.distribution or "") == distribution:
-            return f"{name} is missing. {problem}"
-    if not _is_installed(distribution):
-        return f"{name} is in a plugin that is not installed: `pip install {distribution}`."
-    return (
-        f"{name} is in {distribution}, which is installed and was not loaded. "
-        f"See the environment variables {ONLY_VARIABLE} and {BLOCK_VARIABLE}."
-    )
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -51,9 +51,9 @@ def served_as(kind: str) -> str:
 
 
 RESERVED: Mapping[tuple[str, str], str] = {
-    (served_as(kind), name): distribution
-    for distribution, kinds in _DECLARED.items()
-    for kind, names in kinds.items()
-    for name in names
+    (asked, name): distribution
+    for kind, names in FIRST_PARTY.items()
+    for name, distribution in names.items()
+    for asked in (kind, served_as(kind))
 }
-"""What a name is served as, and the name, to the distribution that alone may serve it."""
+"""A kind, or what it is served as, and a name, to the distribution that alone may serve it."""

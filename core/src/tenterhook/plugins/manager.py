@@ -21,19 +21,20 @@ plugins in the place of the old.
 
 import importlib
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
 
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import KINDS, SCHEMES
-from tenterhook.plugins.asking import Offers, ask
+from tenterhook.plugins.asking import ask
 from tenterhook.plugins.entry_points import (
     BLOCK_VARIABLE,
+    ONLY_VARIABLE,
     InstalledPlugin,
     find_installed,
-    names_not_installed,
     normal_name,
 )
 from tenterhook.plugins.first_party import RESERVED, served_as
@@ -45,8 +46,7 @@ from tenterhook.plugins.problems import (
     PluginError,
     PluginProblem,
     UnknownExtension,
-    one_of,
-    singular,
+    named,
 )
 from tenterhook.plugins.registered import Registered
 
@@ -70,10 +70,10 @@ class _Names:
     """What names give, of the extensions that are registered."""
 
     by_kind: Mapping[str, Mapping[str, Registered]]
-    """Kind to name to extension, sorted by name."""
+    """Kind to name to extension, sorted by name; of the kind `hooks` detectors and controllers."""
     offered: Mapping[_Place, Sequence[Registered]]
-    clashing: Mapping[_Place, Sequence[Registered]]
-    """One extension of each plugin that offers it; none of them is served."""
+    clashing: Mapping[_Place, tuple[tuple[str, ...], str]]
+    """Who offers it, and the way out; none of them is served."""
     problems: tuple[PluginProblem, ...]
 
 
@@ -89,8 +89,6 @@ class PluginManager:
     def __init__(self, *, autoload: bool = True, strict: bool = False) -> None:
         self.strict = strict
         self._plugins: tuple[_Plugin, ...] = ()
-        self._decided: tuple[object, _Names] = ((), _decide(()))
-        """Some plugins and what their names give: it is made when somebody asks."""
         self._problems: tuple[PluginProblem, ...] = ()
         self._tried: dict[tuple[str, str], PluginProblem | None] = {}
         """The installed plugins, by what they are told apart by: why each was left out, if so."""
@@ -109,11 +107,12 @@ class PluginManager:
         """Return what plugins offer of one kind, by name, sorted.
 
         Without names over which plugins clash: see `extension`. `kind="schemes"` gives the stores
-        by the URL schemes that they serve.
+        by the URL schemes that they serve, `kind="hooks"` detectors and controllers.
         """
-        if kind not in (*KINDS, SCHEMES):
+        known = _decide(self._plugins).by_kind
+        if kind not in known:
             raise ValueError(f"kind={kind!r} is no kind of extension. Use one of {list(KINDS)}.")
-        return self._names().by_kind.get(kind, {})
+        return known[kind]
 
     def extension(self, kind: str, name: str) -> Extension:
         """Return the extension of that kind and name.
@@ -132,18 +131,25 @@ class PluginManager:
 
     def clash(self, kind: str, name: str) -> AmbiguousExtension | None:
         """Return the error that tells of a name over which plugins clash; else `None`."""
-        alike = self._names().clashing.get((served_as(kind), name))
-        if alike is None:
-            return None
-        return AmbiguousExtension(
-            kind, name, tuple(each.origin for each in alike), _way_out(*alike[:2])
-        )
+        found = _decide(self._plugins).clashing.get((served_as(kind), name))
+        return AmbiguousExtension(kind, name, *found) if found else None
 
     def _registered(self, kind: str, name: str) -> Registered:
         known = self.extensions(kind)
         if name in known:
             return known[name]
-        raise self.clash(kind, name) or UnknownExtension(kind, name, tuple(known))
+        if clash := self.clash(kind, name):
+            raise clash
+        detail = ""
+        if owner := RESERVED.get((kind, name)):
+            ours = (each for each in self._problems if _is_of(owner, each))
+            detail = " ".join(map(str, ours))
+            if not detail and any(_is_of(owner, each) for each in find_installed()[0]):
+                detail = (
+                    f"{owner} is installed and was not loaded. "
+                    f"See the environment variables {ONLY_VARIABLE} and {BLOCK_VARIABLE}."
+                )
+        raise UnknownExtension(kind, name, tuple(known), detail)
 
     def register(self, plugin: object, name: str | None = None) -> None:
         """Add a plugin by hand: a module, or an object whose methods implement hooks.
@@ -151,18 +157,21 @@ class PluginManager:
         Raises `PluginError`, and changes nothing, where it breaks the contract or a name of it is
         taken.
         """
-        name = name or getattr(plugin, "__name__", None) or str(id(plugin))
-        if not isinstance(name, str):
-            raise TypeError(f"name is a {type(name).__name__}. Give text.")
-        offers = ask(plugin, name)
+        name = str(name or getattr(plugin, "__name__", None) or id(plugin))
+        new = _Plugin(name, plugin, ask(plugin, name), None)
         with lock:
-            if any(each.name == name for each in self._plugins):
-                raise PluginError(name, "a plugin of its name is registered already.")
-            self._check_new(plugin, name)
-            for kind, asked, _ in offers:
-                if old := self._names().offered.get((served_as(kind), asked)):
-                    raise PluginError(name, f"its {_taken(kind, asked, old[0])}.")
-            self._plugins = (*self._plugins, _plugin(plugin, name, offers))
+            self._add(new)
+
+    def _add(self, new: _Plugin) -> None:
+        """Add a plugin; raise `PluginError` where it cannot be. Call with the lock."""
+        for each in self._plugins:
+            if each.code is new.code or (new.key is None and each.name == new.name):
+                cause = f"it, or another of its name, is registered already, as {each.name!r}."
+                raise PluginError(new.name, cause)
+        for offer in new.extensions if new.key is None else ():
+            for old in _decide(self._plugins).offered.get((served_as(offer.kind), offer.name), ()):
+                raise PluginError(new.name, f"{_alike(offer, old)}.")
+        self._plugins = (*self._plugins, new)
 
     def unregister(self, name: str) -> bool:
         """Take out the plugin of that name and all it offers; `False` if it was not there."""
@@ -182,54 +191,43 @@ class PluginManager:
         imported finds what is there so far.
         """
         self._follows_installed = True
+        importlib.invalidate_caches()
         found, problems = find_installed()
-        problems += names_not_installed(found)
-        for each in found:
-            if each.key not in self._tried and each.wanted():
-                self._load(each, found)
+        wanted = [each for each in found if each.wanted()]
+        for each in wanted:
+            if each.key not in self._tried:
+                self._load(each)
         with lock:
             problems += filter(None, self._tried.values())
-            problems += self._names().problems
+            problems += _decide(self._plugins).problems
             fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
             self._problems += fresh
-            self._tried_all = all(each.key in self._tried for each in found if each.wanted())
+            self._tried_all = all(each.key in self._tried for each in wanted)
             known = self._problems
         if known and self.strict:
             raise BrokenPlugins(known)
         return fresh
 
-    def _load(self, each: InstalledPlugin, found: Collection[InstalledPlugin]) -> None:
+    def _load(self, each: InstalledPlugin) -> None:
         """Import a plugin and ask it; note in `_tried` how that went."""
-        name, problem = each.entry_point.name, None
+        name = each.entry_point.name
         try:
             with prints_to_stderr():
                 code = each.entry_point.load()
                 if _half_imported(each.entry_point.module):
                     return  # whoever imports it, further up or in another thread, loads it
-                offers = ask(code, name)
+                offers = ask(code, name, each.distribution, each.version)
             with lock:
                 if each.key not in self._tried:  # or another thread was faster
-                    self._check_new(code, name)
-                    self._plugins = (*self._plugins, _plugin(code, name, offers, each))
+                    self._add(_Plugin(name, code, offers, each.key))
                     self._tried[each.key] = None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - it is reported, an exit too
-            problem = each.problem(error, found)
-        with lock:
-            if problem is not None and not _half_imported(each.entry_point.module):
-                self._tried.setdefault(each.key, problem)
-
-    def _installed_since(self) -> bool:
-        """Say whether something is installed that `load_entry_points` would load now.
-
-        Never for a manager that loads nothing by itself.
-        """
-        if not self._follows_installed:
-            return False
-        importlib.invalidate_caches()
-        found, _ = find_installed()
-        return any(each.wanted() and each.key not in self._tried for each in found)
+            problem = each.problem(error)
+            if not _half_imported(each.entry_point.module):
+                with lock:
+                    self._tried.setdefault(each.key, problem)
 
     def refresh(self) -> tuple[PluginProblem, ...]:
         """Look again at what is installed: for a notebook that has just installed something.
@@ -239,44 +237,14 @@ class PluginManager:
         and raises as `load_entry_points` does.
         """
         importlib.invalidate_caches()
-        found, _ = find_installed()
-        here = {each.key for each in found if each.wanted()}
+        here = {None, *(each.key for each in find_installed()[0] if each.wanted())}
         with lock:
-            self._plugins = tuple(
-                each for each in self._plugins if each.key is None or each.key in here
-            )
+            self._plugins = tuple(each for each in self._plugins if each.key in here)
             self._tried = {
                 key: None for key, problem in self._tried.items() if problem is None and key in here
             }
             self._problems = ()
         return self.load_entry_points()
-
-    def _check_new(self, code: object, name: str) -> None:
-        """Raise `PluginError` where the object is registered; call with the lock."""
-        for each in self._plugins:
-            if each.code is code:
-                raise PluginError(name, f"it is registered already, as {each.name!r}.")
-
-    def _names(self) -> _Names:
-        """Return what names give now; with and without the lock."""
-        # Kept for as long as the tuple of plugins is the same object: deciding anew takes 340 times
-        # as long, and every scope over a standard name asks.
-        plugins = self._plugins
-        decided_for, names = self._decided
-        if decided_for is not plugins:
-            names = _decide(each for plugin in plugins for each in plugin.extensions)
-            self._decided = plugins, names
-        return names
-
-
-def _plugin(
-    code: object, name: str, offers: Offers, installed: InstalledPlugin | None = None
-) -> _Plugin:
-    release = (installed.distribution, installed.version) if installed else (None, None)
-    extensions = tuple(
-        Registered(extension, kind, asked, name, *release) for kind, asked, extension in offers
-    )
-    return _Plugin(name, code, extensions, installed.key if installed else None)
 
 
 def _half_imported(module: str) -> bool:
@@ -289,25 +257,38 @@ def _half_imported(module: str) -> bool:
     return getattr(spec, "_initializing", False) is True
 
 
-def _decide(registered: Iterable[Registered]) -> _Names:
+@lru_cache(maxsize=16)  # of several managers
+def _decide(plugins: tuple[_Plugin, ...]) -> _Names:
     """Decide which extension serves each name, and what to report."""
     offered: dict[_Place, list[Registered]] = {}
-    ordered = sorted(registered, key=lambda each: (each.distribution or "", each.plugin))
-    for each in ordered:
+    registered = [each for plugin in plugins for each in plugin.extensions]
+    for each in sorted(registered, key=lambda each: (each.distribution or "", each.plugin)):
         offered.setdefault((served_as(each.kind), each.name), []).append(each)
-    by_kind: dict[str, dict[str, Registered]] = {kind: {} for kind in (*KINDS, SCHEMES)}
-    clashing: dict[_Place, Sequence[Registered]] = {}
-    problems = _called_alike(ordered)
-    for place in sorted(offered):
-        chosen, why = _chosen(place, offered[place])
-        problems += [_passed_over(each, why) for each in offered[place] if each not in chosen]
-        owners = _one_of_each_plugin(chosen)
-        if len(owners) > 1:
-            clashing[place] = owners
-            problems += [_clash(owners[0], each) for each in owners[1:]]
+    by_kind: dict[str, dict[str, Registered]] = {kind: {} for kind in (*KINDS, SCHEMES, "hooks")}
+    clashing: dict[_Place, tuple[tuple[str, ...], str]] = {}
+    problems: list[PluginProblem] = []
+    for place, alike in sorted(offered.items()):
+        chosen, why = _chosen(place, alike)
+        for each in alike:
+            if each not in chosen:
+                cause = f"its {named(each.kind, each.name)} has a name {why}. All else works."
+                remedy = (
+                    "Ask its author for another name, import it from its own package, or set "
+                    f"{BLOCK_VARIABLE}={each.distribution}."
+                )
+                problems.append(_clash(each, cause, remedy))
+        owners = {each.origin: each for each in chosen}  # one of each plugin
+        if len(owners) < 2:
+            for each in chosen:
+                by_kind[each.kind][each.name] = by_kind[place[0]][each.name] = each
             continue
-        for each in chosen:
-            by_kind[each.kind][each.name] = each
+        blocks = " or ".join(f"{BLOCK_VARIABLE}={each.distribution}" for each in owners.values())
+        remedy = f"Import it from its own package, uninstall all but one, or set {blocks}."
+        clashing[place] = tuple(owners), remedy
+        first, *others = owners.values()
+        for each in others:
+            cause = f"{_alike(each, first)}, and the name serves neither. All else of both works."
+            problems.append(_clash(each, cause, remedy))
     return _Names(by_kind, offered, clashing, tuple(problems))
 
 
@@ -316,61 +297,17 @@ def _chosen(place: _Place, alike: list[Registered]) -> tuple[list[Registered], s
     if by_hand := [each for each in alike if each.distribution is None]:
         return by_hand, "that the program registered by hand, which it serves"
     if owner := RESERVED.get(place):
-        ours = [each for each in alike if normal_name(each.distribution or "") == owner]
-        return ours, f"that is reserved for {owner}"
+        return [each for each in alike if _is_of(owner, each)], f"that is reserved for {owner}"
     return alike, ""
 
 
-def _one_of_each_plugin(alike: Iterable[Registered]) -> list[Registered]:
-    by_plugin: dict[tuple[str | None, str], Registered] = {}
-    for each in alike:
-        by_plugin.setdefault((each.distribution, each.plugin), each)
-    return list(by_plugin.values())
+def _is_of(distribution: str, each: Registered | InstalledPlugin | PluginProblem) -> bool:
+    return normal_name(each.distribution or "") == distribution
 
 
-def _passed_over(each: Registered, why: str) -> PluginProblem:
-    return _problem(
-        each,
-        f"its {singular(each.kind)} {each.name!r} has a name {why}. All else works.",
-        "Ask its author for another name, import it from its own package, or set "
-        f"{BLOCK_VARIABLE}={each.plugin}.",
-    )
+def _alike(each: Registered, old: Registered) -> str:
+    return f"its {named(each.kind, each.name)} has the name of {old.what}"
 
 
-def _clash(first: Registered, each: Registered) -> PluginProblem:
-    what = _taken(each.kind, each.name, first)
-    cause = f"its {what}, and the name serves neither. All else of both works."
-    return _problem(each, cause, _way_out(first, each))
-
-
-def _taken(kind: str, name: str, old: Registered) -> str:
-    return f"{singular(kind)} {name!r} has the name of {one_of(old.kind)} of {old.origin}"
-
-
-def _way_out(one: Registered, other: Registered) -> str:
-    # The name of a plugin, or where both have one name, of its distribution.
-    blocks = " or ".join(
-        f"{BLOCK_VARIABLE}={each.plugin if one.plugin != other.plugin else each.distribution}"
-        for each in (one, other)
-    )
-    return f"Import it from its own package, uninstall one of them, or set {blocks}."
-
-
-def _called_alike(ordered: Iterable[Registered]) -> list[PluginProblem]:
-    """Report plugins of one name; both work, and what names one names both."""
-    first: dict[str, Registered] = {}
-    return [
-        _problem(
-            each,
-            f"{first[each.plugin].origin} is called so too. Both work, and "
-            f"{BLOCK_VARIABLE}={each.plugin} keeps out both.",
-            f"Name a distribution there, as {each.distribution}, or ask its author for another "
-            "name.",
-        )
-        for each in _one_of_each_plugin(ordered)
-        if first.setdefault(each.plugin, each) is not each
-    ]
-
-
-def _problem(each: Registered, cause: str, remedy: str) -> PluginProblem:
+def _clash(each: Registered, cause: str, remedy: str) -> PluginProblem:
     return PluginProblem(each.plugin, each.distribution, each.version, cause, remedy, clashes=True)

@@ -4,30 +4,25 @@ import attrs
 
 from tenterhook.errors import TenterhookError, TenterhookWarning, closest
 from tenterhook.one_line import printable
-from tenterhook.plugins.first_party import FIRST_PARTY
-
-
-def _line(text: str | None) -> str | None:
-    return None if text is None else printable(text)
+from tenterhook.plugins.first_party import RESERVED
 
 
 @attrs.frozen
 class PluginProblem:
     """What is wrong with an installed plugin, and what to do about it."""
 
-    entry_point: str | None = attrs.field(converter=_line)
+    entry_point: str | None = attrs.field(converter=attrs.converters.optional(printable))
     """`None` where the distribution's list of entry points could not be read."""
-    distribution: str | None = attrs.field(converter=_line)
-    version: str | None = attrs.field(converter=_line)
+    distribution: str | None = attrs.field(converter=attrs.converters.optional(printable))
+    version: str | None = attrs.field(converter=attrs.converters.optional(printable))
     cause: str
     remedy: str
     clashes: bool = False
     """Whether the plugin is there all the same, but for a name that another has too."""
 
     def __str__(self) -> str:
-        release = " ".join(part for part in (self.distribution, self.version) if part)
         name = f"Plugin {self.entry_point!r}" if self.entry_point else "A plugin"
-        origin = f" of {release}" if release else ""
+        origin = f" of {self.distribution} {self.version}" if self.distribution else ""
         outcome = "clashes with another" if self.clashes else "was left out"
         return f"{name}{origin} {outcome}: {self.cause} {self.remedy}"
 
@@ -59,11 +54,13 @@ class BrokenPlugins(TenterhookError, RuntimeError):
 
 @attrs.define
 class UnknownExtension(TenterhookError, LookupError):
-    """No plugin registers this name."""
+    """No plugin that is loaded registers this name."""
 
     kind: str
     name: str
     known: tuple[str, ...]
+    detail: str = ""
+    """Why the first-party plugin that has it is not loaded, though it is installed."""
 
     @property
     def nearest(self) -> tuple[str, ...]:
@@ -73,15 +70,15 @@ class UnknownExtension(TenterhookError, LookupError):
     @property
     def distribution(self) -> str | None:
         """The first-party distribution that has it, if one does."""
-        return FIRST_PARTY.get(self.kind, {}).get(self.name)
+        return RESERVED.get((self.kind, self.name))
 
     def __str__(self) -> str:
-        what = f"No installed plugin has a {singular(self.kind)} named {self.name!r}."
+        hint = "See `tenterhook plugins list`."
         if self.distribution:
-            return f"{what} It comes with `pip install {self.distribution}`."
-        if self.nearest:
-            return f"{what} Did you mean {self.nearest[0]!r}?"
-        return f"{what} See `tenterhook plugins list`."
+            hint = self.detail or f"It comes with `pip install {self.distribution}`."
+        elif self.nearest:
+            hint = f"Did you mean {self.nearest[0]!r}?"
+        return f"No loaded plugin has the {named(self.kind, self.name)}. {hint}"
 
 
 @attrs.define
@@ -94,10 +91,8 @@ class AmbiguousExtension(TenterhookError, LookupError):
     remedy: str
 
     def __str__(self) -> str:
-        return (
-            f"{singular(self.kind).capitalize()} {self.name!r} is offered by "
-            f"{' and by '.join(self.origins)}. {self.remedy}"
-        )
+        what = capital(named(self.kind, self.name))
+        return f"{what} is offered by {' and by '.join(self.origins)}. {self.remedy}"
 
 
 @attrs.define
@@ -127,12 +122,11 @@ class MissingDependency(TenterhookError, ImportError):
         )
 
 
-def singular(kind: str) -> str:
-    """Return what one of a kind is called."""
-    return kind.removesuffix("s").replace("_", " ")
+def named(kind: str, name: str) -> str:
+    """Return what an extension is called in a sentence: `store 'ZarrStore'`."""
+    return f"{kind.removesuffix('s').replace('_', ' ')} {name!r}"
 
 
-def one_of(kind: str) -> str:
-    """Return the singular with its article."""
-    word = singular(kind)
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+def capital(text: str) -> str:
+    """Return text with its first letter as a capital."""
+    return text[:1].upper() + text[1:]

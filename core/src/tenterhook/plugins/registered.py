@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 
 from tenterhook.extensions import Extension
-from tenterhook.one_line import error_line, printable, shown, type_name
+from tenterhook.one_line import error_line, printable
 from tenterhook.plugins.entry_points import normal_name
-from tenterhook.plugins.problems import BrokenExtension, MissingDependency, singular
+from tenterhook.plugins.problems import BrokenExtension, MissingDependency, capital, named
 
 
 @attrs.frozen
@@ -33,8 +33,13 @@ class Registered:
     @property
     def origin(self) -> str:
         """The plugin, its distribution and version, as people say it."""
-        release = " ".join(part for part in (self.distribution, self.version) if part)
-        return f"plugin {self.plugin!r}" + (f" ({release})" if release else "")
+        release = f" ({self.distribution} {self.version})" if self.distribution else ""
+        return f"plugin {self.plugin!r}{release}"
+
+    @property
+    def what(self) -> str:
+        """What it is and of whom, as people say it."""
+        return f"{named(self.kind, self.name)} of {self.origin}"
 
     def load(self) -> Any:
         """Import the thing and return it.
@@ -44,30 +49,25 @@ class Registered:
         would end the program; and whatever else the import raises, with a note that names the
         plugin.
         """
+        module, _, name = self.extension.target.partition(":")
         try:
             return self.extension.load()
-        except KeyboardInterrupt:
-            raise
-        except ModuleNotFoundError as error:
-            if error.name is None or f"{self._module}.".startswith(f"{error.name}."):
-                raise self._declared_wrongly() from error
-            install = self.extension.needs or self._installing(error.name)
-            raise MissingDependency(capital(self._what), printable(error.name), install) from error
-        except Exception as error:
+        except BaseException as error:
+            lacks = getattr(error, "name", None)
+            no_module = isinstance(error, ModuleNotFoundError)
+            if no_module and lacks and not f"{module}.".startswith(f"{lacks}."):
+                install = self.extension.needs or self._installing(lacks)
+                raise MissingDependency(capital(self.what), printable(lacks), install) from error
             # The target, and not code that it runs, asks for an attribute.
-            names = self.extension.target.partition(":")[2].split(".")
-            if isinstance(error, AttributeError) and error.name in names:
-                raise self._declared_wrongly() from error
-            error.add_note(f"It was raised by the import of {self._what}.")
-            raise
-        except BaseException as error:  # it would end the program
-            did = f"raised {error_line(error)}"
-            if isinstance(error, SystemExit):
-                did = f"called sys.exit({shown(error.code)})"
-            raise ImportError(
-                f"The import of {self._what} {did}. Update {self.distribution or 'it'}.",
-                name=self._module,
-            ) from error
+            if no_module or (isinstance(error, AttributeError) and lacks in name.split(".")):
+                why = f"{self.extension.target!r} is not there"
+            elif isinstance(error, (Exception, KeyboardInterrupt)):
+                error.add_note(f"It was raised by the import of {self.what}.")
+                raise
+            else:  # it would end the program
+                why = error_line(error)
+            message = f"{capital(self.what)} cannot be imported: {why}. {self._repair}"
+            raise ImportError(message, name=module) from error
 
     def call(self, *arguments: Any, **keywords: Any) -> Any:
         """Import the thing, call it and return what it returns.
@@ -76,10 +76,12 @@ class Registered:
         raises, and what the call does.
         """
         target = self.load()
-        if not callable(target):
-            raise self.broken(f"is of type {type_name(target)}, which cannot be called")
-        if mismatch := _mismatch(target, arguments, keywords):
-            raise self.broken(f"cannot be called as its kind is ({mismatch})")
+        with contextlib.suppress(ValueError):  # some builtins have no signature
+            try:
+                inspect.signature(target).bind(*arguments, **keywords)
+            except TypeError as error:
+                cause = f"cannot be called as its kind is ({error_line(error)})"
+                raise self.broken(cause) from error
         answer = target(*arguments, **keywords)
         if inspect.iscoroutine(answer):
             answer.close()  # or Python complains that nobody awaited it
@@ -88,46 +90,18 @@ class Registered:
 
     def broken(self, cause: str) -> BrokenExtension:
         """Return the error to raise where it is not what its kind of extension is."""
-        return BrokenExtension(capital(self._what), cause, f"Update {self.distribution or 'it'}.")
+        return BrokenExtension(capital(self.what), cause, self._repair)
 
     @property
-    def _what(self) -> str:
-        return f"{singular(self.kind)} {self.name!r} of {self.origin}"
-
-    def _declared_wrongly(self) -> ImportError:
-        return ImportError(
-            f"Plugin {self.plugin!r} has no {self.extension.target!r}, which it declares as "
-            f"{self.extension.name!r}. Update {self.distribution or 'it'}.",
-            name=self._module,
-        )
-
-    @property
-    def _module(self) -> str:
-        return self.extension.target.partition(":")[0]
+    def _repair(self) -> str:
+        return f"Update {self.distribution or 'it'}."
 
     def _installing(self, module: str) -> str:
         """Return what pip has to install, as the distribution's own requirements say it."""
         top = normal_name(module.partition(".")[0])
-        installed = metadata.requires(self.distribution) if self.distribution else None
-        for requirement in installed or ():
+        for requirement in (self.distribution and metadata.requires(self.distribution)) or ():
             found = re.match(r"[\w.-]+", requirement)
             if found and normal_name(found[0]) == top:
                 extra = re.search(r"extra\s*==\s*['\"]([\w.-]+)", requirement)
                 return shlex.quote(f"{self.distribution}[{extra[1]}]") if extra else found[0]
         return printable(top)
-
-
-def _mismatch(call: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
-    """Say why the call does not take the arguments; nothing where it does, or does not tell."""
-    with contextlib.suppress(ValueError, TypeError):  # some builtins have no signature
-        signature = inspect.signature(call)
-        try:
-            signature.bind(*arguments, **keywords)
-        except TypeError as error:
-            return str(error)
-    return ""
-
-
-def capital(text: str) -> str:
-    """Return text with its first letter as a capital."""
-    return text[:1].upper() + text[1:]

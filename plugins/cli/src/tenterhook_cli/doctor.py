@@ -25,7 +25,12 @@ from tenterhook.plugins import (
     PluginManager,
     using,
 )
-from tenterhook.plugins.entry_points import InstalledPlugin, find_installed
+from tenterhook.plugins.entry_points import (
+    InstalledPlugin,
+    find_installed,
+    normal_name,
+    read_entry_points,
+)
 from tenterhook_cli.command_line import COMMANDS
 from tenterhook_cli.plugin_commands import misplaced, stdout_to_stderr
 
@@ -123,11 +128,48 @@ def examine() -> Examination:
     found, _ = find_installed()
     examined, lethal = [], []
     for each in found:
-        one, survives = _examine(each, each.word(found))
+        one, survives = _examine(each)
         examined.append(one)
         if not survives:
-            lethal.append(each.word(found))
-    return Examination(examined, _load(lethal))
+            lethal.append(each.distribution)
+    return Examination(examined, [*_load(lethal), *_twice(), *_called_alike(found)])
+
+
+def _who(plugin: InstalledPlugin) -> str:
+    return f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
+
+
+def _twice() -> Iterator[str]:
+    """Report metadata that another copy of the distribution hides.
+
+    Not one folder that is on the path twice, nor the `.egg-info` that setuptools leaves beside
+    the sources of an editable install: those say the same.
+    """
+    first: dict[tuple[str, str], InstalledPlugin] = {}
+    for each in read_entry_points([]):
+        one = first.setdefault(each.key, each)
+        folders = {one.folder, each.folder}
+        if len(folders) > 1 and not (
+            one.version == each.version and any(path.suffix == ".egg-info" for path in folders)
+        ):
+            yield (
+                f"{_who(each)} is never loaded: its metadata in {shown(str(each.folder))} comes "
+                f"after that of {one.version} in {shown(str(one.folder))}. Run `pip uninstall "
+                f"{each.distribution}` until it is gone, and install it once."
+            )
+
+
+def _called_alike(found: list[InstalledPlugin]) -> Iterator[str]:
+    """Report plugins of one name: both work, and what names one names both."""
+    first: dict[str, InstalledPlugin] = {}
+    for each in found:
+        one = first.setdefault(normal_name(each.entry_point.name), each)
+        if one is not each:
+            yield (
+                f"{_who(each)} is called as one of {one.distribution} is. Both work, and "
+                f"{BLOCK_VARIABLE}={each.entry_point.name} keeps out both. Name a distribution "
+                f"there, as {each.distribution}, or ask its author for another name."
+            )
 
 
 def _load(lethal: list[str]) -> list[str]:
@@ -148,11 +190,8 @@ def _load(lethal: list[str]) -> list[str]:
             os.environ[BLOCK_VARIABLE] = blocked
 
 
-def _examine(plugin: InstalledPlugin, word: str) -> tuple[Examined, bool]:
-    """Return what was found, and whether the import came to an end.
-
-    `word` is what blocks this plugin and no other.
-    """
+def _examine(plugin: InstalledPlugin) -> tuple[Examined, bool]:
+    """Return what was found, and whether the import came to an end."""
     complaints = list(_stale(plugin))
     seconds: float | None = None
     heavy: list[str] = []
@@ -161,10 +200,11 @@ def _examine(plugin: InstalledPlugin, word: str) -> tuple[Examined, bool]:
         seconds, modules, ended = _probe(plugin.entry_point.value)
         heavy = [name for name in HEAVY if name in modules]
         survives = ended is None
-        who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
+        who = _who(plugin)
         if ended is not None:
             complaints.append(
-                f"{who} {ended} when it is loaded. Uninstall it, or set {BLOCK_VARIABLE}={word}."
+                f"{who} {ended} when it is loaded. Uninstall it, or set "
+                f"{BLOCK_VARIABLE}={plugin.distribution}."
             )
         if heavy:
             complaints.append(
@@ -231,7 +271,7 @@ def _stale(plugin: InstalledPlugin) -> Iterator[str]:
     folder = _editable_folder(plugin)
     if folder is None:
         return
-    who = f"Plugin {plugin.entry_point.name!r} of {plugin.distribution} {plugin.version}"
+    who = _who(plugin)
     again = f"Install it again: `pip install -e {folder}`."
     if not Path(folder).is_dir():
         yield f"{who} is stale: its folder {shown(folder)} is gone. Uninstall it."
