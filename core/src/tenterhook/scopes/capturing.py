@@ -102,6 +102,8 @@ class Capture(Scope):
         recording, self._recording, self._calls = self._recording, None, {}
         if recording is not None and self._reusable:
             self._plan.give_back(recording)
+        elif recording is not None:
+            recording.recorders, recording.steps = (), {}  # a cycle would keep the model
 
     def _unseen(self) -> list[str]:
         recording = self._recording
