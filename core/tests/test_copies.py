@@ -173,3 +173,32 @@ def test_hooks_of_another_process(model: HookedModel, tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+class _Greets(HookedModel):
+    """A model of a class of its own, as plugins make them."""
+
+    def __init__(self, module: nn.Module, greeting: str) -> None:
+        super().__init__(module, model_id="greets", tokenizer=str.split, on_error="warn")
+        self.greeting = greeting
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_of_the_attached_model(again: Callable[[HookedModel], HookedModel]) -> None:
+    """A copy of what carries the hooks is of its class, as it was set, with its own module."""
+    net = nn.Sequential(nn.Linear(2, 2))
+    model = tenterhook.attach(net, make=lambda module: _Greets(module, "hello"))
+    model.layers.register_hook("0", _Doubles())
+    model.context.special_token_ids = [0, 1]
+    twin = again(model)
+    assert isinstance(twin, _Greets)
+    assert twin.module is not net
+    assert twin.greeting == "hello"
+    assert twin.context.model_id == "greets"
+    assert twin.context.tokenizer is str.split
+    assert twin.context.special_token_ids == {0, 1}
+    assert (twin.on_error, twin.missing) == ("warn", "warn")
+    assert len(twin.layers) == 0
+    assert tenterhook.attach(twin.module) is twin
+    assert torch.equal(2 * twin(X), model(X))
+    assert copy.copy(model) is model

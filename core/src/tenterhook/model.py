@@ -68,7 +68,17 @@ class HookedModel:
         self.context.take(given)
 
     def __reduce__(self) -> Any:
-        return attach, (self.module,)
+        """Return what makes a copy, of this class and as it was set, without hooks and store."""
+        settings = {
+            "model_id": self.context.model_id,
+            "tokenizer": self.context.tokenizer,
+            "special_token_ids": self.context._special_token_ids,
+            "on_error": self.on_error,
+            "missing": self.missing,
+        }
+        shared = ("module", "context", "layers")
+        own = {name: value for name, value in vars(self).items() if name not in shared}
+        return _copied, (type(self), self.module, settings, own)
 
     @property
     def on_error(self) -> OnError:
@@ -315,6 +325,18 @@ def attach(
                 "context instead."
             )
     return model
+
+
+def _copied(
+    kind: type[HookedModel], module: nn.Module, settings: dict[str, Any], own: dict[str, Any]
+) -> HookedModel:
+    def make(module: nn.Module) -> HookedModel:
+        model = kind.__new__(kind)
+        HookedModel.__init__(model, module, **settings)
+        vars(model).update(own)
+        return model
+
+    return attach(module, make=make)
 
 
 def assert_clean(module: nn.Module | HookedModel) -> None:

@@ -4,6 +4,7 @@ import copy
 import gc
 import hashlib
 import json
+import pickle
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -333,3 +334,24 @@ def test_hooks_of_a_model_that_nobody_holds(make_model: Make, tokenizer: Any) ->
     LanguageModel(module, tokenizer).layers.register_hook("layer_0", Watch())
     gc.collect()
     assert len(tenterhook.attach(module).layers) == 1
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda lm: pickle.loads(pickle.dumps(lm))])
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_copy_reads_text(
+    make_model: Make, make_tokenizer: Make, again: Callable[[LanguageModel], Any], attached: bool
+) -> None:
+    """A copy or pickle is a language model with its tokenizer, and without hooks and store."""
+    module = make_model()
+    first = tenterhook.attach(module) if attached else None
+    lm = LanguageModel(module, make_tokenizer(), MemoryStore(), model_id="mine", revision="r1")
+    lm.layers.register_hook("layer_0", Watch())
+    twin = again(lm)
+    assert type(twin) is LanguageModel
+    assert twin.module is not module
+    assert (twin.context.model_id, twin.revision, twin.store) == ("mine", "r1", None)
+    assert len(twin.layers) == 0
+    assert twin.tokenize("a b")["input_ids"].tolist() == lm.tokenize("a b")["input_ids"].tolist()
+    assert twin.describe_model() == lm.describe_model()
+    lm.layers.clear()
+    del first

@@ -104,6 +104,16 @@ class LanguageModel(HookedModel):
         if special_token_ids is not None:
             self.context.special_token_ids = special_token_ids
 
+    def __reduce__(self) -> Any:
+        """Return what makes a copy with the tokenizer, without hooks and store."""
+        settings = {
+            "model_id": self.context.model_id,
+            "revision": self.revision,
+            "special_token_ids": self.context._special_token_ids,
+            "on_error": self.on_error,
+        }
+        return _copied, (type(self), self.module, self.tokenizer, settings)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -300,3 +310,9 @@ class LanguageModel(HookedModel):
             self.layers.unregister_hook(hook)
             self._saes.discard(hook.id)
         return going
+
+
+def _copied(
+    kind: type[LanguageModel], module: nn.Module, tokenizer: Any, settings: dict[str, Any]
+) -> LanguageModel:
+    return kind(module, tokenizer, **settings)
