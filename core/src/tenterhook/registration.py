@@ -18,7 +18,7 @@ class Registration:
     hook: Hook
     layer: str
     site: Site
-    entry: Entry
+    entries: tuple[Entry, ...]
     priority: int = attrs.field(kw_only=True)
     permanent: bool = attrs.field(kw_only=True)
     _remove: "Callable[[Registration], Any]" = attrs.field(kw_only=True)

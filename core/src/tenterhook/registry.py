@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from tenterhook._dispatch.entries import entry_for
+from tenterhook._dispatch.entries import entries_for
 from tenterhook._dispatch.frames import lock, visible_frame
 from tenterhook._dispatch.sites import site_of, sites_of
 from tenterhook.context import HookContext
@@ -140,7 +140,7 @@ class HookRegistry:
             for held, since in due:
                 if held.due is since and held in self._never_ran:
                     del self._never_ran[held]
-                    if held.hook._enabled and not held.entry.fired:
+                    if held.hook._enabled and not any(each.fired for each in held.entries):
                         silent.append(held)
         if silent and self._missing != "ignore":
             reports = self._why_silent(silent)
@@ -204,7 +204,7 @@ class HookRegistry:
             self._check_free(hook)
             chosen = mix or self._mix.get(layer.name, "error")
             self._check_kinds(layer, hook, chosen)
-            entry = entry_for(hook, layer.name, self)
+            entries = entries_for(hook, layer.name, self)
             site = site_of(layer.module, "before" if kind is HookType.PRE_FORWARD else "after")
             before = hook.hook_type, hook.layer_signature
             hook.hook_type, hook.layer_signature = kind, layer.name
@@ -218,7 +218,7 @@ class HookRegistry:
                 hook,
                 layer.name,
                 site,
-                entry,
+                entries,
                 priority=priority,
                 permanent=permanent,
                 remove=self._drop,
@@ -254,7 +254,8 @@ class HookRegistry:
                 return False
             del self._held[held.hook.id]
             self._never_ran.pop(held, None)
-            held.entry.live = False
+            for entry in held.entries:
+                entry.live = False
             held.owner = None
             held.site.hold(tuple(other for other in held.site.held if other is not held))
             held.hook._registration = None

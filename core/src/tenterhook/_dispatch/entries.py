@@ -1,8 +1,9 @@
 """What runs when a hook runs: a detector watches, a controller's result takes its place.
 
-An *entry* is one hook as a site runs it. A site calls one of three methods, by where it stands:
-`before` with the inputs, `after` with what the module returned, `gradient` with the gradient. What
-the method returns takes the place of the value; `None` leaves it. The order of events in one call:
+An *entry* is what one hook does as a site runs it; a hook that detects and controls has two. A site
+calls one of three methods, by where it stands: `before` with the inputs, `after` with what the
+module returned, `gradient` with the gradient. What the method returns takes the place of the value;
+`None` leaves it. The order of events in one call:
 
 1. The entry notes that a forward came by (`fired`), for the report of hooks that never ran.
 2. It finds the activation in inputs or output, which may be nested (`tenterhook.activations`).
@@ -340,52 +341,12 @@ class ControlEvery(Control):
         return output
 
 
-class Both(Entry):
-    """A hook of both kinds: it detects on the unmodified activation, then controls."""
-
-    __slots__ = ("control", "detect")
-
-    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
-        self.detect: Entry = Detect(hook, layer, policy)
-        every = getattr(hook, "every_tensor", False)
-        self.control: Entry = (ControlEvery if every else Control)(hook, layer, policy)
-        super().__init__(hook, layer, policy)
-
-    @property
-    def live(self) -> bool:
-        return self.detect.live
-
-    @live.setter
-    def live(self, live: bool) -> None:
-        self.detect.live = self.control.live = live
-
-    def detecting(self) -> Entry:
-        return self.detect
-
-    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        self.fired = True
-        # Detecting first: it sees what the layer made, not what this hook makes of it.
-        self.detect.after(module, args, kwargs, output)
-        return self.control.after(module, args, kwargs, output)
-
-    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-        self.fired = True
-        self.detect.before(module, args, kwargs)
-        return self.control.before(module, args, kwargs)
-
-    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
-        self.detect.gradient(module, grad)
-        return self.control.gradient(module, grad)
-
-
 def without_hook(kind: type[Entry]) -> Entry:
     """Return an entry that does nothing: what a copy or pickle of a hooked module has in our place.
 
     Hooks belong to the module that they were registered on, so a copy starts without any.
     """
     entry = kind.__new__(kind)
-    if isinstance(entry, Both):
-        entry.detect, entry.control = without_hook(Detect), without_hook(Control)
     entry.policy, entry.layer, entry.live = None, None, False
     entry.observe = entry.modify = _nothing
     return entry
@@ -400,19 +361,8 @@ class Scoped(Entry):
         self.entry = entry
         super().__init__(entry.hook, entry.layer, entry.policy)
 
-    @property
-    def live(self) -> bool:
-        return self.entry.live
-
-    @live.setter
-    def live(self, live: bool) -> None:
-        self.entry.live = live
-
     def detecting(self) -> "Scoped | None":
-        entry = self.entry.detecting()
-        if entry is None:
-            return None
-        return self if entry is self.entry else _ScopedDetect(self, entry)
+        return None if self.entry.detecting() is None else self
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         hook = self.hook
@@ -457,40 +407,26 @@ def _mark_checkpoint() -> None:
         kept.append(save(torch.empty(0, 7919)))
 
 
-class _ScopedDetect(Scoped):
-    """What is left of a scoped hook while controllers are off; what it does, the whole has done."""
-
-    __slots__ = ("whole",)
-
-    def __init__(self, whole: Scoped, entry: Entry) -> None:
-        self.whole = whole
-        super().__init__(entry)
-
-    @property
-    def fired(self) -> bool:
-        return self.whole.fired
-
-    @fired.setter
-    def fired(self, fired: bool) -> None:
-        self.whole.fired = self.whole.fired or fired
+def entries_for(hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> tuple[Entry, ...]:
+    """Return the entries that run `hook`, in order; `TypeError` for a hook of neither kind."""
+    return tuple(kind(hook, layer, policy) for kind in entry_classes(hook))
 
 
-def entry_for(hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> Entry:
-    """Return the entry that runs `hook`; `TypeError` for a hook of neither kind."""
-    return entry_class(hook)(hook, layer, policy)
+def entry_classes(hook: Any) -> list[type[Entry]]:
+    """Return the classes of the entries that run `hook`; `TypeError` for a hook of neither kind.
 
-
-def entry_class(hook: Any) -> type[Entry]:
-    """Return the class of the entries that run `hook`; `TypeError` for a hook of neither kind."""
-    if hook.detects and hook.controls:
-        return Both
+    A hook of both kinds has two: it detects on the unmodified activation, then controls.
+    """
+    found: list[type[Entry]] = []
     if hook.detects:
-        return DetectOnly if hook.reads_only else Detect
+        found.append(DetectOnly if hook.reads_only else Detect)
     if hook.controls:
-        return ControlEvery if hook.every_tensor else Control
-    raise TypeError(
-        f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
-    )
+        found.append(ControlEvery if hook.every_tensor else Control)
+    if not found:
+        raise TypeError(
+            f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."
+        )
+    return found
 
 
 def version_of(tensor: Any) -> int | None:

@@ -89,7 +89,7 @@ class Site(Place):
         """Rebuild what runs; put the torch hook on the module, change it, or take it off."""
         with lock:
             compiler.hooks_change()
-            entries = [held.entry for held in self.held if held.hook._enabled]
+            entries = [each for held in self.held if held.hook._enabled for each in held.entries]
             forward: list[Entry] = []
             backward: list[Entry] = []
             for entry in entries:

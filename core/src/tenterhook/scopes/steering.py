@@ -1,12 +1,13 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entry_class
+from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entries_for
 from tenterhook._dispatch.frames import Place, Steps, lock
 from tenterhook._dispatch.sites import Side, site_of
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, with_item
@@ -48,7 +49,7 @@ class Hooks(Scope):
                 raise ValueError("A selection does not apply to gradients; leave it out.")
             layers = registry.place(choice, hook.hook_type)
             self._placed += [(layer, hook) for layer in layers]
-        self._entries: list[Scoped] = []
+        self._entries: list[tuple[Scoped, ...]] = []
         self._parts: list[SelectedChange] = []
 
     @property
@@ -62,10 +63,7 @@ class Hooks(Scope):
     def _steps(self) -> dict[Place, Steps]:
         for _, hook in self._placed:
             _check_free(hook)
-        classes = {id(hook): entry_class(hook) for _, hook in self._pairs}
-        found = [
-            classes[id(hook)](hook, layer.name, self._registry) for layer, hook in self._placed
-        ]
+        found = [entries_for(hook, layer.name, self._registry) for layer, hook in self._placed]
         steps: dict[Place, Steps] = {}
         self._entries = []
         self._parts = []
@@ -74,17 +72,18 @@ class Hooks(Scope):
         selecting = None if selection is None else selection.begin(whole)
         if selecting is not None:
             add_steps(steps, site_of(whole, "before"), Steps((selecting,)))
-        for (layer, hook), inner in zip(self._placed, found, strict=True):
+        for (layer, hook), entries in zip(self._placed, found, strict=True):
             hook.layer_signature = layer.name
             if selection is not None and selecting is not None:
-                inner = SelectedChange(inner, selection.every, selecting)
-                self._parts.append(inner)
-            entry = Scoped(inner)
-            self._entries.append(entry)
+                parts = [SelectedChange(e, selection.every, selecting) for e in entries]
+                self._parts += parts
+                entries = tuple(parts)
+            scoped = tuple(map(Scoped, entries))
+            self._entries.append(scoped)
             kind = hook.hook_type
             side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
             backward = kind is HookType.BACKWARD
-            new = Steps(backward=(entry,)) if backward else Steps((entry,))
+            new = Steps(backward=scoped) if backward else Steps(scoped)
             add_steps(steps, site_of(layer.module, side), new)
         with lock:
             for _, hook in self._placed:
@@ -98,7 +97,7 @@ class Hooks(Scope):
         return steps
 
     def _closed(self) -> None:
-        for entry in self._entries:  # a later backward() must not find them
+        for entry in chain.from_iterable(self._entries):  # a later backward() must not find them
             entry.live = False
         with lock:
             for _, hook in self._placed:
@@ -110,15 +109,15 @@ class Hooks(Scope):
     def _unseen(self) -> list[str]:
         silent = [
             (layer, hook.hook_type is HookType.BACKWARD)
-            for (layer, hook), entry in zip(self._placed, self._entries, strict=True)
-            if not entry.fired and hook.enabled
+            for (layer, hook), entries in zip(self._placed, self._entries, strict=True)
+            if hook.enabled and not any(entry.fired for entry in entries)
         ]
         never = {layer.name: layer.module for layer, backward in silent if not backward}
-        unmatched = [str(p.layer) for p in self._parts if p.calls.count and not p.calls.matched]
+        unmatched = [str(part.layer) for part in self._parts if part.count and not part.matched]
         return [
             *never_ran("A hook never ran at", never),
             *no_gradient([layer.name for layer, backward in silent if backward]),
-            *nothing_matched(self._selection, unmatched),
+            *nothing_matched(self._selection, list(dict.fromkeys(unmatched))),
         ]
 
 
@@ -142,15 +141,6 @@ class Steering(Controller):
         return None if tensor is None else self.function(tensor)
 
 
-class _Calls:
-    """What became of a selected hook's calls, with controllers on or off."""
-
-    __slots__ = ("count", "matched")
-
-    def __init__(self) -> None:
-        self.count, self.matched = 0, False
-
-
 class SelectedChange(Entry):
     """An entry whose change counts only where a selector says.
 
@@ -158,21 +148,16 @@ class SelectedChange(Entry):
     the activation through the selector's mask.
     """
 
-    __slots__ = ("calls", "entry", "every", "selecting")
+    __slots__ = ("count", "entry", "every", "matched", "selecting")
 
-    def __init__(
-        self, entry: Entry, every: int, selecting: Selecting, calls: _Calls | None = None
-    ) -> None:
+    def __init__(self, entry: Entry, every: int, selecting: Selecting) -> None:
         super().__init__(entry.hook, entry.layer, entry.policy)
         self.entry, self.every, self.selecting = entry, every, selecting
-        self.calls = calls or _Calls()
+        self.count, self.matched = 0, False
 
     def detecting(self) -> "SelectedChange | None":
-        """Return what is left of it while controllers are off."""
-        entry = self.entry.detecting()
-        if entry is None:
-            return None
-        return SelectedChange(entry, self.every, self.selecting, self.calls)
+        """Return itself where it detects, which it does while controllers are off."""
+        return None if self.entry.detecting() is None else self
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run on what the module returned; see `Entry`."""
@@ -195,11 +180,11 @@ class SelectedChange(Entry):
         return (*mixed, *added), self._mixed(kwargs, changed[1], at)
 
     def _selected(self, tensor: Tensor | None, given: Tensor | None) -> "_Selected | None":
-        call, self.calls.count = self.calls.count, self.calls.count + 1
+        call, self.count = self.count, self.count + 1
         if tensor is None or call % self.every:
             return None
         mask = self.selecting.mask(tensor, given)
-        self.calls.matched = self.calls.matched or mask is not None
+        self.matched = self.matched or mask is not None
         return None if mask is None else _Selected(tensor, mask, given)
 
     def _mixed(self, old: Any, new: Any, at: "_Selected") -> Any:
