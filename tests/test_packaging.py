@@ -119,6 +119,11 @@ def test_what_is_installed_is_what_is_declared() -> None:
         kind: {name: each.distribution for name, each in manager.extensions(kind).items()}
         for kind in (*KINDS, SCHEMES)
     }
+    declared["schemes"] = {
+        scheme: each.distribution
+        for each in manager.extensions("stores").values()
+        for scheme in each.extension.schemes
+    }
 
     assert manager.problems == ()
     for kind in FIRST_PARTY:

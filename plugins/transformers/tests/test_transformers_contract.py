@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tenterhook.plugins import default_manager
 from tenterhook.standard_names import StandardNames
 from tenterhook.testing.layer_names import LayerNamesContract
 from tenterhook_capture.documents import Documents
@@ -78,3 +79,15 @@ class TestNameLayers(LayerNamesContract):
     def run(self, module: nn.Module) -> None:
         """Run one forward."""
         module(torch.tensor([[0, 5, 9, 7]]))
+
+
+def test_the_example_has_names() -> None:
+    """`tenterhook plugins check` tries the names on the model that the plugin makes."""
+    registered = default_manager().extensions("layer_names")["transformers"]
+    make = registered.extension.load_example()
+
+    assert make is not None
+    names = registered.load()(make())
+    assert list(names.layers) == [
+        f"{place}.{block}" for block in range(2) for place in ("resid_post", "attn_out", "mlp_out")
+    ]

@@ -38,6 +38,7 @@ def tenterhook_layer_names() -> Sequence[Extension]:
             "transformers",
             "tenterhook_transformers.layer_naming:name_layers",
             "Standard names of layers for many families of Hugging Face.",
+            example="tenterhook_transformers.contract_examples:a_model",
         )
     ]
 
