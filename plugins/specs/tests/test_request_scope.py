@@ -3,6 +3,7 @@
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -206,6 +207,17 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "a huge key": ({"x" * 2000: 1}, "the spec has a key of 2,000 characters"),
     "a key that is no text": ({"hooks": [{1: 2}]}, "hooks[0] has the key 1, and keys are text"),
+    "hooks as a table": ({"hooks": {}}, "hooks: expected a list, not dict {}"),
+    "hooks as text": ({"hooks": ""}, "hooks: expected a list, not str ''"),
+    "hooks as nothing": ({"hooks": None}, "hooks: expected a list, not NoneType None"),
+    "parameters as a list": (
+        {"hooks": [{"hook": "TopKSae", "layer": "0", "parameters": [1]}]},
+        "hooks[0].parameters: expected a table, not list [1]",
+    ),
+    "a list as layer": (
+        {"hooks": [add([1], layer=["a"])]},
+        "hooks[0].layer: expected str, not list ['a']; or",
+    ),
     "bytes": ({"hooks": b"abc"}, "hooks: a bytes is no plain value"),
     "odd dtype": (
         {"hooks": [add({"dtype": "bits8", "shape": [4], "values": [1, 1, 1, 1]})]},
@@ -313,6 +325,34 @@ class TestRefused:
         with making_at_most(0), pytest.raises(BadSpec, match="holds more than 20,010 values"):
             model.scoped(spec, hooks=ALLOWED, max_elements=10)
 
+    @pytest.mark.parametrize(
+        "hooks", [[add([1])] * 300_000, [{}] * 300_000, "x" * 1001], ids=["hooks", "tables", "text"]
+    )
+    def test_too_many_hooks(self, model: HookedModel, hooks: Any) -> None:
+        """They are counted before any is looked at: 300,000 took eleven seconds."""
+        began = time.monotonic()
+        with pytest.raises(BadSpec, match=r"hooks: there are .* and 1,000 at most"):
+            model.scoped({"hooks": hooks}, hooks=ALLOWED)
+        assert time.monotonic() - began < 5
+
+    def test_many_mistakes(self, model: HookedModel) -> None:
+        """After twenty hooks no more are looked at: each unknown layer is compared with all."""
+        spec = {"hooks": [add([1], layer=f"x{at}") for at in range(1000)]}
+        with pytest.raises(
+            BadSpec, match=r"There may be more: the hooks after it were not"
+        ) as error:
+            model.scoped(spec, hooks=ALLOWED)
+
+        assert len(error.value.mistakes) == 21
+
+    def test_one_large_layer_many_times(self) -> None:
+        """Its widths are looked up once: with 1,000 hooks it took a minute."""
+        deep = tenterhook.attach(nn.Sequential(*(Block() for _ in range(300))))
+        began = time.monotonic()
+        with deep.scoped({"hooks": [add([1] * 4, "")] * 1000}, hooks=ALLOWED, missing="ignore"):
+            pass
+        assert time.monotonic() - began < 10
+
     def test_an_id_of_a_registered_hook(self, model: HookedModel) -> None:
         """Whoever looks a hook up by its id finds the registered one."""
         model.layers.register_hook("0", LayerActivationDetector("0", "a"))
@@ -356,6 +396,53 @@ class TestAllowed:
     def spec(self, **parameters: Any) -> dict[str, Any]:
         """Return the spec of a hook called `mine`."""
         return {"hooks": [{"hook": "mine", "layer": "0", "parameters": parameters}]}
+
+    @pytest.mark.parametrize(
+        ("size", "said"), [(10**5000, "more"), (-(10**5000), "less")], ids=["more", "less"]
+    )
+    def test_a_size_too_long_to_be_written(self, model: HookedModel, size: int, said: str) -> None:
+        """Python writes no number of 5,000 digits."""
+        kind = type("Odd", (Doubled,), {"elements": staticmethod(lambda parameters: size)})
+        with pytest.raises(BadSpec, match=rf"would hold {said} than -?10\*\*18 el"):
+            model.scoped(self.spec(times=1), hooks={"mine": kind})
+
+    def test_a_size_changes_nothing(self, model: HookedModel) -> None:
+        """What is made is what was checked."""
+
+        def grow(parameters: dict[str, Any]) -> int:
+            parameters["times"] = 10**9
+            return 1
+
+        kind = type("Greedy", (Doubled,), {"elements": staticmethod(grow)})
+        with model.scoped(self.spec(times=2), hooks={"mine": kind}, missing="ignore") as scope:
+            assert scope.hooks[0].buffer.numel() == 2
+
+    @pytest.mark.parametrize("value", [10**12, "abc", [1]])
+    def test_bytes_are_no_parameter(self, model: HookedModel, value: Any) -> None:
+        """`bytes(10**12)` would be made before anybody looks at its size."""
+
+        class Bytes(Doubled):
+            def __init__(self, layer_signature: str, key: bytes = b"") -> None:
+                super().__init__(layer_signature, 1)
+
+        with pytest.raises(BadSpec, match=r"parameters\.key: it is bytes, which no spec can say"):
+            model.scoped(self.spec(key=value), hooks={"mine": Bytes})
+
+    @pytest.mark.parametrize("value", [1, "text", [{"a": 1}]])
+    def test_an_object_is_anything(self, model: HookedModel, value: Any) -> None:
+        """As a parameter without annotation is."""
+
+        class Anything(Doubled):
+            def __init__(self, layer_signature: str, thing: object) -> None:
+                super().__init__(layer_signature, 1)
+                self.thing = thing
+
+            @staticmethod
+            def elements(parameters: Mapping[str, Any]) -> int:
+                return 1
+
+        scope = model.scoped(self.spec(thing=value), hooks={"mine": Anything}, missing="ignore")
+        assert vars(scope.hooks[0])["thing"] == value
 
     def test_a_class_by_a_name(self, model: HookedModel) -> None:
         """No plugin is needed."""

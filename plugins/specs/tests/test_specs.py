@@ -253,7 +253,7 @@ MISTAKES = {
     ),
     "no list": (
         {"hooks": {"hook": "Scale"}},
-        "hooks[0]: expected a table, not str 'hook'",
+        "hooks: expected a list, not dict {'hook': 'Scale'}",
     ),
     "no table": ({"hooks": [3]}, "hooks[0]: expected a table, not int 3"),
 }  # fmt: skip

@@ -59,9 +59,8 @@ def _parameters_class(hook_class: type) -> type:
 
 
 def _type(annotation: Any) -> Any:
-    return (
-        Any if annotation is inspect.Parameter.empty or isinstance(annotation, str) else annotation
-    )
+    anything = annotation in (inspect.Parameter.empty, object) or isinstance(annotation, str)
+    return Any if anything else annotation
 
 
 def _hints(call: Callable[..., Any]) -> dict[str, Any]:

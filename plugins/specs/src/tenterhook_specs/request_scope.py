@@ -44,6 +44,9 @@ MOST_HOOKS = 1000
 LONGEST_TEXT = 1000
 """Characters of one text."""
 
+MOST_WRONG = 20
+"""Hooks whose mistakes are told; each unknown layer is compared with every layer there is."""
+
 _FIELDS = 20 * MOST_HOOKS
 """Values of a spec beside the elements of its tensors."""
 
@@ -66,14 +69,17 @@ def scoped(
     mistakes = []
     if asked.on_error != "raise":
         mistakes.append("on_error: it is the model's, for all its hooks; leave it out")
-    if len(asked.hooks) > MOST_HOOKS:
-        raise BadSpec([f"hooks: there are {len(asked.hooks):,}, and {MOST_HOOKS:,} at most"])
     found: list[_Asked] = []
+    widths: _Widths = {}
+    wrong = 0
     for at, each in enumerate(asked.hooks):
         try:
-            found.append(_looked_up(model, each, f"hooks[{at}]", classes))
+            found.append(_looked_up(model, each, f"hooks[{at}]", classes, widths))
         except BadSpec as error:
             mistakes += error.mistakes
+            wrong += 1
+        if wrong == MOST_WRONG:
+            raise BadSpec([*mistakes, "There may be more: the hooks after it were not looked at"])
     mistakes += _taken_ids(model, asked)
     if mistakes:
         raise BadSpec(mistakes)
@@ -88,6 +94,10 @@ def scoped(
                 ]
             )
     return model.hooks(*[(one.layer, _made(model, one)) for one in found], missing=missing)
+
+
+_Widths = dict[tuple[str, Side], Collection[int] | None]
+"""The widths of layers that were looked at; of a large model that takes milliseconds."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -150,6 +160,9 @@ def _values_of(spec: Any) -> dict[str, Any]:
 
 def _check_values(values: Mapping[str, Any], *, most: int) -> None:
     """Raise `BadSpec` for values that no spec of a stranger's may hold."""
+    hooks = values.get("hooks", ())
+    if isinstance(hooks, Collection) and len(hooks) > MOST_HOOKS:
+        raise BadSpec([f"hooks: there are {len(hooks):,}, and {MOST_HOOKS:,} at most"])
     for path, value in leaves(values, most=most, where="the spec"):
         why = _why_not(value)
         if why:
@@ -174,7 +187,11 @@ def _why_not(value: Any) -> str:
 
 
 def _looked_up(
-    model: "HookedModel", spec: HookSpec, path: str, classes: Mapping[str, type[Hook]]
+    model: "HookedModel",
+    spec: HookSpec,
+    path: str,
+    classes: Mapping[str, type[Hook]],
+    widths: _Widths,
 ) -> _Asked:
     """Return what would be made; raises `BadSpec` with all that is wrong about it."""
     mistakes = []
@@ -199,11 +216,16 @@ def _looked_up(
     parameters = _checked_parameters(hook_class, spec, path)
     elements = _asked(hook_class, "elements", parameters, path)
     if elements is None or elements < 0:
-        raise BadSpec([f"{path}.parameters: {spec.hook} of them would hold {elements} elements"])
+        held = "no number of" if elements is None else _amount(elements)
+        raise BadSpec([f"{path}.parameters: {spec.hook} of them would hold {held} elements"])
     kind = _type_of(hook_class, spec, parameters)
     width = _asked(hook_class, "width", parameters, path)
     side: Side = "input" if kind is HookType.PRE_FORWARD else "output"
-    possible = possible_widths(layer.module, side)
+    possible = None
+    if width is not None:
+        if (layer.name, side) not in widths:
+            widths[layer.name, side] = possible_widths(layer.module, side)
+        possible = widths[layer.name, side]
     if width is not None and possible is not None and width not in possible:
         has = f"has {next(iter(possible))}" if len(possible) == 1 else "has none of that many"
         raise BadSpec(
@@ -252,7 +274,7 @@ def _asked(
     if not callable(ask):
         return None
     try:
-        answer = ask(parameters)
+        answer = ask(dict(parameters))  # which hook is made is not its to say
     except Exception as error:  # parameters that make no sense to it
         raise BadSpec([f"{path}.parameters: {error_line(error)}"]) from error
     if answer is not None and type(answer) is not int:
@@ -294,4 +316,6 @@ def _made(model: "HookedModel", one: _Asked) -> Hook:
 
 def _amount(count: int) -> str:
     """Write a number that may be too long to be written."""
-    return f"{count:,}" if count < 10**18 else "more than 10**18"
+    if abs(count) < 10**18:
+        return f"{count:,}"
+    return "more than 10**18" if count > 0 else "less than -10**18"

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import torch
 from cattrs import BaseValidationError, Converter, transform_error
-from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 from torch import Tensor
 
@@ -124,9 +124,9 @@ def _mistakes(error: BaseException, path: str) -> list[str]:
     found = []
     for each in messages:
         what, _, where = each.rpartition(" @ ")
-        where = where.removeprefix("$").removeprefix(".")
+        where = re.sub(r"\['([^']*)'\]", r".\1", where.removeprefix("$")).removeprefix(".")
         found.append(f"{where}: {what}" if where else what)
-    return [re.sub(r"\['([^']*)'\]", r".\1", each) for each in found]
+    return found
 
 
 def _mistake(error: BaseException, _: type | None) -> str:
@@ -165,6 +165,7 @@ def _converter(allow: tuple[str, ...]) -> Converter:
         def checked(value: Any, _: Any) -> Any:
             if not isinstance(value, Mapping):
                 raise ValueError(f"expected a table, not {type(value).__name__} {brief(value)}")
+            _check_containers(value, kind)
             return structured(value, kind)
 
         return checked
@@ -174,6 +175,8 @@ def _converter(allow: tuple[str, ...]) -> Converter:
     made.register_structure_hook(Tensor, lambda value, _: _tensor(value))
     made.register_structure_hook(torch.dtype, lambda value, _: _dtype(value))
     made.register_structure_hook(slice, lambda value, _: _slice(value))
+    made.register_structure_hook(bytes, _no_plain_form)  # bytes(10**9) is a gigabyte
+    made.register_structure_hook(bytearray, _no_plain_form)
     made.register_structure_hook_factory(attrs.has, table)
     made.register_structure_hook_factory(_is_union, union)
     made.register_structure_hook_func(_is_code, code)
@@ -199,6 +202,31 @@ def _is_literal(kind: Any) -> bool:
 
 def _is_iterable(kind: Any) -> bool:
     return get_origin(kind) in (Iterable, Sequence, Collection, SequenceType, Set)
+
+
+def _check_containers(values: Mapping[str, Any], kind: type) -> None:
+    """Raise for a text or table where a list belongs, or a list where a table does.
+
+    cattrs takes whatever can be iterated: `hooks = {}` would be a spec without hooks.
+    """
+    for each in attrs.fields(kind):
+        wanted, value = get_origin(each.type) or each.type, values.get(each.name)
+        if each.name not in values or not isinstance(wanted, type):
+            continue
+        if issubclass(wanted, Mapping):
+            fits, what = isinstance(value, Mapping), "table"
+        elif issubclass(wanted, list | tuple | set | frozenset):
+            fits, what = isinstance(value, list | tuple), "list"
+        else:
+            continue
+        if not fits:
+            error = ValueError(f"expected a {what}, not {type(value).__name__} {brief(value)}")
+            error.add_note(AttributeValidationNote("", each.name, each.type))
+            raise ClassValidationError(f"While structuring {kind.__name__}", [error], kind)
+
+
+def _no_plain_form(_: Any, kind: type) -> Any:
+    raise ValueError(f"it is {kind.__name__}, which no spec can say; leave it out")
 
 
 def _exactly(value: Any, kind: type) -> Any:
