@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tenterhook.plugins import AmbiguousExtension, PluginManager, PluginWarning, default_manager
+from tenterhook.plugins import (
+    AmbiguousExtension,
+    BrokenExtension,
+    PluginManager,
+    PluginWarning,
+    default_manager,
+)
 from tenterhook.testing.fixtures import InstalledPlugins
+from tenterhook_store import open_store
 from tenterhook_store.schemes import MissingPlugin, UnknownScheme, store_serving
 
 
@@ -149,3 +156,28 @@ def test_one_plugin_claims_a_scheme_once(install: InstalledPlugins) -> None:
     (problem,) = PluginManager().problems
 
     assert "its scheme 'sqlite' has the name of another of its own" in problem.cause
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("builtins:dict", "opened a dict, which has no location, runs, run, write_run"),
+        ("sys:exit", r"called sys.exit\('elsewhere:x'\)"),
+    ],
+    ids=["no store", "an exit"],
+)
+def test_what_a_stranger_opens_is_a_store(
+    install: InstalledPlugins, monkeypatch: pytest.MonkeyPatch, target: str, said: str
+) -> None:
+    """Else its plugin is named, before anything is asked of it."""
+    code = f"""
+from {target.partition(":")[0]} import {target.partition(":")[2]} as opened
+
+def Elsewhere(place, *, create):
+    return opened(place) if opened is not dict else opened()
+"""
+    plugin = storing("Elsewhere", "elsewhere").replace("fractions:Fraction", "plugin_els:Elsewhere")
+    install("els-plugin", {"els": plugin + code})
+
+    with pytest.raises(BrokenExtension, match=rf"Scheme 'elsewhere' of plugin 'els' .* {said}"):
+        open_store("elsewhere:x")

@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
+from tenterhook.one_line import shown, type_name
 from tenterhook.plugins import load_store
 from tenterhook_store.schemes import store_serving
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from tenterhook_store.protocols import Store
 
 DEFAULT = "ZarrStore"
+
+_METHODS = ("location", "runs", "run", "write_run")
+"""What every command asks of a store first; a store that lacks one is none."""
 
 
 def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "Store":
@@ -21,14 +25,21 @@ def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "St
 
     With `create=False` a place without a store is an error, `NoStore`. Raises `UnknownScheme`
     where no plugin has the scheme, `AmbiguousExtension` where two have it, an `ImportError` that
-    says what to install where the plugin is one of ours and missing, and `NotAStore` where the
-    place holds something else.
+    says what to install where the plugin is one of ours and missing, `NotAStore` where the place
+    holds something else, and `BrokenExtension` where what a plugin opens is no store.
     """
     found = store_serving(base_path)
     if found is None:
         store: Store = load_store(DEFAULT)(base_path, create=create)
-    else:
-        store = found.call(base_path, create=create)
+        return store
+    try:
+        opened = found.call(base_path, create=create)
+    except SystemExit as error:  # the command would end as if all were well
+        raise found.broken(f"called sys.exit({shown(error.code)})") from error
+    lacking = [name for name in _METHODS if not hasattr(opened, name)]
+    if lacking:
+        raise found.broken(f"opened a {type_name(opened)}, which has no {', '.join(lacking)}")
+    store = opened
     return store
 
 
