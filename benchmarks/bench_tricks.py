@@ -154,7 +154,6 @@ def main(rounds: int, calls: int) -> None:
     torch.set_num_threads(1)
     x = torch.randn(4, 8)
     manager = default_manager()
-    offered = [each for plugin in manager._plugins for each in plugin.extensions]
     models = {
         "detector": hooked(Looks),
         "detector, as one of several": hooked(Looks, lambda site: site.after_several),
@@ -178,7 +177,7 @@ def main(rounds: int, calls: int) -> None:
     }
     asked = {
         "plugins of a kind": lambda: manager.extensions("stores"),
-        "plugins of a kind, decided anew": lambda: plugins._decide(offered),
+        "plugins of a kind, decided anew": lambda: plugins._decide.__wrapped__(manager._plugins),
     }
     gc.collect()
     gc.disable()

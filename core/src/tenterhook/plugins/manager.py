@@ -257,7 +257,9 @@ def _half_imported(module: str) -> bool:
     return getattr(spec, "_initializing", False) is True
 
 
-@lru_cache(maxsize=16)  # of several managers
+# Kept by the tuple of plugins itself: deciding anew takes hundreds of times as long, and each scope
+# over a standard name asks. Sixteen, for programs with several managers. `benchmarks/bench_tricks.py`.
+@lru_cache(maxsize=16)
 def _decide(plugins: tuple[_Plugin, ...]) -> _Names:
     """Decide which extension serves each name, and what to report."""
     offered: dict[_Place, list[Registered]] = {}
