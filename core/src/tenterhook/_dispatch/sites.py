@@ -315,7 +315,7 @@ def _taken_off(ours: list[tuple[dict[int, Any], int]]) -> dict[str, Any]:
 _NO_SITES = _Sites()
 
 
-def _kept_in(module: nn.Module) -> _Sites:
+def _sites_in(module: nn.Module) -> _Sites:
     found = getattr(module._state_dict_hooks, "tenterhook_sites", None)
     return found if isinstance(found, _Sites) else _NO_SITES
 
@@ -325,7 +325,7 @@ def site_of(module: nn.Module, side: Side) -> Site:
     site: Site = _made(module, side, lambda: Site(module, side))
     if site.hooks is not (module._forward_hooks if site.is_after else module._forward_pre_hooks):
         with lock:  # somebody gave the module new ones
-            site = _kept_in(module)[side] = Site(module, side)
+            site = _sites_in(module)[side] = Site(module, side)
     return site
 
 
@@ -337,7 +337,7 @@ def instead_of(module: nn.Module) -> InsteadSite:
 
 def _made(module: nn.Module, side: str, make: Callable[[], Any]) -> Any:
     with lock:
-        sites = _kept_in(module)
+        sites = _sites_in(module)
         if sites is _NO_SITES:
             sites = module._state_dict_hooks.tenterhook_sites = _Sites()  # type: ignore[attr-defined]
         if side not in sites:
@@ -347,7 +347,7 @@ def _made(module: nn.Module, side: str, make: Callable[[], Any]) -> Any:
 
 def sites_of(module: nn.Module) -> list[Place]:
     """Return the sites there are on this module."""
-    return list(_kept_in(module).values())
+    return list(_sites_in(module).values())
 
 
 Installs = Sequence[tuple[Site, dict[int, Callable[..., Any]], int, Callable[..., Any]]]

@@ -31,7 +31,7 @@ def how_long(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days"
 
 
-def said_of_run(run: "Run") -> str:
+def progress_of(run: "Run") -> str:
     """Say how much of a run there is."""
     if run.is_complete:
         return f"the run is complete, {run.plan.rows:,} rows"

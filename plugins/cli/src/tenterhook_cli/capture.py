@@ -14,7 +14,7 @@ from tenterhook.plugins import default_manager
 from tenterhook_capture.option_fields import About, default_of, described
 from tenterhook_capture.options import CaptureOptions
 from tenterhook_cli.amounts import how_long, many, size
-from tenterhook_cli.contents import kept, reduced, rows_of
+from tenterhook_cli.contents import layers_of, reduced, rows_of
 from tenterhook_cli.options import (
     Decorator,
     GroupedCommand,
@@ -391,7 +391,7 @@ def _report(store: "Store", run: "Run") -> str:
 
 
 def _contents(plan: "RunPlan") -> list[str]:
-    return [f"  {each}" for each in (*kept(plan), *reduced(plan))]
+    return [f"  {each}" for each in (*layers_of(plan), *reduced(plan))]
 
 
 def _remarks(counts: dict[str, int], skipped: int) -> list[str]:

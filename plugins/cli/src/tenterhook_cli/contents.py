@@ -12,7 +12,7 @@ def rows_of(plan: "RunPlan") -> str:
     return f"{plan.rows:,} rows, one for each {token}"
 
 
-def kept(plan: "RunPlan") -> list[str]:
+def layers_of(plan: "RunPlan") -> list[str]:
     """Return each layer whose rows are kept, with their width and dtype."""
     scales = {f"{each.name}:scale" for each in plan.layers if each.dtype == "int8"}
     return [

@@ -19,7 +19,7 @@ from tenterhook.one_line import error_line
 from tenterhook.plugins import PluginManager, PluginWarning, Registered, default_manager
 
 
-def quiet_manager() -> PluginManager:
+def manager_without_warnings() -> PluginManager:
     """Return the default manager without a warning for each plugin that was left out.
 
     `tenterhook plugins` reports them; every other command would repeat them. What a plugin prints
@@ -50,20 +50,20 @@ def stdout_to_stderr() -> Iterator[None]:
 
 def plugin_commands() -> dict[str, click.Command]:
     """Return the commands of plugins by name, none of them imported; without those of groups."""
-    found = quiet_manager().extensions("commands")
+    found = manager_without_warnings().extensions("commands")
     return {name: PluginCommand(each, name) for name, each in found.items() if "." not in name}
 
 
 def plugin_command(name: str) -> click.Command | None:
     """Return the command of that name; `AmbiguousExtension` where plugins clash over it."""
-    if clash := quiet_manager().clash("commands", name):
+    if clash := manager_without_warnings().clash("commands", name):
         raise clash
     return plugin_commands().get(name)
 
 
 def added_to(group: str) -> dict[str, "PluginCommand"]:
     """Return the commands that plugins add to a group."""
-    found = quiet_manager().extensions("commands")
+    found = manager_without_warnings().extensions("commands")
     start = f"{group}."
     return {
         name.removeprefix(start): PluginCommand(each, name.removeprefix(start))
@@ -119,7 +119,7 @@ def misplaced(own: Mapping[str, str], *, load: bool = False) -> Iterator[str]:
 
     `own` are the words that the command line has whatever is installed.
     """
-    commands = quiet_manager().extensions("commands")
+    commands = manager_without_warnings().extensions("commands")
     for name, each in commands.items():
         group, dot, word = name.partition(".")
         if not dot:

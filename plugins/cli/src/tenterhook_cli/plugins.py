@@ -13,7 +13,7 @@ from tenterhook.hookspecs import KINDS
 from tenterhook.one_line import error_line, printable, shown
 from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Registered
 from tenterhook_cli.command_line import COMMANDS
-from tenterhook_cli.plugin_commands import misplaced, quiet_manager, stdout_to_stderr
+from tenterhook_cli.plugin_commands import manager_without_warnings, misplaced, stdout_to_stderr
 from tenterhook_cli.scaffold import BEGINNINGS, scaffold
 
 
@@ -26,7 +26,7 @@ def plugins() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_plugins(as_json: bool) -> None:
     """List what plugins offer: name, kind, plugin, version, what it does."""
-    manager = quiet_manager()
+    manager = manager_without_warnings()
     rows = [_describe(group) for group in _grouped(manager)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -125,7 +125,7 @@ def check(name: str) -> None:
 
 def _called(name: str) -> list[list[Registered]]:
     """Return the extensions that have the name, or are of the plugin or distribution."""
-    manager = quiet_manager()
+    manager = manager_without_warnings()
     found = [
         group
         for group in _grouped(manager)

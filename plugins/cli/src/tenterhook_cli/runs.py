@@ -10,8 +10,8 @@ import attrs
 import click
 
 from tenterhook.errors import TenterhookError
-from tenterhook_cli.amounts import how_long, many, said_of_run, size
-from tenterhook_cli.contents import kept, reduced
+from tenterhook_cli.amounts import how_long, many, progress_of, size
+from tenterhook_cli.contents import layers_of, reduced
 from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
 from tenterhook_cli.work import do_part, elsewhere
@@ -133,7 +133,7 @@ def finalize(store: str, run: str | None) -> None:
     """
     opened, run_id = find_run(store, run)
     opened.write_run(run_id, opened.run(run_id).plan).finish()
-    click.echo(f"Run {run_id}: {said_of_run(opened.run(run_id))}.")
+    click.echo(f"Run {run_id}: {progress_of(opened.run(run_id))}.")
 
 
 @runs.command()
@@ -187,7 +187,7 @@ def export(
     found = opened.run(run_id)
     rows = found.rows_committed if missing == "skip" else len(found)
     if not found.is_complete:
-        click.echo(f"warning: {said_of_run(found)}; {rows:,} rows are exported.", err=True)
+        click.echo(f"warning: {progress_of(found)}; {rows:,} rows are exported.", err=True)
     if left_out := found.rows_committed - rows:
         said = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
         click.echo(f"warning: {said}: left out. Export them too by --missing skip.", err=True)
@@ -283,21 +283,21 @@ def _status_lines(found: "RunStatus") -> list[str]:
     facts += [f"last at {found.last_activity}"] if found.last_activity else []
     lines = [f"{found.run}: {', '.join(facts)}"]
     if found.missing:
-        lines.append(f"  missing: {_said_of_units(found.missing)}")
-    lines += [f"  {_said_of_session(each)}" for each in found.open_sessions]
+        lines.append(f"  missing: {_stretches(found.missing)}")
+    lines += [f"  {_session(each)}" for each in found.open_sessions]
     lines += [f"  unit {number} failed: {cause}" for number, cause in [*found.failed.items()][:10]]
     if len(found.failed) > 10:
         lines.append(f"  and {len(found.failed) - 10} more failed; --json has them all")
     return lines
 
 
-def _said_of_units(stretches: list[list[int]]) -> str:
+def _stretches(stretches: list[list[int]]) -> str:
     shown = [f"{first}" if first == last else f"{first}-{last}" for first, last in stretches]
     more = f" and {len(shown) - 10} more stretches" if len(shown) > 10 else ""
     return f"units {', '.join(shown[:10])}{more}"
 
 
-def _said_of_session(session: "OpenSession") -> str:
+def _session(session: "OpenSession") -> str:
     who = f"process {session.process} on {session.host}"
     ago = f"{how_long(session.seconds)} ago"
     if not session.is_silent:
@@ -336,20 +336,20 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
         ("run", run.id),
         ("state", _state(run)),
         ("rows", f"{run.rows_committed:,} of {run.plan.rows:,}"),
-        *([("missing", _said_of_units(ranges(run.missing, None)))] if run.missing else []),
+        *([("missing", _stretches(ranges(run.missing, None)))] if run.missing else []),
         ("model", found["spec"].get("model") or model.get("name", "-")),
         ("documents", f"{run.plan.documents:,} of {documents.get('source', '-')}"),
         ("start", found["start"] or "-"),
         ("end", found["end"] or "-"),
     ]
     facts += [
-        (name.replace("_", " "), _said(value))
+        (name.replace("_", " "), _plain(value))
         for name, value in found.get("counts", {}).items()
         if value and name != "documents"
     ]
     if tokens := run.plan.spec.get("tokens"):
         facts.append(("tokens kept", f"{tokens} of each document"))
-    facts += [("layer", each) for each in kept(run.plan)]
+    facts += [("layer", each) for each in layers_of(run.plan)]
     facts += [("reduced", each) for each in reduced(run.plan)]
     for session in found["sessions"][-1:]:
         versions = session.get("versions", {})
@@ -360,5 +360,5 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
     return facts
 
 
-def _said(value: Any) -> str:
+def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)

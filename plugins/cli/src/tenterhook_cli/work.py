@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tenterhook_cli.amounts import said_of_run
+from tenterhook_cli.amounts import progress_of
 from tenterhook_cli.options import (
     GroupedCommand,
     all_of,
@@ -111,9 +111,9 @@ def do_part(
 def _report(run: "Run", part: "Slice | None", *, done: bool) -> str:
     if not done:
         what = "nothing" if part is None else f"nothing of slice {part}"
-        return f"Run {run.id}: {what} was missing; {said_of_run(run)}."
+        return f"Run {run.id}: {what} was missing; {progress_of(run)}."
     what = "" if part is None else f"slice {part} is done; "
-    return f"Run {run.id}: {what}{said_of_run(run)}."
+    return f"Run {run.id}: {what}{progress_of(run)}."
 
 
 def _local_rank() -> int | None:

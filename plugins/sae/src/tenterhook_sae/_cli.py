@@ -299,7 +299,7 @@ def _progress() -> "Iterator[ProgressCallback]":
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda progress: click.echo(_said(progress), err=True)
+        yield lambda progress: click.echo(_line_of(progress), err=True)
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
@@ -307,13 +307,13 @@ def _progress() -> "Iterator[ProgressCallback]":
 
         def show(progress: "TrainingProgress") -> None:
             bars.update(
-                task, completed=progress.step, total=progress.steps, description=_said(progress)
+                task, completed=progress.step, total=progress.steps, description=_line_of(progress)
             )
 
         yield show
 
 
-def _said(progress: "TrainingProgress") -> str:
+def _line_of(progress: "TrainingProgress") -> str:
     return (
         f"step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.4f}, "
         f"explained variance {progress.explained_variance:.3f}, L0 {progress.l0:.1f}, "

@@ -275,13 +275,13 @@ def _put(sae: Sae, weights: Mapping[str, Tensor], where: str) -> None:
     if found != expected:
         raise UnreadableSae(
             where,
-            f"{WEIGHTS} holds {_said(found)}; {type(sae).__name__} of these sizes has "
-            f"{_said(expected)}",
+            f"{WEIGHTS} holds {_described(found)}; {type(sae).__name__} of these sizes has "
+            f"{_described(expected)}",
         )
     with torch.no_grad():
         for name, tensor in sae.state_dict().items():
             tensor.copy_(weights[name])
 
 
-def _said(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _described(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
