@@ -258,7 +258,7 @@ def _half_imported(module: str) -> bool:
 
 
 # Kept by the tuple of plugins itself: deciding anew takes hundreds of times as long, and each scope
-# over a standard name asks (`benchmarks/bench_tricks.py`). Sixteen, for programs with many managers.
+# over a standard name asks (`benchmarks/bench_tricks.py`). Sixteen, for several managers.
 @lru_cache(maxsize=16)
 def _decide(plugins: tuple[_Plugin, ...]) -> _Names:
     """Decide which extension serves each name, and what to report."""
