@@ -57,6 +57,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
             yield Block(fence["language"], fence["code"], line)
 
 
+@pytest.mark.timeout(900)  # a page may train something, and others may be at work
 @each_page
 def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block does what the page says."""

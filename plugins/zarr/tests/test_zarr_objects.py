@@ -12,6 +12,8 @@ from tenterhook_zarr import ZarrStore
 class TestObstore(StoreContract):
     """Through obstore, it does what every store does."""
 
+    persistent = False  # memory:// is of this process
+
     @pytest.fixture
     def store(self) -> ZarrStore:
         """Return an empty store."""
@@ -21,6 +23,8 @@ class TestObstore(StoreContract):
 
 class TestFsspec(StoreContract):
     """Through fsspec, where obstore is not installed, it does too."""
+
+    persistent = False  # memory:// is of this process
 
     @pytest.fixture
     def store(self, monkeypatch: pytest.MonkeyPatch) -> ZarrStore:
