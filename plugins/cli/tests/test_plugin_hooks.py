@@ -317,13 +317,17 @@ def greet(name):
 """
 
 
-class TestCommands:
+class RunsCommands:
+    """Runs the command line."""
+
     def run(self, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[object, str, str]:
         """Run the command line in this process."""
         with pytest.raises(SystemExit) as stop:
             tenterhook_cli.main(args)
         return stop.value.code, *capsys.readouterr()
 
+
+class TestCommands(RunsCommands):
     def test_it_runs(self, install: Install, capsys: pytest.CaptureFixture[str]) -> None:
         """With its own arguments and help."""
         install("one", {"one": declaring("commands", "greet", "greeting:greet")})
@@ -394,10 +398,8 @@ def alone(rest):
 """
 
 
-class TestCommandsOfGroups:
+class TestCommandsOfGroups(RunsCommands):
     """`shop.greet` adds `greet` to the group `shop`, which is another plugin's."""
-
-    run = TestCommands.run
 
     @pytest.fixture
     def shop(self, install: Install) -> Install:
@@ -484,10 +486,8 @@ class TestCommandsOfGroups:
         )
 
 
-class TestWherePluginsAreKeptOut:
+class TestWherePluginsAreKeptOut(RunsCommands):
     """`tenterhook plugins` helps to find out why, so it works whatever is wrong."""
-
-    run = TestCommands.run
 
     def test_the_list_works_where_nothing_is_loaded(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
