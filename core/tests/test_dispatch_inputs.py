@@ -1,5 +1,6 @@
 """Hooks before a module: every way of passing an input is seen, and can be replaced."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -279,3 +280,57 @@ def test_any_call(positional: list[str], names: list[str], kind: str) -> None:
 
     changed = 0 if control.given[0][0] is None else 100
     assert torch.equal(out, expected + changed)
+
+
+class _Joins(nn.Module):
+    def forward(self, x: Tensor, *more: Any, **named: Any) -> Any:
+        return x * 2
+
+
+class _Writes(Detector):
+    """Writes to one of what it is given."""
+
+    def __init__(self, pick: Callable[[Any, Any], Tensor], hook_type: str = "forward") -> None:
+        super().__init__(hook_type=hook_type)
+        self.pick = pick
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        self.pick(input, output).zero_()
+
+
+class _WritesToInput(Controller):
+    def modify_activations(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        inputs.zero_()
+
+
+CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any, Any], Tensor]]] = {
+    "the only input": (lambda f, x, y: f(x), lambda given, _: given[0]),
+    "the second": (lambda f, x, y: f(x, y), lambda given, _: given[1]),
+    "by name": (lambda f, x, y: f(x, mask=y), lambda given, _: given[1]),
+    "in a list": (lambda f, x, y: f(x, [None, y]), lambda given, _: given[1][1]),
+    "in a mapping": (lambda f, x, y: f(x, also={"mask": y}), lambda given, _: given[1]["mask"]),
+}
+
+
+class TestWritesToInputs:
+    """A hook that writes in place to any input of the module is found."""
+
+    @pytest.mark.parametrize("hook_type", ["forward", "pre_forward"])
+    @pytest.mark.parametrize("call", CALLS)
+    def test_detector(self, call: str, hook_type: str) -> None:
+        """Whichever tensor it is, by position or name, in a list or mapping."""
+        run, pick = CALLS[call]
+        model = tenterhook.attach(nn.ModuleDict({"inner": _Joins()}))
+        model.layers.register_hook("inner", _Writes(pick, hook_type))
+        with pytest.raises(HookError, match="The detector wrote to the activation in place"):
+            run(model.module["inner"], torch.ones(2), torch.ones(2))  # type: ignore[index]
+
+    @pytest.mark.parametrize("hook_type", ["forward", "pre_forward"])
+    @pytest.mark.parametrize("call", CALLS)
+    def test_controller(self, call: str, hook_type: str) -> None:
+        """A controller, too, that leaves the output alone."""
+        run, _ = CALLS[call]
+        model = tenterhook.attach(nn.ModuleDict({"inner": _Joins()}))
+        model.layers.register_hook("inner", _WritesToInput(hook_type))
+        with pytest.raises(HookError, match="The controller wrote to the activation in place"):
+            run(model.module["inner"], torch.ones(2), torch.ones(2))  # type: ignore[index]

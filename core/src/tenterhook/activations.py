@@ -116,6 +116,16 @@ def first_input(inputs: tuple[Any, ...]) -> Tensor | None:
     return None
 
 
+def tensors_in(*values: Any) -> list[Tensor]:
+    """Return the tensors among the values, and in those that are tuples, lists and mappings."""
+    found = []
+    for value in values:
+        items = value.values() if isinstance(value, Mapping) else value
+        within = isinstance(value, tuple | list | Mapping)
+        found += [item for item in (items if within else (value,)) if isinstance(item, Tensor)]
+    return found
+
+
 def replace_input(
     inputs: Inputs, new: Tensor | tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

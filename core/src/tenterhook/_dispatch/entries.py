@@ -25,7 +25,7 @@ holds both ways to bare torch hooks: outputs of every structure, and stacks of h
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -39,6 +39,7 @@ from tenterhook.activations import (
     inputs_of,
     replace,
     replace_input,
+    tensors_in,
     with_item,
 )
 from tenterhook.errors import HookError, HookWarning
@@ -139,7 +140,7 @@ class Entry:
         return self
 
     def watched(
-        self, tensors: tuple[Tensor | None, ...], call: Callable[..., Any], *given: Any
+        self, tensors: Sequence[Tensor | None], call: Callable[..., Any], *given: Any
     ) -> Any:
         """Return `call(*given)`; raise `WroteInPlace` if it writes to one of the tensors.
 
@@ -202,18 +203,20 @@ class Detect(Entry):
             if tracing():
                 self.observe(module, inputs, output)
                 return
-            # `watched` spelled out, which spares two Python calls and a list: without it a call of
-            # an empty detector takes 1.8 times as long. `test_writing_is_an_error` holds it.
-            tensor = output if type(output) is Tensor else activation_of(output)
-            given = first_input(inputs)
-            try:
-                version, before = tensor._version, given._version  # type: ignore[union-attr]
-            except (AttributeError, RuntimeError):  # one is no tensor, or an inference tensor
-                self.watched((tensor, given), self.observe, module, inputs, output)
-            else:
-                self.observe(module, inputs, output)
-                if tensor._version != version or given._version != before:  # type: ignore[union-attr]
-                    raise wrote(self.writer)
+            if type(output) is Tensor:
+                try:
+                    (given,) = inputs
+                    version, before = output._version, given._version
+                except (ValueError, AttributeError, RuntimeError):
+                    pass  # not one tensor, or inference tensors
+                else:
+                    self.observe(module, inputs, output)
+                    if output._version != version or given._version != before:
+                        raise wrote(self.writer)
+                    return
+            tensor = activation_of(output)
+            watched = tensors_in(tensor, output, *inputs)
+            self.watched(watched, self.observe, module, inputs, output)
             if tensor is not output and activation_of(output) is not tensor:  # put another there
                 raise wrote(self.writer)
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
@@ -221,7 +224,7 @@ class Detect(Entry):
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         inputs = inputs_of(module, args, kwargs) if kwargs else args
-        self.watched((first_input(inputs),), self.observe, module, inputs, None)
+        self.watched(tensors_in(*inputs), self.observe, module, inputs, None)
 
     def _gradient(self, module: nn.Module, grad: Tensor) -> None:
         self.watched((grad,), self.observe, module, (grad,), grad)
@@ -254,21 +257,16 @@ class Control(Entry):
         self.fired = True
         # The short way is for one tensor out and one in, by position. All else, and what is traced,
         # takes the long one, 1.8 times the time of an empty controller's call.
-        if (
-            type(output) is not Tensor
-            or kwargs
-            or not args
-            or type(args[0]) is not Tensor
-            or tracing()
-        ):
+        if type(output) is not Tensor or kwargs or tracing():
             return self._surfacing(self._after, module, args, kwargs, output)
         try:
-            version = output._version
-        except RuntimeError:  # inference tensors have no version
+            (given,) = args
+            version, before = output._version, given._version
+        except (ValueError, AttributeError, RuntimeError):  # not one tensor, or inference tensors
             return self._surfacing(self._after, module, args, kwargs, output)
         try:
-            new = self.modify(module, args[0], output)
-            if output._version != version:
+            new = self.modify(module, given, output)
+            if output._version != version or given._version != before:
                 raise wrote(self.writer)
             if type(new) is Tensor or new is None:
                 return new
@@ -285,13 +283,14 @@ class Control(Entry):
                 self._changed_nothing(f"returned {type(output).__name__}, which holds no tensor")
             return None
         given = first_input(inputs_of(module, args, kwargs))
-        new = self.watched((tensor,), self.modify, module, given, tensor)
+        watched = tensors_in(tensor, *args, *kwargs.values())
+        new = self.watched(watched, self.modify, module, given, tensor)
         return None if new is None else replace(output, _a_tensor(new, _WANTED))
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         inputs = inputs_of(module, args, kwargs)
         tensor = first_input(inputs)
-        new = self.watched((tensor,), self.modify, module, tensor, None)
+        new = self.watched(tensors_in(*inputs), self.modify, module, tensor, None)
         if new is not None:
             new = new if isinstance(new, tuple) else _a_tensor(new, _WANTED_BEFORE)
             return replace_input(inputs, new)
