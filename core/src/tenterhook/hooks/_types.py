@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # importing the hook types imports no torch
     from tenterhook.context import HookContext
 
 
-class Registered(Protocol):
+class OwnRegistration(Protocol):
     """What a hook knows of its registration: that it is to be told when the hook is switched."""
 
     def refresh(self) -> None:
@@ -46,7 +46,7 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
         self.id = hook_id if hook_id is not None else str(uuid.uuid4())
         self._enabled = True
         self._context: HookContext | None = None
-        self._registration: Registered | None = None
+        self._registration: OwnRegistration | None = None
         self._scopes = 0
         """In how many open scopes it stands."""
 

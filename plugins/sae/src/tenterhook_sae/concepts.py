@@ -99,7 +99,7 @@ class Change:
 
 
 @attrs.frozen(eq=False)
-class _Scope:
+class _Manipulated:
     """Manipulations of one open `manipulated` block, of the thread or task that opened it."""
 
     concepts: "Concepts"
@@ -108,7 +108,7 @@ class _Scope:
     task: "Task[Any] | None"
 
 
-_open: ContextVar[tuple[_Scope, ...]] = ContextVar("tenterhook_sae_manipulated", default=())
+_open: ContextVar[tuple[_Manipulated, ...]] = ContextVar("tenterhook_sae_manipulated", default=())
 
 
 class Concepts:
@@ -239,7 +239,7 @@ class Concepts:
             ]
             for latent, asked in manipulations.items()
         }
-        scope = _Scope(self, changes, threading.get_ident(), _task())
+        scope = _Manipulated(self, changes, threading.get_ident(), _task())
         selects = any(c.manipulation.selection for each in changes.values() for c in each)
         token = _open.set((*_open.get(), scope))
         with self._lock:
