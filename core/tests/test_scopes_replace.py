@@ -275,9 +275,11 @@ class TestStopAfter:
         assert model(ONE).tolist() == [[7, 7]]
 
     def test_module_call(self, model: HookedModel) -> None:
-        """Called directly, the end of the forward ends the scope and what was captured is kept."""
+        """Called directly, the end of the forward ends the scope, which says so; what was captured
+        is kept."""
         reached: list[str] = []
-        with model.capture("first", stop_after="first") as captured:
+        told = pytest.warns(HookWarning, match="stop_after ended .*rest of this `with` block too")
+        with told, model.capture("first", stop_after="first") as captured:
             model.module(ONE)
             reached.append("the module's own call ends the scope")
         assert captured.cat("first").tolist() == [[3, 3]]
@@ -332,7 +334,8 @@ class TestStopAfter:
     def test_direct_call_of_a_nested_scope(self, model: HookedModel) -> None:
         """A direct call ends the scope that asked for the end, and those inside it."""
         reached: list[str] = []
-        with model.capture("first", stop_after="first") as outer:
+        told = pytest.warns(HookWarning, match="rest of this `with` block")
+        with told, model.capture("first", stop_after="first") as outer:
             with model.capture("first") as inner:
                 model.module(ONE)
                 reached.append("inside")
@@ -345,12 +348,36 @@ class TestStopAfter:
         """A direct call ends only the inner scope, where that asked; the outer goes on."""
         reached: list[str] = []
         with model.capture("first") as outer:
-            with model.capture("first", stop_after="first"):
+            with model.capture("first", stop_after="first", missing="ignore"):
                 model.module(ONE)
                 reached.append("the module's own call ends the scope")
             assert model(ONE).tolist() == [[7, 7]]
         assert len(outer["first"]) == 2
         assert reached == []
+
+    @pytest.mark.parametrize("directly", [False, True])
+    def test_attached_part(self, directly: bool) -> None:
+        """An attached part that the forward calls hands the end on to the model around it; called
+        by the user, it ends there."""
+        part = tenterhook.attach(nn.Sequential(nn.Identity(), nn.Identity()))
+
+        class Whole(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.part, self.after = part.module, nn.Identity()
+
+            def forward(self, x: Tensor) -> Any:
+                given = part(x)
+                return self.after(x if given is None else given)
+
+        whole, sees = tenterhook.attach(Whole()), _Sees()
+        whole.layers.register_hook("after", sees)
+        with whole.capture("part.0", stop_after="part.0") as captured:
+            assert (part if directly else whole)(ONE) is None
+        assert len(captured["part.0"]) == 1
+        assert sees.calls == []
+        with part.capture("0", stop_after="0"):
+            assert whole(ONE) is ONE  # only the part's own forward ends
 
     def test_layer_after_the_end(self, model: HookedModel) -> None:
         """A captured layer that the forward never came to is reported."""

@@ -1,6 +1,7 @@
 """What a user attaches to any `nn.Module`: its layers, its hooks, its scopes."""
 
 import importlib
+import sys
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,7 +109,9 @@ class HookedModel:
         due = self.layers.due()
         try:
             output = self.module(*args, **kwargs)
-        except StopForward:
+        except StopForward as stop:
+            if _runs(getattr(stop.args[0], "model", None)):
+                raise  # of a model whose forward called this one: the end is that one's
             return None
         if due:
             self.layers.report(due)
@@ -256,6 +259,16 @@ class HookedModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
+
+
+def _runs(module: nn.Module | None) -> bool:
+    """Whether a call of the module is under way in this thread, and led here."""
+    frame = sys._getframe(2)
+    while module is not None and frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
+            return True
+    return False
 
 
 def _chosen(

@@ -49,6 +49,8 @@ class Capture(Scope):
             selection.begin(index.module)  # raises now rather than at the first call
         self._selection = selection
         self._index = index
+        self.model = index.module
+        """The module that was attached."""
         self._plan = plan_for(index, choices, (device, dtype, detach), inputs, stop_after)
         self._recording: Recording | None = None
         self._calls: dict[str, list[Tensor]] = {}

@@ -29,6 +29,12 @@ from tenterhook.reports import Report
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_ENDED_HERE = (
+    "stop_after ended the forward and, since the module was called itself, the rest of this `with` "
+    "block too. Call what attach() gave instead: it returns None then, and the block goes on."
+)
+
+
 class Scope(ABC):
     """Hooks that run from `__enter__` to `__exit__`, in this thread or task alone.
 
@@ -79,12 +85,15 @@ class Scope(ABC):
         traceback: TracebackType | None,
     ) -> bool | None:  # not bool: type checkers would miss a return after each scope
         self.close()
+        stopped = isinstance(error, StopForward) and error.args == (self,)
         try:
+            if stopped and self._missing != "ignore":
+                warnings.warn(_ENDED_HERE, HookWarning, stacklevel=2)
             if kind is None or isinstance(error, StopForward):
                 self._report()
         finally:
             self._ended()
-        return isinstance(error, StopForward) and error.args == (self,)
+        return stopped
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
