@@ -18,6 +18,7 @@ import tenterhook_cli
 import tenterhook_cli.command_line
 from tenterhook._version import __version__
 from tenterhook.errors import TenterhookError
+from tenterhook.plugins import PluginManager, using
 from tenterhook_store import NotWritable
 
 Install = Callable[..., Path]
@@ -114,6 +115,19 @@ class TestHowCommandsEnd:
 
         assert (code, out) == (2, "")
         assert "plugins" in err
+
+    @pytest.mark.parametrize("command", ["tokens", "sae"])
+    def test_a_command_of_ours_that_is_kept_out(
+        self, th: Th, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        """It says what keeps it out; that there is no such command would be no help."""
+        monkeypatch.setenv("TENTERHOOK_PLUGINS", "")
+        with using(PluginManager()):
+            code, out, err = th(command, "--help")
+
+        assert (code, out) == (2, "")
+        assert f"has the command {command!r}. tenterhook-" in err
+        assert "is installed and was not loaded. See the environment variables" in err
 
     def test_a_mistyped_command(self, th: Th) -> None:
         """One line and a hint, as for every mistake."""

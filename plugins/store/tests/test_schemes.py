@@ -115,6 +115,17 @@ def test_a_scheme_of_ours_whose_plugin_is_broken_says_why(install: InstalledPlug
         store_serving("s3://b")
 
 
+def test_a_scheme_of_ours_whose_plugin_is_kept_out_says_by_what(
+    install: InstalledPlugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is installed, so installing it would not help."""
+    install("tenterhook-zarr", {"zarr": storing("ZarrStore", "s3")})
+    monkeypatch.setenv("TENTERHOOK_PLUGINS", "")
+
+    with pytest.raises(MissingPlugin, match=r"zarr is installed and was not loaded\."):
+        store_serving("s3://b")
+
+
 def test_a_stranger_takes_no_scheme_of_ours(install: InstalledPlugins) -> None:
     """It is reported, and serves its other schemes."""
     install("a-plugin", {"a": storing("AStore", "s3", "sqlite")})

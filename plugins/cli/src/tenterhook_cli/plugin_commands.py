@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from tenterhook.one_line import error_line
-from tenterhook.plugins import PluginManager, PluginWarning, Registered, default_manager
+from tenterhook.plugins import RESERVED, PluginManager, PluginWarning, Registered, default_manager
 
 
 def manager_without_warnings() -> PluginManager:
@@ -55,9 +55,15 @@ def plugin_commands() -> dict[str, click.Command]:
 
 
 def plugin_command(name: str) -> click.Command | None:
-    """Return the command of that name; `AmbiguousExtension` where plugins clash over it."""
-    if clash := manager_without_warnings().clash("commands", name):
+    """Return the command of that name; `AmbiguousExtension` where plugins clash over it.
+
+    Raises `UnknownExtension`, which says what to do, for one of ours whose plugin is not loaded.
+    """
+    manager = manager_without_warnings()
+    if clash := manager.clash("commands", name):
         raise clash
+    if ("commands", name) in RESERVED:
+        manager.extension("commands", name)
     return plugin_commands().get(name)
 
 

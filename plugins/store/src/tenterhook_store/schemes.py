@@ -8,7 +8,7 @@ import attrs
 from tenterhook.errors import TenterhookError, closest
 from tenterhook.extensions import SCHEME
 from tenterhook.hookspecs import SCHEMES
-from tenterhook.plugins import RESERVED, Registered, default_manager
+from tenterhook.plugins import RESERVED, Registered, UnknownExtension, default_manager
 
 __all__ = [
     "DEFAULT",
@@ -56,12 +56,11 @@ class MissingPlugin(TenterhookError, ImportError, LookupError):
         self.problem = problem
 
     def __str__(self) -> str:
-        why = self.problem or f"Install it: `pip install {self.distribution}`."
+        why = f" and is missing. Install it: `pip install {self.distribution}`."
+        if self.problem:
+            why = f". {self.problem}"
         does = "opens" if self.kind == "stores" else "reads"
-        return (
-            f"{self.shown!r} needs {self.distribution}, which {does} {self.kind} and is missing. "
-            f"{why}"
-        )
+        return f"{self.shown!r} needs {self.distribution}, which {does} {self.kind}{why}"
 
 
 def split_scheme(name: str) -> tuple[str | None, str]:
@@ -113,6 +112,10 @@ def _served(kind: str, name: str, scheme: str) -> Registered:
         raise clash
     what = {"loaders": "models", "datasets": "data", SCHEMES: "stores"}[kind]
     if distribution := RESERVED.get((kind, scheme)):
-        broken = [str(each) for each in manager.problems if each.distribution == distribution]
-        raise MissingPlugin(what, name, distribution, " ".join(broken))
+        why = ""
+        try:
+            manager.extension(kind, scheme)
+        except UnknownExtension as error:  # it looks whether the plugin is installed and kept out
+            why = error.detail
+        raise MissingPlugin(what, name, distribution, why)
     raise UnknownScheme(what, name, scheme, tuple(known))
