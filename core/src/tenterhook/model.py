@@ -110,8 +110,9 @@ class HookedModel:
         try:
             output = self.module(*args, **kwargs)
         except StopForward as stop:
-            if _runs(getattr(stop.args[0], "model", None)):
-                raise  # of a model whose forward called this one: the end is that one's
+            whole = getattr(stop.args[0], "model", None)
+            if whole is not self.module and _runs(whole):
+                raise  # this one was called by the forward that is to end
             return None
         if due:
             self.layers.report(due)
