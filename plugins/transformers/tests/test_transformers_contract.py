@@ -65,7 +65,7 @@ class TestNameLayers(LayerNamesContract):
     @pytest.fixture(autouse=True)
     def made(self, make_model: Callable[..., Any], family: str) -> None:
         """Choose the family."""
-        self.made_model = lambda: make_model(family)
+        self.made_model: Callable[[], nn.Module] = lambda: make_model(family)
 
     def name_layers(self, module: nn.Module) -> StandardNames | None:
         """Name the layers of a model."""
@@ -73,8 +73,7 @@ class TestNameLayers(LayerNamesContract):
 
     def model(self) -> nn.Module:
         """Make a small model."""
-        module: nn.Module = self.made_model()
-        return module
+        return self.made_model()
 
     def run(self, module: nn.Module) -> None:
         """Run one forward."""

@@ -177,7 +177,7 @@ def test_run(url: str) -> None:
 
 def test_one_of_several_is_first(url: str) -> None:
     """Of those that put what is not there at one moment, one does, and its content stays."""
-    files = ZarrStore(url, timeout=20)._place.files
+    files = ZarrStore(url, timeout=20)._backend.files
     with ThreadPoolExecutor(4) as pool:
         for step in range(5):
             path = ZarrStore(url).path / f"tensors/{step}"

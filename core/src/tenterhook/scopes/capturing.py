@@ -114,7 +114,9 @@ class Capture(Scope):
         without, recorders = recording.without, recording.recorders
         silent = [r.layer for r in recorders if not r.calls and r.layer not in without]
         if silent:
-            self._index.plans.clear()  # the sites may be of dictionaries that are not torch's now
+            plans = self._index.plans  # the sites may be of dictionaries that are not torch's now
+            for key in [key for key, plan in plans.items() if plan is self._plan]:
+                del plans[key]
         return [
             *(
                 f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."

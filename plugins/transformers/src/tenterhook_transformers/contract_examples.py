@@ -17,4 +17,5 @@ def a_model() -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
+        model: nn.Module = LlamaForCausalLM(config)
+    return model.eval()

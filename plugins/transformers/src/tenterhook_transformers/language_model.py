@@ -109,7 +109,7 @@ class LanguageModel(HookedModel):
         settings = {
             "model_id": self.context.model_id,
             "revision": self.revision,
-            "special_token_ids": self.context._special_token_ids,
+            "special_token_ids": sorted(self.context.special_token_ids),
             "on_error": self.on_error,
         }
         return _copied, (type(self), self.module, self.tokenizer, settings)
