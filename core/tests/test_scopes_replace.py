@@ -194,7 +194,10 @@ class TestReplace:
         assert model(ONE).tolist() == [[201, 201]]
 
     def test_forward_wrapped_meanwhile(self) -> None:
-        """Who wraps the forward while a scope answers for it keeps the wrapper, and the module."""
+        """Who wraps the forward while a scope answers for it keeps the wrapper, and the module.
+
+        The wrapper is the module's forward from then on, so later scopes answer for it too.
+        """
         net = nn.Sequential(nn.Identity())
         model = tenterhook.attach(net)
         with model.replace("0", lambda t: t * 10):
@@ -202,11 +205,32 @@ class TestReplace:
             net[0].forward = lambda t: answer(t) + 5
             inside = model(ONE)
         after = model(ONE)
+        tenterhook.assert_clean(model)
         with model.replace("0", lambda t: t * 10):
             again = model(ONE)
         assert torch.equal(inside, ONE * 10 + 5)
         assert torch.equal(after, ONE + 5)
-        assert torch.equal(again, ONE * 10 + 5)
+        assert torch.equal(again, ONE * 10)
+        assert torch.equal(model(ONE), ONE + 5)
+        tenterhook.assert_clean(model)
+
+    def test_forward_put_back_meanwhile(self) -> None:
+        """Who puts back the forward of before, as accelerate takes its hooks off, leaves a clean
+        module, and later scopes answer as ever."""
+        net = nn.Sequential(nn.Identity())
+        model = tenterhook.attach(net)
+        original = net[0].forward
+        net[0].forward = lambda t: original(t) + 5
+        with model.replace("0", lambda t: t * 10):
+            assert torch.equal(model(ONE), ONE * 10)
+            net[0].forward = original
+        assert torch.equal(model(ONE), ONE)
+        tenterhook.assert_clean(model)
+        for _ in range(2):
+            with model.replace("0", lambda t: t * 10):
+                assert torch.equal(model(ONE), ONE * 10)
+            assert torch.equal(model(ONE), ONE)
+            tenterhook.assert_clean(model)
 
     def test_open_while_saved(self, model: HookedModel) -> None:
         """The state dict of the model is that of the model while a layer is replaced."""

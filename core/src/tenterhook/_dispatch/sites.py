@@ -239,7 +239,8 @@ class InsteadSite(Place):
 
     @property
     def installed(self) -> bool:
-        return self._forward is not None
+        module = self._module()
+        return module is not None and vars(module).get("forward") == self.forward
 
     def enter(self) -> None:
         self.scopes += 1
@@ -332,6 +333,10 @@ def site_of(module: nn.Module, side: Side) -> Site:
 def instead_of(module: nn.Module) -> InsteadSite:
     """Return the place where scopes answer for this module's forward, made at first need."""
     site: InsteadSite = _made(module, "instead", lambda: InsteadSite(module))
+    with lock:
+        if not site.scopes and site._forward is not None and not site.installed:
+            # somebody wrapped it or took it off; their wrapper goes on calling the old one
+            site = _sites_in(module)["instead"] = InsteadSite(module)
     return site
 
 
