@@ -449,6 +449,31 @@ def test_the_doors_are_those_above() -> None:
         assert stub == f"from {package} import *\n"
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["from tenterhook.store import LocalStore", "from tenterhook.store.errors import UnknownRun"],
+)
+def test_threads_at_one_door(statement: str) -> None:
+    """Those that come while another opens it find the package, too."""
+    code = f"""
+import threading, time
+
+def come(late):
+    time.sleep(late)
+    try:
+        {statement}
+    except BaseException as error:
+        print(repr(error))
+
+threads = [threading.Thread(target=come, args=(0.01 * at,)) for at in range(12)]
+for each in threads: each.start()
+for each in threads: each.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == ""
+
+
 @each_door
 def test_a_door_is_the_package(door: str) -> None:
     """The same object by either name, its submodules, too."""

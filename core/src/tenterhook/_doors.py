@@ -16,8 +16,10 @@ import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 _packages: dict[str, str] = {}
 """The packages behind the doors that are open."""
@@ -28,10 +30,15 @@ def open_door(door: str, package: str, distribution: str) -> None:
 
     Raises as `import_from` does where the package is not installed.
     """
-    found = import_from(distribution, package, wanted=door)
+    # Until the package is imported, other threads see this module: its submodules are to be found,
+    # and who waited for it is to find the package's names.
+    opening: Any = sys.modules[door]
+    opening.__path__ = []
     _packages[door] = package
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+    found = import_from(distribution, package, wanted=door)
+    opening.__getattr__ = partial(getattr, found)
     sys.modules[door] = found
 
 
