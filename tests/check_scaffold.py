@@ -102,7 +102,7 @@ def test_their_tests_pass(workshop: Path) -> None:
     said = run("pytest", *settings, *paths, cwd=workshop)
 
     for kind in KINDS:
-        assert f"my-{kind}/tests/test_my_{kind}.py ." in said
+        assert f"my-{kind}/tests/test_my_{kind.replace('-', '_')}.py ." in said
 
 
 @each_kind
