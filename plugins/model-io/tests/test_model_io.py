@@ -99,6 +99,14 @@ class TestInputs:
         model(IDS)
         assert torch.equal(detector.tensor_metadata["input_ids"], IDS)
 
+    @pytest.mark.parametrize("kind", [dict, UserDict])
+    def test_a_mapping_without_ids(self, kind: Any) -> None:
+        """Another integer tensor of it is not taken for them."""
+        detector = ModelInputDetector(save_attention_mask=True)
+        attach(detector)(kind(attention_mask=MASK, labels=IDS))
+        assert detector.get_captured_input_ids() is None
+        assert detector.get_captured_attention_mask() is None
+
     def test_what_is_saved(self) -> None:
         """Each key is there only if it was asked for."""
         detector = ModelInputDetector(save_input_ids=False, save_attention_mask=True)

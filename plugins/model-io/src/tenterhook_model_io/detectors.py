@@ -81,7 +81,8 @@ class ModelInputDetector(_ModelDetector):
         named = named_inputs(module, input)
         ids = named.get("input_ids")
         if not isinstance(ids, Tensor) and named.get("inputs_embeds") is None:
-            ids = first_input(input.args if isinstance(input, Inputs) else input)
+            given = input.args if isinstance(input, Inputs) else input
+            ids = first_input(tuple(each for each in given if not isinstance(each, Mapping)))
         self._take(ids, named.get("attention_mask"))
 
     def set_inputs_from_encodings(
