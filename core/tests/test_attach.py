@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,6 +188,21 @@ class TestContext:
         context = tenterhook.attach(inner).context
 
         assert (context.device.type, context.dtype) == ("cpu", dtype)
+
+    @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+    def test_offloaded(self, device: Any) -> None:
+        """Weights that are elsewhere between calls are on the device that calls run on."""
+        net = nn.Sequential(nn.Linear(2, 2, device="meta"))
+        context = tenterhook.attach(net).context
+        assert context.device == torch.device("meta")
+        net[0]._hf_hook = SimpleNamespace(execution_device=device)  # type: ignore[assignment]
+        assert context.device == torch.device("cpu")
+
+    def test_special_ids_of_a_tokenizer_that_lists_none(self, module: nn.Module) -> None:
+        """They are those that it names."""
+        tokenizer = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=None)
+        context = tenterhook.attach(module, tokenizer=tokenizer).context
+        assert context.special_token_ids == {1, 2}
 
     def test_shared_by_hooks(self, module: nn.Module) -> None:
         """Each registered hook has the model's context."""

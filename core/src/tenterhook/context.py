@@ -40,8 +40,17 @@ class HookContext:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model's first parameter or buffer; the CPU where it has none."""
+        """The device of the model's first parameter or buffer; the CPU where it has none.
+
+        Of weights that accelerate has offloaded, the one that they are brought to for a call.
+        """
         tensor = _first_tensor(self.model)
+        if tensor is not None and tensor.is_meta:
+            for module in self.model.modules():
+                hook = getattr(module, "_hf_hook", None)
+                device = getattr(hook, "execution_device", None)
+                if device is not None:
+                    return torch.device(device)
         return torch.device("cpu") if tensor is None else tensor.device
 
     @property
@@ -55,8 +64,9 @@ class HookContext:
         """Ids that stand for no text: those that were set, else the tokenizer's own."""
         ids = self._special_token_ids
         if ids is None:
-            ids = getattr(self.tokenizer, "all_special_ids", None) or ()
-        return {int(id) for id in ids}
+            named = (getattr(self.tokenizer, f"{name}_token_id", None) for name in _SPECIAL)
+            ids = getattr(self.tokenizer, "all_special_ids", None) or named
+        return {int(id) for id in ids if id is not None}
 
     @special_token_ids.setter
     def special_token_ids(self, ids: Sequence[int] | set[int] | None) -> None:
@@ -78,6 +88,10 @@ class HookContext:
 
     def __repr__(self) -> str:
         return f"HookContext(model_id={self.model_id!r}, device={self.device}, dtype={self.dtype})"
+
+
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""What tokenizers that list no special tokens call those that they have, before `_token_id`."""
 
 
 def _first_tensor(model: nn.Module, floating: bool = False) -> torch.Tensor | None:
