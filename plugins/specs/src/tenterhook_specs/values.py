@@ -28,6 +28,8 @@ from tenterhook_specs.errors import BadSpec, NotDescribable
 from tenterhook_specs.import_paths import import_path, path_of
 
 T = TypeVar("T")
+_MOST_KEYS = 20
+"""Unknown keys of a table that are told; each is compared with all that there might be."""
 _TENSOR_KEYS = {"dtype", "shape", "values"}
 
 
@@ -133,10 +135,13 @@ def _mistake(error: BaseException, _: type | None) -> str:
     if isinstance(error, ForbiddenExtraKeysError):
         known = [each.name for each in attrs.fields(error.cl)]
         messages = []
-        for key in sorted(error.extra_fields):
+        for key in sorted(error.extra_fields)[:_MOST_KEYS]:
             close = closest(key[:100], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else "there are none"
             messages.append(f"unknown key {brief(key)}; {hint}")
+        more = len(error.extra_fields) - _MOST_KEYS
+        if more > 0:
+            messages.append(f"and {more:,} more")
         return ", ".join(messages)
     if isinstance(error, KeyError):
         return f"{error.args[0]!r} is missing"
