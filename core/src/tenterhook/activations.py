@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _NAMES = ("last_hidden_state", "logits")
@@ -227,8 +226,3 @@ def _tuple_like(output: tuple[Any, ...], items: tuple[Any, ...]) -> tuple[Any, .
     if hasattr(output, "__dict__"):
         vars(made).update(vars(output))
     return made
-
-
-def is_compiling() -> bool:
-    """Whether the code that runs is being traced by `torch.compile` or `torch.export`."""
-    return torch.compiler.is_compiling()

@@ -90,11 +90,10 @@ class HookRegistry:
     def print_layer_names(self) -> None:
         """Print a table of the layers: name, type, shape of the weight."""
         rows = [("name", "type", "weight")]
-        for name, module in self.index.module.named_modules():
-            if name:
-                weight = getattr(module, "weight", None)
-                shape = str(tuple(weight.shape)) if isinstance(weight, Tensor) else "-"
-                rows.append((name, type(module).__name__, shape))
+        for name, module in self.index.tree().named:
+            weight = getattr(module, "weight", None)
+            shape = str(tuple(weight.shape)) if isinstance(weight, Tensor) else "-"
+            rows.append((name, type(module).__name__, shape))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

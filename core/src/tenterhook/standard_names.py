@@ -6,7 +6,6 @@ add to the stream. Which layers those are, plugins know; which sum holds, `resid
 
 import re
 import warnings
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, final, get_args
 
@@ -90,7 +89,7 @@ def standard_names(module: "nn.Module") -> StandardNames | None:
     """Return the standard names of a model's layers; `None` where no plugin knows the model.
 
     A plugin that fails, or names layers that the model does not have, is skipped with a
-    `PluginWarning`, one for each model.
+    `PluginWarning`. `LayerIndex.standard` asks once, until the model or the plugins change.
     """
     for registered in default_manager().extensions("layer_names").values():
         found = _asked(registered, module)
@@ -111,38 +110,21 @@ def _asked(registered: Registered, module: "nn.Module") -> StandardNames | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - it is shown, and others may know the model
-        _warn_once(
-            module,
+        warnings.warn(
             f"Layer names {registered.extension.name!r} of {registered.origin} failed: "
             f"{error_line(error)}",
+            PluginWarning,
+            stacklevel=3,
         )
         return None
 
 
 def _check_there(names: StandardNames, module: "nn.Module") -> None:
     """Raise `LookupError` where layers are named that the model does not have."""
-    absent = [path for path in names.layers.values() if not _has(module, path)]
+    known = {name for name, _ in module.named_modules(remove_duplicate=False)}
+    absent = [path for path in names.layers.values() if path not in known]
     if absent:
         more = f", and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise LookupError(
             f"it names {shown(absent[0])}, which is not in this {type_name(module)}{more}"
         )
-
-
-def _has(module: "nn.Module", path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-_warned: "weakref.WeakKeyDictionary[nn.Module, set[str]]" = weakref.WeakKeyDictionary()
-"""What was said of a model; its names are asked for again and again."""
-
-
-def _warn_once(module: "nn.Module", text: str) -> None:
-    warned = _warned.setdefault(module, set())
-    if text not in warned:
-        warnings.warn(text, PluginWarning, stacklevel=4)
-        warned.add(text)

@@ -90,12 +90,9 @@ class Site(Place):
         with lock:
             compiler.hooks_change()
             entries = [each for held in self.held if held.hook._enabled for each in held.entries]
-            forward: list[Entry] = []
-            backward: list[Entry] = []
-            for entry in entries:
-                group = backward if entry.hook.hook_type is HookType.BACKWARD else forward
-                group.append(entry)
-            self.forward, self.backward = tuple(forward), tuple(backward)
+            backward = [entry for entry in entries if entry.hook.hook_type is HookType.BACKWARD]
+            self.backward = tuple(backward)
+            self.forward = tuple(entry for entry in entries if entry not in backward)
             dispatcher = self._dispatcher()
             # A key that is there already keeps its place among other people's hooks when its value
             # changes, and comes last when it was gone: so we change, and rather leave one that runs
@@ -130,19 +127,14 @@ class Site(Place):
         return self.after_scoped if self.is_after else self.before_scoped
 
     def _dispatcher(self) -> Callable[..., Any] | None:
-        before = not self.is_after
         if self.scopes:
             return self._scoped()
-        if self.backward:
-            return self.after_several
-        match self.forward:
-            case ():
-                return None
-            case (entry,):
-                # Torch calls the entry itself: `after_several` would be one more Python call, 4 %
-                # of a hooked call.
-                return entry.before if before else entry.after
-        return self._several()
+        if len(self.forward) == 1 and not self.backward:
+            # Torch calls the entry itself: `after_several` would be one more Python call, 4 % of a
+            # hooked call.
+            (entry,) = self.forward
+            return entry.after if self.is_after else entry.before
+        return self._several() if self.forward or self.backward else None
 
     def _several(self) -> Callable[..., Any]:
         return self.after_several if self.is_after else self.before_several

@@ -16,8 +16,7 @@ __all__ = ["Controller", "Detector", "Hook", "HookError", "HookType", "HookWarni
 def __dir__() -> list[str]:
     from tenterhook.plugins import default_manager
 
-    manager = default_manager()
-    return sorted({*__all__, *manager.extensions("detectors"), *manager.extensions("controllers")})
+    return sorted({*__all__, *default_manager().extensions("hooks")})
 
 
 def __getattr__(name: str) -> Any:
