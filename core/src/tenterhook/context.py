@@ -62,7 +62,7 @@ class HookContext:
     @property
     def special_token_ids(self) -> set[int]:
         """Ids that stand for no text: those that were set, else the tokenizer's own."""
-        ids = self._special_token_ids
+        ids: Any = self._special_token_ids
         if ids is None:
             named = (getattr(self.tokenizer, f"{name}_token_id", None) for name in _SPECIAL)
             ids = getattr(self.tokenizer, "all_special_ids", None) or named
