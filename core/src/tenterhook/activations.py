@@ -7,7 +7,7 @@ Nothing here writes to a tensor or to a structure that somebody else holds: `rep
 import copy
 import dataclasses
 import inspect
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, ValuesView
 from typing import Any
 
 from torch import Tensor, nn
@@ -117,12 +117,9 @@ def first_input(inputs: tuple[Any, ...]) -> Tensor | None:
 
 def tensors_in(*values: Any) -> list[Tensor]:
     """Return the tensors among the values, and in those that are tuples, lists and mappings."""
-    found = []
-    for value in values:
-        items = value.values() if isinstance(value, Mapping) else value
-        within = isinstance(value, tuple | list | Mapping)
-        found += [item for item in (items if within else (value,)) if isinstance(item, Tensor)]
-    return found
+    parts = (value.values() if isinstance(value, Mapping) else value for value in values)
+    lists = (part if isinstance(part, tuple | list | ValuesView) else (part,) for part in parts)
+    return [item for items in lists for item in items if isinstance(item, Tensor)]
 
 
 def replace_input(

@@ -46,11 +46,9 @@ class HookContext:
         """
         tensor = _first_tensor(self.model)
         if tensor is not None and tensor.is_meta:
-            for module in self.model.modules():
-                hook = getattr(module, "_hf_hook", None)
-                device = getattr(hook, "execution_device", None)
-                if device is not None:
-                    return torch.device(device)
+            hooks = (getattr(module, "_hf_hook", None) for module in self.model.modules())
+            found = (getattr(hook, "execution_device", None) for hook in hooks)
+            return torch.device(next((each for each in found if each is not None), "meta"))
         return torch.device("cpu") if tensor is None else tensor.device
 
     @property

@@ -264,12 +264,10 @@ class HookedModel:
 
 def _runs(module: nn.Module | None) -> bool:
     """Whether a call of the module is under way in this thread, and led here."""
-    frame = sys._getframe(2)
-    while module is not None and frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
-            return True
-    return False
+    at: Any = sys._getframe(2)
+    while at and (at.f_code.co_name != "_call_impl" or at.f_locals.get("self") is not module):
+        at = at.f_back
+    return at is not None
 
 
 def _chosen(
