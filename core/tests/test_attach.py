@@ -198,12 +198,6 @@ class TestContext:
         net[0]._hf_hook = SimpleNamespace(execution_device=device)  # type: ignore[assignment]
         assert context.device == torch.device("cpu")
 
-    def test_special_ids_of_a_tokenizer_that_lists_none(self, module: nn.Module) -> None:
-        """They are those that it names."""
-        tokenizer = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=None)
-        context = tenterhook.attach(module, tokenizer=tokenizer).context
-        assert context.special_token_ids == {1, 2}
-
     def test_shared_by_hooks(self, module: nn.Module) -> None:
         """Each registered hook has the model's context."""
         model = tenterhook.attach(module)

@@ -62,9 +62,8 @@ class HookContext:
         """Ids that stand for no text: those that were set, else the tokenizer's own."""
         ids: Any = self._special_token_ids
         if ids is None:
-            named = (getattr(self.tokenizer, f"{name}_token_id", None) for name in _SPECIAL)
-            ids = getattr(self.tokenizer, "all_special_ids", None) or named
-        return {int(id) for id in ids if id is not None}
+            ids = getattr(self.tokenizer, "all_special_ids", None) or ()
+        return {int(id) for id in ids}
 
     @special_token_ids.setter
     def special_token_ids(self, ids: Sequence[int] | set[int] | None) -> None:
@@ -86,10 +85,6 @@ class HookContext:
 
     def __repr__(self) -> str:
         return f"HookContext(model_id={self.model_id!r}, device={self.device}, dtype={self.dtype})"
-
-
-_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""What tokenizers that list no special tokens call those that they have, before `_token_id`."""
 
 
 def _first_tensor(model: nn.Module, floating: bool = False) -> torch.Tensor | None:

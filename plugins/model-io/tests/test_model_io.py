@@ -221,6 +221,14 @@ class TestMask:
         model(IDS, MASK)
         assert detector.tensor_metadata["attention_mask"].tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
 
+    def test_from_a_tokenizer_that_lists_none(self) -> None:
+        """They are those that it names."""
+        detector = ModelInputDetector(save_attention_mask=True)
+        model = attach(detector)
+        model.context.tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=2, pad_token_id=None)
+        model(IDS, MASK)
+        assert detector.tensor_metadata["attention_mask"].tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
+
     def test_no_mask(self) -> None:
         """A call without a mask has one of ones."""
         assert self.saved([0], None) == [[0, 1, 1, 1], [0, 1, 1, 1]]

@@ -50,6 +50,10 @@ class _ModelDetector(Detector):
             self.metadata.pop(f"{key}_shape", None)
 
 
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""What tokenizers that list no special tokens call those that they have, before `_token_id`."""
+
+
 class ModelInputDetector(_ModelDetector):
     """Keeps the latest call's token ids and, if asked, the mask of its text tokens.
 
@@ -131,7 +135,13 @@ class ModelInputDetector(_ModelDetector):
     def _special_ids(self) -> set[int]:
         if self.special_token_ids is not None:
             return self.special_token_ids
-        return set() if self.context is None else self.context.special_token_ids
+        if self.context is None:
+            return set()
+        tokenizer, ids = self.context.tokenizer, self.context.special_token_ids
+        if ids or hasattr(tokenizer, "all_special_ids"):
+            return ids
+        named = (getattr(tokenizer, f"{name}_token_id", None) for name in _SPECIAL)
+        return {int(id) for id in named if id is not None}
 
 
 class ModelOutputDetector(_ModelDetector):
