@@ -213,7 +213,7 @@ class TestCapture:
         sees = _Sees()
         model.layers.register_hook("2", sees)
         reached: list[str] = []
-        with model.capture("0.0", "1", stop_after="1") as captured:
+        with model.capture("0.0", "1", stop_after="1", missing="ignore") as captured:
             assert model(ONE) is None
             model(ONE)
             model.module(ONE)
