@@ -11,9 +11,17 @@ from torch import nn
 
 import tenterhook
 from tenterhook import HookedModel
-from tenterhook.hooks import FunctionController
+from tenterhook.hooks import Controller
 
 X = torch.ones(1, 2)
+
+
+class Negate(Controller):
+    """Turns the sign."""
+
+    def modify_activations(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Return the negative of the activation."""
+        return -output
 
 
 @pytest.fixture
@@ -62,7 +70,7 @@ class TestHooksTakenOff:
         self, model: HookedModel, remove: Callable[[nn.Module], None], name: str
     ) -> None:
         """So do all that are open, of whichever kind, and with hooks registered."""
-        model.layers.register_hook("1", FunctionController("1", torch.neg))
+        model.layers.register_hook("1", Negate())
         with ExitStack() as scopes:
             for scope in SCOPES.values():
                 scopes.enter_context(scope(model))
@@ -89,7 +97,7 @@ class TestHooksTakenOff:
         with model.capture("0", "1", "2") as captured:
             model(X)
         assert torch.equal(captured.last("2"), plain)
-        model.layers.register_hook("2", FunctionController("2", torch.neg))
+        model.layers.register_hook("2", Negate())
         assert torch.equal(model(X), -plain)
         model.layers.clear()
         tenterhook.assert_clean(model)
