@@ -131,7 +131,7 @@ class LayerIndex:
 
     def find(self, choices: tuple[Any, ...]) -> Found:
         """Return the layers of `expand`, as they were found last time where that still holds."""
-        key = tuple((type(choice), self.stack, choice) for choice in choices)  # 1 is not True
+        key = (self.stack, tuple(map(type, choices)), choices)  # by type: 1 is not True
         try:
             found = self._kept.get(key)
         except TypeError:  # a list among the choices
