@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tenterhook import Extension, hookimpl
 from tenterhook.errors import TenterhookError
 from tenterhook.plugins import PluginManager
 from tenterhook_capture import (
@@ -23,8 +24,11 @@ from tenterhook_capture import (
 )
 from tenterhook_capture.documents import read_documents
 from tenterhook_capture.loading import ModelName, load_model, name_of
+from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore
+from tenterhook_store.schemes import UnknownScheme
 from tenterhook_transformers import LanguageModel, MissingWeights, UnknownModel, load, plugin
+from tenterhook_transformers.errors import BadLoadOption
 
 Make = Callable[..., Any]
 
@@ -191,6 +195,54 @@ def test_by_name(saved: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved()
     assert load_model(str(folder)).max_tokens == 64
     assert load_model(f"hf:{folder}", dtype="bfloat16").context.dtype is torch.bfloat16
+
+
+def load_words(name: str, **_: Any) -> WordModel:
+    """Be the loader of a stranger's plugin."""
+    return WordModel()
+
+
+class _Offers:
+    """A plugin with loaders of its own: of this package's models, and of a stranger's."""
+
+    @hookimpl
+    def tenterhook_loaders(self) -> list[Extension]:
+        """Declare them."""
+        return [
+            Extension("mine", "tenterhook_transformers:load", "Ours, under another scheme."),
+            Extension("words", f"{__name__}:load_words", "A stranger's."),
+        ]
+
+
+class _Own(LanguageModel):
+    """A language model of a class of the user's own."""
+
+
+def test_from_pretrained_by_scheme(saved: Make, plugin_manager: PluginManager) -> None:
+    """A name with a scheme is loaded by its plugin, as `load_model` does it, into any class."""
+    plugin_manager.register(_Offers())
+    folder, store = saved(), MemoryStore()
+    lm = LanguageModel.from_pretrained(
+        f"mine:{folder}", store, dtype="bfloat16", model_id="my model"
+    )
+    assert type(lm) is LanguageModel
+    assert (lm.context.dtype, lm.context.model_id, lm.store) == (torch.bfloat16, "my model", store)
+    assert name_of(lm) == ModelName(f"mine:{folder}", "bfloat16")
+    own = _Own.from_pretrained(f"mine:{folder}")
+    assert type(own) is _Own
+    assert own.store is None
+    assert own.tokenize("The dog").input_ids.shape[0] == 1
+
+
+def test_from_pretrained_by_scheme_refuses(saved: Make, plugin_manager: PluginManager) -> None:
+    """What the plugin of the scheme does not take is named, and so is what it does not give."""
+    plugin_manager.register(_Offers())
+    with pytest.raises(BadLoadOption, match=r"'mine:x' is loaded by .* takes no subfolder, token"):
+        LanguageModel.from_pretrained("mine:x", token="t", subfolder="s")
+    with pytest.raises(UnknownModel, match=r"its loader gives a WordModel, .* no LanguageModel"):
+        LanguageModel.from_pretrained("words:")
+    with pytest.raises(UnknownScheme, match="No installed plugin has models named 'wrds:'"):
+        LanguageModel.from_pretrained("wrds:")
 
 
 # --- what goes wrong

@@ -18,13 +18,6 @@ def checked_name(name_or_path: str | os.PathLike[str]) -> str:
         if not (path / "config.json").is_file():
             raise UnknownModel(name, "the folder has no config.json", _inside(path))
         return str(path)
-    scheme, colon, _ = name.partition(":")
-    if colon and scheme.isidentifier():
-        raise UnknownModel(
-            name,
-            f"{scheme!r} is a loader's scheme",
-            "Use tenterhook_capture.loading.load_model(name).",
-        )
     if path.is_file():
         raise UnknownModel(
             name, "this is a file", "Name the folder that save_pretrained wrote, with config.json."

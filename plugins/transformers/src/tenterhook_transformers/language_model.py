@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
 from tenterhook.registry import OnError
-from tenterhook_capture.loading import ModelName, note_name
+from tenterhook_capture.loading import ModelName, load_model, note_name
+from tenterhook_store.schemes import split_scheme
 from tenterhook_transformers import encoding, generation
 from tenterhook_transformers.description import describe
-from tenterhook_transformers.errors import EmptyText
+from tenterhook_transformers.errors import BadLoadOption, EmptyText, UnknownModel
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import (
     max_tokens,
@@ -128,16 +130,31 @@ class LanguageModel(HookedModel):
     ) -> Self:
         """Load a model and its tokenizer from a folder or the Hugging Face hub, in eval mode.
 
+        A name with a scheme, as `tiny:`, is loaded by the plugin of that scheme, as `load_model`
+        does, and takes `dtype`, `device`, `revision` and `attn_implementation` alone.
+
         `dtype` is the checkpoint's unless given; `device` moves the model. A causal language model
         is made of a checkpoint, or what its config names: a masked one, or the bare model.
         `tokenizer` is a tokenizer, or the name of another one. `kwargs` go to `from_pretrained` of
         transformers: `revision`, `trust_remote_code`, `attn_implementation`, ...
 
         Raises `UnknownModel` (an `OSError` and a `LookupError`) where there is none or it cannot
-        be loaded, `ValueError` for a dtype, device or attention implementation that is not there;
-        warns `MissingWeights` where the checkpoint lacks some.
+        be loaded, `ValueError` for a dtype, device or attention implementation that is not there,
+        and what `load_model` raises; warns `MissingWeights` where the checkpoint lacks some.
         """
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its older name
+        scheme, _ = split_scheme(fspath(name_or_path))
+        if scheme is not None and not Path(name_or_path).exists():
+            given = {"tokenizer": tokenizer, **kwargs}
+            model = cls._of_scheme(
+                fspath(name_or_path),
+                dtype=dtype,
+                device=device,
+                **{name: value for name, value in given.items() if value is not None},
+            )
+            model.store = store or model.store
+            model.context.model_id = model_id or model.context.model_id
+            return model
         attention = kwargs.get("attn_implementation")
         module, found = load_parts(
             name_or_path, tokenizer=tokenizer, dtype=dtype, device=device, **kwargs
@@ -154,6 +171,23 @@ class LanguageModel(HookedModel):
         if tokenizer is None and named and isinstance(attention, str | None):
             note_name(model, ModelName.of(fspath(name_or_path), dtype, device=device, **kwargs))
         return model
+
+    @classmethod
+    def _of_scheme(cls, name: str, **options: Any) -> Self:
+        """Load what the plugin of the name's scheme has."""
+        others = options.keys() - {"dtype", "device", "revision", "attn_implementation"}
+        if others:
+            raise BadLoadOption(
+                f"{name!r} is loaded by the plugin of its scheme, which takes no "
+                f"{', '.join(sorted(others))}."
+            )
+        found = load_model(name, **options)
+        if isinstance(found, cls):
+            return found
+        if not isinstance(found, LanguageModel):
+            why = f"its loader gives a {type(found).__name__}, which is no LanguageModel"
+            raise UnknownModel(name, why, "Use tenterhook_capture.loading.load_model(name).")
+        return cls(found, found.tokenizer, revision=found.revision, model_id=found.context.model_id)
 
     @property
     def store(self) -> "Store | None":
