@@ -139,7 +139,7 @@ class TestGPT:
         _, last = ours.run_with_cache(IDS, pos_slice=-1)
         for name, tensor in whole.items():
             queries = name.endswith(("hook_scores", "hook_pattern"))
-            expected = tensor[:, :, -1] if queries else tensor[:, -1]
+            expected = tensor[:, :, -1:] if queries else tensor[:, -1:]
             assert torch.equal(last[name], expected), name
 
     def test_too_long(self) -> None:

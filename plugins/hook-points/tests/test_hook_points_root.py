@@ -222,8 +222,43 @@ class TestAdding:
         with pytest.raises(PermissionError, match=r"blocks\.0\.mlp"):
             strict.run_with_hooks(x, fwd_hooks=[(None, keep)])
         with pytest.raises(PermissionError, match=r"blocks\.0\.mlp"):
-            strict.run_with_cache(x)
+            strict.run_with_cache(x, names_filter="blocks.*")
         assert strict.list_hooks() == {"hook_embed": [handle]}
+
+    def test_what_the_model_refuses_is_passed_over(self, x: Tensor) -> None:
+        """Where all points are to be cached, those are that the model's own check allows."""
+
+        class Strict(HookedRootModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.hook_a, self.hook_result, self.uses_result = HookPoint(), HookPoint(), False
+                self.setup()
+
+            def forward(self, x: Tensor) -> Tensor:
+                if self.uses_result:
+                    self.hook_result(x)
+                total: Tensor = self.hook_a(x).sum()
+                return total
+
+            def check_hooks_to_add(
+                self, hook_point: HookPoint, hook_point_name: str, *_: Any, **__: Any
+            ) -> None:
+                assert self.uses_result or hook_point_name == "hook_a", "set uses_result first"
+
+        strict = Strict()
+        x.requires_grad_()
+        assert list(strict.run_with_cache(x)[1]) == ["hook_a"]
+        assert set(strict.run_with_cache(x, incl_bwd=True)[1]) == {"hook_a", "hook_a_grad"}
+        assert [name for name, _ in strict.get_caching_hooks()[1]] == ["hook_a"]
+        assert list(strict.add_caching_hooks()) == []
+        assert list(strict.list_hooks()) == ["hook_a"]
+        strict.reset_hooks()
+        for names in ("hook_result", "hook_*", ["hook_a", "hook_result"]):
+            with pytest.raises(AssertionError, match="set uses_result first"):
+                strict.run_with_cache(x, names_filter=names)
+        strict.uses_result = True
+        assert set(strict.run_with_cache(x)[1]) == {"hook_a", "hook_result"}
+        assert strict.list_hooks() == {}
 
     def test_reset(self, model: HookedRootModule, x: Tensor) -> None:
         """Permanent hooks stay unless asked for; contexts are cleared unless asked not to."""
@@ -552,7 +587,8 @@ class TestCaching:
     @pytest.mark.parametrize(
         ("pos_slice", "expected"),
         [
-            (-1, lambda t: t[:, -1]),
+            (-1, lambda t: t[:, -1:]),
+            (0, lambda t: t[:, :1]),
             (slice(1, None), lambda t: t[:, 1:]),
             ((1, 3), lambda t: t[:, 1:3]),
             ((None, None, 2), lambda t: t[:, ::2]),
@@ -560,7 +596,7 @@ class TestCaching:
             (torch.tensor([1]), lambda t: t[:, [1]]),
             (None, lambda t: t),
         ],
-        ids=["int", "slice", "tuple", "step", "list", "tensor", "none"],
+        ids=["int", "first", "slice", "tuple", "step", "list", "tensor", "none"],
     )
     def test_pos_slice(
         self, pos_slice: Any, expected: Any, model: HookedRootModule, x: Tensor

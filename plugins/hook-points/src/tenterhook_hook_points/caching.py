@@ -9,8 +9,8 @@ from torch import Tensor
 from tenterhook_hook_points.point import Hook, HookPoint
 
 PosSlice = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
-"""Positions: one, which drops the axis; a slice, or a tuple of what `slice` takes; a list or 1-d
-tensor of positions; `None` for all."""
+"""Positions: one, which keeps the axis, of length 1; a slice, or a tuple of what `slice` takes; a
+list or 1-d tensor of positions; `None` for all."""
 
 _PER_HEAD = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result")
 """Points whose tensors end in position, head, feature; others end in position, feature."""
@@ -85,7 +85,7 @@ def without_batch(name: str, tensor: Tensor) -> Tensor:
 def _positions(tensor: Tensor, axis: int, positions: Any) -> Tensor:
     """Return the positions of a tensor along an axis, as a view where that can be."""
     if isinstance(positions, int):
-        return tensor.select(axis, positions)
+        return tensor.select(axis, positions).unsqueeze(axis)
     if isinstance(positions, tuple):
         positions = slice(*positions)
     if not isinstance(positions, slice):

@@ -246,8 +246,11 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         `pos_slice`, an int, slice, tuple `(start, stop)` or list of positions, keeps a part of the
         sequence.
 
+        With no `names_filter`, points at which `check_hooks_to_add` raises are passed over.
+
         Raises `UnknownHookPoint`; `ValueError` for an output that `backward` cannot start from,
-        and for `remove_batch_dim` with another batch.
+        and for `remove_batch_dim` with another batch; what `check_hooks_to_add` raises at a point
+        that was asked for.
         """
         cache = ActivationCache(has_batch_dim=not remove_batch_dim)
         plain = device is None and pos_slice is None and not (remove_batch_dim or incl_bwd)
@@ -287,17 +290,22 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         cache: MutableMapping[str, Tensor] | None = None,
         pos_slice: PosSlice = None,
     ) -> tuple[MutableMapping[str, Tensor], list[tuple[str, Hook]], list[tuple[str, Hook]]]:
-        """Return a cache and the hooks that fill it, as `hooks` takes them; nothing is attached."""
+        """Return a cache and the hooks that fill it, as `hooks` takes them; nothing is attached.
+
+        With no `names_filter` there is none for points at which `check_hooks_to_add` raises.
+        """
         into: MutableMapping[str, Tensor] = {} if cache is None else cache
         names = self._chosen(names_filter)
 
-        def hooks(suffix: str = "") -> list[tuple[str, Hook]]:
-            return [
+        def hooks(dir: str, suffix: str = "") -> list[tuple[str, Hook]]:
+            made = [
                 (name, keeper(into, name, suffix, device, remove_batch_dim, pos_slice))
                 for name in names
             ]
+            asked_for = names_filter is not None
+            return made if asked_for else [each for each in made if self._allows(*each, dir)]
 
-        return into, hooks(), hooks("_grad") if incl_bwd else []
+        return into, hooks("fwd"), hooks("bwd", "_grad") if incl_bwd else []
 
     def add_caching_hooks(
         self,
@@ -338,6 +346,15 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
     ) -> None:
         """Attach hooks that fill `cache` from the points that `names` means, until reset."""
         self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
+
+    def _allows(self, name: str, hook: Hook, dir: str) -> bool:
+        """Whether the model's own check lets the hook go to a point that nobody asked for."""
+        try:
+            self.check_hooks_to_add(self.hook_dict[name], name, hook, dir=dir)
+        except Exception as error:  # noqa: BLE001 - the model's own, mostly an `assert`
+            _log.info("%r is not cached, for check_hooks_to_add raised: %s", name, error)
+            return False
+        return True
 
     @property
     def _adds_plainly(self) -> bool:
