@@ -52,6 +52,18 @@ def test_importing_prints_nothing() -> None:
     assert subprocess.check_output(command, stderr=subprocess.STDOUT) == b""
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_importing_all_names(alone: bool) -> None:
+    """`from tenterhook import *` gives what is installed: without selections, all but those."""
+    package = "None" if alone else "types.SimpleNamespace(Selection=int, __spec__=object())"
+    code = f"""
+import sys, types
+sys.modules["tenterhook_selections"] = {package}
+from tenterhook import *
+print("=====", attach.__name__, carry.__name__, *sorted({{"Selection"}} & {{*globals()}}))"""
+    assert run(code).split() == ["attach", "carry", *([] if alone else ["Selection"])]
+
+
 def test_importing_takes_less_than_20_ms() -> None:
     """The fastest of several runs, because a busy machine only ever adds."""
     code = """

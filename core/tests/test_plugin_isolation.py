@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -503,6 +504,32 @@ class TestMissingDependency:
 
         (note,) = error.value.__notes__
         assert "detector 'Heavy' of plugin 'some' (some-plugin 1.0)" in note
+
+    def test_an_error_of_the_call_names_the_plugin(self, install: Install) -> None:
+        """What is made of a name raises what it raises, with a note; errors of ours need none."""
+        site = install("some-plugin", {"some": good("Heavy", "heavy_code:Heavy")})
+        code = """
+        from tenterhook.errors import TenterhookError
+
+        class Told(TenterhookError, ValueError):
+            pass
+
+        class Heavy:
+            def __init__(self, told):
+                raise Told("as told") if told else ValueError("no such table")
+        """
+        site.joinpath("heavy_code.py").write_text(textwrap.dedent(code))
+        heavy = PluginManager().extensions("detectors")["Heavy"]
+
+        with pytest.raises(ValueError, match="no such table") as error:
+            heavy.call(told=False)
+        with pytest.raises(ValueError, match="as told") as told:
+            heavy.call(told=True)
+
+        assert error.value.__notes__ == [
+            "It was raised by detector 'Heavy' of plugin 'some' (some-plugin 1.0)."
+        ]
+        assert not hasattr(told.value, "__notes__")
 
 
 class TestImport:

@@ -30,10 +30,12 @@ _HOMES = {
     "hookimpl": "hookspecs",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])
+_names = sorted([*_HOMES, "__version__"])
 
 
 def __getattr__(name: str) -> object:
+    if name == "__all__":  # worked out when it is asked for, since few do
+        return [each for each in _names if each != "Selection" or _has_selections()]
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -42,5 +44,12 @@ def __getattr__(name: str) -> object:
     return value
 
 
+def _has_selections() -> bool:
+    """Whether the package of `Selection` is installed, the only one here that is not core's."""
+    from importlib.util import find_spec
+
+    return find_spec("tenterhook_selections") is not None
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_names})

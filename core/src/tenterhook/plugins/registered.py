@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from tenterhook.errors import TenterhookError
 from tenterhook.extensions import Extension
 from tenterhook.one_line import error_line, printable
 from tenterhook.plugins.entry_points import normal_name
@@ -73,7 +74,7 @@ class Registered:
         """Import the thing, call it and return what it returns.
 
         Raises `BrokenExtension` where it cannot be called so or would be awaited, what `load`
-        raises, and what the call does.
+        raises, and what the call does, with a note that names the plugin.
         """
         target = self.load()
         with contextlib.suppress(ValueError):  # some builtins have no signature
@@ -82,7 +83,12 @@ class Registered:
             except TypeError as error:
                 cause = f"cannot be called as its kind is ({error_line(error)})"
                 raise self.broken(cause) from error
-        answer = target(*arguments, **keywords)
+        try:
+            answer = target(*arguments, **keywords)
+        except Exception as error:
+            if not isinstance(error, TenterhookError):  # whose message says what to do
+                error.add_note(f"It was raised by {self.what}.")
+            raise
         if inspect.iscoroutine(answer):
             answer.close()  # or Python complains that nobody awaited it
             raise self.broken("is called, not awaited: write `def`, not `async def`")
