@@ -78,7 +78,7 @@ class TestRaised:
 
         error = caught.value
         assert str(error) == (
-            f"{hook_class.__name__} 'bad' ({kind}) on layer '0.0' failed: "
+            f"Layer '0.0': {hook_class.__name__} 'bad' ({kind}) failed: "
             "ZeroDivisionError: by nothing"
         )
         assert (error.hook_id, error.layer_signature) == ("bad", "0.0")

@@ -44,8 +44,8 @@ class HookError(TenterhookError, RuntimeError):
     def __str__(self) -> str:
         cause = self.original_error
         return (
-            f"{self.hook_class} {self.hook_id!r} ({self.hook_type}) on layer "
-            f"{self.layer_signature!r} failed: {type(cause).__name__}: {cause}"
+            f"Layer {self.layer_signature!r}: {self.hook_class} {self.hook_id!r} "
+            f"({self.hook_type}) failed: {type(cause).__name__}: {cause}"
         )
 
 

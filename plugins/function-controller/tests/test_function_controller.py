@@ -227,7 +227,7 @@ class TestErrors:
         controller = FunctionController(0, odd, kind, "mine")
         with pytest.raises(
             HookError,
-            match=rf"FunctionController 'mine' \({kind}\) on layer '0' failed: TypeError: .*"
+            match=rf"Layer '0': FunctionController 'mine' \({kind}\) failed: TypeError: .*"
             rf"'odd' returned {type(result).__name__}",
         ) as caught:
             run(nn.Sequential(nn.Identity()), controller)

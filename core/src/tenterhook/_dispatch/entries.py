@@ -313,8 +313,8 @@ class Control(Entry):
     def _changed_nothing(self, why: str) -> None:
         """Say, once per place in the code, that there was nothing to change."""
         warnings.warn(
-            f"{type(self.hook).__name__} {self.hook.id!r} changed nothing: layer {self.layer!r} "
-            f"{why}.",
+            f"Layer {self.layer!r}: {type(self.hook).__name__} {self.hook.id!r} changed nothing, "
+            f"for the layer {why}.",
             HookWarning,
             stacklevel=3,
         )
