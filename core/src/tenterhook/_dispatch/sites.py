@@ -31,6 +31,7 @@ import sys
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -231,6 +232,8 @@ class InsteadSite(Place):
 
     @property
     def installed(self) -> bool:
+        if not self.scopes:
+            self._put_back()
         module = self._module()
         return module is not None and vars(module).get("forward") == self.forward
 
@@ -247,15 +250,23 @@ class InsteadSite(Place):
 
     def leave(self) -> None:
         self.scopes -= 1
-        module = self._module()
-        if self.scopes == 0 and module is not None:
-            if vars(module).get("forward") != self.forward:
-                return  # somebody wrapped it meanwhile: they go on calling it
-            if self._own:
-                vars(module)["forward"] = self._forward
-            else:
-                del vars(module)["forward"]
-            self._forward = None
+        if self.scopes == 0:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        """Put the module's forward wherever in the module our detour stands.
+
+        Who wraps a forward keeps the one of before, accelerate in the module itself, and may put
+        it back long after the scope.
+        """
+        module, forward = self._module(), self._forward
+        own = {} if module is None else vars(module)
+        for name, value in list(own.items()):
+            if isinstance(value, MethodType) and value.__self__ is self:
+                own[name] = forward
+                if name == "forward" and not self._own:
+                    del own[name]
+                self._forward = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer as the innermost scope of this thread or task says, else run the module."""
