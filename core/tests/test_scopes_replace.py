@@ -1,6 +1,8 @@
 """`replace` and `stop_after`: layers that do not run, and forwards that end early."""
 
 import concurrent.futures
+import copy
+import functools
 import threading
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook import HookedModel, NeverFired
+from tenterhook import HookedModel, NeverFired, UnknownLayer
 from tenterhook.hooks import Controller, Detector, HookWarning
 
 ONE = torch.ones(1, 2)
@@ -196,15 +198,22 @@ class TestReplace:
     def test_forward_wrapped_meanwhile(self) -> None:
         """Who wraps the forward while a scope answers for it keeps the wrapper, and the module.
 
-        The wrapper is the module's forward from then on, so later scopes answer for it too.
+        Who takes the wrapper off later leaves a clean module. The wrapper is the module's forward
+        from then on, so later scopes answer for it too.
         """
         net = nn.Sequential(nn.Identity())
-        model = tenterhook.attach(net)
+        model, original = tenterhook.attach(net), net[0].forward
         with model.replace("0", lambda t: t * 10):
             answer = net[0].forward
             net[0].forward = lambda t: answer(t) + 5
             inside = model(ONE)
         after = model(ONE)
+        tenterhook.assert_clean(model)
+        net[0].forward = answer
+        tenterhook.assert_clean(model)
+        assert torch.equal(model(ONE), ONE)
+        assert "forward" not in vars(net[0])
+        net[0].forward = lambda t: original(t) + 5
         tenterhook.assert_clean(model)
         with model.replace("0", lambda t: t * 10):
             again = model(ONE)
@@ -231,6 +240,52 @@ class TestReplace:
                 assert torch.equal(model(ONE), ONE * 10)
             assert torch.equal(model(ONE), ONE)
             tenterhook.assert_clean(model)
+
+    @pytest.mark.parametrize("added", ["before", "inside", "both"])
+    @pytest.mark.parametrize("removed", ["before", "inside", "after", "in a later scope", "never"])
+    def test_forward_wrapped_as_accelerate_does(self, added: str, removed: str) -> None:
+        """Who keeps the forward of before in the module puts the module's own back, not ours."""
+
+        def wrap(module: Any) -> None:
+            if not hasattr(module, "_old_forward"):  # else the wrapper of before goes
+                module._old_forward = module.forward
+            module.forward = functools.partial(lambda m, t: m._old_forward(t) + 5, module)
+
+        def unwrap(module: Any) -> None:
+            if hasattr(module, "_old_forward"):
+                module.forward = module._old_forward
+                del module._old_forward
+
+        net = nn.Sequential(nn.Identity())
+        layer, model = net[0], tenterhook.attach(net)
+        if added != "inside":
+            wrap(layer)
+        if removed == "before":
+            unwrap(layer)
+        with model.replace("0", lambda t: t * 10, missing="ignore"):
+            if added != "before":
+                wrap(layer)
+            with model.replace("0", lambda t: t * 20, missing="ignore"):
+                model(ONE)
+            if removed == "inside":
+                unwrap(layer)
+            model(ONE)
+        tenterhook.assert_clean(model)
+        if removed == "after":
+            unwrap(layer)
+        if removed == "in a later scope":
+            with model.replace("0", lambda t: t * 10):
+                assert torch.equal(model(ONE), ONE * 10)
+                unwrap(layer)
+        tenterhook.assert_clean(model)
+        assert torch.equal(copy.deepcopy(net)(ONE), model(ONE))
+        wrapped = hasattr(layer, "_old_forward")
+        assert torch.equal(model(ONE), ONE + 5 if wrapped else ONE)
+        assert "tenterhook" not in repr(vars(layer))
+        with model.replace("0", lambda t: t * 10):
+            assert torch.equal(model(ONE), ONE * 10)
+        assert torch.equal(model(ONE), ONE + 5 if wrapped else ONE)
+        tenterhook.assert_clean(model)
 
     def test_open_while_saved(self, model: HookedModel) -> None:
         """The state dict of the model is that of the model while a layer is replaced."""
@@ -410,6 +465,50 @@ class TestStopAfter:
             model.capture("first", "last", stop_after="first"),
         ):
             model(ONE)
+
+    @pytest.mark.parametrize("decorated", [False, True])
+    @pytest.mark.parametrize("change", ["append", "insert"])
+    @pytest.mark.parametrize(("layer", "last"), [(-1, 2), ("layer_1", 1), ("1", 1)])
+    def test_layer_after_surgery(
+        self, layer: str | int, last: int, change: str, decorated: bool
+    ) -> None:
+        """Where the forward ends is asked anew in each scope: which layer it is may have changed.
+
+        So it is where a function was decorated before the change.
+        """
+        net = nn.Sequential(*(_Counts() for _ in range(2)))
+        model = tenterhook.attach(net)
+
+        @model.capture(0, stop_after=layer)
+        def run_decorated() -> None:
+            model(ONE)
+
+        def run() -> None:
+            with model.capture(0, stop_after=layer):
+                model(ONE)
+
+        def ran() -> list[int]:
+            """Return which layers run."""
+            for each in net:
+                vars(each)["calls"] = 0
+            (run_decorated if decorated else run)()
+            return [at for at, each in enumerate(net) if each.calls]
+
+        assert ran() == [0, 1]
+        if change == "append":
+            net.append(_Counts())
+        else:
+            net.insert(0, _Counts())
+        assert ran() == list(range(last + 1))
+        tenterhook.assert_clean(net)
+
+    def test_no_bool(self, model: HookedModel) -> None:
+        """`True` is no index, also where 1 was asked for before."""
+        for layer in (1, 0):
+            with model.capture("first", stop_after=layer):
+                model(ONE)
+            with pytest.raises(UnknownLayer, match=r"No layer (True|False) in this model"):
+                model.capture("first", stop_after=bool(layer))
 
     def test_only_this_thread(self, model: HookedModel) -> None:
         """Another thread's forward goes on."""

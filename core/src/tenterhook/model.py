@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 Phase = Literal["prompt", "generated"]
 
 
+def _of_the_layers(name: str) -> Any:
+    """Return a property that is the registry's of that name."""
+    return property(
+        lambda self: getattr(self.layers, name),
+        lambda self, value: setattr(self.layers, name, value),
+    )
+
+
 class HookedModel:
     """A module with its layers, hooks and scopes; runs the module when called.
 
@@ -81,24 +89,12 @@ class HookedModel:
         own = {name: value for name, value in vars(self).items() if name not in shared}
         return _copied, (type(self), self.module, settings, own)
 
-    @property
-    def on_error(self) -> OnError:
-        """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
-        return self.layers.on_error
+    on_error: OnError = _of_the_layers("on_error")
+    """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
 
-    @on_error.setter
-    def on_error(self, policy: OnError) -> None:
-        self.layers.on_error = policy
-
-    @property
-    def missing(self) -> Report:
-        """What is done about a registered hook that never ran, though the model was called:
-        `"warn"`, `"raise"` or `"ignore"`."""
-        return self.layers.missing
-
-    @missing.setter
-    def missing(self, report: Report) -> None:
-        self.layers.missing = report
+    missing: Report = _of_the_layers("missing")
+    """What is done about a registered hook that never ran, though the model was called: `"warn"`,
+    `"raise"` or `"ignore"`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module and return its output; `None` where a scope's `stop_after` ended it.
@@ -149,17 +145,9 @@ class HookedModel:
 
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
-        return Capture(
-            self.layers.index,
-            layers,
-            inputs=inputs,
-            device=device,
-            dtype=dtype,
-            detach=detach,
-            stop_after=stop_after,
-            selection=_chosen(selection, tokens, phase, rows, features, every),
-            missing=missing,
-        )
+        chosen = _chosen(selection, tokens, phase, rows, features, every)
+        asked = layers, (device, dtype, detach), inputs, stop_after
+        return Capture(self.layers.index, asked, selection=chosen, missing=missing)
 
     def steer(
         self,

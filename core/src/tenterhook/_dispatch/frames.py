@@ -24,7 +24,7 @@ import os
 import threading
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -256,14 +256,20 @@ def carry(function: F) -> F:
                     origin.carried.discard(frame)
                     frame.close()
 
+    return inside(seen, function)
+
+
+def inside(scope: Callable[[], AbstractContextManager[Any]], function: F) -> F:
+    """Return `function` in what `scope` returns, asked anew at each call."""
+
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with seen():
+        with scope():
             return function(*args, **kwargs)
 
     @functools.wraps(function)
     async def run_async(*args: Any, **kwargs: Any) -> Any:
-        with seen():
+        with scope():
             return await function(*args, **kwargs)
 
     chosen = run_async if is_one(function, inspect.iscoroutinefunction) else run

@@ -308,14 +308,14 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def plan_for(
-    index: LayerIndex,
-    choices: tuple[LayerChoice, ...],
-    form: tuple[torch.device | str | None, torch.dtype | str | None, bool],
-    inputs: bool,
-    stop: LayerSpec | None,
-) -> CapturePlan:
+_Form = tuple[torch.device | str | None, torch.dtype | str | None, bool]
+Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None]
+"""What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop."""
+
+
+def plan_for(index: LayerIndex, asked: Asked) -> CapturePlan:
     """Return the plan for these layers, the one of last time where they mean the same modules."""
+    choices, form, inputs, stop = asked
     found = index.find(choices)
     stop_at = None if stop is None else index.resolve(stop)
     key = (found, form, inputs, None if stop_at is None else (stop_at.name, id(stop_at.module)))

@@ -3,14 +3,20 @@
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tenterhook._dispatch.frames import Place, Steps, visible_frame
 from tenterhook._dispatch.sites import Installs
-from tenterhook.layers import LayerChoice, LayerIndex, LayerSpec
+from tenterhook.layers import LayerIndex
 from tenterhook.reports import Report, never_ran, nothing_matched
-from tenterhook.scopes.capture_plan import CLOSED, Recording, SelectedRecorder, make_own, plan_for
+from tenterhook.scopes.capture_plan import (
+    CLOSED,
+    Asked,
+    Recording,
+    SelectedRecorder,
+    make_own,
+    plan_for,
+)
 from tenterhook.scopes.captured import Captured
 from tenterhook.scopes.scope import Scope
 from tenterhook.scopes.selecting import Selector
@@ -34,13 +40,8 @@ class Capture(Scope):
     def __init__(
         self,
         index: LayerIndex,
-        choices: tuple[LayerChoice, ...],
+        asked: Asked,
         *,
-        inputs: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | str | None = None,
-        detach: bool = True,
-        stop_after: LayerSpec | None = None,
         selection: Selector | None = None,
         missing: Report = "warn",
     ) -> None:
@@ -51,13 +52,15 @@ class Capture(Scope):
         self._index = index
         self.model = index.module
         """The module that was attached."""
-        self._plan = plan_for(index, choices, (device, dtype, detach), inputs, stop_after)
+        self._asked = asked
+        self._plan = plan_for(index, asked)
         self._recording: Recording | None = None
         self._calls: dict[str, list[Tensor]] = {}
 
     def _again(self) -> "Capture":
         again = copy.copy(self)
         again._frame = again._recording = None
+        again._plan = plan_for(self._index, self._asked)  # the names may mean other modules by now
         return again
 
     def __enter__(self) -> Captured:

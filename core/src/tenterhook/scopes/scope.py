@@ -10,7 +10,6 @@ A kind of scope says what runs where (`_steps`) and, when it is over, what never
    raises finds nothing of ours on the model.
 """
 
-import functools
 import inspect
 import warnings
 from abc import ABC, abstractmethod
@@ -21,7 +20,7 @@ from typing import Any, Self, TypeVar
 from torch import nn
 
 from tenterhook._dispatch.entries import StopForward
-from tenterhook._dispatch.frames import Frame, Place, Steps, is_one, lock
+from tenterhook._dispatch.frames import Frame, Place, Steps, inside, is_one, lock
 from tenterhook._dispatch.sites import Installs, close_frame, open_frame, sites_of
 from tenterhook.errors import HookWarning, NeverFired
 from tenterhook.reports import Report
@@ -121,21 +120,7 @@ class Scope(ABC):
                 f"{name} is a generator function, which hands over to its caller at each yield. "
                 "Open the scope inside it, around what runs the model."
             )
-        if is_one(function, inspect.iscoroutinefunction):
-
-            @functools.wraps(function)
-            async def run_async(*args: Any, **kwargs: Any) -> Any:
-                with self._again():
-                    return await function(*args, **kwargs)
-
-            return run_async  # type: ignore[return-value]
-
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self._again():
-                return function(*args, **kwargs)
-
-        return run  # type: ignore[return-value]
+        return inside(self._again, function)
 
 
 class Step:
