@@ -1,6 +1,7 @@
 """What every test of the repository starts from."""
 
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,29 @@ else:
 
 
 pytest_plugins = ["tenterhook.testing.fixtures"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a fixed, seeded sample of each group of tests marked `matrix`.
+
+    A group is what the mark stands on: a parametrized function, a class or a module. All of it runs
+    with `TENTERHOOK_WHOLE=1` (`nox -s whole`), and where no more than the sample was asked for.
+    """
+    if os.environ.get("TENTERHOOK_WHOLE", "") not in ("", "0"):
+        return
+    groups: dict[tuple[str, int], list[pytest.Item]] = {}
+    for item in items:
+        for node, mark in item.iter_markers_with_node("matrix"):
+            name = item.nodeid.partition("[")[0] if node is item else node.nodeid
+            groups.setdefault((name, mark.kwargs["sample"]), []).append(item)
+    left_out: set[pytest.Item] = set()
+    for (name, size), group in sorted(groups.items(), key=lambda each: each[0]):
+        group.sort(key=lambda item: item.nodeid)
+        kept = random.Random(name).sample(group, min(size, len(group)))
+        left_out.update(item for item in group if item not in kept)
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

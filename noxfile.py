@@ -11,7 +11,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["core", "wheels", "scaffold", "ci"]
+nox.options.sessions = ["change"]
 
 HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
@@ -19,17 +19,47 @@ PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
 EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/pyproject.toml"))
 SAELENS = "sae-lens==6.54.12"
 CONSTRAINED = ("-c", str(HERE / "constraints.txt"))
-PYTEST = ("pytest", "pytest-timeout")
+PYTEST = ("pytest", "pytest-timeout", "pytest-xdist")
+TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")  # in half the time, on as few cores as CI has
+
+
+@nox.session(venv_backend="none")
+def change(session: nox.Session) -> None:
+    """Run what a change must pass: `ci`, and beside it `core`, `wheels` and `scaffold`.
+
+    Much of each is one process that installs or checks types, so two cores do both in the time of
+    one. What the second says is shown when the first has ended.
+    """
+    nox_ = (sys.executable, "-m", "nox", "-f", __file__)
+    log = HERE / ".nox" / "built.log"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as file:
+        built = subprocess.Popen(
+            (*nox_, "-s", "core", "wheels", "scaffold"), stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        session.run(*nox_, "-s", "ci", external=True)
+    finally:
+        failed = built.wait()
+        sys.stdout.write(log.read_text())
+    if failed:
+        session.error("core, wheels or scaffold failed: see above.")
 
 
 @nox.session
 def ci(session: nox.Session) -> None:
-    """Lint, check types and run every test, in one environment."""
+    """Lint, check types and run the tests of all but core, in one environment."""
     install_for_work(session)
     run_ruff(session)
     run_mypy(session)
-    side_by_side = ("-n", "2", "--dist", "loadfile")  # in half the time, on as few cores as CI has
-    session.run("pytest", *side_by_side, *session.posargs)
+    session.run("pytest", *TWO_AT_ONCE, "plugins", "tests", *session.posargs)
+
+
+@nox.session
+def whole(session: nox.Session) -> None:
+    """Run every test, core's too, of matrices each case: before a release, or a large change."""
+    install_for_work(session)
+    session.run("pytest", *TWO_AT_ONCE, *session.posargs, env={"TENTERHOOK_WHOLE": "1"})
 
 
 @nox.session
@@ -153,7 +183,7 @@ def release(session: nox.Session) -> None:
 def core(session: nox.Session) -> None:
     """Install core's wheel alone, with torch, pluggy and attrs; pass its tests, use it."""
     session.install(*CONSTRAINED, *built("tenterhook_core"), "hypothesis", *PYTEST)
-    session.run("pytest", "tests/check_core.py", "core/tests", *session.posargs)
+    session.run("pytest", *TWO_AT_ONCE, "tests/check_core.py", "core/tests", *session.posargs)
 
 
 @nox.session(requires=["build"], reuse_venv=False)

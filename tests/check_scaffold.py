@@ -1,6 +1,7 @@
 """Checks of what `tenterhook plugins new` writes, in a clean environment of built wheels.
 
-`nox -s scaffold` runs them. Not named `test_...`, so that an ordinary run leaves them alone.
+`nox -s scaffold` runs them. Not named `test_...`, so that an ordinary run leaves them alone. What
+takes seconds for each kind is done for a sample of them, unless `TENTERHOOK_WHOLE=1`.
 """
 
 import json
@@ -72,6 +73,7 @@ def test_they_are_listed(workshop: Path) -> None:
         assert listed[f"my-{kind}"] == (NAMES.get(kind, f"my-{kind}"), [shown], "0.1.0")
 
 
+@pytest.mark.matrix(sample=4)
 @each_kind
 def test_it_is_shown(workshop: Path, kind: str) -> None:
     """With the parameters of its signature, where it has any."""
@@ -105,6 +107,7 @@ def test_their_tests_pass(workshop: Path) -> None:
         assert f"my-{kind}/tests/test_my_{kind.replace('-', '_')}.py ." in said
 
 
+@pytest.mark.matrix(sample=4)
 @each_kind
 def test_it_fulfils_the_contract_as_installed(workshop: Path, kind: str) -> None:
     """`tenterhook plugins check` finds what to make."""
@@ -130,6 +133,7 @@ def test_they_lint_and_are_formatted(workshop: Path) -> None:
         run("ruff", "format", "--check", ".", cwd=workshop / f"my-{kind}")
 
 
+@pytest.mark.matrix(sample=4)
 @each_kind
 @pytest.mark.parametrize("name", ["x" * 35, "x" * 50], ids=len)
 def test_long_names_pass_their_lint(tmp_path: Path, kind: str, name: str) -> None:

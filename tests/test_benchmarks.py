@@ -1,4 +1,7 @@
-"""Every benchmark runs; what it measures is for `nox -s bench`."""
+"""Every benchmark runs; what it measures is for `nox -s bench`.
+
+A sample of them in an ordinary run, all of them in `nox -s whole`.
+"""
 
 import subprocess
 import sys
@@ -9,6 +12,7 @@ import pytest
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("bench_*.py"))
 
 
+@pytest.mark.matrix(sample=5)
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
 def test_runs(script: Path, tmp_path: Path) -> None:
     """One short round ends well and prints a table."""

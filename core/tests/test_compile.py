@@ -26,7 +26,6 @@ pytestmark = [  # of torch itself, which hides the first by other means than a f
 
 COMPILER = any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
 INDUCTOR = [
-    pytest.mark.slow,
     pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler"),
 ]
 BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=INDUCTOR)]

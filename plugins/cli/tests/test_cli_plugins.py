@@ -503,6 +503,7 @@ class TestNew:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.matrix(sample=6)
 class TestCheck:
     @pytest.fixture(autouse=True)
     def seen_by_others(

@@ -83,6 +83,7 @@ class Synthetic:
         self._count = state["count"]
 
 
+@pytest.mark.matrix(sample=2)
 @pytest.mark.parametrize(
     ("make_sae", "more"),
     [
@@ -384,6 +385,7 @@ def unseen() -> Tensor:
     return next(iter(data))
 
 
+@pytest.mark.matrix(sample=1)
 @pytest.mark.parametrize(
     ("bias", "more"),
     [(-2.0, {"aux": 1 / 32}), (-5.0, {"resample_every": 50})],

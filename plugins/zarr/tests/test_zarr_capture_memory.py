@@ -32,6 +32,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is Linux's")
+@pytest.mark.matrix(sample=1)
 @pytest.mark.parametrize("writing", ["inline", "thread", "file"])
 def test_memory_is_that_of_a_tenth_of_the_data(tmp_path: Path, writing: str) -> None:
     """Ten times the data, within 5 % of the peak.

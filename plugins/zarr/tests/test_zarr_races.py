@@ -17,6 +17,8 @@ from tenterhook_store.testing import a_plan, write
 from tenterhook_zarr import ZarrStore, _tensors, _writer
 from tenterhook_zarr._files import put_in_place
 
+pytestmark = pytest.mark.matrix(sample=5)
+
 HEAD = """
 import sys
 import time

@@ -37,6 +37,8 @@ pytest.importorskip("obstore")
 pytest.importorskip("flask")
 moto_server = pytest.importorskip("moto.server")
 
+pytestmark = pytest.mark.matrix(sample=12)
+
 Fault = Callable[["_Handler"], bool]
 """Does something to a request instead of passing it on; `False` where it does not concern it."""
 
