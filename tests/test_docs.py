@@ -13,6 +13,7 @@ import doctest
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from typing import Any
 
 import attrs
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the processes import it by its name
+from forked_commands import run_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -158,10 +162,18 @@ def run_console(text: str, place: str) -> None:
     """Run the commands of a block; each must succeed and print what is shown under it."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, shown = part.replace("\\\n", "").partition("\n")
-        done = subprocess.run(command, shell=True, capture_output=True, text=True)
+        done = run_line(command)
         assert done.returncode == 0, f"{place}: {command}\n{done.stdout}{done.stderr}"
         if shown.strip():
             expect(shown, done.stdout, f"{place}: {command}")
+
+
+def run_line(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a line as a shell does."""
+    words = shlex.split(line)
+    if words[0] == "tenterhook" and not re.search(r"[&|;<>$*`]", line.replace("'", "")):
+        return run_command(words[1:])
+    return subprocess.run(line, shell=True, capture_output=True, text=True)
 
 
 def expect(shown: str, printed: str, place: str) -> None:
