@@ -1,6 +1,7 @@
 """Copies and pickles of models whose points have hooks."""
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -10,12 +11,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from tenterhook.hooks import HookWarning
 from tenterhook_hook_points import HookedRootModule, HookPoint
+
+
+def by_pickle(model: Any) -> Any:
+    """Pickle and load."""
+    return pickle.loads(pickle.dumps(model))
+
+
+def by_torch(model: Any) -> Any:
+    """Save whole and load."""
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
 
 COPIES = pytest.mark.parametrize(
     "copied",
-    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
-    ids=["deepcopy", "pickle"],
+    [copy.deepcopy, by_pickle, by_torch],
 )
 
 
@@ -24,7 +39,20 @@ def double(tensor: Tensor, hook: HookPoint) -> Tensor:
     return tensor * 2
 
 
+def plus_one(tensor: Tensor, hook: HookPoint) -> Tensor:
+    """Replace the tensor."""
+    return tensor + 1
+
+
+def scaled(tensor: Tensor, hook: HookPoint, by: Any) -> Tensor:
+    """Replace the tensor, and leave word of it."""
+    hook.ctx["stood for"] = hook.name
+    new: Tensor = tensor * by
+    return new
+
+
 @COPIES
+@pytest.mark.filterwarnings("ignore:A pickle of hook point:tenterhook.hooks.HookWarning")
 def test_a_copy_is_the_model(
     copied: Callable[[Any], Any], model: HookedRootModule, x: Tensor
 ) -> None:
@@ -81,25 +109,30 @@ def test_hooks_come_along_in_a_deep_copy(model: HookedRootModule, x: Tensor) -> 
     assert len(point.bwd_hooks) == 1
 
 
-def test_methods_of_what_is_copied(x: Tensor) -> None:
+class Counts(HookedRootModule):
+    """Has a hook that is a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_x = HookPoint()
+        self.seen = 0
+        self.setup()
+        self.add_perma_hook("hook_x", self.count)
+
+    def count(self, tensor: Tensor, hook: HookPoint) -> None:
+        """Count a call."""
+        self.seen += 1
+
+    def forward(self, x: Tensor) -> Any:
+        """Return `x`."""
+        return self.hook_x(x)
+
+
+@COPIES
+def test_methods_of_what_is_copied(copied: Callable[[Any], Any], x: Tensor) -> None:
     """A hook that is a method of the model is the copy's method on the copy."""
-
-    class Counts(HookedRootModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.hook_x = HookPoint()
-            self.seen = 0
-            self.setup()
-            self.add_perma_hook("hook_x", self.count)
-
-        def count(self, tensor: Tensor, hook: HookPoint) -> None:
-            self.seen += 1
-
-        def forward(self, x: Tensor) -> Any:
-            return self.hook_x(x)
-
     model = Counts()
-    other = copy.deepcopy(model)
+    other = copied(model)
     other(x)
     assert (model.seen, other.seen) == (0, 1)
 
@@ -119,13 +152,59 @@ def test_huge_arguments_are_not_copied(model: HookedRootModule) -> None:
     assert other.list_hooks()["hook_embed"][0].user_hook is handle.user_hook
 
 
-def test_a_pickle_has_no_hooks(model: HookedRootModule) -> None:
-    """Hooks are code, often without a name; those that came by torch's own doors are kept."""
-    model.add_perma_hook(None, lambda tensor, hook: None)
+@pytest.mark.parametrize("again", [by_pickle, by_torch])
+def test_hooks_that_pickle_come_along(
+    again: Callable[[Any], Any], model: HookedRootModule, x: Tensor
+) -> None:
+    """With their order and settings, as in a deep copy; those of open scopes stay behind."""
+    point = model.hook_dict["hook_embed"]
+    point.add_hook(functools.partial(scaled, by=torch.tensor(3.0)), level=2, alias_names=["a"])
+    point.add_perma_hook(double)
+    point.add_hook(plus_one, prepend=True)
+    point.add_hook(double, dir="bwd")
+    with model.hooks([(None, lambda tensor, hook: None)], [("hook_embed", double)]):
+        other = again(model)
+    mine = other.hook_dict["hook_embed"]
+
+    assert repr(mine) == repr(point)
+    assert list(other.list_hooks()) == ["hook_embed"]
+    assert [h.user_hook for h in mine.fwd_hooks][::2] == [plus_one, double]
+    assert [(h.is_permanent, h.context_level) for h in mine.fwd_hooks] == [
+        *((False, None), (False, 2), (True, None))
+    ]
+    x = x.requires_grad_()
+    assert torch.equal(mine(x), (x + 1) * 3 * 2)
+    mine(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.full_like(x, 12))
+    assert (mine.ctx, point.ctx) == ({"stood for": "a"}, {})
+    mine.remove_hooks("both", including_permanent=True)
+    assert mine(x) is x
+    assert len(point.fwd_hooks) == 3
+
+
+def test_a_pickle_tells_of_hooks_it_leaves_out(model: HookedRootModule) -> None:
+    """Each point names those of its hooks that cannot be pickled; the others are there."""
+    point = model.hook_dict["hook_embed"]
+    point.add_hook(lambda tensor, hook: tensor)
+    point.add_hook(double)
+    point.add_perma_hook(functools.partial(scaled, by=lambda: 1), dir="bwd")
+    told = (
+        r"A pickle of hook point 'hook_embed' leaves out 2 hooks that cannot be pickled: "
+        r"test_a_pickle_\w+\.<locals>\.<lambda>, partial\. Attach .*or give functions of a"
+    )
+    with pytest.warns(HookWarning, match=told) as warned:
+        other = pickle.loads(pickle.dumps(model))
+    assert len(warned) == 1
+    (handle,) = other.list_hooks()["hook_embed"]
+    assert handle.user_hook is double
+
+
+def test_a_pickle_keeps_what_torch_attached(model: HookedRootModule) -> None:
+    """Hooks that came by torch's own doors are kept."""
     point = model.hook_dict["hook_embed"]
     point.register_forward_hook(torch_hook)
     point.register_full_backward_hook(torch_hook)
-    point.add_hook(double, dir="bwd")
     other = pickle.loads(pickle.dumps(model))
     assert other.list_hooks() == {}
     mine = other.hook_dict["hook_embed"]
@@ -143,11 +222,7 @@ def torch_hook(module: Any, given: Any, output: Any) -> None:
     calls.append("ran")
 
 
-def test_torch_save(model: HookedRootModule, x: Tensor) -> None:
-    """A whole hooked model can be saved, and its weights have no more names than it has."""
+def test_names_of_weights(model: HookedRootModule) -> None:
+    """The weights of a hooked model have no more names than it has."""
     model.add_hook(None, lambda tensor, hook: None)
-    buffer = io.BytesIO()
-    torch.save(model, buffer)
-    buffer.seek(0)
-    assert torch.equal(torch.load(buffer, weights_only=False)(x), model(x))
     assert all("linear" in name for name in model.state_dict())

@@ -23,6 +23,7 @@ from tenterhook_hook_points._lens_scope import LensScope, here, opening, untrace
 from tenterhook_hook_points.conversion import TensorConversion
 from tenterhook_hook_points.gradient import ScaledGradient, plain
 from tenterhook_hook_points.names import checked_direction
+from tenterhook_hook_points.pickling import pickles, warn_of_lost
 
 Hook = Callable[..., Any]
 """Called as `hook(tensor, hook=point)`; returns what takes the tensor's place, or `None`."""
@@ -333,20 +334,37 @@ class HookPoint(nn.Module):
         return taken
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle holds: the point without hooks, which are code."""
+        """Return what a pickle holds: the point, and those of its hooks that can be pickled.
+
+        Not those of open scopes. Warns of the others, `HookWarning`.
+        """
         watch = self._watch or ()
         ours = {handle.hook.id for handle in (*self._fwd, *self._bwd)}.union(watch)
         state = {**vars(self), "_fwd": [], "_bwd": [], "_watch": None}
+        kept: list[tuple[Any, ...]] = []
+        lost = []
+        for dir in ("fwd", "bwd"):
+            for h in self.handles(dir):
+                settings = h.is_permanent, h.context_level, False, h._aliases
+                if h._scope is None and pickles(h.user_hook):
+                    kept.append((h.user_hook, dir, *settings))
+                elif h._scope is None:
+                    lost.append(h.user_hook)
+        warn_of_lost(self.name, lost)
+        state["_kept"] = kept
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_gradient_hooks"):
             theirs = {key: value for key, value in state[hooks].items() if key not in ours}
             state[hooks] = OrderedDict(theirs)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        kept = state.pop("_kept", ())
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         rest, self._gradient_hooks = self._gradient_hooks, OrderedDict()
         for hook in rest.values():
             self.register_full_backward_hook(hook)
+        for given in kept:
+            self.add_hook(*given)
 
 
 # --- what torch calls
