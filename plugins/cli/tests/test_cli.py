@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,20 @@ class TestHowCommandsEnd:
         add_command(warn)
 
         assert th("warn") == (0, "", "warning: Mind this.\n")
+
+    def test_stdout_is_the_commands_own(self, th: Th, add_command: AddCommand) -> None:
+        """Other threads print to stderr, so that nothing stands between the lines of JSON."""
+
+        def talk() -> None:
+            other = threading.Thread(target=print, args=("noise",))
+            other.start()
+            other.join()
+            click.echo('{"rows": 3}')
+
+        add_command(talk)
+
+        assert th("talk") == (0, '{"rows": 3}\n', "noise\n")
+        assert th("talk") == (0, '{"rows": 3}\n', "noise\n")
 
 
 class TestPluginsList:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +151,32 @@ class TestInfo:
 
         assert (status, json.loads(out)[0]["name"]) == (0, "Loud")
         assert err.split() == ["hello", "loud"]
+
+    def test_what_a_plugins_thread_prints_is_no_json(self, install: InstalledPlugins) -> None:
+        """It goes to stderr, whether it was imported just now or the command is long done."""
+        code = """
+        import threading, time
+        class Loud: pass
+        main = threading.main_thread()
+        def print_until_the_end():
+            while main.is_alive():
+                print("loud")
+                time.sleep(0.001)
+            print("last")
+        threading.Thread(target=print_until_the_end).start()
+        time.sleep(0.05)
+        """
+        install.site.joinpath("plugin_loud.py").write_text(textwrap.dedent(code))
+        install("some", {"some": source("Loud", "plugin_loud:Loud")})
+        command = [sys.executable, "-m", "tenterhook", "plugins", "info", "Loud", "--json"]
+        path = os.pathsep.join([str(install.site), os.environ.get("PYTHONPATH", "")])
+
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
+
+        assert json.loads(done.stdout)[0]["name"] == "Loud"
+        assert (done.stderr.split()[0], done.stderr.split()[-1]) == ("loud", "last")
 
     def test_a_broken_plugin_says_what_is_wrong(self, install: InstalledPlugins, th: Th) -> None:
         """And no more."""

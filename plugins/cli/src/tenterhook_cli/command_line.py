@@ -19,6 +19,7 @@ from tenterhook import __version__
 from tenterhook.errors import TenterhookError
 from tenterhook.one_line import error_line, type_name
 from tenterhook_cli.plugin import tenterhook_commands
+from tenterhook_cli.stdout import claim_stdout
 
 # What a user can repair by typing something else; the rest is a failure.
 BAD_INPUT = (
@@ -77,6 +78,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; see `tenterhook_cli.main`."""
     if isinstance(sys.stdout, TextIOWrapper):  # letters that a terminal lacks end nothing
         sys.stdout.reconfigure(errors="backslashreplace")
+    claim_stdout()
     given = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]  # so that it may stand anywhere
