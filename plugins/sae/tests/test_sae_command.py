@@ -15,7 +15,7 @@ from tenterhook_capture.documents import read_documents
 from tenterhook_sae import BadSetting, TopKSae, TopText, load_sae, save_sae, write_page
 from tenterhook_sae._cli import sae as command
 from tenterhook_sae.examples import Example
-from tenterhook_store import LocalStore
+from tenterhook_store import LocalStore, UnknownRun
 
 LAYER = "transformer.h.1"
 
@@ -88,6 +88,29 @@ def test_a_dry_run_writes_nothing(store: str, tmp_path: Path) -> None:
 
     assert "Would train a TopKSae of 256 latents on" in done.stdout
     assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [("{}",), ("{}", "first"), ("{}/runs/first",)], ids=" ".join)
+def test_ways_to_name_the_run(store: str, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """As in the other commands: in two words, as one path, or as the only run of its store."""
+    named = [word.format(store) for word in words]
+    done = run("train", *named, "layer_1", "--out", str(tmp_path / "sae"), "--dry-run", *SHORT)
+
+    assert done.stdout.startswith("Would train a TopKSae of 256 latents on")
+
+
+def test_a_run_that_is_not_there(store: str, tmp_path: Path) -> None:
+    """The error names those that are."""
+    with pytest.raises(UnknownRun, match=r"'second'.*first"):
+        run("train", store, "second", "layer_1", "--out", str(tmp_path / "sae"), *SHORT)
+
+
+def test_no_layer(store: str, tmp_path: Path) -> None:
+    """A usage error, for one word is the store alone."""
+    done = run("train", store, "--out", str(tmp_path / "sae"))
+
+    assert done.exit_code == 2
+    assert "Missing argument 'LAYER'" in done.stderr
 
 
 def test_an_unfinished_run(loaded: Any, tmp_path: Path) -> None:
@@ -169,7 +192,8 @@ def test_a_device_that_is_not_there(trained: str, store: str, tmp_path: Path) ->
         ("eval", "tiny:", trained),
         ("top", "tiny:", trained, "3"),
     ):
-        with pytest.raises(BadSetting, match=r"device='nowhere' is not there \(.+\); leave it out"):
+        message = r"device='nowhere' must be one that is there \(.+\); leave it out"
+        with pytest.raises(BadSetting, match=message):
             run(*words, "--device", "nowhere")
     assert not list(tmp_path.iterdir())
 

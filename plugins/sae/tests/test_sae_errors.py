@@ -16,7 +16,7 @@ ERRORS = [
         errors.NoSuchLatent("dog", 4, ["dogs"]),
         "the latents are 0 to 3. Closest name: 'dogs",
     ),
-    (errors.BadSetting("k", 0, "positive"), "^k=0 is not positive"),
+    (errors.BadSetting("k", 0, "positive"), "^k=0 must be positive"),
     (errors.NoTexts(), "^Texts are not tracked"),
     (errors.UnknownArchitecture("here", "vae", ["topk"]), "architecture 'vae'; .* read are topk"),
     (errors.UnreadableSae("here", "It is empty."), "^here cannot be read as an SAE: It is empty."),

@@ -465,10 +465,10 @@ def test_a_latent_that_is_not_there_names_the_range(sae: Sae, latent: int) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scale": float("nan")}, "scale=nan is not a finite number"),
-        ({"scale": "2"}, "scale='2' is not a finite number"),
-        ({"add": float("inf")}, "add=inf is not a finite number"),
-        ({"minimum": 2, "maximum": 1}, "minimum=2 is not at most maximum=1"),
+        ({"scale": float("nan")}, "scale=nan must be a finite number"),
+        ({"scale": "2"}, "scale='2' must be a finite number"),
+        ({"add": float("inf")}, "add=inf must be a finite number"),
+        ({"minimum": 2, "maximum": 1}, "minimum=2 must be at most maximum=1"),
         (
             {"rows": 0, "selection": tenterhook.Selection(rows=1)},
             "Give either selection=.* or its parts, not both",

@@ -235,18 +235,18 @@ def test_a_copy_is_an_sae_of_its_own(make: Callable[..., Sae]) -> None:
 @pytest.mark.parametrize(
     ("make_one", "message"),
     [
-        (lambda: TopKSae(8, 4, 9), r"k=9 is not a number of latents, of which there are 8"),
-        (lambda: TopKSae(8, 4, 0), r"k=0 is not a whole number, 1 or more"),
-        (lambda: TopKSae(8, 4, 2.5), r"k=2.5 is not a whole number"),  # type: ignore[arg-type]
-        (lambda: BatchTopKSae(8, 4, 8.5), r"k=8.5 is not a number of latents"),
-        (lambda: TopKSae(0, 4, 1), r"n_latents=0 is not a whole number, 1 or more"),
-        (lambda: L1Sae(8, -4), r"n_inputs=-4 is not a whole number, 1 or more"),
+        (lambda: TopKSae(8, 4, 9), r"k=9 must be a number of latents, of which there are 8"),
+        (lambda: TopKSae(8, 4, 0), r"k=0 must be a whole number, 1 or more"),
+        (lambda: TopKSae(8, 4, 2.5), r"k=2.5 must be a whole number"),  # type: ignore[arg-type]
+        (lambda: BatchTopKSae(8, 4, 8.5), r"k=8.5 must be a number of latents"),
+        (lambda: TopKSae(0, 4, 1), r"n_latents=0 must be a whole number, 1 or more"),
+        (lambda: L1Sae(8, -4), r"n_inputs=-4 must be a whole number, 1 or more"),
         (
             lambda: JumpReLUSae(8, 4, initial_threshold=-1.0),
-            r"initial_threshold=-1.0 is not a number, 0 or more",
+            r"initial_threshold=-1.0 must be a number, 0 or more",
         ),
-        (lambda: JumpReLUSae(8, 4, bandwidth=0), r"bandwidth=0 is not a positive number"),
-        (lambda: L1Sae(8, 4, mode="edits"), r"mode='edits' is not one of 'edit', 'reconstruct'"),  # type: ignore[arg-type]
+        (lambda: JumpReLUSae(8, 4, bandwidth=0), r"bandwidth=0 must be a positive number"),
+        (lambda: L1Sae(8, 4, mode="edits"), r"mode='edits' must be one of 'edit', 'reconstruct'"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_that_cannot_be(make_one: Callable[[], Any], message: str) -> None:

@@ -360,7 +360,7 @@ def test_without_tracking_there_are_no_texts(sae: Sae) -> None:
 @pytest.mark.parametrize("top_k", [0, -1, 2.5, True])
 def test_top_k_that_cannot_be(sae: Sae, top_k: Any) -> None:
     """The value."""
-    with pytest.raises(ValueError, match=f"top_k={top_k} is not a whole number, 1 or more"):
+    with pytest.raises(ValueError, match=f"top_k={top_k} must be a whole number, 1 or more"):
         sae.concepts.enable_text_tracking(top_k=top_k)
 
 

@@ -469,7 +469,7 @@ def test_autocast(make_sae: Callable[[], Sae]) -> None:
 
 def test_float16_is_not_trained_in() -> None:
     """AdamW's smallest numbers are 0 in it, and weights would be NaN."""
-    with pytest.raises(BadSetting, match=r"dtype=torch.float16 is not .*float32.*autocast"):
+    with pytest.raises(BadSetting, match=r"dtype=torch.float16 must be .*float32.*autocast"):
         Trainer(TopKSae(96, 48, 4, dtype=torch.float16), Synthetic())
 
 
@@ -502,7 +502,7 @@ def test_a_first_batch_of_zeros() -> None:
 )
 def test_settings_that_cannot_be(name: str, value: Any, message: str) -> None:
     """Name, value, and what is valid."""
-    with pytest.raises(BadSetting, match=f"{name}={value} is not {message}"):
+    with pytest.raises(BadSetting, match=f"{name}={value} must be {message}"):
         TrainingSettings(**{name: value})
 
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         L1Sae,
         TopKSae,
     )
+    from tenterhook_sae.progress import (
+        TrainingProgress,
+    )
     from tenterhook_sae.sae import (
         Sae,
     )
@@ -60,7 +63,6 @@ if TYPE_CHECKING:
     )
     from tenterhook_sae.training import (
         Trainer,
-        TrainingProgress,
         train_sae,
     )
 
@@ -88,7 +90,7 @@ _HOMES = {
     "TopKSae": "models",
     "TopText": "top_texts",
     "Trainer": "training",
-    "TrainingProgress": "training",
+    "TrainingProgress": "progress",
     "TrainingSettings": "settings",
     "UnknownArchitecture": "errors",
     "UnreadableSae": "errors",

@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from tenterhook_capture.documents import Documents
+    from tenterhook_sae.progress import ProgressCallback, TrainingProgress
     from tenterhook_sae.sae import Sae
-    from tenterhook_sae.training import ProgressCallback, TrainingProgress
 
 KINDS = ("topk", "batchtopk", "jumprelu", "l1")
 
@@ -23,8 +23,8 @@ def sae() -> None:
 
 @sae.command()
 @click.argument("store")
-@click.argument("run")
-@click.argument("layer")
+@click.argument("run", required=False)
+@click.argument("layer", required=False, metavar="LAYER")
 @click.option("--out", required=True, help="The folder for checkpoints and the SAE.")
 @click.option("--kind", type=click.Choice(KINDS), default="topk", show_default=True)
 @click.option("--latents", type=click.IntRange(1), help="8 times the layer's width by default.")
@@ -48,8 +48,8 @@ def sae() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def train(
     store: str,
-    run: str,
-    layer: str,
+    run: str | None,
+    layer: str | None,
     out: str,
     kind: str,
     latents: int | None,
@@ -66,26 +66,33 @@ def train(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train an SAE on the rows of LAYER of RUN in the folder STORE.
+    """Train an SAE on the rows of LAYER of RUN in STORE, a folder or a URL.
 
+    STORE RUN may be one path, STORE/runs/RUN; where the store holds one run, RUN may be left out.
     The same command again goes on where it was stopped.
     """
+    if layer is None:  # click gives words to arguments from the left, and RUN is the one left out
+        run, layer = None, run
+    if layer is None:
+        raise click.MissingParameter(param_hint="'LAYER'", param_type="argument")
+
     import torch
 
     from tenterhook_sae.batches import RunBatches
     from tenterhook_sae.evaluation import evaluate_rows
     from tenterhook_sae.settings import TrainingSettings
     from tenterhook_sae.training import train_sae
-    from tenterhook_store import LocalStore
+    from tenterhook_store import find_run
 
-    opened = LocalStore(store, create=False).run(run)
+    found, run = find_run(store, run)
+    opened = found.run(run)
     rows = opened[layer]
     trained = len(rows) - int(hold_out * len(rows))
     if not opened.is_complete:
         click.echo(
             f"Run {run} lacks {len(opened.missing)} of its {opened.plan.unit_count} units: its "
-            f"first {len(rows):,} rows are used. tenterhook runs resume {store} {run} makes the "
-            "others.",
+            f"first {len(rows):,} rows are used. tenterhook runs resume {found.location} {run} "
+            "makes the others.",
             err=True,
         )
     batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, trained))
@@ -250,7 +257,9 @@ def _present(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either
         why = str(error).partition("\n")[0].rstrip(".")
-        raise BadSetting("device", device, f"there ({why}); leave it out, or use 'cpu'") from error
+        raise BadSetting(
+            "device", device, f"one that is there ({why}); leave it out, or use 'cpu'"
+        ) from error
     return device
 
 

@@ -7,6 +7,7 @@ import attrs
 
 from tenterhook import TenterhookError
 from tenterhook.errors import closest
+from tenterhook_store.errors import BadSetting as BadSetting  # the same one, under both names
 
 
 def _tuple(names: Sequence[str]) -> tuple[str, ...]:
@@ -58,23 +59,6 @@ class NoSuchLatent(TenterhookError, IndexError):
             near = closest(self.latent, self.names) if self.names else []
             message += f" Closest name: {near[0]!r}." if near else " None of them has a name."
         return message
-
-
-@attrs.define(slots=False)
-class BadSetting(TenterhookError, ValueError):
-    """A setting has a value that it cannot have."""
-
-    name: str
-    """The setting's name."""
-
-    value: Any
-    """What it was given."""
-
-    valid: str
-    """What it may be, in words."""
-
-    def __str__(self) -> str:
-        return f"{self.name}={self.value!r} is not {self.valid}."
 
 
 class NoTexts(TenterhookError, RuntimeError):

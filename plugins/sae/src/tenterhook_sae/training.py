@@ -2,11 +2,7 @@
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tenterhook_sae.batches import Batches
+from tenterhook_sae.dead_latents import auxiliary_loss, resample, thresholds_of
 from tenterhook_sae.errors import (
     BadSetting,
     NoRows,
@@ -28,36 +25,13 @@ from tenterhook_sae.errors import (
 )
 from tenterhook_sae.evaluation import explained, numbers
 from tenterhook_sae.files import CONFIG, FileName, in_place, save_sae, write_json
+from tenterhook_sae.progress import ProgressCallback, TrainingProgress
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.settings import TrainingSettings
+from tenterhook_sae.stopping import asked_to_stop
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "training.json"
-
-
-@attrs.frozen(kw_only=True)
-class TrainingProgress:
-    """Where a training stands; the measures are those of the latest batch."""
-
-    step: int
-    steps: int
-    loss: float
-    """What is minimised; see `TrainingSettings`."""
-    mean_squared_error: float
-    """Per feature, in the activations' own units."""
-    explained_variance: float
-    """1 minus the squared error over the squared distance of rows from the batch's mean; NaN where
-    all its rows are the same."""
-    l0: float
-    """Active latents per row."""
-    dead_share: float
-    """The share of latents that were not active for more than `dead_after` rows."""
-    learning_rate: float
-    rows_per_second: float
-    seconds_left: float
-
-
-ProgressCallback = Callable[[TrainingProgress], None]
 
 
 class Trainer:
@@ -97,7 +71,10 @@ class Trainer:
     def train_batch(self, batch: Tensor, *, report: bool = False) -> dict[str, float]:
         """Take one step on rows `(rows, n_inputs)`; with `report`, return what it measured.
 
-        While it is under way the SAE works on scaled activations; `finish` puts that right.
+        Rows may be of any floating dtype, on any device. What is measured are the fields of
+        `TrainingProgress` from `loss` to `learning_rate`; without `report` nothing is. While it is
+        under way the SAE works on scaled activations; `finish` puts that right.
+
         Raises, before anything is changed, `NotFinite` where rows hold NaN, and `NoRows` for a
         batch of none (each a `ValueError`).
         """
@@ -126,7 +103,9 @@ class Trainer:
         self._idle = torch.where(active.any(0), 0, self._idle + len(active))
         dead = self._idle > settings.dead_after
         if settings.aux:
-            loss = loss + settings.aux * self._aux_loss(x, error.detach(), dead)
+            loss = loss + settings.aux * auxiliary_loss(
+                sae, x, error.detach(), dead, settings.aux_k
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.normalize_decoder:
             self._keep_length_out_of_gradient()
@@ -137,7 +116,8 @@ class Trainer:
         self.step += 1
         every = settings.resample_every
         if every and self.step % every == 0 and self.step <= 0.75 * settings.steps:
-            self._resample(error.detach(), dead)
+            generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+            self._idle[resample(sae, self._optimizer, error.detach(), dead, generator)] = 0
         if not report:
             return {}
         spread = float((x - x.mean(0)).square().sum())
@@ -186,26 +166,6 @@ class Trainer:
         down = 1.0 if falling < 1 else min(1.0, left / falling)
         return settings.learning_rate * self._warmed(settings.warm_up) * down
 
-    def _aux_loss(self, x: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Return how badly dead latents reconstruct the error, in units of the error.
-
-        A latent that is below 0 adds nothing to what they reconstruct, and has the gradient that
-        it would have at 0: without, one that is below 0 everywhere would never come back.
-        """
-        chosen = dead.nonzero().reshape(-1)
-        if not len(chosen):
-            return error.new_zeros(())
-        sae = self.sae
-        k = min(len(chosen), self.settings.aux_k or max(1, sae.n_inputs // 2))
-        # The latents that live share b_dec: it is not for the dead to move.
-        centered = x - sae.b_dec.detach() if sae.center else x
-        pre = torch.addmm(sae.b_enc[chosen], centered, sae.W_enc[:, chosen])
-        values, indices = pre.topk(k, sorted=False)
-        values = values + (values.relu() - values).detach()
-        latents = torch.zeros_like(pre).scatter(-1, indices, values)
-        missed = error - (latents @ sae.W_dec[chosen]).to(error.dtype)
-        return missed.square().mean() / error.square().mean().clamp_min(1e-30)
-
     def _keep_length_out_of_gradient(self) -> None:
         decoder = self.sae.W_dec
         if decoder.grad is not None:
@@ -216,61 +176,19 @@ class Trainer:
     def _tidy(self) -> None:
         if self.settings.normalize_decoder:
             self.sae.normalize_decoder()
-        threshold = self._thresholds()
+        threshold = thresholds_of(self.sae)
         if threshold is not None:
             threshold.clamp_(min=0)
-
-    def _thresholds(self) -> Tensor | None:
-        """Return the thresholds that are learned, `(n_latents,)`; `None` for kinds without."""
-        return dict(self.sae.named_parameters()).get("threshold")
-
-    @torch.no_grad()
-    def _resample(self, error: Tensor, dead: Tensor) -> None:
-        """Make dead latents anew, each along what is missed of a row, badly reconstructed ones
-        rather; no more of them than there are rows of which something is missed.
-        """
-        chosen = dead.nonzero().reshape(-1)
-        if not len(chosen):
-            return
-        sae = self.sae
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
-        weight = error.square().sum(1).double().square().cpu()
-        order = torch.randperm(len(chosen), generator=generator)[: int(weight.count_nonzero())]
-        if not len(order):
-            return
-        chosen = chosen[order.to(chosen.device)]
-        rows = weight.multinomial(len(chosen), generator=generator)
-        direction = error[rows.to(error.device)]
-        direction = direction / direction.norm(dim=1, keepdim=True)
-        alive = sae.W_enc[:, ~dead]
-        length = float(alive.norm(dim=0).mean()) if alive.shape[1] else 1.0
-        sae.W_dec[chosen] = direction
-        sae.W_enc[:, chosen] = (sae.resampled_length * length * direction).T
-        sae.b_enc[chosen] = 0
-        changed: list[tuple[Tensor, Any]] = [
-            (sae.W_dec, chosen),
-            (sae.W_enc, (slice(None), chosen)),
-            (sae.b_enc, chosen),
-        ]
-        threshold = self._thresholds()
-        if threshold is not None:  # as much lower as the encoder is shorter
-            living = float(threshold[~dead].mean()) if alive.shape[1] else 0.0
-            threshold[chosen] = sae.resampled_length * living
-            changed.append((threshold, chosen))
-        for parameter, index in changed:
-            state = self._optimizer.state[parameter]
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in state:
-                    state[name][index] = 0
-        self._idle[chosen] = 0
 
     # --- to the end
 
     def run(self, out: FileName | None = None, *, progress: ProgressCallback | None = None) -> Sae:
         """Take the steps that are left, checkpoint on the way, and finish.
 
-        Ctrl-C waits for the step under way and then raises, with a checkpoint where there is a
-        folder; pressed twice it does not wait, and the latest checkpoint stays.
+        Ctrl-C waits for the step under way and then raises `KeyboardInterrupt`, with a checkpoint
+        where there is a folder; pressed twice it does not wait, and the latest checkpoint stays.
+
+        Raises `NoRows` where the batches end, `NotFinite` where rows hold NaN.
         """
         settings = self.settings
         began, first = time.perf_counter(), self.step
@@ -278,7 +196,7 @@ class Trainer:
         stream = iter(self.batches)
         between_steps = True
         try:
-            with _asked_to_stop() as asked:
+            with asked_to_stop() as asked:
                 while self.step < settings.steps:
                     if asked.is_set():
                         raise KeyboardInterrupt
@@ -450,27 +368,3 @@ def _run(trainer: Trainer, folder: Path | None, progress: ProgressCallback | Non
         if trainer.step:
             trainer.finish()
         raise
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """A block in which Ctrl-C sets an event, and raises only when it is pressed again.
-
-    Where somebody else listens to Ctrl-C, or in another thread than the main one, it is left.
-    """
-    asked = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield asked
-        return
-
-    def note(*_: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -209,11 +209,12 @@ class NoTokenizer(TenterhookError, LookupError):
 
 @attrs.define(slots=False)
 class BadSetting(TenterhookError, ValueError):
-    """A setting of a loader or of a conversion that makes no sense."""
+    """A setting has a value that it cannot have."""
 
     name: str
     value: Any
     expected: str
+    """What it may be, in words."""
 
     def __str__(self) -> str:
         return f"{self.name}={self.value!r} must be {self.expected}."
