@@ -10,7 +10,8 @@ way round, what a page says of a call is compared with its signature. On these p
 - a call with values, as `stack("resid_post")`, is an example, which must fit the signature;
 - any other code span is prose, and only whole import paths (`tenterhook.x.y`) are looked up.
 
-Names are looked up in the class of the heading above, then in the modules of the page.
+Names are looked up in the class of the heading above, then in the modules of the page. The page of
+the command line is compared with the commands themselves: their arguments and all their options.
 """
 
 import ast
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 import pytest
 import torch
 
@@ -33,6 +35,7 @@ import tenterhook.hooks
 import tenterhook.hooks.utils
 import tenterhook_capture
 from tenterhook import hookspecs
+from tenterhook_cli.command_line import cli
 
 FOLDER = Path(__file__).parents[1] / "docs/reference"
 PAGES = sorted(FOLDER.glob("*.md"))
@@ -135,6 +138,15 @@ class Row:
 
     def __str__(self) -> str:
         return f"{self.page}.md:{self.line}"
+
+
+@attrs.frozen
+class Command:
+    """A command of `tenterhook`: its words, how its usage writes its arguments, its options."""
+
+    words: str
+    arguments: str
+    options: set[str]
 
 
 def lines_of(page: Path) -> Iterator[tuple[int, str | None, str]]:
@@ -393,6 +405,75 @@ def test_import_path(path: str) -> None:
     """An import path on a page of the reference leads somewhere."""
     if path not in ("tenterhook.json", "tenterhook.plugins"):
         import_path(path)
+
+
+COMMANDS = FOLDER / "command-line.md"
+TAKES_THE_SAME = {"runs resume": ("work", {"--slice"})}
+"""A command whose options the page gives as those of another, but for some."""
+
+
+def commands(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[Command]:
+    """Give the commands that there are, and what each takes."""
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        command = group.get_command(context, word)
+        assert command is not None
+        context_of_command = command.make_context(word, [], resilient_parsing=True)
+        command = context_of_command.command  # of a plugin: what its name stood for
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, word))
+            continue
+        _, *arguments = command.collect_usage_pieces(context_of_command)
+        options = {each.opts[0] for each in command.params if isinstance(each, click.Option)}
+        yield Command(" ".join((*words, word)), " ".join(arguments), options)
+
+
+def stated_commands() -> dict[str, str]:
+    """Return the command lines in the table of commands, with the rest of their rows."""
+    return {
+        SPAN.findall(row.cells["command"])[0].removeprefix("tenterhook "): row.cells["does"]
+        for row in rows_of(COMMANDS)
+        if "command" in row.cells
+    }
+
+
+def options_in_tables() -> dict[str, set[str]]:
+    """Return the options in the tables below the headings of commands, by command."""
+    found: dict[str, set[str]] = {}
+    heading = ""
+    for _, _, line in lines_of(COMMANDS):
+        if line.startswith("#"):
+            spans = SPAN.findall(line)
+            heading = spans[0].removeprefix("tenterhook ") if spans else ""
+        elif line.startswith("| `--"):
+            options = re.findall(r"`(--[\w-]+)", line.partition(" | ")[0])
+            found.setdefault(heading, set()).update(options)
+    return found
+
+
+@pytest.mark.parametrize("command", [*commands()], ids=lambda command: command.words)
+def test_command(command: Command) -> None:
+    """The page has each command with its arguments, and each option that the command takes."""
+    stated, tables = stated_commands(), options_in_tables()
+    usage = f"{command.words} {command.arguments}".strip()
+    (line,) = [each for each in stated if each.partition(" --")[0] == usage]
+    other, without = TAKES_THE_SAME.get(command.words, ("", set()))
+    if other:
+        (table,) = [each for each in tables if each.startswith(f"{other} ")]
+        assert tables[table] - without == command.options
+    elif usage in tables:
+        assert tables[usage] == command.options
+    else:
+        in_row = set(re.findall(r"--[\w-]+", f"{line} {stated[line]}"))
+        assert in_row | {"--json"} >= command.options
+        assert in_row <= command.options
+
+
+def test_every_command_of_the_page_is_there() -> None:
+    """In the table of commands, and in the headings above options."""
+    there = {f"{command.words} {command.arguments}".strip() for command in commands()}
+    assert {line.partition(" --")[0] for line in stated_commands()} == there
+    assert {*options_in_tables()} <= there
 
 
 DOORS = [row.cells for row in ROWS if "door" in row.cells]
