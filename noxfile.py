@@ -78,7 +78,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types with mypy, strictly: core, every plugin, the examples, and their tests."""
+    """Check types with mypy, strictly: core, plugins, examples, benchmarks, and their tests."""
     install_for_work(session)
     run_mypy(session)
 
@@ -245,6 +245,6 @@ def run_ruff(session: nox.Session) -> None:
 def run_mypy(session: nox.Session) -> None:
     """Check one distribution at a time, because their test modules share names."""
     for member in (HERE / "core", *PLUGINS, *EXAMPLES, HERE):
-        folders = (member / "src", member / "tests", member / ".ci")
+        folders = (member / each for each in ("src", "tests", ".ci", "benchmarks"))
         checked = [str(path) for path in folders if path.is_dir()]
         session.run("mypy", *checked)

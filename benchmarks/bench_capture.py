@@ -25,6 +25,7 @@ from typing import Any
 import attrs
 import torch
 from _rounds import print_machine
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tenterhook_tiny
@@ -80,7 +81,7 @@ def cases(documents: dict[str, int]) -> list[Case]:
     tiny = tenterhook_tiny.load("")
     texts = list(tenterhook_tiny.read("sample").texts)
     torch.manual_seed(0)
-    gpt2 = GPT2LMHeadModel(GPT2Config()).eval()
+    gpt2: nn.Module = GPT2LMHeadModel(GPT2Config()).eval()  # type: ignore[no-untyped-call]
     models = {
         "tiny:": tiny,
         "GPT-2 124M": LanguageModel(gpt2, tiny.tokenizer, model_id="gpt2-124m"),

@@ -10,10 +10,13 @@ the memory that the cached tensors hold, against their own size.
 
 import gc
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from _rounds import Variant, measure, print_machine, print_table
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tenterhook_hook_points import HookedRootModule, HookPoint
 from tenterhook_hook_points.gpt import GPTConfig, HookedGPT
@@ -59,8 +62,8 @@ def raw_cache(model: nn.Module, points: dict[str, nn.Module], x: Tensor) -> dict
     return cache
 
 
-def put_raw_cache(points: dict[str, nn.Module], cache: dict[str, Tensor]) -> list:
-    def keeps(name: str):
+def put_raw_cache(points: dict[str, nn.Module], cache: dict[str, Tensor]) -> list[RemovableHandle]:
+    def keeps(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def keep(module: nn.Module, args: object, output: Tensor) -> None:
             cache[name] = output.detach().clone()
 
@@ -69,7 +72,9 @@ def put_raw_cache(points: dict[str, nn.Module], cache: dict[str, Tensor]) -> lis
     return [point.register_forward_hook(keeps(name)) for name, point in points.items()]
 
 
-def no_op_variants(model: HookedRootModule, raw: HookedRootModule, names: list, x: Tensor, of: str):
+def no_op_variants(
+    model: HookedRootModule, raw: HookedRootModule, names: list[str], x: Tensor, of: str
+) -> tuple[dict[str, Variant], dict[str, str]]:
     """Return variants of a model with no-op hooks at the named points, and their baselines."""
     pairs = [(name, no_op) for name in names]
     own, attached = raw, model
@@ -132,17 +137,17 @@ def main(rounds: int, calls: int) -> None:
         ours, once = make(), make()
         cache: dict[str, Tensor] = {}
         put_raw_cache(dict(once.hook_dict), cache)
-        added, into = make(), {}
-        added.cache_all(into)
+        added = make()
+        added.cache_all({})
         bare = f"raw hooks put on each time, {of}"
         kept = f"raw hooks put on once, {of}"
-        ours_dict = dict(ours.hook_dict)
+        ours_dict: dict[str, nn.Module] = dict(ours.hook_dict)
         times = measure(
             {
-                bare: lambda m=ours, d=ours_dict, g=given: raw_cache(m, d, g),
-                f"run_with_cache, {of}": lambda m=ours, g=given: m.run_with_cache(g),
-                kept: lambda m=once, g=given: m(g),
-                f"cache_all, {of}": lambda m=added, g=given: m(g),
+                bare: partial(raw_cache, ours, ours_dict, given),
+                f"run_with_cache, {of}": partial(ours.run_with_cache, given),
+                kept: partial(once, given),
+                f"cache_all, {of}": partial(added, given),
             },
             rounds=rounds,
             calls=calls,

@@ -9,7 +9,7 @@ CPU time of one thread.
 import sys
 
 import torch
-from _rounds import measure, print_machine, print_table
+from _rounds import Variant, measure, print_machine, print_table
 from torch import Tensor, nn
 
 import tenterhook
@@ -46,21 +46,21 @@ def one_size(blocks: int, *, rounds: int, calls: int) -> None:
     names = [f"model.layers.{n}" for n in range(blocks)]
     middle = blocks // 2
 
-    def capturing(*layers: str | int):
+    def capturing(*layers: str | int) -> Variant:
         def run() -> None:
             with hooked.capture(*layers, missing="ignore"):
                 pass
 
         return run
 
-    def steering(layer: str):
+    def steering(layer: str) -> Variant:
         def run() -> None:
             with hooked.steer(layer, same, missing="ignore"):
                 pass
 
         return run
 
-    def registering(spellings: list[str]):
+    def registering(spellings: list[str]) -> Variant:
         def run() -> None:
             fresh = tenterhook.attach(Stack(blocks))
             for spelling in spellings:

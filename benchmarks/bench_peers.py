@@ -59,7 +59,8 @@ def trace_dict(
 
 def raw(x: Tensor) -> tuple[Run, Run]:
     """Hooks that stay, into lists that the caller empties."""
-    model, kept = Stack(), [[] for _ in NAMES]
+    model = Stack()
+    kept: list[list[Tensor]] = [[] for _ in NAMES]
     for block, into in zip(model.blocks, kept, strict=True):
         block.register_forward_hook(lambda m, a, out, into=into: into.append(out.detach().clone()))
     edited = raw_edit()

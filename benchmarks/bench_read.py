@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
+import datasets  # type: ignore[import-untyped]
 import torch
 import zarr
 from _rounds import print_machine
@@ -234,7 +234,7 @@ def measure(
         elements = contexts.with_format("numpy")
         given = 0
         for some in batches(rows, 1, seed):
-            for part in some[: BATCH // 16].split(64):  # 64 contexts at a time, 25 MB
+            for part in torch.split(some[: BATCH // 16], 64):  # 64 contexts at a time, 25 MB
                 read = elements[(part // CONTEXT).numpy()]["h"]
                 given += len(read[range(len(part)), (part % CONTEXT).numpy()])
         return given

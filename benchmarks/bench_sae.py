@@ -73,7 +73,7 @@ def variants(kind: str, n_inputs: int, n_latents: int, k: int) -> dict[str, Any]
         return torch.randint(TOKENS, (ROWS, SEQ))
 
     def attached(mode: Any, tracked: bool) -> Any:
-        embedding = nn.Embedding.from_pretrained(weights)
+        embedding = nn.Embedding.from_pretrained(weights)  # type: ignore[no-untyped-call]
         own = made(kind, n_inputs, n_latents, k, weights[:1000])
         own.load_state_dict(sae.state_dict())
         own.mode = mode
@@ -91,7 +91,7 @@ def variants(kind: str, n_inputs: int, n_latents: int, k: int) -> dict[str, Any]
             run()
         return run
 
-    plain = nn.Embedding.from_pretrained(weights)
+    plain = nn.Embedding.from_pretrained(weights)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def bare() -> Tensor:
@@ -124,7 +124,7 @@ def of_saelens(sae: Sae) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            import sae_lens
+            import sae_lens  # type: ignore[import-not-found]
         except ImportError:
             return None
     sizes = {"d_in": sae.n_inputs, "d_sae": sae.n_latents}

@@ -58,7 +58,7 @@ def sync_all(folder: Path) -> None:
 def plain(folder: Path, batches: Batches) -> None:
     with (folder / "rows").open("wb", buffering=0) as file:
         for batch in batches:
-            left = memoryview(batch.numpy()).cast("B")
+            left = batch.numpy().data.cast("B")
             while left:
                 left = left[file.write(left) :]
         os.fsync(file.fileno())
@@ -102,8 +102,8 @@ def mi_crow(folder: Path, batches: Batches) -> None:
 
 
 def datasets_arrow(folder: Path, batches: Batches) -> None:
-    from datasets import Array2D, Features
-    from datasets.arrow_writer import ArrowWriter
+    from datasets import Array2D, Features  # type: ignore[import-untyped]
+    from datasets.arrow_writer import ArrowWriter  # type: ignore[import-untyped]
 
     path = folder / "data.arrow"
     features = Features({"h": Array2D(shape=(128, FEATURES), dtype="float32")})
