@@ -15,8 +15,9 @@ if TYPE_CHECKING:
         UnknownActivation,
         UnknownHookPoint,
     )
+    from tenterhook_hook_points.handles import LensHandle
     from tenterhook_hook_points.introspection import HookIntrospectionMixin
-    from tenterhook_hook_points.point import HookPoint, LensHandle
+    from tenterhook_hook_points.point import HookPoint
     from tenterhook_hook_points.root import HookedRootModule
 
 _HOMES = {
@@ -26,7 +27,7 @@ _HOMES = {
     "HookIntrospectionMixin": "introspection",
     "HookPoint": "point",
     "HookedRootModule": "root",
-    "LensHandle": "point",
+    "LensHandle": "handles",
     "NotAGPT": "errors",
     "TensorConversion": "conversion",
     "UnknownActivation": "errors",

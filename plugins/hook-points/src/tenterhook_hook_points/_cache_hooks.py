@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from tenterhook_hook_points._lens_scope import LensScope, here
 from tenterhook_hook_points.caching import detached
-from tenterhook_hook_points.point import HookPoint, LensHandle, lock, stand_last
+from tenterhook_hook_points.handles import LensHandle
+from tenterhook_hook_points.point import HookPoint, lock, stand_last
 
 _REGISTER, _ADD = nn.Module.register_forward_hook, HookPoint.add_hook
 

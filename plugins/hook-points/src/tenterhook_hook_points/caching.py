@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenterhook_hook_points.point import Hook, HookPoint
+from tenterhook_hook_points.handles import Hook
+from tenterhook_hook_points.point import HookPoint
 
 PosSlice = int | slice | tuple[int | None, ...] | Sequence[int] | Tensor | None
 """Positions: one, which keeps the axis, of length 1; a slice, or a tuple of what `slice` takes; a
@@ -26,7 +27,9 @@ def keeper(
 ) -> Hook:
     """Return a hook that writes a detached copy of what it sees to `cache[name + suffix]`.
 
-    The copy is on `device`, by default the tensor's own, and in the tensor's dtype.
+    The copy is on `device`, by default the tensor's own, in the tensor's dtype, and of its shape
+    but for what `remove_batch_dim` (the first axis, of a batch of one) and `pos_slice` take away.
+    The hook raises `TypeError` for what is no tensor, `ValueError` for another batch.
     """
     key = name + suffix
     if device is None and not remove_batch_dim and pos_slice is None:

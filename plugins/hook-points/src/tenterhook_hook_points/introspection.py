@@ -1,7 +1,8 @@
 """What is attached to the hook points of a model."""
 
+from tenterhook_hook_points.handles import LensHandle
 from tenterhook_hook_points.names import NamesFilter, checked_direction, chosen
-from tenterhook_hook_points.point import HookPoint, LensHandle
+from tenterhook_hook_points.point import HookPoint
 
 
 class HookIntrospectionMixin:

@@ -13,20 +13,23 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tenterhook.compiling import hooks_changed
-from tenterhook_hook_points._lens_scope import LensScope, here, opening, untraced
+from tenterhook_hook_points._lens_scope import opening
 from tenterhook_hook_points.conversion import TensorConversion
-from tenterhook_hook_points.gradient import ScaledGradient, plain
+from tenterhook_hook_points.handles import Hook, LensHandle
 from tenterhook_hook_points.names import checked_direction
 from tenterhook_hook_points.pickling import pickles, warn_of_lost
-
-Hook = Callable[..., Any]
-"""Called as `hook(tensor, hook=point)`; returns what takes the tensor's place, or `None`."""
+from tenterhook_hook_points.running import (
+    backward_runner,
+    blame,
+    forward_runner,
+    scoped_runner,
+    through,
+)
 
 lock = threading.RLock()
 """Held while a hook comes or goes: torch counts its handles without one."""
@@ -35,27 +38,6 @@ if hasattr(os, "register_at_fork"):  # the child has no other thread that would 
     os.register_at_fork(
         before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
     )
-
-
-@attrs.define(eq=False)
-class LensHandle:
-    """One hook that is attached to a point."""
-
-    hook: RemovableHandle
-    """The torch handle."""
-
-    is_permanent: bool = False
-    """Whether it stays unless `including_permanent` asks for it too."""
-
-    context_level: int | None = None
-    """How many `hooks` scopes it is inside, for one that a scope put on."""
-
-    user_hook: Hook | None = attrs.field(default=None, repr=False)  # its arguments may be huge
-    """What the user passed."""
-
-    _aliases: tuple[str, ...] | None = attrs.field(default=None, init=False, repr=False)
-    _scope: LensScope | None = attrs.field(default=None, init=False, repr=False)
-    _reshape: Callable[[Any], None] | None = attrs.field(default=None, init=False, repr=False)
 
 
 class HookPoint(nn.Module):
@@ -222,9 +204,9 @@ class HookPoint(nn.Module):
     def run_hook(self, handle: LensHandle, tensor: Any) -> Any:
         """Run an attached forward hook on a tensor; return what takes its place, or `None`."""
         try:
-            return _through(handle, self, tensor)
+            return through(handle, self, tensor)
         except Exception as error:
-            _blame(error, handle, self)
+            blame(error, handle, self)
             raise
 
     # --- torch's own doors, which `add_hook` goes through
@@ -285,10 +267,10 @@ class HookPoint(nn.Module):
         """Return the torch hook that runs a user's hook."""
         hooks_changed()
         if dir == "bwd":
-            return _backward_runner(handle)
+            return backward_runner(handle)
         if handle._scope is not None and handle._scope.owner is not None:
-            return _scoped_runner(handle)
-        return _forward_runner(handle, self.hook_conversion)
+            return scoped_runner(handle)
+        return forward_runner(handle, self.hook_conversion)
 
     def _standing_for(self, name: str) -> "HookPoint":
         """Return an object that stands for this point under another name."""
@@ -367,117 +349,7 @@ class HookPoint(nn.Module):
             self.add_hook(*given)
 
 
-# --- what torch calls
-
-
-def _forward_runner(handle: LensHandle, conversion: TensorConversion | None) -> Callable[..., Any]:
-    """Return the torch hook of one forward hook; it is told of a conversion rather than looks."""
-    hook = handle.user_hook
-    assert hook is not None
-    simple = conversion is None and handle._aliases is None
-
-    def reshape(conversion: TensorConversion | None) -> None:
-        nonlocal simple
-        simple = conversion is None and handle._aliases is None
-
-    def run(module: HookPoint, args: Any, output: Any) -> Any:
-        try:
-            new = hook(output, hook=module) if simple else _through(handle, module, output)
-            if new is None or type(new) is Tensor:
-                return new
-            return _checked(new, output)
-        except Exception as error:
-            _blame(error, handle, module)
-            raise
-
-    handle._reshape = reshape
-    return run
-
-
-def _scoped_runner(handle: LensHandle) -> Callable[..., Any]:
-    """Return the torch hook of a forward hook that runs for one thread or task alone."""
-    hook, aliases = handle.user_hook, handle._aliases
-    assert hook is not None
-    assert handle._scope is not None
-    scope = handle._scope
-    owner = scope.owner
-
-    def run(module: HookPoint, args: Any, output: Any) -> Any:
-        if here() is not owner:
-            return None
-        try:
-            if aliases is None and module.hook_conversion is None:
-                new = hook(output, hook=module)
-            else:
-                new = _through(handle, module, output)
-            if new is None or type(new) is Tensor:
-                return new
-            return _checked(new, output)
-        except Exception as error:
-            _blame(error, handle, module)
-            raise
-
-    return untraced(run) if scope.compiling else run
-
-
-def _backward_runner(handle: LensHandle) -> Callable[..., Any]:
-    """Return the hook of one backward hook, as `register_full_backward_hook` takes it."""
-
-    def run(module: HookPoint, grad_input: Any, grad_output: tuple[Tensor]) -> Any:
-        (grad,) = grad_output
-        try:
-            new = _through(handle, module, grad, module.backward_scale)
-            if new is not None:
-                new = _checked(new, grad)
-                if new.shape != grad.shape:
-                    raise ValueError(
-                        f"It returned {tuple(new.shape)} for a gradient of {tuple(grad.shape)}; "
-                        "a gradient keeps its shape."
-                    )
-        except Exception as error:
-            _blame(error, handle, module)
-            raise
-        return None if new is None else (new,)
-
-    return run
-
-
-def _through(handle: LensHandle, point: HookPoint, tensor: Any, scale: float | None = None) -> Any:
-    """Run a hook under each of its names, through the point's conversion; return what is new.
-
-    `scale` is that of a gradient's sum; `None` for what is no gradient.
-    """
-    hook, conversion, new = handle.user_hook, point.hook_conversion, None
-    assert hook is not None
-    names = handle._aliases
-    for stand in [point] if names is None else [point._standing_for(name) for name in names]:
-        seen = tensor if new is None else new
-        if conversion is not None:
-            seen = conversion.convert(seen)
-        if scale is not None and scale != 1.0:
-            seen = ScaledGradient.of(seen, scale)
-        returned = hook(seen, hook=stand)
-        if scale is not None and isinstance(returned, tuple) and len(returned) == 1:
-            (returned,) = returned  # as torch has it for backward hooks
-        if returned is not None:
-            returned = plain(_checked(returned, tensor))
-            new = returned if conversion is None else conversion.revert(returned)
-    return new
-
-
-def _checked(new: Any, old: Any) -> Any:
-    """Return what a hook returned; `TypeError` where it is no tensor and takes a tensor's place."""
-    if isinstance(old, Tensor) and not isinstance(new, Tensor):
-        raise TypeError(
-            f"It returned a {type(new).__name__}; return a tensor, or None to keep the one there."
-        )
-    return new
-
-
-def _blame(error: Exception, handle: LensHandle, point: HookPoint) -> None:
-    """Note on an exception of a hook's where it came from."""
-    hook = getattr(handle.user_hook, "__qualname__", type(handle.user_hook).__name__)
-    error.add_note(f"Raised by hook {hook} at hook point {point.name or '(unnamed)'!r}.")
+# --- where backward hooks run
 
 
 def stand_last(point: HookPoint, args: Any) -> None:

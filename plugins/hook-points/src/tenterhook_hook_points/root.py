@@ -13,9 +13,10 @@ from tenterhook_hook_points._cache_hooks import CacheHooks, CacheHooksPool
 from tenterhook_hook_points._lens_scope import LensScope, OpenScopes, here, opening
 from tenterhook_hook_points.cache import ActivationCache
 from tenterhook_hook_points.caching import PosSlice, first_alone, keeper
+from tenterhook_hook_points.handles import Hook, LensHandle
 from tenterhook_hook_points.introspection import HookIntrospectionMixin
 from tenterhook_hook_points.names import NamesFilter, checked_direction, chosen
-from tenterhook_hook_points.point import Hook, HookPoint, LensHandle
+from tenterhook_hook_points.point import HookPoint
 
 NamedHooks = Iterable[tuple[NamesFilter, Hook]]
 """Pairs of a name, pattern, predicate or list of these, and a hook."""
@@ -293,6 +294,13 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         """Return a cache and the hooks that fill it, as `hooks` takes them; nothing is attached.
 
         With no `names_filter` there is none for points at which `check_hooks_to_add` raises.
+
+        The cache is `cache` or a new dict: tensors by the points' names, and with `incl_bwd` the
+        gradients as `<name>_grad`, of the same shape. Each is detached, in memory of its own, on
+        `device` or where it was, and of the positions `pos_slice` alone; see `run_with_cache`.
+
+        Raises `UnknownHookPoint`. Where a hook runs and `remove_batch_dim` meets another batch
+        than one it raises `ValueError`, where the point returned no tensor `TypeError`.
         """
         into: MutableMapping[str, Tensor] = {} if cache is None else cache
         names = self._chosen(names_filter)
@@ -316,7 +324,10 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         cache: MutableMapping[str, Tensor] | None = None,
         pos_slice: PosSlice = None,
     ) -> MutableMapping[str, Tensor]:
-        """Attach hooks that fill a cache until hooks are reset, and return the cache."""
+        """Attach hooks that fill a cache until hooks are reset, and return the cache.
+
+        Takes, fills and raises as `get_caching_hooks` does.
+        """
         cache, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
         )
@@ -333,7 +344,10 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         device: torch.device | str | None = None,
         remove_batch_dim: bool = False,
     ) -> None:
-        """Attach hooks that fill `cache` from every point until hooks are reset."""
+        """Attach hooks that fill `cache` from every point until hooks are reset.
+
+        The tensors are as `get_caching_hooks` says.
+        """
         self.add_caching_hooks(None, incl_bwd, device, remove_batch_dim, cache)
 
     def cache_some(
@@ -344,7 +358,10 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         device: torch.device | str | None = None,
         remove_batch_dim: bool = False,
     ) -> None:
-        """Attach hooks that fill `cache` from the points that `names` means, until reset."""
+        """Attach hooks that fill `cache` from the points that `names` means, until reset.
+
+        The tensors are as `get_caching_hooks` says. Raises `UnknownHookPoint`.
+        """
         self.add_caching_hooks(names, incl_bwd, device, remove_batch_dim, cache)
 
     def _allows(self, name: str, hook: Hook, dir: str) -> bool:
