@@ -71,20 +71,20 @@ class Running:
     """A command that was started."""
 
     process: Any
-    said: Path
+    output: Path
 
     def wait(self) -> tuple[int, str]:
-        """Wait for its end; return its exit code and what it said, stdout and stderr."""
+        """Wait for its end; return its exit code and what it printed, stdout and stderr."""
         self.process.join(60)
-        assert self.process.exitcode is not None, self.said.read_text()
-        return self.process.exitcode, self.said.read_text()
+        assert self.process.exitcode is not None, self.output.read_text()
+        return self.process.exitcode, self.output.read_text()
 
     def wait_for(self, what: str, times: int = 1) -> None:
         """Wait until it has said something so often."""
         ends = time.monotonic() + 60
-        while self.said.read_text().count(what) < times:
-            assert self.process.is_alive(), self.said.read_text()
-            assert time.monotonic() < ends, self.said.read_text()
+        while self.output.read_text().count(what) < times:
+            assert self.process.is_alive(), self.output.read_text()
+            assert time.monotonic() < ends, self.output.read_text()
             time.sleep(0.01)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -103,11 +103,11 @@ def starting(folder: Path) -> Iterator[Any]:
     CONTEXT.set_forkserver_preload([__name__])
 
     def start(*args: str, **variables: str) -> Running:
-        said = folder / f"said-{len(started)}"
-        said.touch()
-        process = CONTEXT.Process(target=_command, args=(args, variables, said))
+        output = folder / f"output-{len(started)}"
+        output.touch()
+        process = CONTEXT.Process(target=_command, args=(args, variables, output))
         process.start()
-        started.append(Running(process, said))
+        started.append(Running(process, output))
         return started[-1]
 
     try:
@@ -121,14 +121,14 @@ def starting(folder: Path) -> Iterator[Any]:
             os.environ["PYTHONPATH"] = path
 
 
-def _command(args: Sequence[str], variables: Mapping[str, str], said: Path) -> None:
+def _command(args: Sequence[str], variables: Mapping[str, str], output: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us ignored it
     os.environ.update(variables)
     default_manager().register(Words(), "words-here")
-    with said.open("w", buffering=1) as file:
+    with output.open("w", buffering=1) as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
         main(args)

@@ -61,8 +61,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the files of a run that one process made, undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
     with starting(folder) as start:
-        code, said = start(*capture(folder / "store", "--run-name", "run")).wait()
-        assert code == 0, said
+        code, output = start(*capture(folder / "store", "--run-name", "run")).wait()
+        assert code == 0, output
     return files_of(folder / "store")
 
 
@@ -70,9 +70,9 @@ def test_one_command_twice_at_once(start: Start, tmp_path: Path, whole: dict[str
     """Both end well, and the run is as if one had made it."""
     command = capture(tmp_path / "store", "--run-name", "run")
     for each in [start(*command), start(*command)]:
-        code, said = each.wait()
-        assert code == 0, said
-        assert "120 rows" in said
+        code, output = each.wait()
+        assert code == 0, output
+        assert "120 rows" in output
     assert files_of(tmp_path / "store") == whole
 
 
@@ -81,7 +81,7 @@ def test_two_captures_under_one_name(start: Start, tmp_path: Path, whole: dict[s
     command = capture(tmp_path / "store", "--run-name", "run")
     ended = [each.wait() for each in (start(*command), start(*command, "--dtype", "float16"))]
     assert sorted(code for code, _ in ended) == [0, 2]
-    (refused,) = [said for code, said in ended if code == 2]
+    (refused,) = [output for code, output in ended if code == 2]
     assert "is there already and is another one" in refused
     assert "head.dtype is" in refused
     if ended[0][0] == 0:
@@ -103,25 +103,25 @@ def test_two_captures_in_one_folder(start: Start, tmp_path: Path, whole: dict[st
 def test_slices_at_once(start: Start, tmp_path: Path, whole: dict[str, str]) -> None:
     """A plan is made, then worked on by slices, named on the command line or by a launcher."""
     store = tmp_path / "store"
-    code, said = start(*capture(store, "--run-name", "run", "--plan")).wait()
-    assert code == 0, said
-    assert f"  tenterhook work {store} run --slice 0/2\n" in said
+    code, output = start(*capture(store, "--run-name", "run", "--plan")).wait()
+    assert code == 0, output
+    assert f"  tenterhook work {store} run --slice 0/2\n" in output
     assert len(LocalStore(store).run("run")) == 0
     parts = [
         start("work", str(store), "run", "--slice", "0/3"),
         start("work", f"{store}/runs/run", RANK="1", WORLD_SIZE="3"),
         start("work", str(store), SLURM_PROCID="2", SLURM_NTASKS="3"),
     ]
-    said = "".join(part.wait()[1] for part in parts)
-    assert [part.process.exitcode for part in parts] == [0, 0, 0], said
-    assert "Slice 1/3, from RANK=1 WORLD_SIZE=3." in said
-    assert "Slice 2/3, from SLURM_PROCID=2 SLURM_NTASKS=3." in said
-    assert said.count("the run is complete, 120 rows") >= 1
+    output = "".join(part.wait()[1] for part in parts)
+    assert [part.process.exitcode for part in parts] == [0, 0, 0], output
+    assert "Slice 1/3, from RANK=1 WORLD_SIZE=3." in output
+    assert "Slice 2/3, from SLURM_PROCID=2 SLURM_NTASKS=3." in output
+    assert output.count("the run is complete, 120 rows") >= 1
     assert files_of(store) == whole
     sessions = LocalStore(store).run("run").metadata["sessions"]
     assert sorted(session["part"] for session in sessions) == ["0/3", "1/3", "2/3"]
-    code, said = start("work", str(store), "run", "--slice", "1/3").wait()
-    assert (code, "nothing of slice 1/3 was missing" in said) == (0, True)
+    code, output = start("work", str(store), "run", "--slice", "1/3").wait()
+    assert (code, "nothing of slice 1/3 was missing" in output) == (0, True)
 
 
 def test_a_slice_that_is_killed(start: Start, tmp_path: Path, whole: dict[str, str]) -> None:
@@ -137,18 +137,18 @@ def test_a_slice_that_is_killed(start: Start, tmp_path: Path, whole: dict[str, s
     done = LocalStore(store).run("run")
     assert 6 < len(done.committed) < 12
     assert start("runs", "finalize", str(store)).wait()[0] == 1
-    said = start("runs", "status", str(store)).wait()[1]
-    assert f"stopped, {len(done.committed)}0 of 120 rows" in said
+    output = start("runs", "status", str(store)).wait()[1]
+    assert f"stopped, {len(done.committed)}0 of 120 rows" in output
     session = {"host": "node7", "process": 12, "start": "2026-01-02T03:04:05+00:00", "end": None}
     LocalStore(store).write_run("run", done.plan).note_session("elsewhere", session)
-    said = start("runs", "status", str(store)).wait()[1]
-    assert f"silent, {len(done.committed)}0 of 120 rows" in said
+    output = start("runs", "status", str(store)).wait()[1]
+    assert f"silent, {len(done.committed)}0 of 120 rows" in output
     assert re.search(
         r"  process 12 on node7 was last seen [\d,]+ days ago: it is gone, or cannot reach the",
-        said,
+        output,
     )
-    code, said = start("runs", "resume", str(store)).wait()
-    assert (code, "the run is complete, 120 rows" in said) == (0, True)
+    code, output = start("runs", "resume", str(store)).wait()
+    assert (code, "the run is complete, 120 rows" in output) == (0, True)
     assert files_of(store) == whole
 
 
@@ -160,10 +160,10 @@ def test_a_slice_that_is_stopped(start: Start, tmp_path: Path, number: int) -> N
     stopped = start("work", str(store), WORDS_SECONDS="0.05")
     stopped.wait_for("batch", 12)
     stopped.kill(number)
-    code, said = stopped.wait()
-    assert code == 130, said
-    assert "of 120 rows; the same command again does the rest." in said
-    assert "Traceback" not in said
+    code, output = stopped.wait()
+    assert code == 130, output
+    assert "of 120 rows; the same command again does the rest." in output
+    assert "Traceback" not in output
     (found,) = json.loads(start("runs", "status", str(store), "--json").wait()[1])
     assert found["state"] == "stopped"
     assert found["last_activity"]
@@ -184,9 +184,9 @@ def test_stopped_before_anything_is_done(
     stopped = start(*command, WORDS_LOADING="60")
     stopped.wait_for("loading")
     stopped.kill(number)
-    code, said = stopped.wait()
-    assert (code, said.splitlines()[-1]) == (130, "stopped.")
-    assert "Traceback" not in said
+    code, output = stopped.wait()
+    assert (code, output.splitlines()[-1]) == (130, "stopped.")
+    assert "Traceback" not in output
     assert store.exists() == (words == ("work",))
 
 
@@ -194,13 +194,15 @@ def test_a_unit_that_keeps_failing(start: Start, tmp_path: Path, whole: dict[str
     """The others are done, the exit code is 1, and status names it until it is done."""
     store = tmp_path / "store"
     command = capture(store, "--run-name", "run", "--tries", "2")
-    code, said = start(*command, WORDS_BAD="w16").wait()
+    code, output = start(*command, WORDS_BAD="w16").wait()
     assert code == 1
-    assert "1 unit failed, tried 2 times each, and the others are done (unit 6: ValueError" in said
-    assert "hint: Run 'run' has 110 of 120 rows; the same command again does the rest." in said
-    said = start("runs", "status", str(store)).wait()[1]
-    assert "incomplete, 110 of 120 rows, 11 of 12 units" in said
-    assert "  missing: units 6\n  unit 6 failed: ValueError: w16 is bad" in said
+    assert (
+        "1 unit failed, tried 2 times each, and the others are done (unit 6: ValueError" in output
+    )
+    assert "hint: Run 'run' has 110 of 120 rows; the same command again does the rest." in output
+    output = start("runs", "status", str(store)).wait()[1]
+    assert "incomplete, 110 of 120 rows, 11 of 12 units" in output
+    assert "  missing: units 6\n  unit 6 failed: ValueError: w16 is bad" in output
     assert start(*command).wait()[0] == 0
     assert files_of(store) == whole
     assert "failed" not in start("runs", "status", str(store)).wait()[1]
@@ -210,11 +212,11 @@ def test_a_model_that_is_not_the_one(start: Start, tmp_path: Path) -> None:
     """A process whose model is another is refused in one line, and writes nothing."""
     store = tmp_path / "store"
     assert start(*capture(store, "--run-name", "run", "--plan")).wait()[0] == 0
-    code, said = start("work", str(store), WORDS_SEED="1").wait()
+    code, output = start("work", str(store), WORDS_SEED="1").wait()
     assert code == 2
-    assert "cannot go on: its model or its data are not what they were" in said
-    assert "model not the same" in said
-    assert "--model" in said
+    assert "cannot go on: its model or its data are not what they were" in output
+    assert "model not the same" in output
+    assert "--model" in output
     assert LocalStore(store).run("run").committed == frozenset()
 
 

@@ -14,7 +14,7 @@ from tenterhook.plugins import (
 )
 from tenterhook.testing.fixtures import InstalledPlugins
 from tenterhook_store import open_store
-from tenterhook_store.schemes import MissingPlugin, UnknownScheme, store_serving
+from tenterhook_store.schemes import MissingPlugin, UnknownScheme, resolve_store
 
 
 def storing(name: str, *schemes: str) -> str:
@@ -61,7 +61,7 @@ def test_a_place_is_served_by_its_scheme(
     sqlite: InstalledPlugins, place: str | Path, served: str | None
 ) -> None:
     """In any case of letters; a path, a drive and what is no text have no scheme."""
-    found = store_serving(place)
+    found = resolve_store(place)
 
     assert (found and found.extension.name) == served
 
@@ -73,14 +73,14 @@ def test_a_path_that_is_there_is_a_path(
     monkeypatch.chdir(tmp_path)
     Path("sqlite:runs.db").mkdir()
 
-    assert store_serving("sqlite:runs.db") is None
-    assert store_serving("sqlite:other.db") is not None
+    assert resolve_store("sqlite:runs.db") is None
+    assert resolve_store("sqlite:other.db") is not None
 
 
 def test_an_unknown_scheme_is_an_error(sqlite: InstalledPlugins) -> None:
     """That lists those there are, and says how to name such a folder."""
     with pytest.raises(UnknownScheme) as error:
-        store_serving("sqlit:runs.db")
+        resolve_store("sqlit:runs.db")
 
     assert isinstance(error.value, LookupError)
     assert str(error.value) == (
@@ -94,7 +94,7 @@ def test_an_unknown_scheme_is_an_error(sqlite: InstalledPlugins) -> None:
 def test_where_no_store_has_a_scheme_the_error_says_so(install: InstalledPlugins) -> None:
     """And points to the list of plugins."""
     with pytest.raises(UnknownScheme, match=r"See `tenterhook plugins list`\. Known are none\."):
-        store_serving("sqlite:runs.db")
+        resolve_store("sqlite:runs.db")
 
 
 def test_a_scheme_of_ours_says_what_to_install(install: InstalledPlugins) -> None:
@@ -102,7 +102,7 @@ def test_a_scheme_of_ours_says_what_to_install(install: InstalledPlugins) -> Non
     with pytest.raises(
         MissingPlugin, match=r"'s3://b' needs tenterhook-zarr, which opens stores .*`pip install"
     ) as error:
-        store_serving("s3://b")
+        resolve_store("s3://b")
 
     assert isinstance(error.value, ImportError)
 
@@ -112,7 +112,7 @@ def test_a_scheme_of_ours_whose_plugin_is_broken_says_why(install: InstalledPlug
     install("tenterhook-zarr", {"zarr": "import not_there_at_all"})
 
     with pytest.warns(PluginWarning), pytest.raises(MissingPlugin, match="not_there_at_all"):
-        store_serving("s3://b")
+        resolve_store("s3://b")
 
 
 def test_a_scheme_of_ours_whose_plugin_is_kept_out_says_by_what(
@@ -123,7 +123,7 @@ def test_a_scheme_of_ours_whose_plugin_is_kept_out_says_by_what(
     monkeypatch.setenv("TENTERHOOK_PLUGINS", "")
 
     with pytest.raises(MissingPlugin, match=r"zarr is installed and was not loaded\."):
-        store_serving("s3://b")
+        resolve_store("s3://b")
 
 
 def test_a_stranger_takes_no_scheme_of_ours(install: InstalledPlugins) -> None:
@@ -132,7 +132,7 @@ def test_a_stranger_takes_no_scheme_of_ours(install: InstalledPlugins) -> None:
     install("tenterhook-zarr", {"zarr": storing("ZarrStore", "s3")})
 
     with pytest.warns(PluginWarning, match="its scheme 's3' has a name that is reserved for"):
-        found = store_serving("s3://b")
+        found = resolve_store("s3://b")
 
     assert found is not None
     assert found.distribution == "tenterhook-zarr"
@@ -154,7 +154,7 @@ def test_a_scheme_that_two_plugins_claim_serves_neither(install: InstalledPlugin
     assert list(manager.extensions("stores")) == ["AStore", "BStore"]
     both = r"Scheme 'sqlite' is offered by plugin 'a' \(a-plugin 1.0\) and by plugin 'b'"
     with pytest.warns(PluginWarning), pytest.raises(AmbiguousExtension, match=both):
-        store_serving("sqlite:runs.db")
+        resolve_store("sqlite:runs.db")
 
 
 def test_one_plugin_claims_a_scheme_once(install: InstalledPlugins) -> None:

@@ -15,7 +15,7 @@ from tenterhook.errors import closest
 from tenterhook.extensions import Extension
 from tenterhook.hookspecs import CONTRACT, KINDS, SCHEMES
 from tenterhook.one_line import shown, type_name
-from tenterhook.plugins.first_party import served_as
+from tenterhook.plugins.first_party import asked_as
 from tenterhook.plugins.problems import PluginError, named
 from tenterhook.plugins.registered import Registered
 
@@ -52,12 +52,12 @@ def ask(
     )
     taken: dict[tuple[str, str], Registered] = {}
     for each in offers:
-        old = taken.get((served_as(each.kind), each.name))
+        old = taken.get((asked_as(each.kind), each.name))
         # A class that detects and controls is declared in both hooks, alike.
         if old and (old.kind == each.kind or old.extension != each.extension):
             what = named(each.kind, each.name)
             raise PluginError(name, f"its {what} has the name of another of its own.")
-        taken[served_as(each.kind), each.name] = each
+        taken[asked_as(each.kind), each.name] = each
     return offers
 
 

@@ -45,7 +45,7 @@ FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
 """Kind to name to the distribution that has it."""
 
 
-def served_as(kind: str) -> str:
+def asked_as(kind: str) -> str:
     """Return what a kind is asked for as: `tenterhook.hooks` serves detectors and controllers."""
     return "hooks" if kind in ("detectors", "controllers") else kind
 
@@ -54,6 +54,6 @@ RESERVED: Mapping[tuple[str, str], str] = {
     (asked, name): distribution
     for kind, names in FIRST_PARTY.items()
     for name, distribution in names.items()
-    for asked in (kind, served_as(kind))
+    for asked in (kind, asked_as(kind))
 }
-"""A kind, or what it is served as, and a name, to the distribution that alone may serve it."""
+"""A kind, or what it is asked for as, and a name, to the distribution that alone may serve it."""

@@ -37,7 +37,7 @@ from tenterhook.plugins.entry_points import (
     find_installed,
     normal_name,
 )
-from tenterhook.plugins.first_party import RESERVED, served_as
+from tenterhook.plugins.first_party import RESERVED, asked_as
 from tenterhook.plugins.locking import lock
 from tenterhook.plugins.printing import prints_to_stderr
 from tenterhook.plugins.problems import (
@@ -131,7 +131,7 @@ class PluginManager:
 
     def clash(self, kind: str, name: str) -> AmbiguousExtension | None:
         """Return the error that tells of a name over which plugins clash; else `None`."""
-        found = _decide(self._plugins).clashing.get((served_as(kind), name))
+        found = _decide(self._plugins).clashing.get((asked_as(kind), name))
         return AmbiguousExtension(kind, name, *found) if found else None
 
     def _registered(self, kind: str, name: str) -> Registered:
@@ -169,7 +169,7 @@ class PluginManager:
                 cause = f"it, or another of its name, is registered already, as {each.name!r}."
                 raise PluginError(new.name, cause)
         for offer in new.extensions if new.key is None else ():
-            for old in _decide(self._plugins).offered.get((served_as(offer.kind), offer.name), ()):
+            for old in _decide(self._plugins).offered.get((asked_as(offer.kind), offer.name), ()):
                 raise PluginError(new.name, f"{_alike(offer, old)}.")
         self._plugins = (*self._plugins, new)
 
@@ -265,7 +265,7 @@ def _decide(plugins: tuple[_Plugin, ...]) -> _Names:
     offered: dict[_Place, list[Registered]] = {}
     registered = [each for plugin in plugins for each in plugin.extensions]
     for each in sorted(registered, key=lambda each: (each.distribution or "", each.plugin)):
-        offered.setdefault((served_as(each.kind), each.name), []).append(each)
+        offered.setdefault((asked_as(each.kind), each.name), []).append(each)
     by_kind: dict[str, dict[str, Registered]] = {kind: {} for kind in (*KINDS, SCHEMES, "hooks")}
     clashing: dict[_Place, tuple[tuple[str, ...], str]] = {}
     problems: list[PluginProblem] = []

@@ -136,7 +136,7 @@ class DetectorContract(_HookContract):
     def test_it_changes_nothing(self, structure: str, dtype: torch.dtype) -> None:
         """Outputs and gradients are bit for bit what they are without it, structures whole."""
         expected = outcome(a_model(structure, dtype), None, "")
-        hook = quietened(self.make())
+        hook = detecting_only(self.make())
         found = outcome(a_model(structure, dtype), hook, self.place(hook))
         for one, other in zip(found, expected, strict=True):
             assert same_bits(one, other)
@@ -333,7 +333,7 @@ def outcome(module: Outer, hook: Hook | None, layer: str) -> list[Tensor]:
     return [result, inner, *gradients]
 
 
-def quietened(hook: Detector) -> Detector:
+def detecting_only(hook: Detector) -> Detector:
     """Return a hook that also controls, as one that detects alone."""
     if isinstance(hook, Controller):
         hook.modify_activations = lambda *_: None  # type: ignore[method-assign]

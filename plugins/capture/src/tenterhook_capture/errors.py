@@ -123,14 +123,14 @@ class UnitsFailed(TenterhookError, RuntimeError):
 class BadSlice(TenterhookError, ValueError):
     """A part of a run's units that makes no sense."""
 
-    said: str
+    text: str
     why: str = ""
 
     def __str__(self) -> str:
         if self.why:
-            return f"{self.said}: {self.why}. Say which part to do: --slice 0/4, up to 3/4."
+            return f"{self.text}: {self.why}. Say which part to do: --slice 0/4, up to 3/4."
         return (
-            f"slice {self.said!r} must be i/n, part i of n parts counted from 0: "
+            f"slice {self.text!r} must be i/n, part i of n parts counted from 0: "
             "of 4 parts 0/4, 1/4, 2/4 and 3/4."
         )
 

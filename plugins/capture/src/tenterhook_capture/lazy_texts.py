@@ -55,20 +55,20 @@ class LazyTexts(Sequence[str]):
         return f"LazyTexts({self._count})"
 
 
-def kept_texts(
+def texts_with_content(
     texts: Iterable[str | None], limit: int | None = None
 ) -> tuple[list[str], list[int]]:
     """Return the texts that hold something, up to `limit` of them, and the numbers of the others.
 
-    Reads no further than the last text that is kept.
+    Reads no further than the last text that it returns.
     """
-    kept: list[str] = []
+    found: list[str] = []
     empty: list[int] = []
     for number, text in enumerate(texts):
         if text is None or not text.strip():
             empty.append(number)
             continue
-        kept.append(text)
-        if len(kept) == limit:
+        found.append(text)
+        if len(found) == limit:
             break
-    return kept, empty
+    return found, empty

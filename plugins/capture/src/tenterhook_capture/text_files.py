@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import attrs
 
 from tenterhook_capture.document_errors import UnknownField, UnreadableData
-from tenterhook_capture.lazy_texts import LazyTexts, kept_texts
+from tenterhook_capture.lazy_texts import LazyTexts, texts_with_content
 from tenterhook_capture.spilled import Numbers
 
 SampleBy = Literal["line", "paragraph", "document"]
@@ -39,7 +39,7 @@ class TextSpan:
 def read_text(path: Path, sample_by: SampleBy) -> Found:
     """Find the documents of a file of text."""
     if sample_by == "document":
-        return kept_texts([_whole(path)])
+        return texts_with_content([_whole(path)])
     return _found(path, _paragraphs(path) if sample_by == "paragraph" else _lines(path), _decoded)
 
 
@@ -47,7 +47,9 @@ def read_records(path: Path, field: str) -> Found:
     """Find the texts of a field, in JSON lines or in one JSON list of records."""
     if _begins_with(path, b"["):
         records = enumerate(_json(_whole(path), str(path)), 1)
-        return kept_texts(_text_of(each, field, f"{path}, record {at}") for at, each in records)
+        return texts_with_content(
+            _text_of(each, field, f"{path}, record {at}") for at, each in records
+        )
     return _found(path, _records(path, field), lambda line: json.loads(line)[field])
 
 

@@ -70,8 +70,8 @@ try:
 finally:
     seconds = time.perf_counter() - start
     new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
-    said = json.dumps({{"seconds": seconds, "modules": sorted(new)}})
-    sys.__stdout__.write("\\n{_MARK}" + said + "\\n")
+    result = json.dumps({{"seconds": seconds, "modules": sorted(new)}})
+    sys.__stdout__.write("\\n{_MARK}" + result + "\\n")
 """
 
 
@@ -101,7 +101,10 @@ class Examination:
     @property
     def complaints(self) -> list[str]:
         """Everything there is to repair."""
-        return [*self.problems, *(said for each in self.plugins for said in each.complaints)]
+        return [
+            *self.problems,
+            *(one for each in self.plugins for one in each.complaints),
+        ]
 
     def values(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -119,8 +122,8 @@ class Examination:
             yield f"{each.plugin:<{width}}  {time}  {release}"
         if not self.complaints:
             yield "Nothing is wrong."
-        for said in self.complaints:
-            yield f"- {said}"
+        for complaint in self.complaints:
+            yield f"- {complaint}"
 
 
 def examine() -> Examination:
@@ -248,8 +251,8 @@ def _probe(value: str) -> tuple[float | None, list[str], str | None]:
     except subprocess.TimeoutExpired:
         return None, [], f"does not come to an end in {TIMEOUT:.0f} s"
     try:
-        said = json.loads(done.stdout.rpartition(f"\n{_MARK}")[2].partition("\n")[0])
-        return said["seconds"], said["modules"], None
+        result = json.loads(done.stdout.rpartition(f"\n{_MARK}")[2].partition("\n")[0])
+        return result["seconds"], result["modules"], None
     except (ValueError, KeyError, TypeError):
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
         return None, [], f"ends the process ({ended})"

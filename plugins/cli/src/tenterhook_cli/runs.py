@@ -189,8 +189,8 @@ def export(
     if not found.is_complete:
         click.echo(f"warning: {progress_of(found)}; {rows:,} rows are exported.", err=True)
     if left_out := found.rows_committed - rows:
-        said = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
-        click.echo(f"warning: {said}: left out. Export them too by --missing skip.", err=True)
+        what = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
+        click.echo(f"warning: {what}: left out. Export them too by --missing skip.", err=True)
     write(found, folder, layers=layers or None, missing=missing, overwrite=overwrite)
     written = f"{many(rows, 'row')} of run {run_id} to {folder}"
     if found.layers:

@@ -231,5 +231,5 @@ def _filled(template: str, values: dict[str, str]) -> str:
     return Template((folder / f"{template}.txt").read_text("utf-8")).substitute(values)
 
 
-def _bad(said: str) -> click.BadParameter:
-    return click.BadParameter(said, param_hint="NAME")
+def _bad(message: str) -> click.BadParameter:
+    return click.BadParameter(message, param_hint="NAME")

@@ -71,9 +71,9 @@ class CommandContract:
     ) -> None:
         """Which stands in the list of commands, beside its word."""
         *group, word = self.name.split(".")
-        said = registered.extension.help
-        assert said.strip()
-        assert "\n" not in said
+        help = registered.extension.help
+        assert help.strip()
+        assert "\n" not in help
         status, out, _ = self.call(capfd, *group, "--help", bare=True)
         assert status == 0
         assert any(line.split()[:1] == [word] for line in out.splitlines())

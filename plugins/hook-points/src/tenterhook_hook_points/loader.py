@@ -6,7 +6,7 @@ Whichever plugin has the loader of the name loads the model; this one rebuilds i
 from typing import TYPE_CHECKING
 
 from tenterhook_hook_points.errors import NotAGPT
-from tenterhook_store.schemes import serving
+from tenterhook_store.schemes import resolve_name
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ def load(
     """
     if not name.strip():
         raise NotAGPT(name, "that is no name of a model.")
-    loader, rest = serving("loaders", name)
+    loader, rest = resolve_name("loaders", name)
     model = loader.call(rest, dtype=dtype, device=device, revision=revision)
     from tenterhook_hook_points.language_model import with_points
 

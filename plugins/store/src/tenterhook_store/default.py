@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tenterhook.one_line import shown, type_name
 from tenterhook.plugins import load_store
-from tenterhook_store.schemes import store_serving
+from tenterhook_store.schemes import resolve_store
 
 if TYPE_CHECKING:
     from tenterhook_store.protocols import Store
@@ -28,7 +28,7 @@ def LocalStore(base_path: str | os.PathLike[str], *, create: bool = True) -> "St
     says what to install where the plugin is one of ours and missing, `NotAStore` where the place
     holds something else, and `BrokenExtension` where what a plugin opens is no store.
     """
-    found = store_serving(base_path)
+    found = resolve_store(base_path)
     if found is None:
         store: Store = load_store(DEFAULT)(base_path, create=create)
         return store

@@ -15,9 +15,9 @@ __all__ = [
     "MissingPlugin",
     "UnknownScheme",
     "absolute_name",
-    "serving",
+    "resolve_name",
+    "resolve_store",
     "split_scheme",
-    "store_serving",
 ]
 
 DEFAULT = "hf"
@@ -81,29 +81,29 @@ def absolute_name(name: str) -> str:
     return str(path.absolute()) if path.exists() else name
 
 
-def serving(kind: str, name: str) -> tuple[Registered, str]:
+def resolve_name(kind: str, name: str) -> tuple[Registered, str]:
     """Return what serves a name of `"loaders"` or `"datasets"`, and what to hand it.
 
     Raises `UnknownScheme`, `AmbiguousExtension` where plugins clash over the scheme, or
     `MissingPlugin` where one of ours would serve it.
     """
     scheme, rest = split_scheme(name)
-    return _served(kind, name, scheme or DEFAULT), rest
+    return _extension(kind, name, scheme or DEFAULT), rest
 
 
-def store_serving(place: str | os.PathLike[str]) -> Registered | None:
+def resolve_store(place: str | os.PathLike[str]) -> Registered | None:
     """Return the store that serves a place by its scheme; `None` where it is a path.
 
     A path that is there is a path, whatever it is called; so is what is no text, and a letter
-    before a colon is a drive. Raises as `serving` does.
+    before a colon is a drive. Raises as `resolve_name` does.
     """
     scheme = place.partition(":")[0].lower() if isinstance(place, str) and ":" in place else ""
     if not SCHEME.fullmatch(scheme) or os.path.lexists(place):
         return None
-    return _served(SCHEMES, str(place), scheme)
+    return _extension(SCHEMES, str(place), scheme)
 
 
-def _served(kind: str, name: str, scheme: str) -> Registered:
+def _extension(kind: str, name: str, scheme: str) -> Registered:
     manager = default_manager()
     known = manager.extensions(kind)
     if scheme in known:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenterhook_store.errors import NoTokenizer
-from tenterhook_store.schemes import serving
+from tenterhook_store.schemes import resolve_name
 
 
 def load_tokenizer(run_id: str, about: Mapping[str, Any]) -> Any:
@@ -19,7 +19,7 @@ def load_tokenizer(run_id: str, about: Mapping[str, Any]) -> Any:
     if not name:
         raise NoTokenizer(run_id, "it does not say which model made it")
     try:
-        loader, rest = serving("loaders", name)
+        loader, rest = resolve_name("loaders", name)
         loaded = loader.call(rest, dtype=None, device=None, revision=revision)
     except (ImportError, LookupError, ValueError, OSError, RuntimeError) as error:
         cause = str(error).rstrip(".")
