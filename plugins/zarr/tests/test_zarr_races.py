@@ -15,7 +15,7 @@ import torch
 from tenterhook_store import DamagedStore, NotWritable
 from tenterhook_store.testing import a_plan, write
 from tenterhook_zarr import ZarrStore, _tensors, _writer
-from tenterhook_zarr._files import put_in_place
+from tenterhook_zarr._files import move
 
 pytestmark = pytest.mark.matrix(sample=5)
 
@@ -170,14 +170,14 @@ def test_saving_while_another_is_in_the_middle(
 ) -> None:
     """An array that is being written, and one that was made current meanwhile, stay."""
     store = ZarrStore(tmp_path)
-    put = put_in_place
+    put = move
 
     def interrupted(claim: Path, path: Path) -> None:
-        monkeypatch.setattr(_tensors, "put_in_place", put)
+        monkeypatch.setattr(_tensors, "move", put)
         store.save_tensor("x", torch.tensor(2.0))
         put(claim, path)
 
-    monkeypatch.setattr(_tensors, "put_in_place", interrupted)
+    monkeypatch.setattr(_tensors, "move", interrupted)
     store.save_tensor("x", torch.tensor(1.0))
     assert store.load_tensor("x") == 1
     assert len(list((tmp_path / "tensors/x").iterdir())) == 2
@@ -192,7 +192,7 @@ def test_saving_that_fails_keeps_the_old(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    for step in ("_write_tensor", "put_in_place"):
+    for step in ("_write_tensor", "move"):
         with monkeypatch.context() as patch:
             patch.setattr(_tensors, step, full)
             with pytest.raises(NotWritable, match="No space left"):
@@ -208,7 +208,7 @@ def test_saving_tidies_up_after_the_killed(tmp_path: Path) -> None:
     code = """
     import os
     from tenterhook_zarr import _tensors
-    _tensors.put_in_place = lambda *_: os._exit(0)
+    _tensors.move = lambda *_: os._exit(0)
     ZarrStore(folder).save_tensor("x", torch.ones(2))
     """
     together(code, tmp_path, 1)

@@ -21,7 +21,7 @@ class Batch:
         return self.rows
 
     def picks(self) -> Tensor | None:
-        """Which of the batch's real tokens are rows, long; `None` where all are."""
+        """Which of the batch's real tokens are rows, int64 `(rows,)`; `None` where all are."""
         if self.rows == sum(map(len, self.documents)):
             return None
         found, first = [], 0
@@ -31,12 +31,12 @@ class Batch:
         return torch.tensor(found)
 
     def places(self, unit: Unit) -> Tensor:
-        """Which rows of the unit they are, from 0, long."""
+        """Which rows of the unit they are, from 0, int64 `(rows,)`."""
         parts = [torch.arange(p.row, p.row + len(p.offsets)) for p in self.pieces]
         return torch.cat(parts) - unit.start
 
     def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Token id, document and position of each row: int32, int64, int32."""
+        """Token id, document and position of each row: int32, int64, int32, `(rows,)` each."""
         found = numbers([piece.window for piece in self.pieces])
         picks = self.picks()
         if picks is None:

@@ -13,11 +13,11 @@ from tenterhook.errors import closest
 from tenterhook.one_line import type_name
 from tenterhook_capture import text_files
 from tenterhook_capture.document_errors import NoDocuments, NoSuchData, UnknownField, UnreadableData
-from tenterhook_capture.lazy_texts import AT_ONCE, LazyTexts, kept_texts
+from tenterhook_capture.lazy_texts import AT_ONCE, LazyTexts, texts_with_content
 from tenterhook_capture.spilled import Numbers
 from tenterhook_capture.text_files import SampleBy
 from tenterhook_store import ranges
-from tenterhook_store.schemes import DEFAULT, absolute_name, serving, split_scheme
+from tenterhook_store.schemes import DEFAULT, absolute_name, resolve_name, split_scheme
 
 __all__ = [
     "AT_ONCE",
@@ -29,9 +29,9 @@ __all__ = [
     "SampleBy",
     "UnknownField",
     "UnreadableData",
-    "kept_texts",
     "ranges",
     "read_documents",
+    "texts_with_content",
 ]
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -100,7 +100,7 @@ class Documents:
 
     @classmethod
     def of(cls, texts: "Documents | Iterable[str]") -> "Documents":
-        """Return texts as documents; documents as they are."""
+        """Return texts as documents; documents as they are. Raises `UnreadableData` for a `str`."""
         if isinstance(texts, Documents):
             return texts
         if isinstance(texts, str):
@@ -162,7 +162,8 @@ def read_documents(
     and counted.
 
     Raises `NoSuchData`, `NoDocuments`, `UnknownField`, `UnreadableData`, `UnknownScheme`,
-    `MissingPlugin`, `BrokenExtension` where a plugin returns something else, and what it raises.
+    `MissingPlugin`, `ValueError` for another `sample_by`, `BrokenExtension` where a plugin returns
+    something else, and what it raises.
     """
     if sample_by not in get_args(SampleBy):
         raise ValueError(f"sample_by={sample_by!r} is not one of {list(get_args(SampleBy))}.")
@@ -183,7 +184,7 @@ def _read(name: str, field: str | None, sample_by: SampleBy) -> Documents:
         if path.exists() and not path.is_dir():
             raise UnreadableData(name, "this is neither a file nor a folder")
         name = f"{DEFAULT}:{path if path.is_dir() else name}"
-    source, rest = serving("datasets", name)
+    source, rest = resolve_name("datasets", name)
     documents = source.call(rest, field=field)
     if not isinstance(documents, Documents):
         raise source.broken(f"returned a {type_name(documents)}, which is no Documents")

@@ -11,7 +11,7 @@ import attrs
 from tenterhook.errors import TenterhookError
 from tenterhook.one_line import type_name
 from tenterhook_capture.text_model import TextModel
-from tenterhook_store.schemes import absolute_name, serving
+from tenterhook_store.schemes import absolute_name, resolve_name
 
 if TYPE_CHECKING:
     import torch
@@ -120,12 +120,14 @@ def load_model(
     `dtype`, `device` and `revision` are handed on; the loader decides where they are `None`.
     `attn_implementation` is handed on where it is given: models of transformers compute attention
     patterns with `"eager"`, and other last bits of every row.
-    Raises `UnknownScheme`, `MissingPlugin` (saying what to install), `NoAttentionChoice`,
-    `BrokenExtension` where the loader returns no `TextModel`, and what the loader raises.
+
+    Raises `BadModelName` for an empty one, `UnknownScheme`, `MissingPlugin` (saying what to
+    install), `NoAttentionChoice`, `BrokenExtension` where the loader returns no `TextModel`, and
+    what the loader raises.
     """
     if not name.strip() or "\0" in name:
         raise BadModelName(name)
-    loader, rest = serving("loaders", name)
+    loader, rest = resolve_name("loaders", name)
     settings: dict[str, Any] = {"dtype": dtype, "device": device, "revision": revision}
     if attn_implementation is not None:
         if not _takes(loader.load(), "attn_implementation"):

@@ -116,7 +116,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def wanted_reductions(kinds: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the reductions that are asked for, as a list or with commas, each once, in order."""
+    """Return the reductions that are asked for, as a list or with commas, each once, in order.
+
+    Raises `BadArgument` for a word that is none.
+    """
     asked = [each.strip() for each in kinds.split(",")] if isinstance(kinds, str) else [*kinds]
     if not asked:
         return ()

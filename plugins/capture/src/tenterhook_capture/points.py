@@ -32,6 +32,9 @@ def points_of(
 
     A choice is a layer in any spelling, of which the output is meant, or with `inputs` the input;
     with `:input`, `:output` or `:attention` after it, that side.
+
+    Raises `BadArgument` for no layer, and for what only a layer inside the model has; what
+    `LayerIndex.expand` raises for an unknown one.
     """
     choices = [layers] if isinstance(layers, str | int) else list(layers)
     if not choices:

@@ -59,7 +59,10 @@ class CaptureRecipe:
 
     @classmethod
     def of_run(cls, run: Run) -> "CaptureRecipe":
-        """Read the recipe of a run; `NotRebuildable` where it has none."""
+        """Read the recipe of a run.
+
+        Raises `NotRebuildable` where it has none, `DamagedStore` where it cannot be read.
+        """
         values = run.plan.about.get("recipe")
         if values is None:
             raise NotRebuildable(run.id, ["its recipe, which was never kept"])

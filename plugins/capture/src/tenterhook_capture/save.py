@@ -1,4 +1,22 @@
-"""The calls that make a run: all of it, the plan alone, or the part of one process."""
+"""The calls that make a run: all of it, the plan alone, or the part of one process.
+
+What happens in a capture, and where to read on:
+
+1. `prepare` tokenizes all documents, so that each token has its row before the model runs
+   (`token_rows`). It runs the beginning of two to see what each layer gives, and makes the plan:
+   which rows there are, in which units, and the spec that the run's id follows from (`identity`).
+2. The store makes the run of that plan, or finds it and compares.
+3. `units` takes the units that have no record, and gives them to an engine (`engine`). Ours does
+   one after the other in this process; others have workers elsewhere, which make the capture again
+   from what the run holds (`workers`).
+4. A worker does a unit (`worker`): batches of documents, a forward each (`forward`), rows chosen on
+   the model's device, copied to the CPU (`staging`), written (`writing`), committed as a whole.
+5. Units that failed are tried again after the others. Whoever finds that all have their record
+   tidies up.
+
+A process may stop anywhere. The same call begins at 1 again, comes to the same plan, and does at 3
+what is missing.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Unpack
@@ -58,14 +76,14 @@ def save_activations(
     `DamagedStore`, `DeletedRun`, `MemoryError`, what `progress` raises, Ctrl-C. Each with a note
     on how to resume.
     """
-    kept = CaptureOptions.of(options)
+    checked = CaptureOptions.of(options)
     chosen = engine_of(engine)
     check_count("tries", tries)
     if run_name is not None:
         check_run_id(run_name)
     store.check_writable()
     capture = prepare_capture(
-        model, layers, documents, options=kept, sample_limit=sample_limit, inputs=inputs
+        model, layers, documents, options=checked, sample_limit=sample_limit, inputs=inputs
     )
     writer = begin_run(store, capture, run_name)
     do_units(

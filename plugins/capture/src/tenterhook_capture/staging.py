@@ -36,7 +36,7 @@ class BufferPool:
         self._changed = threading.Condition()
 
     def take(self, size: int, check: Callable[[], None] = lambda: None) -> Tensor:
-        """Return at least `size` bytes, uint8, contents unknown; wait for them where it must.
+        """Return at least `size` bytes, uint8 `(bytes,)`, contents unknown; wait where it must.
 
         `check` is called while it waits, and may raise.
         """
@@ -64,7 +64,7 @@ class BufferPool:
         return self._used > 0 and self._used + size > self._limit
 
     def give_back(self, buffer: Tensor) -> None:
-        """Let others use a buffer; nobody reads or writes it any more."""
+        """Let others use a buffer that `take` gave; nobody reads or writes it any more."""
         with self._changed:
             self._used -= len(buffer)
             self._free.append(buffer)
@@ -111,12 +111,12 @@ class FlatRows:
         return len(self), self.flat.shape[1]
 
     def gathered(self) -> Tensor:
-        """Return them, in their dtype, on their device."""
+        """Return them, `(rows, features)`, in their dtype, on their device."""
         rows = self.flat if self.index is None else self.flat.index_select(0, self.index)
         return rows.to(self.dtype)
 
     def write(self, target: Tensor) -> None:
-        """Put them in memory of the CPU."""
+        """Copy them into `target`, `(rows, features)` on the CPU, which has their dtype."""
         if self.index is None:
             target.copy_(self.flat)
         elif self.dtype == self.flat.dtype and self.flat.device.type == "cpu":

@@ -118,7 +118,8 @@ def tokenize(
 ) -> TokenRows:
     """Give every token of the documents its row.
 
-    A document without tokens has no rows; `NothingToCapture` where none has any.
+    A document without tokens has no rows; raises `NothingToCapture` where none has any, and
+    `BadArgument` for another `long_documents`.
     """
     if long_documents not in get_args(LongDocuments):
         raise BadArgument("long_documents", long_documents, "'truncate' or 'split'")
@@ -154,7 +155,10 @@ def _token_ids(model: TextModel, documents: Documents) -> Iterator[list[int]]:
 
 
 def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return token id, document and position of every row of the windows: int32, int64, int32."""
+    """Return token id, document and position of every row of the windows.
+
+    int32, int64 and int32, `(rows,)` each.
+    """
     ids = torch.tensor([each for window in windows for each in window.ids], dtype=torch.int32)
     lengths = torch.tensor([len(window.ids) for window in windows])
     documents = torch.tensor([window.document for window in windows]).repeat_interleave(lengths)

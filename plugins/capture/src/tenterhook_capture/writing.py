@@ -3,6 +3,19 @@
 Inline costs least where the model computes on the same processors: a thread competes with it for
 them. Where an accelerator computes the processors are idle, and a thread has the disk wait for no
 forward and no forward wait for the disk.
+
+What happens to a block of rows, with a thread:
+
+1. The worker takes a buffer of the pool, has the rows copied into it, and hands block and buffer to
+   the queue. Where the pool is empty it waits, and looks meanwhile whether the thread has failed.
+2. The thread takes the block off the queue and waits until the copy has ended.
+3. It appends the rows to the unit. Rows that come out of order, as bucketing has them, wait in
+   memory for the whole unit, and are appended in order at the end.
+4. The buffer goes back to the pool.
+5. After the last block a `Closing` comes through the same queue. The thread commits the unit and
+   ends; the worker has begun the next unit by then, with a thread of its own.
+
+Inline, steps 2 to 5 run in the worker's own thread.
 """
 
 import threading
@@ -46,8 +59,8 @@ class Closing:
 class UnitSink:
     """Appends blocks to a unit's writer, and commits it.
 
-    Blocks that come out of order are put in their places in memory for the whole unit first, which
-    `shelf` lends: tensors for the longest unit, used again for the next.
+    Blocks that come out of order are first copied to their places in memory for the whole unit,
+    which `shelf` lends: tensors for the longest unit, used again for the next.
     """
 
     def __init__(self, writing: UnitWriter, unit: Unit, plan: RunPlan, shelf: "Shelf") -> None:
@@ -58,7 +71,7 @@ class UnitSink:
         self._whole: Arrays | None = None
 
     def take(self, block: StagedBlock) -> None:
-        """Append a block, or put its rows where they belong."""
+        """Append a block, or copy its rows to where they belong."""
         try:
             block.staged.wait()
             if block.places is None:

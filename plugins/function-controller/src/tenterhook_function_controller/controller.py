@@ -40,7 +40,11 @@ class FunctionController(Controller):
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
     ) -> Tensor | None:
-        """Return `function` of the activation; before the module ran, of the first input."""
+        """Return `function` of the activation; before the module ran, of the first input.
+
+        Any shape, dtype and device, as `function` gives them; `None` where there is no tensor.
+        Raises `TypeError` where `function` returns no tensor.
+        """
         if output is None:
             if inputs is None:
                 return None

@@ -28,6 +28,7 @@ class ActivationCache(dict[str, Tensor]):
         *,
         has_batch_dim: bool = True,
     ) -> None:
+        """Of tensors by full name, any shapes and dtypes; they are not copied."""
         super().__init__(cache_dict)
         self.has_batch_dim = has_batch_dim
         """Whether the first axis of each tensor is the batch."""

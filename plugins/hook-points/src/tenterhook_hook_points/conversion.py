@@ -11,10 +11,16 @@ class TensorConversion(Protocol):
     """What `HookPoint.enable_reshape` takes: anything with these two methods."""
 
     def convert(self, tensor: Tensor) -> Tensor:
-        """Return what hooks are to see of the tensor at the point."""
+        """Return what hooks are to see of the tensor at the point, in any shape and dtype.
+
+        A new tensor or a view; the tensor itself is not to be written to.
+        """
 
     def revert(self, tensor: Tensor) -> Tensor:
-        """Return what replaces the tensor at the point, made of what a hook returned."""
+        """Return what replaces the tensor at the point, made of what a hook returned.
+
+        That has the shape that `convert` gave, unless the hook changed it.
+        """
 
 
 class BaseTensorConversion(ABC):
@@ -22,8 +28,8 @@ class BaseTensorConversion(ABC):
 
     @abstractmethod
     def convert(self, tensor: Tensor) -> Tensor:
-        """Return what hooks are to see of the tensor at the point."""
+        """Return what hooks are to see of the tensor at the point, in any shape and dtype."""
 
     def revert(self, tensor: Tensor) -> Tensor:
-        """Return what replaces the tensor at the point; here, what the hook returned."""
+        """Return what replaces the tensor at the point; here, what the hook returned, as it is."""
         return tensor

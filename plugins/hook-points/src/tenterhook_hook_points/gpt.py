@@ -130,7 +130,10 @@ class HookedAttention(nn.Module):
         self.hook_z, self.hook_result = HookPoint(), HookPoint()
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Take `(batch, seq, n_embd)`; `visible` `(batch, 1, q, k)` says what a query sees."""
+        """Take and return `(batch, seq, n_embd)`; `visible`, bool, says what a query sees.
+
+        That is `(batch, 1, query, key)`.
+        """
         q = self.hook_q(torch.einsum("bsd,hde->bshe", x, self.W_Q) + self.b_Q)
         k = self.hook_k(torch.einsum("bsd,hde->bshe", x, self.W_K) + self.b_K)
         v = self.hook_v(torch.einsum("bsd,hde->bshe", x, self.W_V) + self.b_V)
@@ -175,7 +178,10 @@ class HookedBlock(nn.Module):
         self.hook_attn_out, self.hook_mlp_out = HookPoint(), HookPoint()
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Take and return the residual stream."""
+        """Take and return the residual stream, `(batch, seq, n_embd)`.
+
+        `visible`, bool `(batch, 1, query, key)`, says what each query sees.
+        """
         pre = self.hook_resid_pre(x)
         mid = self.hook_resid_mid(pre + self.hook_attn_out(self.attn(self.ln1(pre), visible)))
         post: Tensor = self.hook_resid_post(mid + self.hook_mlp_out(self.mlp(self.ln2(mid))))
@@ -247,7 +253,11 @@ class HookedGPT(HookedRootModule):
 
 
 def renamed(theirs: Mapping[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """Return the weights of a Hugging Face GPT-2 under the names of `HookedGPT`, head by head."""
+    """Return the weights of a Hugging Face GPT-2 under the names of `HookedGPT`, head by head.
+
+    `W_Q`, `W_K`, `W_V` `(heads, n_embd, d_head)`, `W_O` `(heads, d_head, n_embd)`; views where
+    they can be.
+    """
     ours = {
         "W_E": theirs["transformer.wte.weight"],
         "W_pos": theirs["transformer.wpe.weight"],

@@ -16,7 +16,7 @@ class ScaledGradient(Tensor):
 
     @classmethod
     def of(cls, grad: Tensor, scale: float) -> "ScaledGradient":
-        """Return a view of the gradient that sums so."""
+        """Return a view of the gradient, of any shape, whose `sum` is `scale` times as much."""
         scaled = grad.as_subclass(cls)
         scaled.scale = scale
         return scaled
@@ -34,5 +34,5 @@ class ScaledGradient(Tensor):
 
 
 def plain(grad: Tensor) -> Tensor:
-    """Return the gradient without the scale of its sum."""
+    """Return the gradient without the scale of its sum: a view, of the same shape."""
     return grad.as_subclass(Tensor) if isinstance(grad, ScaledGradient) else grad

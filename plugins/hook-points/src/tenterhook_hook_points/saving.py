@@ -21,7 +21,12 @@ def save(
     mask: Tensor | None,
     batched: bool,
 ) -> str:
-    """Write the tensors as a run; see `ActivationCache.save`."""
+    """Write the tensors as a run, a row for each token; return its id.
+
+    They are `(batch, seq, ...)`, without `batched` `(seq, ...)`; `tokens` and `mask` are
+    `(batch, seq)` or `(seq,)`. Raises `ValueError` for other shapes and for nothing to save; see
+    `ActivationCache.save`.
+    """
     if not tensors:
         raise ValueError(
             "There is nothing to save: the cache, or what names_filter left, is empty."

@@ -64,7 +64,11 @@ class LayerActivationDetector(Detector):
         self.metadata["activations_shape"] = tuple(copy.shape)
 
     def get_captured(self) -> Tensor | None:
-        """Return the latest activation, on the CPU; `None` if there is none."""
+        """Return the latest activation, on the CPU; `None` if there is none.
+
+        Of the shape that the layer gave, `(batch, seq, d_model)` mostly; detached, in memory of
+        its own, in the dtype that the layer gave or the one asked for.
+        """
         return self.tensor_metadata.get("activations")
 
     def clear_captured(self) -> None:

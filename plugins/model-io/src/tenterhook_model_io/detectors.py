@@ -174,12 +174,13 @@ class ModelOutputDetector(_ModelDetector):
             self._keep("output_hidden_state", hidden)
 
     def get_captured_output_logits(self) -> Tensor | None:
-        """Return the latest logits, on the CPU; `None` if there are none."""
+        """Return the latest logits, `(batch, seq, vocab)` on the CPU; `None` if there are none."""
         return self.tensor_metadata.get("output_logits")
 
     def get_captured_output_hidden_state(self) -> Tensor | None:
         """Return the latest last hidden state, on the CPU; `None` if there is none.
 
+        `(batch, seq, d_model)`, in the model's dtype.
         A model with a language-model head returns hidden states only when it is called with
         `output_hidden_states=True`.
         """

@@ -72,6 +72,9 @@ class RunBatches:
     ) -> None:
         """Of the rows in the slice `rows`, so that others can be held out; see `Run.loader`.
 
+        Batches are `(batch_size, width)`, on the CPU, in the dtype that was stored (float32 for
+        rows that were stored as int8).
+
         Raises `NotCaptured` for a layer the run does not have, `NoRows` (a `ValueError`) where
         there is none.
         """
@@ -143,7 +146,8 @@ class ModelBatches:
     ) -> None:
         """Documents longer than the model takes are cut.
 
-        Raises `UnknownLayer`, `NoDocuments`, and `NoRows` where no document has a token.
+        Batches are `(batch_size, width)`, on the CPU, in the dtype that the layer gives. Raises
+        `UnknownLayer`, `NoDocuments`, `NoRows` where no document has a token, and `BadSetting`.
         """
         if type(batch_size) is not int or batch_size < 1:
             raise BadSetting("batch_size", batch_size, "a whole number, 1 or more")
@@ -198,7 +202,7 @@ class ModelBatches:
             self._state = {"epoch": epoch + 1, "group": 0, "batch": 0}
 
     def one_epoch(self) -> Iterator[Tensor]:
-        """Yield every row once, a bufferful at a time, not shuffled; the state stays."""
+        """Yield every row once, `(rows, width)` a bufferful, not shuffled; the state stays."""
         for group in self._groups(list(range(len(self._ids)))):
             yield self._read(group)
 

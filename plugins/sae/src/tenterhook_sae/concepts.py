@@ -62,7 +62,7 @@ class Manipulation:
         return self.scale == 1 and self.add == 0 and self.minimum is None and self.maximum is None
 
     def of(self, latent: Tensor) -> Tensor:
-        """Return the changed activations of the latent, of the same shape."""
+        """Return the changed activations of the latent, of the same shape and dtype."""
         new = latent * self.scale if self.scale != 1 else latent
         new = new + self.add if self.add else new
         if self.minimum is not None or self.maximum is not None:
@@ -138,7 +138,8 @@ class Concepts:
     def name(self, latent: Latent, name: str | None) -> None:
         """Give a latent a name, by which it can be asked for too; `None` takes it away.
 
-        Raises `NoSuchLatent`, and `ValueError` for a name that is empty or another latent's.
+        Raises `NoSuchLatent`, and `BadSetting` (a `ValueError`) for a name that is empty or
+        another latent's.
         """
         number = self.number(latent)
         if name is None:
@@ -154,7 +155,8 @@ class Concepts:
     def number(self, latent: Latent) -> int:
         """Return the number of a latent that is given by number or name.
 
-        Raises `NoSuchLatent` (an `IndexError`), naming the range.
+        Raises `NoSuchLatent` (an `IndexError`), naming the range, and `TypeError` for what is
+        neither.
         """
         if isinstance(latent, str):
             for number, name in self._names.items():
@@ -286,7 +288,7 @@ class Concepts:
         activating token. Needs memory for `n_latents * (top_k + 1)` entries and the texts that
         they name. Called again it begins anew.
 
-        Raises `ValueError` where `top_k` is no whole positive number.
+        Raises `BadSetting` (a `ValueError`) where `top_k` is no whole positive number.
         """
         if type(top_k) is not int or top_k < 1:
             raise BadSetting("top_k", top_k, "a whole number, 1 or more")
@@ -318,7 +320,10 @@ class Concepts:
         return self._texts.best(number)
 
     def track(self, latents: Tensor | SparseLatents) -> None:
-        """Take note of the latents of one call, where texts are tracked; the hook calls it."""
+        """Take note of the latents of one call, where texts are tracked; the hook calls it.
+
+        They are `(batch, seq, n_latents)`, or as the layer has its axes.
+        """
         texts = self._texts
         if texts is not None and texts.enabled:
             texts.see(latents, self._following, self._context)

@@ -55,7 +55,8 @@ class ModelEvaluation:
 def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
     """Evaluate on blocks of rows, each `(rows, n_inputs)`, one in memory at a time.
 
-    A tensor is cut into blocks. Raises `NoRows`, `WrongWidth` and `NotFinite` (each a
+    A tensor is cut into blocks. Rows are taken to float32 and the SAE's device; sums are float64.
+    Raises `NoRows`, `WrongWidth` and `NotFinite` (each a
     `ValueError`).
     """
     count, active = 0, 0
@@ -116,8 +117,8 @@ def evaluate_in_model(
 
     Each document is run three times, and each of its real tokens but the first is predicted from
     those before it. Documents longer than the model takes are cut. Nothing is left on the model.
-    Raises `UnknownLayer`, `NoRows` where no document has two tokens, and `HookError` where the
-    layer's width is not the SAE's.
+    Raises `UnknownLayer`, `NoRows` where no document has two tokens, and `HookError`, from
+    `WrongWidth`, where the layer's width is not the SAE's.
     """
     hooked = attach(model.context.model)
     name = hooked.layers.index.resolve(layer).name

@@ -62,7 +62,10 @@ def find_examples(
 
 
 def layer_of(sae: Sae, layer: str | int | None) -> str | int:
-    """Return the layer asked for, else the one that the SAE was trained on."""
+    """Return the layer asked for, else the one that the SAE was trained on.
+
+    Raises `ValueError` where it does not say which, `TypeError` where what it says is no layer.
+    """
     where = layer if layer is not None else sae.about.get("layer")
     if where is None:
         raise ValueError("This SAE does not say which layer it was trained on: give the layer.")
@@ -102,7 +105,10 @@ def write_page(examples: Iterable[Example], *, title: str) -> str:
 
 @torch.no_grad()
 def strongest_latents(sae: Sae, activation: torch.Tensor, count: int = 10) -> list[int]:
-    """Return the latents that activations `(..., n_inputs)` make most active, best first."""
+    """Return the latents that activations `(..., n_inputs)` make most active, best first.
+
+    The highest over all rows counts; there are `count`, or all. Raises `WrongWidth`.
+    """
     latents = sae.encode(activation).reshape(-1, sae.n_latents).amax(0)
     best: list[int] = latents.topk(min(count, sae.n_latents)).indices.tolist()
     return best

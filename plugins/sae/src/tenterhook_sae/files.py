@@ -122,7 +122,7 @@ def load_sae(
     sae = SAES[architecture](
         config["d_sae"], config["d_in"], **settings, center=config["apply_b_dec_to_input"]
     ).to(dtype=wanted)
-    _put(sae, weights, str(path))
+    _load_weights(sae, weights, str(path))
     for latent, name in ours.get("names", {}).items():
         sae.concepts.name(int(latent), name)
     sae.about = dict(ours.get("about", {}))
@@ -267,7 +267,7 @@ def _dtype(name: Any, where: str) -> torch.dtype:
     return found
 
 
-def _put(sae: Sae, weights: Mapping[str, Tensor], where: str) -> None:
+def _load_weights(sae: Sae, weights: Mapping[str, Tensor], where: str) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if "scaling_factor" in found and "scaling_factor" not in expected:  # of older SAELens, unused

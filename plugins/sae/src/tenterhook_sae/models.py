@@ -42,17 +42,23 @@ class TopKSae(Sae):
         self.k = _share(count("k", k), n_latents)
 
     def activate(self, pre: Tensor) -> Tensor:
-        """Return the `k` largest of each row where they are positive, and 0 elsewhere."""
+        """Return the `k` largest of each row where they are positive, and 0 elsewhere.
+
+        Takes and returns `(..., n_latents)`, in one dtype.
+        """
         values, indices = pre.topk(self.k, sorted=False)
         return torch.zeros_like(pre).scatter(-1, indices, values.relu())
 
     def activate_sparse(self, pre: Tensor) -> SparseLatents:
-        """Return the `k` largest of each row; a negative one counts as 0."""
+        """Return the `k` largest of each row of `(..., n_latents)`; a negative one counts as 0."""
         values, indices = pre.reshape(-1, self.n_latents).topk(self.k, sorted=False)
         return SparseLatents.of_top(values.relu(), indices, pre.shape)
 
     def encode_compact(self, x: Tensor) -> Tensor | SparseLatents:
-        """Return the latents in the form that takes less memory."""
+        """Return the latents of `x` `(..., n_inputs)` in the form that takes less memory.
+
+        Dense `(..., n_latents)`, or sparse; `k` alone decides. Raises `WrongWidth`.
+        """
         pre = self.pre_activations(x)
         entry = 8 + pre.element_size()
         smaller = self.k * entry + 8 < self.n_latents * pre.element_size()
@@ -101,11 +107,14 @@ class BatchTopKSae(Sae):
         return super().elements(parameters) + 1
 
     def activate(self, pre: Tensor) -> Tensor:
-        """Return the latents above the threshold, and 0 elsewhere."""
+        """Return the latents above the threshold, and 0 elsewhere: `(..., n_latents)`, as `pre`."""
         return torch.where(self.active(pre), pre, 0)
 
     def active(self, pre: Tensor) -> Tensor:
-        """Return which latents are above the threshold."""
+        """Return which latents of `pre` `(..., n_latents)` are above the threshold, bool.
+
+        Before any training, which of the whole batch are active in `training_latents`.
+        """
         threshold = float(self.threshold)
         return self._of_batch(pre) != 0 if threshold < 0 else pre > threshold
 
@@ -116,7 +125,10 @@ class BatchTopKSae(Sae):
         return torch.zeros_like(flat).scatter(0, indices, values).reshape(pre.shape)
 
     def training_latents(self, pre: Tensor) -> Tensor:
-        """Return the batch's largest; move the threshold a hundredth towards the least of them."""
+        """Return the batch's `k * rows` largest where positive, 0 elsewhere: `(..., n_latents)`.
+
+        Moves `threshold` a hundredth of the way towards the least of them.
+        """
         latents = self._of_batch(pre)
         with torch.no_grad():
             active = latents[latents > 0]
@@ -165,7 +177,9 @@ class JumpReLUSae(Sae):
         center: bool = True,
         mode: Mode = "edit",
     ) -> None:
-        """`initial_threshold` is where all latents' thresholds begin.
+        """`initial_threshold` is where all latents' thresholds begin; `threshold` `(n_latents,)`.
+
+        Both it and `bandwidth` are in the units of the latents.
 
         Raises `ValueError` for sizes that are not whole and positive, a negative threshold, and a
         bandwidth that is not positive.
@@ -187,21 +201,31 @@ class JumpReLUSae(Sae):
         return super().elements(parameters) + thresholds
 
     def activate(self, pre: Tensor) -> Tensor:
-        """Return the positive latents above their thresholds, and 0 elsewhere."""
+        """Return the positive latents above their thresholds, and 0 elsewhere.
+
+        Takes and returns `(..., n_latents)`, in one dtype.
+        """
         return torch.where(self.active(pre), pre, 0)
 
     def active(self, pre: Tensor) -> Tensor:
-        """Return which latents are positive and above their thresholds."""
+        """Return which latents of `(..., n_latents)` are positive and above their thresholds."""
         return pre > self.threshold.clamp_min(0)
 
     def training_latents(self, pre: Tensor) -> Tensor:
-        """Return the latents, with a gradient for the thresholds."""
+        """Return the latents `(..., n_latents)`, with a gradient for the thresholds.
+
+        Equation 11 of arXiv:2407.14435.
+        """
         jump: Any = _Jump.apply
         latents: Tensor = jump(pre, self.threshold, self.bandwidth)
         return latents
 
     def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
-        """Return the mean number of active latents, with a gradient for the thresholds."""
+        """Return the number of active latents (L0), a mean over rows; a scalar.
+
+        `pre` is `(..., n_latents)`. The gradient, equation 12 of arXiv:2407.14435, is for the
+        thresholds alone.
+        """
         step: Any = _Active.apply
         active: Tensor = step(pre, self.threshold, self.bandwidth)
         return active.sum(-1).mean()
@@ -227,15 +251,18 @@ class L1Sae(Sae):
     architecture = "standard"
 
     def activate(self, pre: Tensor) -> Tensor:
-        """Return what is positive, and 0 elsewhere."""
+        """Return what is positive, and 0 elsewhere: `(..., n_latents)`, as `pre`."""
         return pre.relu()
 
     def active(self, pre: Tensor) -> Tensor:
-        """Return which latents are positive."""
+        """Return which latents of `(..., n_latents)` are positive, bool."""
         return pre > 0
 
     def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
-        """Return the mean over rows of the latents, each times its decoder row's length."""
+        """Return the latents' sum, each times its decoder row's length, a mean over rows; a scalar.
+
+        `latents` are `(..., n_latents)`, none of them negative.
+        """
         length: Tensor = self.W_dec.norm(dim=1)
         return (latents @ length).mean()
 

@@ -113,7 +113,10 @@ class Sae(Detector, Controller, nn.Module):
         return self.W_dec.dtype
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """Return `(x - b_dec) @ W_enc + b_enc`, `(..., n_latents)`, of `x` `(..., n_inputs)`."""
+        """Return `(x - b_dec) @ W_enc + b_enc`, `(..., n_latents)`, of `x` `(..., n_inputs)`.
+
+        On the SAE's device and in its dtype, which `x` is converted to. Raises `WrongWidth`.
+        """
         self._check_width(x)
         flat = x.to(self.device, self.dtype).reshape(-1, self.n_inputs)
         if self.center:
@@ -122,14 +125,20 @@ class Sae(Detector, Controller, nn.Module):
 
     @abstractmethod
     def activate(self, pre: Tensor) -> Tensor:
-        """Return the latents, of the shape of what came out of the encoder; most are 0."""
+        """Return the latents of `pre`, what came out of the encoder; most are 0.
+
+        Both are `(..., n_latents)`, in one dtype.
+        """
 
     def active(self, pre: Tensor) -> Tensor:
-        """Return which latents are active, bool of the same shape; they are what came out."""
+        """Return which latents are active, bool `(..., n_latents)`.
+
+        The latents that are active are what came out of the encoder, unchanged.
+        """
         return self.activate(pre) != 0
 
     def activate_sparse(self, pre: Tensor) -> SparseLatents:
-        """Return the latents with only the active ones stored."""
+        """Return the latents of `pre` `(..., n_latents)` with only the active ones stored."""
         return SparseLatents.of_active(pre, self.active(pre))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -140,7 +149,10 @@ class Sae(Detector, Controller, nn.Module):
         return self.activate(self.pre_activations(x))
 
     def encode_sparse(self, x: Tensor) -> SparseLatents:
-        """Return the latents of activations `(..., n_inputs)`, only the active ones stored."""
+        """Return the latents of activations `(..., n_inputs)`, only the active ones stored.
+
+        Raises `WrongWidth` for another last axis.
+        """
         return self.activate_sparse(self.pre_activations(x))
 
     def decode(self, latents: Tensor | SparseLatents) -> Tensor:
@@ -161,7 +173,10 @@ class Sae(Detector, Controller, nn.Module):
         return self.decode(self.encode_compact(x))
 
     def encode_compact(self, x: Tensor) -> Tensor | SparseLatents:
-        """Return the latents in the form that takes less memory."""
+        """Return the latents of `x` `(..., n_inputs)` in the form that takes less memory.
+
+        Dense `(..., n_latents)`, 0 where they are not active, or sparse. Raises `WrongWidth`.
+        """
         pre = self.pre_activations(x)
         return compact(pre, self.active(pre))
 
@@ -186,18 +201,27 @@ class Sae(Detector, Controller, nn.Module):
     # --- training: what the kinds say of themselves
 
     def training_latents(self, pre: Tensor) -> Tensor:
-        """Return the latents as training sees them, with gradients; remember what is learned so."""
+        """Return the latents `(..., n_latents)` of `pre` as training sees them, with gradients.
+
+        A kind that learns from them as well, as `BatchTopKSae` its threshold, does so here.
+        """
         return self.activate(pre)
 
     def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
-        """Return the penalty, a mean over rows, that makes the latents sparse; 0 for most."""
+        """Return the penalty that makes the latents sparse: a mean over rows, a scalar; 0 for most.
+
+        Both are `(..., n_latents)`: the latents, and what came out of the encoder.
+        """
         return latents.new_zeros(())
 
     # --- the hook
 
     @property
     def mode(self) -> Mode:
-        """What it does to the activation when it is attached: see `Mode`."""
+        """What it does to the activation when it is attached: see `Mode`.
+
+        Setting it to anything else raises `BadSetting` (a `ValueError`).
+        """
         return self._mode
 
     @mode.setter
@@ -234,7 +258,11 @@ class Sae(Detector, Controller, nn.Module):
 
     @eager
     def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
-        """Encode the activation, keep its latents and, where texts are tracked, the best texts."""
+        """Encode the activation, keep its latents and, where texts are tracked, the best texts.
+
+        The activation is the first tensor of the output, or of the input before the layer runs,
+        `(..., n_inputs)`. Raises `WrongWidth` for another last axis.
+        """
         x = first_input(input) if output is None else activation_of(output)
         if x is None:
             self.clear_latents()
@@ -253,7 +281,11 @@ class Sae(Detector, Controller, nn.Module):
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
     ) -> Tensor | None:
-        """Return what takes the activation's place, as `mode` and the manipulations say."""
+        """Return what takes the activation's place, as `mode` and the manipulations say.
+
+        `(..., n_inputs)`, on the device and in the dtype of the activation; `None`, which leaves
+        it alone, where nothing changes.
+        """
         x = inputs if output is None else output
         seen: tuple[Any, Any] = getattr(self._here, "encoded", (None, None))
         self._here.encoded = None, None

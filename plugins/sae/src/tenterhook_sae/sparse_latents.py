@@ -72,7 +72,7 @@ class SparseLatents:
         return attrs.evolve(self, values=self.values.detach())
 
     def to_dense(self) -> Tensor:
-        """Return the latents as a tensor of `shape`."""
+        """Return the latents as a tensor of `shape`, `(..., n_latents)`, dtype as `values`."""
         dense = self.values.new_zeros(len(self.offsets) - 1, self.shape[-1])
         return dense.index_put((self.rows, self.indices), self.values).reshape(self.shape)
 
@@ -103,7 +103,10 @@ class SparseLatents:
 
 
 def compact(latents: Tensor, active: Tensor) -> "Tensor | SparseLatents":
-    """Return latents, 0 where they are not active, in the form that takes less memory."""
+    """Return latents, 0 where they are not active, in the form that takes less memory.
+
+    Both are `(..., n_latents)`, `active` bool.
+    """
     entry = 8 + latents.element_size()
     rows = latents.numel() // max(latents.shape[-1], 1)
     if int(torch.count_nonzero(active)) * entry + 8 * (rows + 1) < latents.nbytes:

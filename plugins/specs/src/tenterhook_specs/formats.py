@@ -70,8 +70,8 @@ def read_spec(path: str | Path, kind: type[T], *, longest: int = LONGEST) -> T:
     """Read a spec from a file, in the format of its ending.
 
     Ours are `.toml`, `.json`, `.yaml` and `.yml` (`pip install 'tenterhook[yaml]'`). Raises as
-    `loads` does, `MissingDependency` for YAML without PyYAML, `OSError` where the file cannot be
-    read.
+    `loads` does, `BadSpec` for another ending, `MissingDependency` for YAML without PyYAML,
+    `OSError` where the file cannot be read.
     """
     path = Path(path)
     format = _format_of(path)

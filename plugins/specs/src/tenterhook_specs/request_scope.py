@@ -59,7 +59,11 @@ def scoped(
     max_elements: int = MAX_ELEMENTS,
     missing: Literal["warn", "raise", "ignore"] = "warn",
 ) -> "Hooks":
-    """Return a scope of the hooks that a spec asks for; see `HookedModel.scoped`."""
+    """Return a scope of the hooks that a spec asks for; see `HookedModel.scoped`.
+
+    Raises `BadSpec`, with every mistake and its path, for what a spec says; `TypeError` for
+    `hooks` and `max_elements` that are no such things.
+    """
     if type(max_elements) is not int or max_elements < 0:
         raise TypeError(f"max_elements={max_elements!r} is no whole number of elements.")
     classes = _classes(hooks)

@@ -59,12 +59,12 @@ class Columns:
         self._part = part
 
     def slice(self, start: int, stop: int) -> list[Tensor]:
-        """Read the rows from one place to another, of each array."""
+        """Read the rows from one place to another, of each array, `[rows, ...]`."""
         stretches = list(self._part.stretches(start, stop))
         return [_joined(rows, stretches) for rows in self._columns]
 
     def take(self, places: Tensor, *, check: bool) -> list[Tensor]:
-        """Read the rows at any places, of each array."""
+        """Read the rows at any places, int64 `[rows]`, of each array; in their order."""
         some = self._part.numbers(places)
         return [
             some.clone() if rows is None else rows.take(some, check=check) for rows in self._columns

@@ -61,6 +61,7 @@ class ErrorMeter:
     def add(self, rows: Tensor, steps: Tensor, scale: Tensor) -> None:
         """Count rows, as `quantize` took and returned them; waits for no accelerator.
 
+        `rows` are `[rows, features]`, `steps` int8 of that shape, `scale` `[rows, 1]`.
         Rows that are not finite are counted, and are in none of the figures.
         """
         is_finite = torch.isfinite(scale)

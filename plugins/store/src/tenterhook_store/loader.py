@@ -78,7 +78,11 @@ class RowLoader(IterableDataset[Any]):
         threads: int = 4,
         check: bool = True,
     ) -> None:
-        """See `Run.loader`."""
+        """See `Run.loader`.
+
+        Raises `BadSetting` for a setting that makes no sense, `NotCaptured` for a layer that the
+        run has not, and `MissingRows` where `rows` names some that are not there.
+        """
         batch_size = _count("batch_size", batch_size, 1)
         if mixing not in get_args(Mixing):
             raise BadSetting("mixing", mixing, " or ".join(map(repr, get_args(Mixing))))

@@ -51,7 +51,10 @@ class MemoryStore:
         return "in memory"
 
     def save_tensor(self, name: str, tensor: Tensor) -> None:
-        """Keep a copy of the tensor under the name, in place of what was there."""
+        """Keep a copy of the tensor, of any shape and dtype, in place of what was there.
+
+        Raises `BadName`, `NameTaken`, and `CannotKeep` for one that is not dense.
+        """
         check_tensor_name(name)
         stored = plain_tensor(tensor).clone()
         with self._lock:
@@ -59,7 +62,7 @@ class MemoryStore:
             self._tensors[name] = stored
 
     def load_tensor(self, name: str) -> Tensor:
-        """Return a copy of the tensor; `UnknownTensor` where there is none."""
+        """Return a copy of the tensor, bit for bit, on the CPU; `UnknownTensor` without one."""
         check_tensor_name(name)
         if name not in self._tensors:
             raise UnknownTensor(name, self.list_tensors(), self.location)
@@ -99,7 +102,10 @@ class MemoryStore:
         )
 
     def write_run(self, run_id: str, plan: RunPlan) -> "_MemoryRunWriter":
-        """Begin a run, or go on with one of the same plan; see `Store.write_run`."""
+        """Begin a run, or go on with one of the same plan; see `Store.write_run`.
+
+        Raises `BadName`, `NameTaken`, and `OtherRun` where a run of that id has another plan.
+        """
         check_run_id(run_id)
         with self._lock:
             check_free("run", run_id, self._runs)

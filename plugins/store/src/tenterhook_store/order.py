@@ -2,6 +2,18 @@
 
 The rows of a run stand in one order for an epoch, and that order is cut into batches. Each batch
 belongs to one rank, and there to one worker, so that together they give every row once.
+
+What a loader asks, for each worker and epoch:
+
+1. `Cut.of_worker`: how many batches are mine? They differ by one at most.
+2. Which places of the order are they? Where there is no buffer, ranks and workers take batches in
+   turn (`Cut.in_turn`). With a buffer each has one stretch (`Cut.in_one_piece`), so that no two
+   read the same block of rows.
+3. Which rows stand there? `ShuffledBlocks` gives ranges of rows that follow each other, for
+   `mixing="blocks"`; `Permutation` gives single rows, for `mixing="exact"`.
+
+All of it follows from the seed and the epoch, and can be asked from the middle: no answer needs
+those before it. A stopped loader goes on so, without reading what was given.
 """
 
 import hashlib

@@ -148,11 +148,15 @@ class Store(Protocol):
     def save_tensor(self, name: str, tensor: "Tensor") -> None:
         """Store a copy of the tensor under the name, in place of what was there; atomic.
 
-        Names are slash-separated. Raises `BadName`, `NameTaken`, `NotWritable`.
+        It may have any shape, dtype and device. Names are slash-separated. Raises `BadName`,
+        `NameTaken`, `NotWritable`, and `CannotKeep` for a tensor that is not dense.
         """
 
     def load_tensor(self, name: str) -> "Tensor":
-        """Return the tensor, bit for bit, on the CPU; `UnknownTensor` where there is none."""
+        """Return the tensor as it was saved, bit for bit, on the CPU, in memory of its own.
+
+        Its shape and dtype are those that it had. Raises `UnknownTensor` where there is none.
+        """
 
     def list_tensors(self) -> list[str]:
         """Return the names of all tensors, sorted."""

@@ -58,4 +58,7 @@ class Readable(Protocol):
         """Return the rows of a layer, `[rows, features]`; `NotCaptured` where there is none."""
 
     def unit_tensor(self, number: int, name: str) -> Tensor:
-        """Return a small tensor that a unit keeps; `NotKept` where there is none."""
+        """Return a small tensor that a unit keeps, of any shape and dtype, on the CPU.
+
+        Raises `NotKept` where there is none.
+        """

@@ -186,7 +186,11 @@ class Reducing:
             self._places.append(places)
 
     def finish(self, *, first: int) -> dict[str, Tensor]:
-        """Return the tensors to store with the unit, on the CPU; `first` is its first row."""
+        """Return the tensors to store with the unit, on the CPU; `first` is its first row.
+
+        By the names in `PARTS`, those of the kinds that were asked for; see `moments_of`,
+        `sketch_of` and `top_of` for their shapes. Empty where no row was added.
+        """
         found: dict[str, Tensor] = {}
         if self._moments is not None:
             found["count"] = torch.tensor([self._moments.count])
@@ -208,7 +212,11 @@ class Reducing:
 
 
 def moments_of(parts: Iterable[Mapping[str, Tensor]]) -> Moments:
-    """Merge the moments that are stored with parts, in the parts' order."""
+    """Merge the moments that are stored with parts, in the parts' order.
+
+    Each part has `count`, one number, and float64 `mean` `[features]` and `deviations`
+    `[features]` or, with covariances, `[features, features]`. There is one part at least.
+    """
     found: Moments | None = None
     for part in parts:
         new = Moments(int(part["count"]), part["mean"], part["deviations"])
@@ -218,14 +226,17 @@ def moments_of(parts: Iterable[Mapping[str, Tensor]]) -> Moments:
 
 
 def sketch_of(parts: Iterable[Mapping[str, Tensor]]) -> Sketch:
-    """Merge the sketches that are stored with parts."""
+    """Merge the sketches that are stored with parts: `sketch`, `weights` and `doubt` of each."""
     return Sketch.merged(
         Sketch(part["sketch"], part["weights"], int(part["doubt"])) for part in parts
     )
 
 
 def top_of(parts: Iterable[Mapping[str, Tensor]], count: int) -> Top:
-    """Merge the highest values that are stored with parts."""
+    """Merge the highest values that are stored with parts: `top`, `top_rows`: `[values, features]`.
+
+    At most `count` stay of each feature. There is one part at least.
+    """
     found: Top | None = None
     for part in parts:
         new = Top(part["top"], part["top_rows"])

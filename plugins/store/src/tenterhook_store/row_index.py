@@ -44,7 +44,11 @@ def row_index(key: Any, shape: tuple[int, ...], ranges: RowRanges, name: str) ->
 
 
 def any_rows(key: Any, ranges: RowRanges, name: str) -> Tensor:
-    """Return what a mask, list or array stands for: int64 row numbers, of the array's shape."""
+    """Return what a mask, list or array stands for: int64 row numbers, of the array's shape.
+
+    Of a mask, a number for each place that is true. Raises `WrongIndex` for a mask of another
+    length and for floats, `RowOutOfRange` for a row that the array has not (both an `IndexError`).
+    """
     found = _tensor(key, name)
     if found.dtype is torch.bool:
         if found.shape not in ((ranges.first,), (ranges.planned,)):

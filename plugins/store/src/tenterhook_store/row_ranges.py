@@ -123,7 +123,7 @@ class RowRanges:
         return self.end if beyond else self.first
 
     def check(self, rows: "int | range | Tensor") -> None:
-        """Raise `MissingRows` unless all of them are there."""
+        """Raise `MissingRows` unless all of them, one or many of any shape, are there."""
         import torch
 
         if isinstance(rows, int):

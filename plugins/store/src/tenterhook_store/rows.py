@@ -79,6 +79,7 @@ class Rows:
     def __getitem__(self, key: Any) -> Tensor:
         """Read rows: one (an axis less), a slice of them, or those of a mask, list or array.
 
+        `[rows, features]`, or `[rows]` of numbers, on the CPU, in `dtype`, in memory of its own.
         A second index, an int or a slice, picks features. A slice is cut to what is there, as in
         a list. Raises `RowOutOfRange` (`MissingRows` for a row of a unit that is missing) and
         `WrongIndex` (each an `IndexError`), `TypeError` for what is no index, and `DamagedStore`
@@ -119,7 +120,8 @@ class Rows:
     def numpy(self, rows: Any = slice(None), *, dtype: Any = None) -> "np.ndarray[Any, Any]":
         """Read rows, by any index, as a numpy array, in the dtype that was stored, or in `dtype`.
 
-        bfloat16 becomes `ml_dtypes.bfloat16`, bit for bit; `ImportError` without `ml_dtypes`.
+        Of the shape that `rows[...]` gives. bfloat16 becomes `ml_dtypes.bfloat16`, bit for bit;
+        `ImportError` without `ml_dtypes`. Raises as `rows[...]` does.
         """
         found = _to_numpy(self[rows])
         return found if dtype is None else found.astype(dtype, copy=False)

@@ -40,7 +40,7 @@ class KeptTensors(Protocol):
         """Return the names of those of a committed unit, sorted."""
 
     def load(self, number: int, name: str) -> Tensor:
-        """Return one that is there."""
+        """Return one that is there, bit for bit, on the CPU, in memory of its own."""
 
 
 class Reopens(Protocol):
@@ -192,6 +192,7 @@ class Run:
     def unit_tensor(self, number: int, name: str) -> Tensor:
         """Return a small tensor that is stored with a unit, bit for bit, the caller's own.
 
+        It has the shape and dtype it was written with, and is on the CPU.
         Raises `NotKept` (a `LookupError`) where the unit has none of that name or is not
         committed, and `IndexError` where the plan has no such unit.
         """

@@ -34,7 +34,11 @@ class TopTokens:
 
 
 def reduced(run: Readable, layer: str | int, what: str, *, q: Sequence[float], ddof: int) -> Any:
-    """Return one reduction; see `Run.reduced`."""
+    """Return one reduction; see `Run.reduced` for what it is and its shape.
+
+    Raises `NotReduced` where the run was captured without it or none of its units is there,
+    `NotCaptured` for a layer that it has not.
+    """
     kinds: Sequence[str] = run.plan.spec.get("reduce", ())
     if what not in kinds:
         raise NotReduced(what, kinds, run.id)
@@ -61,7 +65,11 @@ def reduced(run: Readable, layer: str | int, what: str, *, q: Sequence[float], d
 
 
 def quantile_error(run: Readable, layer: str | int) -> float:
-    """By how much of all rows the rank of a quantile can be wrong; 0 where they are exact."""
+    """Return by how much of all rows a quantile's rank can be wrong, a share; 0 where exact.
+
+    Raises `NotReduced` where the run was captured without quantiles, `NotCaptured` for a layer
+    that it has not.
+    """
     if "quantiles" not in run.plan.spec.get("reduce", ()):
         raise NotReduced("quantiles", run.plan.spec.get("reduce", ()), run.id)
     return sketch_of(_unit_parts(run, _number_of(run, layer), PARTS["quantiles"])).error

@@ -11,6 +11,7 @@ from tenterhook_store.errors import CannotKeep
 def plain_tensor(tensor: Any) -> Tensor:
     """Return a tensor's values: dense, contiguous, on the CPU, without gradients.
 
+    Shape and dtype stay, whatever they are.
     It is a view where the tensor is all that already. Raises `CannotKeep` for what is no tensor,
     and for a tensor that is sparse, quantized or has no values (meta).
     """

@@ -73,7 +73,10 @@ def generate(
     with_controllers: bool = True,
     **settings: Any,
 ) -> Generation:
-    """See `LanguageModel.generate`."""
+    """Go on with the prompts; see `LanguageModel.generate`.
+
+    Raises `ValueError` for a model that cannot generate, `EmptyText`, `TooLong`, `HookError`.
+    """
     module: Any = model.module
     _check_generates(module)
     encodings = encode(

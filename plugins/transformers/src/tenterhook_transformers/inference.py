@@ -43,8 +43,10 @@ class Inference:
         `with_controllers=False` every controller is off for this call, in this thread alone. After
         `stop_after_layer` the forward ends, and the output is `None`.
 
-        The inputs are what the model was given, on its device: `lm.module(**encodings)` repeats
-        the forward. With padding on the left they hold `position_ids` where the model needs them.
+        The output is the model's own: of a causal language model `logits` are `(batch, seq,
+        vocab)`, in the model's dtype. The inputs are what it was given, int64 `(batch, seq)` on
+        its device: `lm.module(**encodings)` repeats the forward. With padding on the left they hold
+        `position_ids` where the model needs them.
 
         Raises `UnknownLayer`; `EmptyText` for no texts or one without tokens, `TooLong` for one
         with more than the model has positions, both a `ValueError`; `TypeError` for anything but
@@ -96,6 +98,9 @@ class Inference:
         `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
         name or path as on the command line. Texts are read a batch at a time and no output stays
         in memory, so memory does not grow with the data. See `execute_inference` for the rest.
+
+        Raises at once `UnknownLayer`, and `ValueError` for a `batch_size` or `sample_limit` below
+        1; what `iterate_texts` and `execute_inference` raise.
         """
         if stop_after_layer is not None:
             self._model.layers.index.resolve(stop_after_layer)

@@ -213,6 +213,7 @@ class LanguageModel(HookedModel):
     def tokenize(self, texts: str | Iterable[str], **kwargs: Any) -> "BatchEncoding":
         """Return the texts as tensors, padded to one length, on the model's device.
 
+        `input_ids` and `attention_mask` (1 at real tokens) are int64 `(batch, seq)`.
         `kwargs` go to the tokenizer and replace ours (`padding=True`, `return_tensors="pt"`);
         `truncation=True` without a length cuts to what the model takes. The tokenizer stays as it
         is: where it has no pad token, a copy of it pads with the token that ends texts, and those
@@ -258,7 +259,10 @@ class LanguageModel(HookedModel):
         return max_tokens(self.module, self.tokenizer)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text, special tokens included, unpadded, never truncated."""
+        """Return the token ids of each text, special tokens included, unpadded, never truncated.
+
+        Raises `TypeError` for anything but text.
+        """
         found = texts_of(texts)
         if not found:
             return []

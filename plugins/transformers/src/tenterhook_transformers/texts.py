@@ -11,8 +11,8 @@ from tenterhook_capture.documents import (
     LazyTexts,
     UnknownField,
     UnreadableData,
-    kept_texts,
     read_documents,
+    texts_with_content,
 )
 
 
@@ -20,7 +20,8 @@ def iterate_texts(dataset: Any, field: str | None = None) -> Iterator[str]:
     """Yield the texts of a data set, one at a time.
 
     It may be texts, `Documents`, a data set of Hugging Face, a name or path. Raises `UnknownField`
-    and `UnreadableData` at once where the field is wrong; `TypeError` for what is no data set.
+    and `UnreadableData` at once where the field is wrong, `ValueError` for a `field` of what has
+    none; `TypeError` for what is no data set.
     """
     if isinstance(dataset, str | PathLike):
         return iter(read_documents(fspath(dataset), field=field))
@@ -63,7 +64,7 @@ def read_records(dataset: Any, field: str, name: str, *, limit: int | None = Non
     stream stay in memory.
     """
     if not hasattr(dataset, "num_rows"):
-        texts, empty = kept_texts(_records(dataset, field), limit)
+        texts, empty = texts_with_content(_records(dataset, field), limit)
         return Documents(texts, source=name, field=field, empty=empty)
     column = dataset.select_columns([field])
     rows, empty = array("q"), []

@@ -30,16 +30,20 @@ class ArrayReader:
             self._array = files.open_array(folder)
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return rows that are committed and follow each other.
+        """Return rows that are committed and follow each other: `[rows, features]`, or `[rows]`.
 
-        Raises `DamagedStore` where their shards are not what they were.
+        In the array's torch dtype, on the CPU, in memory of their own. Raises `DamagedStore` where
+        their shards are not what they were.
         """
         if self._direct is not None:
             return self._direct.read(start, stop)
         return self._by_zarr(np.arange(start, stop), slice(start, stop))
 
     def take(self, rows: Tensor, *, check: bool = True) -> Tensor:
-        """Return any rows that are committed, in their order; checked once, or not at all."""
+        """Return any rows that are committed, int64 `[rows]`, in their order; otherwise as `read`.
+
+        What is read is checked once in this process or, without `check`, not at all.
+        """
         numbers = rows.numpy()
         if self._direct is not None:
             return self._direct.take(numbers, check=check)

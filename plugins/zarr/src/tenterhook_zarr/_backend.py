@@ -38,10 +38,10 @@ class Files(Protocol):
     def write_once(self, path: PurePath, content: bytes) -> bool:
         """Make a file; `False`, and nothing is changed, where there is one."""
 
-    def put(self, aside: Path, path: PurePath) -> None:
+    def move(self, aside: Path, path: PurePath) -> None:
         """Move a finished local file to a path, durably; it replaces what is there."""
 
-    def put_once(self, aside: Path, path: PurePath) -> bool:
+    def move_once(self, aside: Path, path: PurePath) -> bool:
         """Move a finished local file to a path; `False` where there is a file already."""
 
     def make(self, *folders: PurePath) -> None:

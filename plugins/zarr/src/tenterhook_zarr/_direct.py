@@ -59,7 +59,7 @@ class DirectReader:
         self._checked: dict[int, np.ndarray[Any, np.dtype[np.bool_]]] = {}
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Return rows that follow each other; their chunks are checked."""
+        """Return rows that follow each other, `[rows, ...]`; their chunks are checked."""
         size, row_bytes = self._layout.shard_rows, self._row_bytes
         content = np.empty((stop - start) * row_bytes, dtype=np.uint8)
         for shard in range(start // size, -(-stop // size)):

@@ -70,7 +70,7 @@ def to_bytes(tensor: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
 
 
 def from_numpy(array: "np.ndarray[Any, Any]", dtype: str) -> Tensor:
-    """Return a stored array as a tensor of its torch dtype, bit for bit, in memory of its own."""
+    """Return a stored array as a tensor of its torch dtype and shape, bit for bit, of its own."""
     own = np.array(array, dtype=stored_as(dtype).numpy, order="C", copy=True)
     native = own.astype(own.dtype.newbyteorder("="), copy=False)
     if not native.size:

@@ -69,13 +69,13 @@ def write_whole(path: Path, content: bytes) -> None:
     """Put a file in place of what is there; readers see the one or the other."""
     temporary = write_aside(path, content)
     try:
-        put_in_place(temporary, path)
+        move(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
+def move(temporary: Path, path: Path) -> None:
     """Give a file that was written aside its name, durably."""
     temporary.replace(path)
     sync_folder(path.parent)
@@ -85,7 +85,7 @@ def write_once(path: Path, content: bytes) -> bool:
     """Put a file where there is none; `False`, and nothing is changed, where there is one."""
     temporary = write_aside(path, content)
     try:
-        return put_once(temporary, path)
+        return move_once(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -179,7 +179,7 @@ def remove_abandoned(folder: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
-def put_once(aside: Path, path: Path) -> bool:
+def move_once(aside: Path, path: Path) -> bool:
     """Give a file that was written aside its name, durably; `False` where that is taken."""
     try:
         os.link(aside, path)
@@ -253,13 +253,13 @@ class LocalFiles:
         """Put a file where there is none."""
         return write_once(Path(path), content)
 
-    def put(self, aside: Path, path: PurePath) -> None:
+    def move(self, aside: Path, path: PurePath) -> None:
         """Rename what was written aside."""
-        put_in_place(aside, Path(path))
+        move(aside, Path(path))
 
-    def put_once(self, aside: Path, path: PurePath) -> bool:
+    def move_once(self, aside: Path, path: PurePath) -> bool:
         """Rename what was written aside, where there is nothing."""
-        return put_once(aside, Path(path))
+        return move_once(aside, Path(path))
 
     def make(self, *folders: PurePath) -> None:
         """Make folders and those above them."""

@@ -139,11 +139,11 @@ class RunFolder:
         return frozenset(_numbers(self.files.names(self.commits)))
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
-        """Return rows of an array that follow each other."""
+        """Return rows of an array that follow each other; see `ArrayReader.read`."""
         return self._reader(key).read(start, stop)
 
     def take(self, key: Key, rows: Tensor, check: bool) -> Tensor:
-        """Return any rows of an array, in their order."""
+        """Return any rows of an array, in their order; see `ArrayReader.take`."""
         return self._reader(key).take(rows, check=check)
 
     def record(self, number: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class UnitTensors:
         return list(facts["names"]) if facts else []
 
     def load(self, number: int, name: str) -> Tensor:
-        """Return one of them."""
+        """Return one of them, of the shape and dtype it was kept with; raises `DamagedStore`."""
         facts, path = self._folder.record(number)["kept"], self._folder.tensors_file(number)
         return unpack(self._folder.read_file(path), facts, self._folder.files.show(path))[name]
 

@@ -88,20 +88,20 @@ class ObjectFiles:
 
     def write(self, path: PurePath, content: bytes) -> None:
         """Put an object."""
-        self._put(path, content, once=False)
+        self._upload(path, content, once=False)
 
     def write_once(self, path: PurePath, content: bytes) -> bool:
         """Put an object where there is none."""
-        return self._put(path, content, once=True)
+        return self._upload(path, content, once=True)
 
-    def put(self, aside: Path, path: PurePath) -> None:
+    def move(self, aside: Path, path: PurePath) -> None:
         """Put what was written to a local file, and remove that."""
-        self._put(path, aside, once=False)
+        self._upload(path, aside, once=False)
         aside.unlink()
 
-    def put_once(self, aside: Path, path: PurePath) -> bool:
+    def move_once(self, aside: Path, path: PurePath) -> bool:
         """Put what was written to a local file where there is no object, and remove that."""
-        is_new = self._put(path, aside, once=True)
+        is_new = self._upload(path, aside, once=True)
         if is_new:
             aside.unlink()
         return is_new
@@ -150,7 +150,7 @@ class ObjectFiles:
             store = self._objects.zarr_store(self._key(folder))
             return _Reading(zarr.open_array(store=store, mode="r", zarr_format=3), self, folder)
 
-    def _put(self, path: PurePath, content: bytes | Path, *, once: bool) -> bool:
+    def _upload(self, path: PurePath, content: bytes | Path, *, once: bool) -> bool:
         with self._writing(path):
             return self._objects.put(self._key(path), content, once)
 

@@ -69,7 +69,7 @@ class ShardWriter:
             take_room(self._file.fileno(), layout.shard_bytes(shard))
 
     def append(self, content: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
-        """Write whole rows."""
+        """Write whole rows, as bytes: uint8 `[rows * row_bytes]`."""
         while len(content):
             if not self._filled and len(content) >= len(self._chunk):
                 self._write_chunk(content[: len(self._chunk)])

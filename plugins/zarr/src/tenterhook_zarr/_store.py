@@ -86,7 +86,11 @@ class ZarrStore:
     # --- tensors
 
     def save_tensor(self, name: str, tensor: Tensor) -> None:
-        """Keep a copy of the tensor under the name, in place of what was there; atomic."""
+        """Keep a copy of the tensor under the name, in place of what was there; atomic.
+
+        Any shape and device; any dtype of torch that is dense. Raises `BadName`, `NameTaken`,
+        `CannotKeep` and `NotWritable`.
+        """
         check_tensor_name(name)
         to_bytes(tensor)
         check_free("tensor", name, self.list_tensors())
@@ -94,7 +98,10 @@ class ZarrStore:
             save_tensor(self._files, self._tensors / folder_name(name), tensor, name)
 
     def load_tensor(self, name: str) -> Tensor:
-        """Return the tensor, bit for bit, on the CPU; `UnknownTensor` where there is none."""
+        """Return the tensor as it was saved, bit for bit, on the CPU, in memory of its own.
+
+        Raises `UnknownTensor` where there is none, `DamagedStore` where it is not what was written.
+        """
         check_tensor_name(name)
         found = load_tensor(self._files, self._tensors / folder_name(name))
         if found is None:

@@ -19,7 +19,7 @@ from tenterhook_zarr._files import (
     TRIES,
     in_folder,
     is_unfinished,
-    put_in_place,
+    move,
     remove_abandoned,
     remove_if_empty,
     remove_tree,
@@ -32,7 +32,7 @@ CURRENT = "current.json"
 
 
 def save_tensor(files: Files, folder: PurePath, tensor: Tensor, name: str) -> None:
-    """Keep a tensor in its folder, in place of what was there; atomic."""
+    """Keep a tensor of any shape in its folder, in place of what was there; atomic."""
     content = to_bytes(tensor).tobytes()
     array = f"array-{secrets.token_hex(8)}"
     metadata = _metadata(tensor, name)
@@ -64,7 +64,7 @@ def _save_here(
         # There before the array is, and then what names it: see `_remove_old`.
         claim = in_folder(folder, lambda: write_aside(current, record))
         _write_tensor(files, folder / array, metadata, content, axes)
-        put_in_place(claim, current)
+        move(claim, current)
     finally:
         if claim is not None:
             claim.unlink(missing_ok=True)
@@ -73,7 +73,10 @@ def _save_here(
 
 
 def load_tensor(files: Files, folder: PurePath) -> Tensor | None:
-    """Return the current tensor of a folder, bit for bit; `None` where there is none."""
+    """Return the current tensor of a folder, bit for bit; `None` where there is none.
+
+    Raises `DamagedStore` where it is not what was written.
+    """
     for _ in range(TRIES):
         record = _current(files, folder / CURRENT)
         if record is None:

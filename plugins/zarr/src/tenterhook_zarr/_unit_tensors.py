@@ -18,6 +18,7 @@ NOT_STORABLE = (torch.complex128,)
 def storable(tensor: Any) -> Tensor:
     """Return a dense, contiguous copy on the CPU that a safetensors file can hold.
 
+    Shape and dtype stay.
     Raises `CannotKeep` for a dtype that it cannot hold.
     """
     plain = plain_tensor(tensor)
@@ -37,7 +38,10 @@ def describe(content: bytes, names: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def unpack(content: bytes, facts: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    """Return the tensors of a file; `DamagedStore` where it is not the one of the record."""
+    """Return the tensors of a file, by name, as they were kept, on the CPU.
+
+    Raises `DamagedStore` where it is not the file of the record.
+    """
     check_length(len(content), facts["bytes"], path)
     if checksum(content) != facts["crc32c"]:
         raise DamagedStore(path, "its checksum says that it is not what was written")

@@ -1,4 +1,31 @@
-"""Writing a run: units whose shards are whole and durable before their record is there."""
+"""Writing a run: units whose shards are whole and durable before their record is there.
+
+Several processes may write one run, and any of them may be killed at any line. Two rules hold it
+together: a file appears whole or not at all, and of several that write one file exactly one is the
+first. What happens in a run:
+
+1. `begin_run` writes `plan.json`, where there is none. From then on the run is there. Whoever comes
+   second compares plans. The metadata of the arrays follows from the plan, and any of them writes
+   what is missing.
+2. `open_unit` makes a folder below `.writing/` that has the process's name on it; for an object
+   store that is a folder of this machine. Whoever opens the run to write later removes it if that
+   process is gone.
+3. `append` writes rows into shards in that folder (`_shards`). A shard that is full is made durable
+   by a thread while the next one fills.
+4. `commit` waits until the last shard is durable, and looks whether the run is still the one that
+   was opened.
+5. Side by side, the shards are moved to their places in the arrays, the small tensors are written,
+   and the log. A whole shard that is there already stays: another process did the same unit, and
+   somebody may be reading it.
+6. When all of these are durable, the unit's record is written, where there is none. It has the
+   checksums of all shards and seals itself (`_records`). Only now do the rows count.
+7. In an object store the run may have been deleted between 4 and 6, where a folder would have been
+   renamed: so the record is taken back if the plan is gone (`_check_removal`).
+8. `finish` tidies up once all units have a record; nothing that is read changes.
+
+A process that is killed before 6 leaves shards that nobody counts. The unit is done again, and
+finds those that were moved already. test_killed_at_any_step_and_resumed kills at each of them.
+"""
 
 import contextlib
 import secrets
@@ -74,7 +101,11 @@ class ZarrRunWriter:
         return self._folder.committed()
 
     def open_unit(self, unit: Unit) -> "ZarrUnitWriter":
-        """Begin a unit, from its first row, whatever was left of an earlier try."""
+        """Begin a unit, from its first row, whatever was left of an earlier try.
+
+        Raises `WrongRows` for a unit of another plan, `DeletedRun` where the run is gone, and
+        `NotWritable`.
+        """
         if unit != self.plan.unit(unit.number):
             raise WrongRows(f"unit {unit.number}", str(self.plan.unit(unit.number)), str(unit))
         with naming(self._folder, f"unit {unit.number}"):
@@ -100,7 +131,7 @@ class ZarrRunWriter:
 
 
 class ZarrUnitWriter:
-    """Writes the shards of one unit aside, then puts them in place and publishes the record."""
+    """Writes the shards of one unit aside, moves them into place, and publishes the record."""
 
     def __init__(
         self,
@@ -112,7 +143,7 @@ class ZarrUnitWriter:
     ) -> None:
         self._folder = folder
         self._plan_checksum = plan_checksum
-        self._kept: dict[str, Tensor] = {}
+        self._tensors: dict[str, Tensor] = {}
         self._unit = unit
         self._rows = 0
         self._aside = writing / f"unit-{unit.number:06d}-{secrets.token_hex(4)}"
@@ -138,8 +169,8 @@ class ZarrUnitWriter:
         self._rows += len(block)
 
     def keep(self, name: str, tensor: Tensor) -> None:
-        """Keep a small tensor with the unit; see `UnitWriter.keep`."""
-        self._kept[kept_name(name)] = storable(tensor)
+        """Keep a copy of a small tensor, of any shape, with the unit; see `UnitWriter.keep`."""
+        self._tensors[checked_tensor_name(name)] = storable(tensor)
 
     def commit(self, log: Mapping[str, Any]) -> None:
         """Make the unit durable, then visible; see `UnitWriter.commit`."""
@@ -150,6 +181,7 @@ class ZarrUnitWriter:
         self.discard()
 
     def _publish(self, log: Mapping[str, Any]) -> None:
+        """Do steps 4 to 7; nothing where the unit has its record."""
         files, name = self._folder.files, unit_file(self._unit.number)
         if files.is_there(self._folder.commits / name):
             return
@@ -160,7 +192,7 @@ class ZarrUnitWriter:
         check_there(self._folder, self._plan_checksum)
         facts = {"unit": self._unit.number, "rows": self._unit.rows, **log}
         logged = self._pool.submit(files.write, self._folder.log / name, sealed(facts))
-        kept = self._pool.submit(self._write_tensors)
+        tensors = self._pool.submit(self._write_tensors)
         published = list(self._pool.map(self._publish_shards, self._arrays))
         logged.result()
         record: dict[str, Any] = {
@@ -169,7 +201,7 @@ class ZarrUnitWriter:
             "rows": [self._unit.start, self._unit.stop],
             "plan": self._plan_checksum,
             "arrays": dict(published),
-            **kept.result(),
+            **tensors.result(),
         }
         files.write_once(self._folder.commits / name, sealed(record))
         if not files.is_local:
@@ -209,16 +241,16 @@ class ZarrUnitWriter:
         """Move the shards of an array into its folder; return what the record says of them."""
         folder = self._folder.array(array.key)
         metadata = checksum(self._folder.read_file(folder / "zarr.json"))
-        shards = array.put_in_place(self._folder.files, folder)
+        shards = array.move_shards(self._folder.files, folder)
         return self._folder.name(array.key), {"metadata": metadata, "shards": shards}
 
     def _write_tensors(self) -> dict[str, Any]:
         """Write the small tensors, if there are any; return what the record says of them."""
-        if not self._kept:
+        if not self._tensors:
             return {}
-        content = pack(self._kept)
+        content = pack(self._tensors)
         self._folder.files.write(self._folder.tensors_file(self._unit.number), content)
-        return {"kept": describe(content, self._kept)}
+        return {"kept": describe(content, self._tensors)}
 
     def _check_room(self, more: int) -> None:
         if self._rows + more > self._unit.rows:
@@ -269,24 +301,24 @@ class _UnitArray:
         """Wait until all shards are durable."""
         self._done = {shard: facts.result() for shard, facts in self._finishing.items()}
 
-    def put_in_place(self, files: Files, folder: PurePath) -> list[dict[str, Any]]:
+    def move_shards(self, files: Files, folder: PurePath) -> list[dict[str, Any]]:
         """Move the shards into the folder of the array, durably; say what is there then.
 
         A whole one that is there stays, because others may be reading it: that of a process that
         does the same unit, or did.
         """
-        return [{"shard": shard, **self._put(files, shard, folder)} for shard in self._done]
+        return [{"shard": shard, **self._move_shard(files, shard, folder)} for shard in self._done]
 
-    def _put(self, files: Files, shard: int, folder: PurePath) -> dict[str, Any]:
+    def _move_shard(self, files: Files, shard: int, folder: PurePath) -> dict[str, Any]:
         target, aside = folder / self._layout.shard_key(shard), self._path(shard)
         check_size(LocalFiles(), aside, self._done[shard]["bytes"])
         files.make_below(target.parent, folder)
-        if not files.put_once(aside, target):
+        if not files.move_once(aside, target):
             try:
                 found = read_file(files, target)
                 return shard_facts(found, self._layout, shard, files.show(target))
             except DamagedStore:
-                files.put(aside, target)
+                files.move(aside, target)
         return self._done[shard]
 
     def close(self) -> None:
@@ -340,8 +372,11 @@ def check_there(folder: RunFolder, plan: str) -> None:
         raise DeletedRun(folder.path.name)
 
 
-def kept_name(name: Any) -> str:
-    """Return the name that a small tensor of a unit may have, which is nearly any."""
+def checked_tensor_name(name: Any) -> str:
+    """Return the name that a small tensor of a unit may have, which is nearly any.
+
+    Raises `BadName` for what is no text, is empty, or cannot be written in UTF-8.
+    """
     if not isinstance(name, str):
         raise BadName("kept tensor", name, f"it is a {type(name).__name__} and no string")
     if name in ("", "__metadata__"):

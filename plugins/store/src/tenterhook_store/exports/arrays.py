@@ -80,7 +80,10 @@ class Pieces:
         self._total = self.part.rows * len(self.arrays)
 
     def through(self, array: RunArray, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
-        """Read the rows of an array from one place of the part to another."""
+        """Read the rows of an array from one place of the part to another, a piece at a time.
+
+        Pieces are `[rows, features]`, or `[rows]` of numbers, in the dtype that was stored.
+        """
         for first, last in self.cut(max(1, PIECE_BYTES // array.row_bytes), start, stop):
             yield array.rows[first:last]
             self.count(last - first)
@@ -109,7 +112,7 @@ def for_numpy(dtype: torch.dtype, narrow: Narrow) -> Callable[[Tensor], Tensor]:
 
 
 def write_rows(file: BinaryIO, rows: Tensor) -> None:
-    """Write rows as they are in memory, whatever their dtype."""
+    """Write rows as they are in memory, whatever their dtype and shape."""
     file.write(as_bytes(rows).numpy().data if len(rows) else b"")
 
 

@@ -51,8 +51,10 @@ def to_safetensors(
     Every file has `token`, `document`, `position` and the layers, by their names, of the same
     rows, bit for bit in the dtype that was stored. `run.json` says which of the rows written,
     counted from 0, are in which file; the metadata in a file says which numbers they have in the
-    run. No file is larger than `file_bytes`, its header and a single row aside. What else it takes
-    and raises is as for `to_npy`.
+    run. No file is larger than `file_bytes`, its header and a single row aside.
+
+    Raises `BadSetting` for `file_bytes` below 1 and for a dtype that the format does not have. What
+    else it takes and raises is as for `to_npy`.
     """
     if file_bytes < 1:
         raise BadSetting("file_bytes", file_bytes, "a whole number, 1 or more")
