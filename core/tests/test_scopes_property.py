@@ -1,4 +1,4 @@
-"""Random stacks of registered and scoped hooks against bare torch hooks; random lives of scopes.
+"""Random stacks of hooks, scopes and captures against bare torch hooks; random lives of scopes.
 
 The reference is one bare torch hook on each side of each layer, which does by hand what the stack
 says.
@@ -158,7 +158,7 @@ class Step:
     """One hook of a stack."""
 
     way: str
-    """How it gets there: registered, or in a scope."""
+    """How it gets there: registered, or in a scope; where it watches a forward, in a capture."""
 
     layer: int
     side: HookType
@@ -170,7 +170,7 @@ class Step:
 
 STEPS = st.builds(
     Step,
-    way=st.sampled_from(["registered", "scoped"]),
+    way=st.sampled_from(["registered", "scoped", "captured"]),
     layer=st.integers(0, 2),
     side=st.sampled_from([HookType.FORWARD, HookType.PRE_FORWARD, HookType.BACKWARD]),
     change=st.none() | st.sampled_from(sorted(CHANGES)),
@@ -230,6 +230,10 @@ def attach_step(model: HookedModel, scopes: ExitStack, step: Step) -> Callable[[
     """Have a step run in the model; return a function that gives what it saw."""
     name = f"layers.{step.layer}"
     watching = step.change is None
+    if step.way == "captured" and watching and step.side is not HookType.BACKWARD:
+        inputs = step.side is HookType.PRE_FORWARD
+        captured = scopes.enter_context(model.capture(name, inputs=inputs, missing="ignore"))
+        return lambda: list(captured[name])
     hook: Any = (
         _Watches(step.side)
         if watching

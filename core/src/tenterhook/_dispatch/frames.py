@@ -14,7 +14,7 @@ scopes around it merged, the outermost first. What happens:
 
 `lock` is held by whoever opens, closes or registers, never by a call. So a call may read while
 another thread changes things: tables are replaced, not changed, and a call that has a table goes on
-with it. `test_selections_property.py` compares all this with a plain model of nested scopes, and
+with it. `test_scopes_property.py` compares all this with a plain model of nested scopes, and
 `test_scopes_threads.py` runs it from many threads and tasks.
 """
 

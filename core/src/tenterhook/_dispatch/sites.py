@@ -23,7 +23,7 @@ site, done in line (`Installs`): it is most of what a scope over 48 modules cost
 
 What a trick buys is said beside it: `benchmarks/bench_tricks.py` takes out one at a time, and
 `bench_hooked_call.py` times the whole. Two tests hold all of it to plain torch hooks, at random:
-`test_dispatch_forward.py` stacks of hooks, `test_selections_property.py` the lives of scopes.
+`test_dispatch_forward.py` stacks of hooks, `test_scopes_property.py` the lives of scopes.
 """
 
 import itertools
@@ -400,7 +400,7 @@ def open_frame(
         else:
             # What `enter` does, in line, and what `leave` does below: with a call for each site a
             # scope of 48 layers takes 1.4 times as long to open and close.
-            # `test_lives_of_scopes` in test_selections_property.py mixes both ways.
+            # `test_lives_of_scopes` in test_scopes_property.py mixes both ways.
             for site, hooks, key, alone in installs:
                 if site.scopes or site.held:
                     site.enter()

@@ -15,7 +15,7 @@ be worked out once is kept from one scope to the next:
 
 Opening and closing a scope of 48 layers would take 2.7 times as long with a recording made anew, 4
 times with a plan made anew, 27 times with the names looked up anew (`benchmarks/bench_tricks.py`).
-`test_selections_property.py` and `test_scopes_threads.py` hold all this to what a capture without
+`test_scopes_property.py` and `test_scopes_threads.py` hold all this to what a capture without
 any of it would give.
 """
 
