@@ -26,7 +26,7 @@ from tenterhook.hooks import Controller, Detector
 from tenterhook.plugins import default_manager
 from tenterhook.plugins import manager as plugins
 from tenterhook.scopes.capture_plan import CapturePlan
-from tenterhook.scopes.capturing import Capture
+from tenterhook.scopes.capturing import CaptureScope
 
 CALLS = 20
 
@@ -130,11 +130,11 @@ def capturing(stands: Callable[[Site], Any] | None = None) -> Callable[[], None]
 def opening(
     *, every_time: Callable[[HookedModel], None] | None = None, **instead: Any
 ) -> Callable[[], None]:
-    """Return a scope that is opened and closed, with methods of `Capture` or its plan replaced."""
+    """Return a scope that is opened and closed, with methods of it or of its plan replaced."""
     model = tenterhook.attach(Stack())
     names = tuple(model.layers.list_blocks())
     instead["_unseen"] = lambda scope: []  # nothing runs in it, and that is no news
-    owners = {name: CapturePlan if hasattr(CapturePlan, name) else Capture for name in instead}
+    owners = {name: CapturePlan if hasattr(CapturePlan, name) else CaptureScope for name in instead}
     before = {name: getattr(owner, name) for name, owner in owners.items()}
 
     def run() -> None:

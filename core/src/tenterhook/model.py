@@ -19,7 +19,7 @@ from tenterhook.hooks._types import Hook
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.registry import HookRegistry, OnError
 from tenterhook.reports import Report
-from tenterhook.scopes.capturing import Capture
+from tenterhook.scopes.capturing import CaptureScope
 from tenterhook.scopes.replacing import Replaced
 from tenterhook.scopes.scope import Muted
 from tenterhook.scopes.selecting import Selector
@@ -129,7 +129,7 @@ class HookedModel:
         every: int = 1,
         selection: Selector | None = None,
         missing: Report = "warn",
-    ) -> Capture:
+    ) -> CaptureScope:
         """Keep what `layers` return, or with `inputs` are given, while the scope is open.
 
         `with model.capture("transformer.h.*.mlp") as captured:` gives a `Captured`. Layers are
@@ -147,7 +147,7 @@ class HookedModel:
         """
         chosen = _chosen(selection, tokens, phase, rows, features, every)
         asked = layers, (device, dtype, detach), inputs, stop_after
-        return Capture(self.layers.index, asked, selection=chosen, missing=missing)
+        return CaptureScope(self.layers.index, asked, selection=chosen, missing=missing)
 
     def steer(
         self,

@@ -208,8 +208,8 @@ class CapturePlan:
 
     def give_back(self, recording: "Recording") -> None:
         """Let a later scope use the recording; what it kept is its scope's alone."""
-        # Nobody may be in it: `Capture.close` lets go of one that another thread could still reach,
-        # or that was closed from elsewhere, and the next scope gets a new one.
+        # Nobody may be in it: `CaptureScope.close` lets go of one that another thread could still
+        # reach, or that was closed from elsewhere, and the next scope gets a new one.
         # test_scopes_threads.py, `test_capture_closed_meanwhile`.
         for recorder in recording.recorders:
             recorder.calls = _NOBODYS

@@ -22,7 +22,7 @@ from tenterhook.scopes.scope import Scope
 from tenterhook.scopes.selecting import Selector
 
 
-class Capture(Scope):
+class CaptureScope(Scope):
     """`model.capture(...)`."""
 
     def __getattr__(self, name: str) -> Any:
@@ -57,7 +57,7 @@ class Capture(Scope):
         self._recording: Recording | None = None
         self._calls: dict[str, list[Tensor]] = {}
 
-    def _again(self) -> "Capture":
+    def _again(self) -> "CaptureScope":
         again = copy.copy(self)
         again._frame = again._recording = None
         again._plan = plan_for(self._index, self._asked)  # the names may mean other modules by now

@@ -8,16 +8,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenterhook_selections.generation import Generation, generating
+    from tenterhook_selections.generation import RunningGeneration, generating
     from tenterhook_selections.positions import Where
     from tenterhook_selections.selection import Selection
     from tenterhook_selections.tokens import Seen
     from tenterhook_selections.watch import Watch
 
-__all__ = ["Generation", "Seen", "Selection", "Watch", "Where", "generating"]
+__all__ = ["RunningGeneration", "Seen", "Selection", "Watch", "Where", "generating"]
 
 _HOMES = {
-    "Generation": "generation",
+    "RunningGeneration": "generation",
     "Seen": "tokens",
     "Selection": "selection",
     "Watch": "watch",

@@ -13,7 +13,7 @@ from tenterhook_selections.calls import calls_here, is_call_of
 
 
 @attrs.frozen(eq=False)
-class Generation:
+class RunningGeneration:
     """A generation that runs in this thread or task."""
 
     prompt: Tensor
@@ -49,10 +49,10 @@ def _is_part(one: nn.Module, other: nn.Module) -> bool:
     return any(part is one for part in other.modules()) or any(m is other for m in one.modules())
 
 
-_running: ContextVar[Generation | None] = ContextVar("tenterhook_generation", default=None)
+_running: ContextVar[RunningGeneration | None] = ContextVar("tenterhook_generation", default=None)
 
 
-def copies_of(batch: int, generation: Generation | None) -> int:
+def copies_of(batch: int, generation: RunningGeneration | None) -> int:
     """Return how many rows of a forward stand for one prompt of the generation."""
     if generation is None or batch % len(generation.prompt):
         return 1
@@ -68,13 +68,13 @@ def generating(prompt_lengths: Sequence[int], *, model: nn.Module | None = None)
     one of a model that has no part in it.
     """
     lengths = torch.as_tensor(list(prompt_lengths))
-    token = _running.set(Generation(lengths, model, next(calls_here(), None)))
+    token = _running.set(RunningGeneration(lengths, model, next(calls_here(), None)))
     try:
         yield
     finally:
         _running.reset(token)
 
 
-def running_generation() -> Generation | None:
+def running_generation() -> RunningGeneration | None:
     """Return the generation that runs in this thread or task, `None` where none does."""
     return _running.get()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tenterhook_selections.generation import Generation
+from tenterhook_selections.generation import RunningGeneration
 from tenterhook_selections.tokens import Seen
 
 __all__ = ["SelectorContract"]
@@ -34,7 +34,7 @@ def tokens_of(mask: list[list[int]], *, seq: int | None = None, prompt: int | No
     """
     real = torch.tensor(mask)
     seq = real.shape[1] if seq is None else seq
-    given = None if prompt is None else Generation(torch.full((len(mask),), prompt))
+    given = None if prompt is None else RunningGeneration(torch.full((len(mask),), prompt))
     ids = torch.arange(real.numel()).reshape(real.shape)[:, real.shape[1] - seq :]
     return attrs.evolve(Seen.read(real, seq, generation=given), ids=ids)
 

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_selections.generation import Generation, copies_of, running_generation
+from tenterhook_selections.generation import RunningGeneration, copies_of, running_generation
 
 
 @attrs.frozen(eq=False)
@@ -43,7 +43,7 @@ class Seen:
         return cls.read(mask, seq, generation=running_generation())
 
     @classmethod
-    def read(cls, mask: Tensor, seq: int, *, generation: Generation | None = None) -> "Seen":
+    def read(cls, mask: Tensor, seq: int, *, generation: RunningGeneration | None = None) -> "Seen":
         """Return what a mask `(batch, past + seq)` says of the last `seq` tokens.
 
         `generation` is the one that the forward is a step of.
@@ -61,7 +61,7 @@ class Seen:
 
     @classmethod
     def of_call(
-        cls, named: Mapping[str, Any], past: int, *, generation: Generation | None = None
+        cls, named: Mapping[str, Any], past: int, *, generation: RunningGeneration | None = None
     ) -> "Seen | None":
         """Return the tokens of a call of the whole model; `None` where it was given none.
 
@@ -81,7 +81,7 @@ class Seen:
         named: Mapping[str, Any],
         past: int,
         shape: tuple[int, int],
-        generation: Generation | None,
+        generation: RunningGeneration | None,
     ) -> "Seen":
         batch, seq = shape
         mask = named.get("attention_mask")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tenterhook.activations import inputs_of, named_inputs
 from tenterhook_selections.calls import calls_here, is_call_of, note, noted
-from tenterhook_selections.generation import Generation, running_generation
+from tenterhook_selections.generation import RunningGeneration, running_generation
 from tenterhook_selections.tokens import Seen, past_length
 
 
@@ -27,7 +27,7 @@ class _Forward:
 
     named: Mapping[str, Any]
     past: int
-    generation: Generation | None
+    generation: RunningGeneration | None
     seen: Seen | None = None
     is_read: bool = False
     kept: dict[str, Any] = attrs.field(factory=dict)
