@@ -24,14 +24,14 @@ from tenterhook_hook_points.gradient import ScaledGradient, plain
 from tenterhook_hook_points.handles import LensHandle
 
 
-class Point(Protocol):
+class PointLike(Protocol):
     """A hook point, as far as a hook that runs needs it."""
 
     name: str | None
     hook_conversion: TensorConversion | None
     backward_scale: float
 
-    def _standing_for(self, name: str) -> "Point":
+    def _standing_for(self, name: str) -> "PointLike":
         """Return an object that stands for the point under another name."""
 
 
@@ -45,7 +45,7 @@ def forward_runner(handle: LensHandle, conversion: TensorConversion | None) -> C
         nonlocal simple
         simple = conversion is None and handle._aliases is None
 
-    def run(module: Point, args: Any, output: Any) -> Any:
+    def run(module: PointLike, args: Any, output: Any) -> Any:
         try:
             new = hook(output, hook=module) if simple else through(handle, module, output)
             if new is None or type(new) is Tensor:
@@ -67,7 +67,7 @@ def scoped_runner(handle: LensHandle) -> Callable[..., Any]:
     scope = handle._scope
     owner = scope.owner
 
-    def run(module: Point, args: Any, output: Any) -> Any:
+    def run(module: PointLike, args: Any, output: Any) -> Any:
         if here() is not owner:
             return None
         try:
@@ -88,7 +88,7 @@ def scoped_runner(handle: LensHandle) -> Callable[..., Any]:
 def backward_runner(handle: LensHandle) -> Callable[..., Any]:
     """Return the hook of one backward hook, as `register_full_backward_hook` takes it."""
 
-    def run(module: Point, grad_input: Any, grad_output: tuple[Tensor]) -> Any:
+    def run(module: PointLike, grad_input: Any, grad_output: tuple[Tensor]) -> Any:
         (grad,) = grad_output
         try:
             new = through(handle, module, grad, module.backward_scale)
@@ -107,7 +107,7 @@ def backward_runner(handle: LensHandle) -> Callable[..., Any]:
     return run
 
 
-def through(handle: LensHandle, point: Point, tensor: Any, scale: float | None = None) -> Any:
+def through(handle: LensHandle, point: PointLike, tensor: Any, scale: float | None = None) -> Any:
     """Run a hook under each of its names, through the point's conversion; return what is new.
 
     `scale` is that of a gradient's sum; `None` for what is no gradient.
@@ -139,7 +139,7 @@ def _checked(new: Any, old: Any) -> Any:
     return new
 
 
-def blame(error: Exception, handle: LensHandle, point: Point) -> None:
+def blame(error: Exception, handle: LensHandle, point: PointLike) -> None:
     """Note on an exception of a hook's where it came from."""
     hook = getattr(handle.user_hook, "__qualname__", type(handle.user_hook).__name__)
     error.add_note(f"Raised by hook {hook} at hook point {point.name or '(unnamed)'!r}.")
