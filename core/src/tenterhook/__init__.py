@@ -35,20 +35,16 @@ _names = sorted([*_HOMES, "__version__"])
 
 def __getattr__(name: str) -> object:
     if name == "__all__":  # worked out when it is asked for, since few do
-        return [each for each in _names if each != "Selection" or _has_selections()]
+        from importlib.util import find_spec
+
+        others = find_spec("tenterhook_selections") is not None  # all else here is core's
+        return [each for each in _names if each != "Selection" or others]
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
-
-
-def _has_selections() -> bool:
-    """Whether the package of `Selection` is installed, the only one here that is not core's."""
-    from importlib.util import find_spec
-
-    return find_spec("tenterhook_selections") is not None
 
 
 def __dir__() -> list[str]:

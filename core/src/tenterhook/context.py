@@ -29,14 +29,11 @@ class HookContext:
 
     def take(self, other: "HookContext") -> None:
         """Take over what `other` was told of the model."""
-        if other.tokenizer is not None:
-            self.tokenizer = other.tokenizer
-        if other.store is not None:
-            self.store = other.store
+        for name in ("tokenizer", "store", "_special_token_ids"):
+            if getattr(other, name) is not None:
+                setattr(self, name, getattr(other, name))
         if other.model_id != type(other.model).__name__:
             self.model_id = other.model_id
-        if other._special_token_ids is not None:
-            self._special_token_ids = other._special_token_ids
 
     @property
     def device(self) -> torch.device:

@@ -21,22 +21,6 @@ this is 1; hooks that are only added do not raise it."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-KINDS = (
-    "detectors",
-    "controllers",
-    "stores",
-    "loaders",
-    "datasets",
-    "layer_names",
-    "commands",
-    "observers",
-    "spec_formats",
-    "exporters",
-    "selectors",
-    "engines",
-)
-"""The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""
-
 SCHEMES = "schemes"
 """What stores are asked for by besides their class names; see `Extension.schemes`."""
 
@@ -137,3 +121,7 @@ def tenterhook_engines() -> Sequence[Extension]:  # type: ignore[empty-body]
     The target is called with the engine's settings as keywords, none where nobody gives any, and
     returns a `tenterhook.engine.Engine`. It may be an attrs class that is the engine.
     """
+
+
+KINDS = tuple(each.removeprefix("tenterhook_") for each in vars() if each.startswith("tenterhook_"))
+"""The kinds of extension; the hook that declares one is `tenterhook_` and its kind."""

@@ -51,20 +51,15 @@ def _check_names(_: object, attribute: object, layers: Mapping[str, str]) -> Non
 def what_instead(name: str) -> str:
     """Say how to come by a place of the stream that is no layer's output; nothing for others."""
     place, _, block = name.partition(".")
-    if not block.isdecimal():
-        return ""
-    if place == "resid_pre":
-        return (
-            f"It is no layer's output but what goes into block {block}: capture "
-            f"'resid_post.{block}' with inputs=True, or save 'resid_post.{block}:input'."
-        )
-    if place == "resid_mid":
-        return (
-            f"No layer returns it. Where blocks are sequential it is the input of "
-            f"'resid_post.{block}' plus the output of 'attn_out.{block}'; parallel blocks have "
-            "none."
-        )
-    return ""
+    return _INSTEAD.get(place, "").format(block) if block.isdecimal() else ""
+
+
+_INSTEAD = {
+    "resid_pre": "It is no layer's output but what goes into block {0}: capture 'resid_post.{0}' "
+    "with inputs=True, or save 'resid_post.{0}:input'.",
+    "resid_mid": "No layer returns it. Where blocks are sequential it is the input of "
+    "'resid_post.{0}' plus the output of 'attn_out.{0}'; parallel blocks have none.",
+}
 
 
 def _plain(layers: Mapping[str, str]) -> dict[str, str]:

@@ -19,26 +19,17 @@ __all__ = [
 def extract_tensor_from_input(input: Any) -> Tensor | None:
     """Return the first item of `input` if it is a tensor, the first tensor inside it if it is a
     tuple or list, else `None`; a tensor given itself is returned as it is."""
-    if isinstance(input, Tensor):
-        return input
-    if not isinstance(input, tuple | list) or not input:
-        return None
-    first = input[0]
-    if isinstance(first, Tensor):
-        return first
-    return _first_tensor(first)
+    first = input[0] if isinstance(input, tuple | list) and input else input
+    return first if isinstance(first, Tensor) else _first_tensor(first)
 
 
 def extract_tensor_from_output(output: Any) -> Tensor | None:
     """Return `output` if it is a tensor, the first tensor of a tuple or list, the
     `.last_hidden_state` of an output object, else `None`."""
-    if isinstance(output, Tensor):
-        return output
     found = _first_tensor(output)
     if found is None:
-        hidden = getattr(output, "last_hidden_state", None)
-        found = hidden if isinstance(hidden, Tensor) else None
-    return found
+        found = getattr(output, "last_hidden_state", output)
+    return found if isinstance(found, Tensor) else None
 
 
 def apply_modification_to_output(

@@ -32,10 +32,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "layer_names": ("transformers",),
         "commands": ("tokens",),
     },
-    "tenterhook-zarr": {
-        "stores": ("ZarrStore",),
-        "schemes": ("az", "file", "gs", "memory", "s3"),
-    },
+    "tenterhook-zarr": {"stores": ("ZarrStore",), "schemes": ("az", "file", "gs", "memory", "s3")},
 }
 
 FIRST_PARTY: Mapping[str, Mapping[str, str]] = {
