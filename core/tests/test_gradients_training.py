@@ -182,7 +182,7 @@ class TestAttribution:
         total = torch.zeros((), dtype=torch.float64)
         for step in range(steps):
             at = (start + (step + 0.5) / steps * (end - start)).requires_grad_()
-            with model.steer("blocks.0", lambda t, at=at: at):  # type: ignore[misc]
+            with model.steer("blocks.0", lambda t, at=at: at):
                 metric(model(clean)).backward()  # type: ignore[no-untyped-call]
             assert at.grad is not None
             total += ((end - start) * at.grad).sum() / steps

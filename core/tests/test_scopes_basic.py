@@ -318,7 +318,7 @@ class TestSteer:
 
     def test_type_of_a_controller(self, model: HookedModel) -> None:
         """A controller has its type; another is refused."""
-        with pytest.raises(ValueError, match="has a hook type of its own"):
+        with pytest.raises(ValueError, match="has its own hook_type; leave"):
             model.steer("2", _Doubles(), hook_type="backward")
 
 

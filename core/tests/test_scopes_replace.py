@@ -104,6 +104,26 @@ class TestReplace:
             assert model(ONE).tolist() == [[1, 1]]
         assert given == [2.0]
 
+    def test_function_that_declines(self, model: HookedModel) -> None:
+        """Where a function returns `NotImplemented` the scope around answers, else the layer runs.
+
+        The layer's own hooks run once then, as in any call.
+        """
+        sees = _Sees()
+        model.layers.register_hook("first", sees)
+
+        def of_large(x: Tensor, plus: float) -> Any:
+            return x * 0 if x.sum() > 2 else NotImplemented
+
+        with model.replace("first", of_large):
+            assert model(ONE).tolist() == [[7, 7]]
+            assert model(ONE * 2).tolist() == [[1, 1]]
+            with model.replace("first", lambda x, plus: NotImplemented):
+                assert model(ONE).tolist() == [[7, 7]]
+                assert model(ONE * 2).tolist() == [[1, 1]]
+        assert first_of(model).calls == 2
+        assert len(sees.calls) == 4
+
     def test_module_in_place_of_another(self, model: HookedModel) -> None:
         """A module is a function of the inputs too."""
         with model.replace("last", nn.Linear(2, 3)):

@@ -7,7 +7,7 @@ Nothing here writes to a tensor or to a structure that somebody else holds: `rep
 import copy
 import dataclasses
 import inspect
-from collections.abc import Mapping, MutableMapping, ValuesView
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence, ValuesView
 from typing import Any
 
 from torch import Tensor, nn
@@ -147,6 +147,49 @@ def replace_input(
     return tuple(new), inputs.kwargs
 
 
+Path = tuple[str | int, ...]
+"""The way to a part of an output: a field, an item, an item of a field; `()` is all of it."""
+
+
+def path_to(field: Any, item: Any) -> Path:
+    """Return the way to a field, an item, or an item of a field; `TypeError` for what is none."""
+    if not isinstance(field, str | None) or type(item) not in (int, type(None)):  # no bool
+        raise TypeError(f"field={field!r}, item={item!r}: a field is a str, an item an int.")
+    return tuple(step for step in (field, item) if step is not None)
+
+
+def part_of(output: Any, path: Path) -> Any:
+    """Return the part of an output at the end of a path; `LookupError` where there is none."""
+    for step in path:
+        output = _step(output, step)[1]
+    return output
+
+
+def with_part(output: Any, path: Path, new: Any) -> Any:
+    """Return `output` with `new` at the end of a path; see `replace`."""
+    if not path:
+        return new
+    place, held = _step(output, path[0])
+    return with_item(output, place, with_part(held, path[1:], new))
+
+
+def _step(output: Any, step: str | int) -> tuple[Any, Any]:
+    """Return the index, key or field name that a step means, and what is there."""
+    fields: Any = output if isinstance(output, tuple | list) else _fields(output)
+    places = {at: at for at in fields} if isinstance(fields, Mapping) else _places(fields)
+    if step not in places:
+        there = ", ".join(map(repr, places)) or "nothing"
+        raise LookupError(f"{type(output).__name__} has no {step!r}, only {there}.")
+    return places[step], fields[places[step]]
+
+
+def _places(items: Sequence[Any]) -> dict[Any, int]:
+    """Return the index of each item by every name of it; torch's named tuples have names too."""
+    names = getattr(type(items), "__match_args__", ())
+    by_name = {name: at for at, name in enumerate(names)}
+    return {at: at % len(items) for at in range(-len(items), len(items))} | by_name
+
+
 def _put(inputs: Inputs, at: int, item: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     count = len(inputs.args)
     if at < count:
@@ -156,36 +199,27 @@ def _put(inputs: Inputs, at: int, item: Any) -> tuple[tuple[Any, ...], dict[str,
 
 def _place(output: Any) -> tuple[Any, Tensor] | None:
     """Return where the activation is (an index, key or field name) and the activation."""
-    if isinstance(output, Mapping):
-        return _first_named(output)
+    items: Iterable[tuple[Any, Any]]
     if isinstance(output, tuple | list):
-        for at, item in enumerate(output):
-            if isinstance(item, Tensor):
-                return at, item
-        return None
-    for name in _NAMES:
-        value = getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return name, value
-    return _first_named(_fields(output))
-
-
-def _first_named(fields: Mapping[Any, Any]) -> tuple[Any, Tensor] | None:
-    for name in _NAMES:
-        value = fields.get(name)
-        if isinstance(value, Tensor):
-            return name, value
-    for name, value in fields.items():
-        if isinstance(value, Tensor):
-            return name, value
+        items = enumerate(output)
+    else:
+        fields = _fields(output)
+        items = [(name, fields[name]) for name in _NAMES if name in fields] + list(fields.items())
+    for at, item in items:
+        if isinstance(item, Tensor):
+            return at, item
     return None
 
 
-def _fields(output: Any) -> dict[str, Any]:
+def _fields(output: Any) -> Mapping[Any, Any]:
+    """Return what a mapping, dataclass, attrs class or other output object holds, by name."""
+    if isinstance(output, Mapping):
+        return output
+    names = list(_NAMES)
     if dataclasses.is_dataclass(output):
-        return {f.name: getattr(output, f.name, None) for f in dataclasses.fields(output)}
-    attributes = getattr(type(output), "__attrs_attrs__", ())
-    return {a.name: getattr(output, a.name, None) for a in attributes}
+        names += [field.name for field in dataclasses.fields(output)]
+    names += [field.name for field in getattr(type(output), "__attrs_attrs__", ())]
+    return {name: getattr(output, name) for name in names if hasattr(output, name)}
 
 
 def with_item(output: Any, place: Any, tensor: Tensor) -> Any:

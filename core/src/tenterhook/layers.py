@@ -237,11 +237,9 @@ class _Search:
 
     def _each(self, choices: Iterable[Any]) -> Iterable[Layer]:
         for choice in choices:
-            if isinstance(choice, bool):
-                raise self.index._unknown(choice, "A layer is a name, an index or a pattern.")
             if isinstance(choice, str):
                 yield from self._named(choice)
-            elif isinstance(choice, int):
+            elif isinstance(choice, int) and not isinstance(choice, bool):
                 yield self._numbered(choice)
             elif isinstance(choice, nn.Module):  # before what can be called: a module can
                 yield self._by_module(choice)

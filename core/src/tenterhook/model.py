@@ -145,7 +145,7 @@ class HookedModel:
 
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
-        chosen = _chosen(selection, tokens, phase, rows, features, every)
+        chosen = _chosen(selection, tokens, phase, rows, features, every=every)
         asked = layers, (device, dtype, detach), inputs, stop_after
         return CaptureScope(self.layers.index, asked, selection=chosen, missing=missing)
 
@@ -155,6 +155,8 @@ class HookedModel:
         change: Change | Hook,
         *,
         hook_type: HookType | str | None = None,
+        field: str | None = None,
+        item: int | None = None,
         tokens: "Where | None" = None,
         phase: Phase | None = None,
         rows: "Where | None" = None,
@@ -166,19 +168,23 @@ class HookedModel:
         """Apply `change` at `layer` while the scope is open.
 
         A function takes the activation and returns what takes its place, or `None` to leave it;
-        `hook_type` says of what side (`"forward"` by default). Or a `Controller`, with a type of
-        its own. With a selection (see `Selection`) the change is made of the whole activation and
-        counts only where it says; it keeps the shape then.
+        `hook_type` says of what side (`"forward"` by default). `field` and `item` choose another
+        part of an output: a field by its name, an item of a tuple or list, an item of a field. A
+        function with another parameter `layer` is told where it is, by the layer's name. Or a
+        `Controller`, with all that of its own. With a selection (see `Selection`) the change is
+        made of the whole activation and counts only where it says; it keeps the shape then.
         """
         if isinstance(change, Hook):
-            if hook_type is not None and HookType(hook_type) is not change.hook_type:
-                raise ValueError(f"{change!r} has a hook type of its own; leave hook_type out.")
+            kind = None if hook_type is None else HookType(hook_type)
+            for name, value in {"hook_type": kind, "field": field, "item": item}.items():
+                if value not in (None, getattr(change, name, None)):
+                    raise ValueError(f"{change!r} has its own {name}; leave {name} out.")
             hook: Hook = change
         elif callable(change):
-            hook = Steering(change, hook_type or HookType.FORWARD)
+            hook = Steering(change, hook_type or HookType.FORWARD, field, item)
         else:
             raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
-        chosen = _chosen(selection, tokens, phase, rows, features, every)
+        chosen = _chosen(selection, tokens, phase, rows, features, every=every)
         return Hooks(self.layers, [(layer, hook)], selection=chosen, missing=missing)
 
     def hooks(self, *pairs: tuple[LayerChoice, Hook], missing: Report = "warn") -> Hooks:
@@ -189,7 +195,9 @@ class HookedModel:
         """Have `output` be what `layer` returns while the scope is open; the layer does not run.
 
         `output` has the structure that the layer returns (a tuple where it returns a tuple), or is
-        a function of the layer's inputs that returns it. Hooks on the layer see it.
+        a function of the layer's inputs that returns it. Where the function returns
+        `NotImplemented`, a scope around this one answers, else the layer runs. Hooks on the layer
+        see what is returned.
         """
         return Replaced(self.layers, layer, output, missing=missing)
 
@@ -258,25 +266,19 @@ def _runs(module: nn.Module | None) -> bool:
     return at is not None
 
 
-def _chosen(
-    selection: Selector | None,
-    tokens: "Where | None",
-    phase: Phase | None,
-    rows: "Where | None",
-    features: "Where | None",
-    every: int,
-) -> Selector | None:
+def _chosen(selection: Selector | None, *parts: Any, every: int) -> Selector | None:
     """Return the selector, given whole or in parts; `None` where everything is selected.
 
-    The parts go unread to `tenterhook.selections.Selection`; where the distribution that has it is
-    not installed, its door raises `ImportError` with the pip command.
+    The parts, tokens, phase, rows and features, go unread to `tenterhook.selections.Selection`;
+    where the distribution that has it is not installed, its door raises `ImportError` with the pip
+    command.
     """
-    if tokens is None and phase is None and rows is None and features is None and every == 1:
+    if every == 1 and all(part is None for part in parts):
         return None if getattr(selection, "everything", False) else selection
     if selection is not None:
         raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
     selections = importlib.import_module("tenterhook.selections")
-    made: Selector = selections.Selection(tokens, phase, rows, features, every)
+    made: Selector = selections.Selection(*parts, every)
     return made
 
 

@@ -19,9 +19,9 @@ class Registration:
     layer: str
     site: Site
     entries: tuple[Entry, ...]
-    priority: int = attrs.field(kw_only=True)
-    permanent: bool = attrs.field(kw_only=True)
-    _remove: "Callable[[Registration], Any]" = attrs.field(kw_only=True)
+    _remove: "Callable[[Registration], Any]"
+    priority: int = attrs.field(init=False, default=0)
+    permanent: bool = attrs.field(init=False, default=False)
     hook_type: HookType = attrs.field(init=False)
     owner: Any = attrs.field(init=False, default=None)
     """The object that `attach` gave, so that it lives as long as its hooks."""

@@ -28,6 +28,15 @@ OnError = Literal["raise", "warn", "disable"]
 call or for good."""
 
 
+def _choice(name: str, literal: Any) -> Any:
+    """Return a property that is one of the values of a `Literal`."""
+
+    def choose(self: Any, value: Any) -> None:
+        vars(self)[name] = _one_of(name, value, get_args(literal))
+
+    return property(lambda self: vars(self)[name], choose)
+
+
 class HookRegistry:
     """The layers of a model and the hooks registered on them, for everyone, until unregistered.
 
@@ -39,13 +48,12 @@ class HookRegistry:
         self.context = context
         self._held: dict[str, Registration] = {}
         self._mix: dict[str, Mix] = {}
-        self._on_error: OnError = "raise"
-        self._missing: Report = "warn"
+        self.on_error = "raise"
+        self.missing = "warn"
         self._never_ran: dict[Registration, None] = {}
         self.owner: Callable[[], Any] = lambda: None
         """A weak reference to what carries this registry; hooks keep it while they stand."""
-        registry = weakref.ref(self)  # a model is freed as soon as it is dropped
-        context.show(_View(registry, HookRegistry.by_layer), _View(registry, HookRegistry.by_id))
+        context.show(_View(self, HookRegistry.by_layer), _View(self, HookRegistry.by_id))
 
     # --- layers
 
@@ -101,23 +109,11 @@ class HookRegistry:
 
     # --- registering
 
-    @property
-    def on_error(self) -> OnError:
-        """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
-        return self._on_error
+    on_error: OnError = _choice("on_error", OnError)
+    """What happens when a hook raises: `"raise"`, `"warn"` or `"disable"`."""
 
-    @on_error.setter
-    def on_error(self, policy: OnError) -> None:
-        self._on_error = _one_of("on_error", policy, get_args(OnError))
-
-    @property
-    def missing(self) -> Report:
-        """What happens when the model has run and a hook never did: `"warn"`, `"raise"`, ..."""
-        return self._missing
-
-    @missing.setter
-    def missing(self, report: Report) -> None:
-        self._missing = _one_of("missing", report, get_args(Report))
+    missing: Report = _choice("missing", Report)
+    """What happens when the model has run and a hook never did: `"warn"`, `"raise"`, ..."""
 
     def due(self) -> list[tuple[Registration, object]]:
         """Return the hooks that never ran yet and that a run which begins now is to come by."""
@@ -141,9 +137,9 @@ class HookRegistry:
                     del self._never_ran[held]
                     if held.hook._enabled and not any(each.fired for each in held.entries):
                         silent.append(held)
-        if silent and self._missing != "ignore":
+        if silent and self.missing != "ignore":
             reports = self._why_silent(silent)
-            if self._missing == "raise":
+            if self.missing == "raise":
                 raise NeverFired(reports)
             for report in reports:
                 warnings.warn(report, HookWarning, stacklevel=3)
@@ -203,27 +199,19 @@ class HookRegistry:
             self._check_free(hook)
             chosen = mix or self._mix.get(layer.name, "error")
             self._check_kinds(layer, hook, chosen)
-            entries = entries_for(hook, layer.name, self)
             site = site_of(layer.module, "before" if kind is HookType.PRE_FORWARD else "after")
             before = hook.hook_type, hook.layer_signature
             hook.hook_type, hook.layer_signature = kind, layer.name
             try:
+                entries = entries_for(hook, layer.name, self)
                 hook.set_context(self.context)
             except BaseException:
                 hook.hook_type, hook.layer_signature = before
                 hook._context = None
                 raise
-            held = Registration(
-                hook,
-                layer.name,
-                site,
-                entries,
-                priority=priority,
-                permanent=permanent,
-                remove=self._drop,
-            )
+            held = Registration(hook, layer.name, site, entries, self._drop)
+            held.priority, held.permanent, held.owner = priority, permanent, self.owner()
             order = (held, *site.held) if prepend else (*site.held, held)
-            held.owner = self.owner()
             self._held[hook.id] = held
             if kind is not HookType.BACKWARD:
                 self._never_ran[held] = None
@@ -411,12 +399,9 @@ class HookRegistry:
 class _View(Mapping[Any, Any]):
     """A mapping of what stands in a registry, made anew each time it is read; empty without one."""
 
-    def __init__(
-        self,
-        registry: "weakref.ref[HookRegistry]",
-        make: Callable[[HookRegistry], Mapping[Any, Any]],
-    ) -> None:
-        self._registry, self._make = registry, make
+    def __init__(self, registry: HookRegistry, make: Callable[..., Mapping[Any, Any]]) -> None:
+        self._registry = weakref.ref(registry)  # a model is freed as soon as it is dropped
+        self._make = make
 
     def _now(self) -> Mapping[Any, Any]:
         registry = self._registry()

@@ -212,6 +212,12 @@ class TestStructures:
         assert type(out) is torch.return_types.max
         assert (out.values.tolist(), out.indices.tolist()) == ([2], [1])
 
+    def test_part_of_an_output(self) -> None:
+        """With `field` and `item` it is applied to that part."""
+        controller = FunctionController(0, torch.neg, field="a", item=1)
+        out = run(nn.Sequential(_Returns(lambda x: {"a": (x, x), "b": x})), controller)
+        assert [t.tolist() for t in (*out["a"], out["b"])] == [[[1, 1]], [[-1, -1]], [[1, 1]]]
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -238,7 +244,7 @@ class TestErrors:
         """What the function raises surfaces with hook, layer and cause."""
         controller = FunctionController(0, lambda t: t @ torch.ones(7), every_tensor=every)
         with pytest.raises(
-            HookError, match=r"FunctionController .*'0' failed: RuntimeError: .*"
+            HookError, match=r"Layer '0': FunctionController .* failed: RuntimeError: .*"
         ) as e:
             run(nn.Sequential(_Returns(lambda x: (x, x))), controller)
         assert isinstance(e.value.original_error, RuntimeError)

@@ -232,6 +232,16 @@ class TestSeveralTensors:
         assert torch.equal(first, plain[0].masked_fill(part, 0))
         assert torch.equal(second, plain[2].masked_fill(part, 0))
 
+    def test_of_an_item(self) -> None:
+        """Of another part of the output, the part is selected from, and changed, alone."""
+        model = tenterhook.attach(_Pair())
+        plain = model(X)
+        with model.steer("two", torch.neg, item=2, rows=0):
+            first, _, second = model(X)
+        assert torch.equal(first, plain[0])
+        assert torch.equal(second[0], -plain[2][0])
+        assert torch.equal(second[1:], plain[2][1:])
+
     def test_of_the_inputs(self) -> None:
         """A tuple of inputs, too, whether they were passed by position or by keyword."""
         model = tenterhook.attach(_Pair())
@@ -275,7 +285,7 @@ def test_threads_each_select_their_own(model: HookedModel) -> None:
         for turn in range(50):
             at, add = (thread + turn) % 3, float(thread + 1)
             try:
-                with model.steer("second", lambda t, add=add: t + add, tokens=at):  # type: ignore[misc]
+                with model.steer("second", lambda t, add=add: t + add, tokens=at):
                     out = model(X)
                 expected = plain.clone()
                 expected[:, at] += add

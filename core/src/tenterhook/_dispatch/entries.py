@@ -34,13 +34,17 @@ from torch.compiler import is_dynamo_compiling as tracing
 from torch.utils import checkpoint
 
 from tenterhook.activations import (
+    Path,
     activation_of,
     first_input,
     inputs_of,
+    part_of,
+    path_to,
     replace,
     replace_input,
     tensors_in,
     with_item,
+    with_part,
 )
 from tenterhook.errors import HookError, HookWarning
 from tenterhook.hook_type import HookType
@@ -63,6 +67,7 @@ class RunnableHook(Protocol):
     layer_signature: Any
     detects: bool
     controls: bool
+    every_tensor: bool
     _enabled: bool
 
     def disable(self) -> None:
@@ -94,6 +99,8 @@ class Entry:
     """One hook as a site runs it. Subclasses say what it does on each side."""
 
     __slots__ = ("fired", "hook", "layer", "live", "modify", "observe", "policy")
+    path: Path = ()
+    """The way to the part that it is for, where that is not the activation."""
     writer = "The detector"
     """Who wrote, in the error for a write in place."""
 
@@ -324,20 +331,37 @@ _WANTED = "a tensor, or None to leave the activation alone"
 _WANTED_BEFORE = "a tensor, a tuple of inputs, or None to leave them alone"
 
 
-class ControlEvery(Control):
-    """A controller of every tensor of a tuple or list, see `Controller.every_tensor`."""
+class ControlPart(Control):
+    """A controller of another part than the activation.
 
-    __slots__ = ()
+    See `Controller.field`, `item` and `every_tensor`.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
+        super().__init__(hook, layer, policy)
+        self.path = path_to(hook.field, hook.item)
+        if self.path and hook.hook_type is not HookType.FORWARD:
+            raise ValueError(
+                f"field={hook.field!r} and item={hook.item!r} are of an output, and a "
+                f"{hook.hook_type} hook sees none. Leave them out."
+            )
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        if not isinstance(output, tuple | list):
-            return super().after(module, args, kwargs, output)
         self.fired = True
-        for at, item in enumerate(output):
-            if isinstance(item, Tensor) and self.hook._enabled:  # a failure may have disabled it
-                new = super().after(module, args, kwargs, item)
-                output = output if new is None else with_item(output, at, new)
-        return output
+        return self._surfacing(self._part, module, args, kwargs, output)
+
+    def _part(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        part, new = part_of(output, self.path), None
+        if not self.hook.every_tensor or not isinstance(part, tuple | list):
+            new = super().after(module, args, kwargs, part)
+        else:
+            for at, item in enumerate(part):
+                if isinstance(item, Tensor) and self.hook._enabled:  # a failure may disable it
+                    changed = super().after(module, args, kwargs, item)
+                    new = new if changed is None else with_item(new or part, at, changed)
+        return None if new is None else with_part(output, self.path, new)
 
 
 def without_hook(kind: type[Entry]) -> Entry:
@@ -420,7 +444,8 @@ def entry_classes(hook: Any) -> list[type[Entry]]:
     if hook.detects:
         found.append(DetectOnly if hook.reads_only else Detect)
     if hook.controls:
-        found.append(ControlEvery if hook.every_tensor else Control)
+        part = hook.every_tensor or hook.field is not None or hook.item is not None
+        found.append(ControlPart if part else Control)
     if not found:
         raise TypeError(
             f"{hook!r} is neither a Detector nor a Controller. Subclass one of them, or both."

@@ -273,8 +273,10 @@ class InsteadSite(Place):
         module, forward = self._module(), self._forward
         frame = visible_frame()
         steps = NO_STEPS if frame is None else frame.table.get(self, NO_STEPS)
-        if steps.forward:
-            return steps.forward[-1].instead(*args, **kwargs)
+        for step in reversed(steps.forward):
+            output = step.instead(*args, **kwargs)
+            if output is not NotImplemented:
+                return output
         if forward is None:  # the last scope of another thread closed as this call began
             assert module is not None
             forward = module.forward

@@ -152,6 +152,12 @@ class Controller(Hook):
     """Whether it is called for every tensor of a tuple or list that a module returned, and not
     for the activation alone."""
 
+    field: str | None = None
+    """The field of the output that it is for, in place of the activation: `"hidden_states"`."""
+
+    item: int | None = None
+    """The item that it is for, of the tuple or list that a module returned, or that `field` is."""
+
     def __init__(
         self,
         hook_type: HookType | str = HookType.FORWARD,

@@ -1,5 +1,6 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entries_for
 from tenterhook._dispatch.frames import Place, Steps, lock
 from tenterhook._dispatch.sites import Side, site_of
-from tenterhook.activations import activation_of, first_input, inputs_of, replace, with_item
+from tenterhook.activations import (
+    activation_of,
+    first_input,
+    inputs_of,
+    part_of,
+    replace,
+    with_item,
+    with_part,
+)
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
 from tenterhook.layers import Layer
@@ -19,7 +28,7 @@ from tenterhook.reports import Report, never_ran, no_gradient, nothing_matched
 from tenterhook.scopes.scope import Scope, add_steps
 from tenterhook.scopes.selecting import Selecting, Selector
 
-Change = Callable[[Tensor], Tensor | None]
+Change = Callable[..., Tensor | None]
 
 
 class Hooks(Scope):
@@ -129,16 +138,34 @@ def _check_free(hook: Hook) -> None:
 class Steering(Controller):
     """The controller of `model.steer(layer, function)`."""
 
-    def __init__(self, function: Change, hook_type: HookType | str) -> None:
+    def __init__(
+        self, function: Change, hook_type: HookType | str, field: str | None, item: int | None
+    ) -> None:
         super().__init__(hook_type)
-        self.function = function
+        self.function, self.field, self.item = function, field, item
+        self._names: dict[nn.Module, str] | None = {} if _asks_where(function) else None
 
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
     ) -> Any:
         """Return `function` of the activation; before the module ran, of the first input."""
         tensor = inputs if output is None else output
-        return None if tensor is None else self.function(tensor)
+        if tensor is None or self._names is None:
+            return None if tensor is None else self.function(tensor)
+        # By the module: `layer_signature` may be another thread's, where several are in the scope.
+        if module not in self._names and self._context is not None:
+            found = {each: name for name, each in self._context.model.named_modules()}
+            self._names = found | {self._context.model: "input" if output is None else "output"}
+        return self.function(tensor, layer=self._names[module])
+
+
+def _asks_where(function: Any) -> bool:
+    """Whether a function has a parameter `layer` beside the tensor, without a default."""
+    code = getattr(getattr(function, "func", function), "__code__", None)
+    if code is None or "layer" not in code.co_varnames:  # nearly always, and a signature takes long
+        return False
+    _, *others = inspect.signature(function).parameters.values()
+    return any(each.name == "layer" and each.default is each.empty for each in others)
 
 
 class SelectedChange(Entry):
@@ -165,9 +192,13 @@ class SelectedChange(Entry):
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         given = first_input(inputs_of(module, args, kwargs))
-        at = self._selected(activation_of(output), given)
+        path = self.entry.path
+        old = part_of(output, path)
+        at = self._selected(activation_of(old), given)
         changed = None if at is None else self.entry.after(module, args, kwargs, output)
-        return None if at is None or changed is None else self._mixed(output, changed, at)
+        if at is None or changed is None:
+            return None
+        return with_part(output, path, self._mixed(old, part_of(changed, path), at))
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         given = first_input(inputs_of(module, args, kwargs))

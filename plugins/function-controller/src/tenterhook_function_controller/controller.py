@@ -18,12 +18,15 @@ class FunctionController(Controller):
         hook_id: str | None = None,
         *,
         every_tensor: bool = False,
+        field: str | None = None,
+        item: int | None = None,
     ) -> None:
         """`function` takes the activation and returns what takes its place, any shape and dtype.
 
         Before the module (`PRE_FORWARD`) it takes the first tensor of the inputs. With
         `every_tensor` it is applied to every tensor of a tuple or list that the module returns,
-        instead of the activation alone.
+        instead of the activation alone. With `field` or `item`, or both, it is applied to that
+        field of the output, to that item of a tuple or list, to that item of the field.
 
         Raises `ValueError` where `function` is missing or cannot be called. What it raises, and
         a result that is no tensor, surface as `HookError` when the model runs.
@@ -36,6 +39,7 @@ class FunctionController(Controller):
         super().__init__(hook_type, hook_id, layer_signature)
         self.function = function
         self.every_tensor = every_tensor
+        self.field, self.item = field, item
 
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
