@@ -327,7 +327,9 @@ class TestTorchHook:
         module, hook = Adds(), Fails(kind, "bad", layer_signature="here")
         put(module, hook, with_kwargs)
 
-        with pytest.raises(HookError, match=r"Fails 'bad' .*'here'.*KeyError: 'gone'") as caught:
+        with pytest.raises(
+            HookError, match=r"^Layer 'here': Fails 'bad' .*KeyError: 'gone'$"
+        ) as caught:
             module(torch.ones(1))
         assert caught.value.hook_type is HookType(kind)
         assert isinstance(caught.value.__cause__, KeyError)
