@@ -89,6 +89,7 @@ MODULES = {
     "sparse-autoencoders": ["tenterhook_sae"],
     "specs": ["tenterhook.specs"],
     "stores": ["tenterhook.store", "tenterhook.capture"],
+    "taps": ["tenterhook_taps", "tenterhook"],
 }
 """Where the names of a page are; the other pages state no calls of Python."""
 
@@ -99,6 +100,7 @@ VARIABLES = {
     "model": "tenterhook.HookedModel",
     "run": "tenterhook.store.Run",
     "sae.concepts": "tenterhook_sae.concepts.Concepts",
+    "taps": "tenterhook_taps.Taps",
 }
 """What the variables on the pages are, and those that stand in headings."""
 HEADINGS = {"The kinds": "tenterhook_sae.Sae"}

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence, ValuesV
 from typing import Any
 
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling as tracing
 
 _NAMES = ("last_hidden_state", "logits")
 
@@ -64,17 +65,20 @@ def _class_of(module: nn.Module) -> Any:
 
 def parameters_of(cls: type[nn.Module]) -> dict[str, int]:
     """Return the place of each parameter of a module class's `forward`, `self` left out."""
-    found = _PARAMETERS.get(cls)
+    # Compiled code that read the cache would be compiled anew when another class comes into it.
+    found = None if tracing() else _PARAMETERS.get(cls)
     if found is None:
         try:
             names = list(inspect.signature(cls.forward).parameters)[1:]
         except (TypeError, ValueError):  # a forward with no Python signature
             names = []
-        found = _PARAMETERS[cls] = {name: at for at, name in enumerate(names)}
+        found = {name: at for at, name in enumerate(names)}
+        if not tracing():
+            _PARAMETERS[cls] = found
     return found
 
 
-_PARAMETERS: dict[type[nn.Module], dict[str, int]] = {}  # a plain dict: the compiler traces it
+_PARAMETERS: dict[type[nn.Module], dict[str, int]] = {}
 
 
 def activation_of(output: Any) -> Tensor | None:

@@ -1,9 +1,8 @@
 """What a user attaches to any `nn.Module`: its layers, its hooks, its scopes."""
 
-import importlib
 import sys
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,6 +27,7 @@ from tenterhook.scopes.steering import Change, Hooks, Steering
 if TYPE_CHECKING:
     from tenterhook.selections import Where
     from tenterhook.specs import Given, HookSpec, ModelSpec
+    from tenterhook.taps import Taps
 
 Phase = Literal["prompt", "generated"]
 
@@ -212,9 +212,9 @@ class HookedModel:
         same hooks on another model. Raises `NotDescribable` (a `TypeError`) for a hook that no
         spec can say: one with a lambda, or of a class that cannot be imported.
         """
-        specs = importlib.import_module("tenterhook.specs")
-        described: ModelSpec = specs.describe(self.layers)
-        return described
+        from tenterhook.specs import describe
+
+        return describe(self.layers)
 
     def apply(self, spec: "Given", *, allow: Sequence[str] = ()) -> list[str]:
         """Register the hooks of a spec, all or none, and return their ids.
@@ -226,9 +226,9 @@ class HookedModel:
         Raises `BadSpec` (a `ValueError`) with the path to each mistake, `NotAllowed`, and what
         registering raises.
         """
-        specs = importlib.import_module("tenterhook.specs")
-        ids: list[str] = specs.apply(self.layers, spec, allow=allow)
-        return ids
+        from tenterhook.specs import apply
+
+        return apply(self.layers, spec, allow=allow)
 
     def scoped(
         self,
@@ -248,11 +248,20 @@ class HookedModel:
         Raises `BadSpec` (a `ValueError`) with the path to each mistake, and `TypeError` for a
         class that does not declare its size, and for a file.
         """
-        specs = importlib.import_module("tenterhook.specs")
-        scope: Hooks = specs.scoped(
-            self, spec, hooks=hooks, max_elements=max_elements, missing=missing
-        )
-        return scope
+        from tenterhook.specs import scoped
+
+        return scoped(self, spec, hooks=hooks, max_elements=max_elements, missing=missing)
+
+    def taps(self, *layers: LayerChoice | Iterable[LayerChoice]) -> "Taps":
+        """Place taps at `layers`, which go on working in what `torch.compile` makes of the model.
+
+        `taps = model.taps("layer_3", "resid_post.*")` before compiling, once: what they capture and
+        change is switched while the model runs, and nothing is compiled anew. See
+        `tenterhook.taps.Taps`. Raises `UnknownLayer` (a `ValueError`).
+        """
+        from tenterhook.taps import Taps
+
+        return Taps(self, *layers)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
@@ -277,9 +286,9 @@ def _chosen(selection: Selector | None, *parts: Any, every: int) -> Selector | N
         return None if getattr(selection, "everything", False) else selection
     if selection is not None:
         raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
-    selections = importlib.import_module("tenterhook.selections")
-    made: Selector = selections.Selection(*parts, every)
-    return made
+    from tenterhook.selections import Selection
+
+    return Selection(*parts, every)
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (

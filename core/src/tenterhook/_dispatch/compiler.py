@@ -28,8 +28,8 @@ _is_left_to_python: list[bool] = []
 
 WHY_NOT_COMPILED = (
     "A scope of tenterhook (capture, steer, hooks) is open, and what it runs depends on the thread "
-    "that calls. With fullgraph=True register a hook before compiling instead, or leave fullgraph "
-    "out."
+    "that calls. With fullgraph=True place taps (model.taps) or register a hook before compiling "
+    "instead, or leave fullgraph out."
 )
 
 

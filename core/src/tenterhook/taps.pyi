@@ -1,0 +1,1 @@
+from tenterhook_taps import *
