@@ -22,10 +22,17 @@ BASE = "compiled alone"
 
 def gpt2(layers: int, width: int) -> Any:
     torch.manual_seed(0)
-    sizes = {"n_layer": layers, "n_embd": width, "n_head": 4, "vocab_size": 1000}
-    tokens = {"bos_token_id": 0, "eos_token_id": 0}
-    config = GPT2Config(n_positions=SEQ, use_cache=False, **sizes, **tokens)
-    return GPT2LMHeadModel(config).eval().requires_grad_(False)
+    config = GPT2Config(
+        n_layer=layers,
+        n_embd=width,
+        n_head=4,
+        n_positions=SEQ,
+        vocab_size=1000,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    return GPT2LMHeadModel(config).train(False).requires_grad_(False)
 
 
 def variants(layers: int, width: int, backend: str) -> dict[str, Variant]:

@@ -50,24 +50,24 @@ class Setting:
                 f"A tap changes vectors of floating point, and this activation is "
                 f"{activation.dtype}, of shape {tuple(activation.shape)}. Put it on another layer."
             )
-        change = neutral(activation)
-        factor, shift = change[..., :1], change[..., 1:]
+        as_it_is = neutral(activation)
+        factor, shift = as_it_is[..., :1], as_it_is[..., 1:]
         if self.factor is not None:
-            factor.copy_(self._by_row("scale()", self.factor, factor))
+            factor = _for_rows("scale()", self.factor, 0, factor)
         if self.vector is not None and self.coefficient is not None:
             if self.vector.shape[-1] != activation.shape[-1]:
                 raise WidthMismatch(self.vector.shape[-1], activation.shape[-1])
-            shift.copy_(self._by_row("A vector of add()", self.vector, shift))
-            shift.mul_(self._by_row("A coefficient of add()", self.coefficient, shift))
-        return change
+            coefficient = _for_rows("A coefficient of add()", self.coefficient, 0, factor)
+            shift = coefficient * _for_rows("A vector of add()", self.vector, 1, shift)
+        return torch.cat((factor, shift), -1)
 
-    def _by_row(self, what: str, given: Tensor, like: Tensor) -> Tensor:
-        """Return `given` with the axes of `like`; of a vector the last is the features."""
-        given_rows = given.ndim - (given is self.vector)
-        moved = given.to(like.device, like.dtype)
-        if not given_rows:
-            return moved
+
+def _for_rows(what: str, given: Tensor, axes: int, like: Tensor) -> Tensor:
+    """Return what was given, with so many axes for all rows or one more for each, as `like` is."""
+    moved = given.to(like.device, like.dtype)
+    if given.ndim > axes:
         batch = len(like) if like.ndim > 1 else None
         if len(given) != batch:
             raise RowsMismatch(what, len(given), batch)
-        return moved.reshape(batch, *(1 for _ in like.shape[2:]), *(given.shape[1:] or (1,)))
+        moved = moved.reshape(*like.shape[:-1], -1)
+    return moved.expand(like.shape)
