@@ -65,16 +65,15 @@ def _class_of(module: nn.Module) -> Any:
 
 def parameters_of(cls: type[nn.Module]) -> dict[str, int]:
     """Return the place of each parameter of a module class's `forward`, `self` left out."""
-    # Compiled code that read the cache would be compiled anew when another class comes into it.
-    found = None if tracing() else _PARAMETERS.get(cls)
+    # Code that was compiled with a look at them all would be compiled anew when one more comes.
+    known = {} if tracing() else _PARAMETERS
+    found = known.get(cls)
     if found is None:
         try:
             names = list(inspect.signature(cls.forward).parameters)[1:]
         except (TypeError, ValueError):  # a forward with no Python signature
             names = []
-        found = {name: at for at, name in enumerate(names)}
-        if not tracing():
-            _PARAMETERS[cls] = found
+        found = known[cls] = {name: at for at, name in enumerate(names)}
     return found
 
 

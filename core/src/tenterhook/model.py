@@ -85,8 +85,7 @@ class HookedModel:
             "on_error": self.on_error,
             "missing": self.missing,
         }
-        shared = ("module", "context", "layers")
-        own = {name: value for name, value in vars(self).items() if name not in shared}
+        own = {n: v for n, v in vars(self).items() if n not in ("module", "context", "layers")}
         return _copied, (type(self), self.module, settings, own)
 
     on_error: OnError = _of_the_layers("on_error")
@@ -288,7 +287,7 @@ def _chosen(selection: Selector | None, *parts: Any, every: int) -> Selector | N
         raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
     from tenterhook.selections import Selection
 
-    return Selection(*parts, every)
+    return Selection(*parts, every)  # type: ignore[call-arg]  # the parts are four
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (
