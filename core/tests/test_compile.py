@@ -192,6 +192,21 @@ class TestRegistered:
         assert close(compiled(X), plain)
         assert close(keeps.tensor_metadata["seen"], plain)
 
+    def test_classes_that_come_later(self) -> None:
+        """A hook on a module of another class has nothing compiled anew that was there before."""
+        net, other = made(), nn.Sequential(nn.LayerNorm(WIDTH), nn.Tanh())
+        model, others = tenterhook.attach(net), tenterhook.attach(other)
+        for layer in ("up", "mid"):
+            model.layers.register_hook(layer, _Applies(lambda t: t * 2))
+        for layer in ("0", "1"):
+            others.layers.register_hook(layer, _Applies(lambda t: t + 1))
+        compiled = compiled_from(net, "eager", fullgraph=True)
+        before = compiled(X)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            net(X)
+            other(X)
+            assert close(compiled(X), before)
+
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_gradients(self, backend: str) -> None:
         """Gradients flow through a traced controller, into its own parameter too."""
