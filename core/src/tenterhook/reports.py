@@ -37,12 +37,6 @@ def not_called(name: str, module: nn.Module) -> str:
     return f"{name!r} is a {kind} that has no forward, so it never runs: give what it holds."
 
 
-def nothing_matched(selection: object, layers: Sequence[str]) -> list[str]:
-    """Return what is to be said of layers at which a selection selected nothing."""
-    names = ", ".join(map(repr, layers))
-    return [f"{selection} matched no token at {names}."] if layers else []
-
-
 def no_gradient(layers: Sequence[str]) -> list[str]:
     """Return what is to be said of layers at which no gradient came by."""
     names = ", ".join(map(repr, layers))

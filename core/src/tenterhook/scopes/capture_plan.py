@@ -34,7 +34,7 @@ from tenterhook._dispatch.sites import Installs, Side, Site, installs_of, site_o
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
 from tenterhook.scopes.scope import Scope, Step, add_steps
-from tenterhook.scopes.selecting import Selecting, Selector
+from tenterhook.scopes.selecting import Selecting, Selector, steps_of
 
 
 class Stop:
@@ -86,8 +86,6 @@ class Recorder(Step):
 
     __slots__ = ("calls", "form", "layer", "recording")
     records = True
-    matched = True
-    """Whether anything was selected."""
     recording: "Recording"
     calls: list[Tensor]
 
@@ -146,38 +144,38 @@ class PlainRecorder(Recorder):
 class SelectedRecorder(Recorder):
     """Keeps the selected part of what one layer returned, or was given."""
 
-    __slots__ = ("count", "every", "matched", "selecting", "where")
+    __slots__ = ("count", "selecting", "where")
 
-    def __init__(self, layer: str, form: Form, every: int, selecting: Selecting) -> None:
+    def __init__(self, layer: str, form: Form, selecting: Selecting) -> None:
         super().__init__(layer, form)
-        self.every, self.selecting = every, selecting
-        self.count = 0
-        self.matched = False
+        self.selecting, self.count = selecting, 0
         self.where: list[Tensor] = []
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Keep the part of what the layer returned."""
         given = first_input(inputs_of(module, args, kwargs))
-        self._record(activation_of(output), given, f"returned {type(output).__name__}")
+        self._record(module, activation_of(output), given, f"returned {type(output).__name__}")
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Keep the part of what the layer is given."""
         given = first_input(inputs_of(module, args, kwargs))
-        self._record(given, given, "was called without a tensor")
+        self._record(module, given, given, "was called without a tensor")
 
-    def _record(self, tensor: Tensor | None, given: Tensor | None, otherwise: str) -> None:
+    def _record(
+        self, module: nn.Module, tensor: Tensor | None, given: Tensor | None, otherwise: str
+    ) -> None:
         call, self.count = self.count, self.count + 1
         if tensor is None:
             self.recording.without[self.layer] = otherwise
-        elif call % self.every == 0:
+        elif call % self.selecting.every == 0:
             try:
-                values, places = self.selecting.pick(tensor, given)
+                values, places = self.selecting.pick(module, tensor, given)
             except (ValueError, IndexError) as error:
                 raise type(error)(f"Layer {self.layer!r}: {error}") from None
-            self.matched = self.matched or values.numel() > 0
             if places is not None:
                 self.where.append(places)
             self.calls.append(self.form.of(values))
+            self.selecting.kept(self.calls, self.where)
 
 
 class CapturePlan:
@@ -228,10 +226,9 @@ class CapturePlan:
 
     def selecting(self, selector: Selector, whole: nn.Module) -> "Recording":
         """Return a recording, for one scope, of a part of the activations of the model `whole`."""
-        selecting, every, form = selector.begin(whole), selector.every, self.form
-        recorders = [SelectedRecorder(la.name, form, every, selecting) for la in self.layers]
-        steps: dict[Place, Steps] = {site_of(whole, "before"): Steps((selecting,))}
-        return self._recording(recorders, steps)
+        selecting = selector.begin(whole)
+        recorders = [SelectedRecorder(la.name, self.form, selecting) for la in self.layers]
+        return self._recording(recorders, steps_of(selecting))
 
     def _recording(self, recorders: "Sequence[Recorder]", steps: dict[Place, Steps]) -> "Recording":
         for recorder, site in zip(recorders, self._sites, strict=True):

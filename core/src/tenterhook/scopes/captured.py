@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tenterhook.layers import LayerIndex, LayerSpec
+from tenterhook.scopes.selecting import Selecting
 
 
 class Captured(Mapping[str, list[Tensor]]):
@@ -17,10 +18,12 @@ class Captured(Mapping[str, list[Tensor]]):
         index: LayerIndex,
         calls: dict[str, list[Tensor]],
         places: dict[str, list[Tensor]] | None = None,
+        selecting: Selecting | None = None,
     ) -> None:
         self._index = index
         self._calls = calls
         self._places = places or {}
+        self._selecting = selecting
 
     def __getitem__(self, layer: LayerSpec) -> list[Tensor]:
         """Return the tensors seen at `layer`, one per call, in order.
@@ -64,15 +67,12 @@ class Captured(Mapping[str, list[Tensor]]):
     def by_row(self, layer: LayerSpec) -> list[Tensor]:
         """Return what was seen of each row of the batch, `(tokens, features)`, in token order.
 
-        Of a position that several calls saw, as when a model generates without a cache, the last
-        counts. Takes a capture of selected tokens; `tokens=":"` selects them all.
+        Rows are those that a generation returned. Takes a capture of selected tokens; `tokens=":"`
+        selects them all.
         """
-        seen: dict[int, dict[int, Tensor]] = {}
-        for values, places in zip(self[layer], self.where(layer), strict=True):
-            for value, (row, position) in zip(values, places.tolist(), strict=True):
-                seen.setdefault(row, {})[position] = value
-        rows = [sorted(seen[row].items()) for row in sorted(seen)]
-        return [torch.stack([value for _, value in row]) for row in rows]
+        calls, places = self[layer], self.where(layer)
+        assert self._selecting is not None
+        return self._selecting.by_row(calls, places)
 
     def __contains__(self, layer: object) -> bool:
         return self.get(layer) is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 from tenterhook._dispatch.frames import Place, Steps, visible_frame
 from tenterhook._dispatch.sites import Installs
 from tenterhook.layers import LayerIndex
-from tenterhook.reports import Report, never_ran, nothing_matched
+from tenterhook.reports import Report, never_ran
 from tenterhook.scopes.capture_plan import (
     CLOSED,
     Asked,
@@ -84,8 +84,10 @@ class CaptureScope(Scope):
 
     def _result(self) -> Captured:
         recorders = self._recording.recorders if self._recording else []
-        places = {r.layer: r.where for r in recorders if isinstance(r, SelectedRecorder)}
-        return Captured(self._index, self._calls, places)
+        selected = [r for r in recorders if isinstance(r, SelectedRecorder)]
+        self._selecting = selected[0].selecting if selected else None
+        places = {r.layer: r.where for r in selected}
+        return Captured(self._index, self._calls, places, self._selecting)
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
@@ -116,6 +118,7 @@ class CaptureScope(Scope):
             return []
         without, recorders = recording.without, recording.recorders
         silent = [r.layer for r in recorders if not r.calls and r.layer not in without]
+        nothing = [r.layer for r in recorders if r.calls and not any(c.numel() for c in r.calls)]
         if silent:
             plans = self._index.plans  # the sites may be of dictionaries that are not torch's now
             for key in [key for key, plan in plans.items() if plan is self._plan]:
@@ -129,7 +132,5 @@ class CaptureScope(Scope):
                 "Nothing was captured at",
                 {la.name: la.module for la in self._plan.layers if la.name in silent},
             ),
-            *nothing_matched(
-                self._selection, [r.layer for r in recorders if r.calls and not r.matched]
-            ),
+            *([] if self._selecting is None else self._selecting.unmatched(nothing)),
         ]

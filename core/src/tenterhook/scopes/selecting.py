@@ -4,17 +4,17 @@ Core does not know what a token is. `tenterhook.selections.Selection` is the sel
 with the distribution tenterhook-selections; any object with these methods serves as well.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from tenterhook._dispatch.frames import NO_STEPS, Place, Steps
+from tenterhook._dispatch.sites import site_of
+
 
 class Selector(Protocol):
     """Which part of each activation a scope is for. Immutable; shared by scopes and threads."""
-
-    @property
-    def every(self) -> int:
-        """The first call of a layer counts, and each `every`-th one after it."""
 
     def begin(self, model: nn.Module) -> "Selecting":
         """Return the selector at work, for one opening of a scope on `model`.
@@ -39,17 +39,47 @@ class Selecting(Protocol):
     """A selector in one open scope. `mask` and `pick` raise `ValueError` or `IndexError` for an
     activation that has no such part."""
 
+    every: int
+    """The first call of a layer counts, and each `every`-th one after it."""
+
+    modules: Sequence[nn.Module]
+    """The model, and those of its parts, before whose forwards it is called."""
+
+    places: Sequence[Place]
+    """What else is entered when the scope opens, and left when it closes."""
+
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at what the model is given, before each of its forwards."""
+        """Look at what one of `modules` is given, before each of its forwards."""
 
     def detecting(self) -> Any:
         """Return itself: it looks on while controllers are off."""
 
-    def mask(self, tensor: Tensor, given: Tensor | None) -> Tensor | None:
+    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
         """Return where the selected part is, bool and of `tensor`'s shape or broadcast to it.
 
-        `None` where nothing of it is selected. `given` is the layer's first input.
+        `None` where nothing of it is selected. `given` is the first input of the layer `module`.
         """
 
-    def pick(self, tensor: Tensor, given: Tensor | None) -> Picked:
-        """Return the selected part of `tensor`. `given` is the layer's first input."""
+    def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
+        """Return the selected part of `tensor`. `given` is the first input of `module`."""
+
+    def kept(self, calls: list[Tensor], places: list[Tensor]) -> None:
+        """Take note that the latest pick is now the last of `calls`, in the form it is kept in.
+
+        When more is known, it may be replaced there.
+        """
+
+    def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
+        """Return what was kept of each row, `(tokens, features)`, in token order."""
+
+    def unmatched(self, layers: Sequence[str]) -> list[str]:
+        """Return the sentence that says that nothing was selected at the layers, and why.
+
+        None where there are no layers.
+        """
+
+
+def steps_of(selecting: Selecting) -> dict[Place, Steps]:
+    """Return where a selector looks on."""
+    steps: dict[Place, Steps] = dict.fromkeys(selecting.places, NO_STEPS)
+    return steps | {site_of(m, "before"): Steps((selecting,)) for m in selecting.modules}

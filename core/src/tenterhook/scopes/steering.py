@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
 from tenterhook.layers import Layer
 from tenterhook.registry import HookRegistry
-from tenterhook.reports import Report, never_ran, no_gradient, nothing_matched
+from tenterhook.reports import Report, never_ran, no_gradient
 from tenterhook.scopes.scope import Scope, add_steps
-from tenterhook.scopes.selecting import Selecting, Selector
+from tenterhook.scopes.selecting import Selecting, Selector, steps_of
 
 Change = Callable[..., Tensor | None]
 
@@ -73,26 +73,20 @@ class Hooks(Scope):
         for _, hook in self._placed:
             _check_free(hook)
         found = [entries_for(hook, layer.name, self._registry) for layer, hook in self._placed]
-        steps: dict[Place, Steps] = {}
-        self._entries = []
-        self._parts = []
-        whole = self._registry.index.module
-        selection = self._selection
-        selecting = None if selection is None else selection.begin(whole)
-        if selecting is not None:
-            add_steps(steps, site_of(whole, "before"), Steps((selecting,)))
+        self._entries, self._parts = [], []
+        chosen, whole = self._selection, self._registry.index.module
+        selecting = None if chosen is None else chosen.begin(whole)
+        steps = {} if selecting is None else steps_of(selecting)
         for (layer, hook), entries in zip(self._placed, found, strict=True):
             hook.layer_signature = layer.name
-            if selection is not None and selecting is not None:
-                parts = [SelectedChange(e, selection.every, selecting) for e in entries]
+            if selecting is not None:
+                entries = parts = tuple(SelectedChange(each, selecting) for each in entries)
                 self._parts += parts
-                entries = tuple(parts)
             scoped = tuple(map(Scoped, entries))
             self._entries.append(scoped)
             kind = hook.hook_type
             side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
-            backward = kind is HookType.BACKWARD
-            new = Steps(backward=scoped) if backward else Steps(scoped)
+            new = Steps(backward=scoped) if kind is HookType.BACKWARD else Steps(scoped)
             add_steps(steps, site_of(layer.module, side), new)
         with lock:
             for _, hook in self._placed:
@@ -122,11 +116,13 @@ class Hooks(Scope):
             if hook.enabled and not any(entry.fired for entry in entries)
         ]
         never = {layer.name: layer.module for layer, backward in silent if not backward}
-        unmatched = [str(part.layer) for part in self._parts if part.count and not part.matched]
+        unmatched = {
+            str(part.layer): part for part in self._parts if part.count and not part.matched
+        }
         return [
             *never_ran("A hook never ran at", never),
             *no_gradient([layer.name for layer, backward in silent if backward]),
-            *nothing_matched(self._selection, list(dict.fromkeys(unmatched))),
+            *(self._parts[0].selecting.unmatched(list(unmatched)) if unmatched else ()),
         ]
 
 
@@ -175,11 +171,11 @@ class SelectedChange(Entry):
     the activation through the selector's mask.
     """
 
-    __slots__ = ("count", "entry", "every", "matched", "selecting")
+    __slots__ = ("count", "entry", "matched", "selecting")
 
-    def __init__(self, entry: Entry, every: int, selecting: Selecting) -> None:
+    def __init__(self, entry: Entry, selecting: Selecting) -> None:
         super().__init__(entry.hook, entry.layer, entry.policy)
-        self.entry, self.every, self.selecting = entry, every, selecting
+        self.entry, self.selecting = entry, selecting
         self.count, self.matched = 0, False
 
     def detecting(self) -> "SelectedChange | None":
@@ -192,59 +188,51 @@ class SelectedChange(Entry):
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         given = first_input(inputs_of(module, args, kwargs))
-        path = self.entry.path
-        old = part_of(output, path)
-        at = self._selected(activation_of(old), given)
-        changed = None if at is None else self.entry.after(module, args, kwargs, output)
-        if at is None or changed is None:
+        old = part_of(output, self.entry.path)
+        if not self._selected(module, activation_of(old), given):
             return None
-        return with_part(output, path, self._mixed(old, part_of(changed, path), at))
+        changed = self.entry.after(module, args, kwargs, output)
+        if changed is None:
+            return None
+        new = self._mixed(old, part_of(changed, self.entry.path), module, given)
+        return with_part(output, self.entry.path, new)
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         given = first_input(inputs_of(module, args, kwargs))
-        at = self._selected(given, given)
-        changed = None if at is None else self.entry.before(module, args, kwargs)
-        if at is None or changed is None:
+        changed = self._selected(module, given, given) and self.entry.before(module, args, kwargs)
+        if not changed:
             return None
         added = changed[0][len(args) :]  # what a tuple of inputs holds beyond those passed
-        mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], at)
-        return (*mixed, *added), self._mixed(kwargs, changed[1], at)
+        mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], module, given)
+        return (*mixed, *added), self._mixed(kwargs, changed[1], module, given)
 
-    def _selected(self, tensor: Tensor | None, given: Tensor | None) -> "_Selected | None":
+    def _selected(self, module: nn.Module, tensor: Tensor | None, given: Tensor | None) -> bool:
         call, self.count = self.count, self.count + 1
-        if tensor is None or call % self.every:
-            return None
-        mask = self.selecting.mask(tensor, given)
-        self.matched = self.matched or mask is not None
-        return None if mask is None else _Selected(tensor, mask, given)
+        if tensor is None or call % self.selecting.every:
+            return False
+        selected = self.selecting.mask(module, tensor, given) is not None
+        self.matched = self.matched or selected
+        return selected
 
-    def _mixed(self, old: Any, new: Any, at: "_Selected") -> Any:
+    def _mixed(self, old: Any, new: Any, module: nn.Module, given: Tensor | None) -> Any:
         """Return `old`, with what `new` has for each of its tensors where that is selected."""
         if new is old:
             return old
         if isinstance(old, tuple | list):
             for place, (was, now) in enumerate(zip(old, new, strict=True)):
-                old = old if now is was else with_item(old, place, self._mixed(was, now, at))
+                if now is not was:
+                    old = with_item(old, place, self._mixed(was, now, module, given))
             return old
         if type(old) is dict:
-            return {name: self._mixed(was, new[name], at) for name, was in old.items()}
+            return {name: self._mixed(was, new[name], module, given) for name, was in old.items()}
         was, now = activation_of(old), activation_of(new)
         if was is None or now is None or now.shape != was.shape:
             raise ValueError(
                 f"A change of a selected part keeps the activation's shape {_shape(was)}; this one "
                 f"returned {_shape(now)}."
             )
-        mask = at.mask if was is at.activation else self.selecting.mask(was, at.given)
+        mask = self.selecting.mask(module, was, given)
         return old if mask is None else replace(old, torch.where(mask, now.to(was.dtype), was))
-
-
-class _Selected(NamedTuple):
-    """Where the selected part of an activation is."""
-
-    activation: Tensor
-    mask: Tensor
-    given: Tensor | None
-    """The layer's first input."""
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:

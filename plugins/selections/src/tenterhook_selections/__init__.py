@@ -8,7 +8,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenterhook_selections.generation import RunningGeneration, generating
+    from tenterhook_selections.generation import RunningGeneration
+    from tenterhook_selections.own_loops import generating
     from tenterhook_selections.positions import Where
     from tenterhook_selections.selection import Selection
     from tenterhook_selections.tokens import Seen
@@ -22,7 +23,7 @@ _HOMES = {
     "Selection": "selection",
     "Watch": "watch",
     "Where": "positions",
-    "generating": "generation",
+    "generating": "own_loops",
 }
 
 

@@ -64,7 +64,10 @@ def indices_of(where: Positions, count: int, what: str) -> Tensor:
 
 
 def is_among(where: Positions, position: Tensor, count: Tensor) -> Tensor:
-    """Return which positions `(batch, seq)` are among `where`, in rows of `count` `(batch, 1)`."""
+    """Return which positions `(batch, seq)` are among `where`.
+
+    `count` is how long their rows are for each of them, of the same shape.
+    """
     if not isinstance(where, str):
         found = torch.zeros_like(position, dtype=torch.bool)
         for index in where:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook.activations import parameters_of
-from tenterhook.scopes import Picked
+from tenterhook_selections.at_work import SelectionAtWork
 from tenterhook_selections.generation import copies_of, running_generation
 from tenterhook_selections.positions import (
     Positions,
@@ -23,7 +23,6 @@ from tenterhook_selections.positions import (
     slice_of,
 )
 from tenterhook_selections.tokens import Seen
-from tenterhook_selections.watch import Watch
 from tenterhook_selections.words import check_word, generated, is_word, prompt, selected_by
 
 
@@ -112,12 +111,17 @@ class Selection:
                 f"Tokens are selected, and the activation of shape {tuple(shape)} does not have "
                 f"the axes of batch and tokens{said}, and features after them."
             )
+        if len(shape) > 3 and (seen is None or shape[2] == shape[1]):
+            raise ValueError(
+                f"Tokens are selected, and which of the axes of the activation of shape "
+                f"{tuple(shape)} they are on cannot be told."
+            )
         seen = seen or Seen.of_all(shape[0], shape[1])
         mask = seen.real.clone()
         if isinstance(self.tokens, str) and is_word(self.tokens):
             mask &= selected_by(self.tokens, seen)
         elif self.tokens is not None:
-            mask &= is_among(self.tokens, seen.position, seen.count[:, None])
+            mask &= is_among(self.tokens, seen.position, seen.known)
         if self.phase is not None:
             mask &= generated(seen) if self.phase == "generated" else prompt(seen)
         return mask.to(device) & rows[:, None]
@@ -139,66 +143,13 @@ class Selection:
         mask[indices_of(self.rows, batch // copies, "row")] = True
         return mask.repeat_interleave(copies).to(device)
 
-    def begin(self, model: nn.Module) -> "SelectionAtWork":
+    def begin(self, model: nn.Module) -> SelectionAtWork:
         """Return the selection at work in one scope on `model`.
 
         Raises `ValueError` where tokens are selected in a model with two sequences of them.
         """
         check_one_sequence(self, model)
-        return SelectionAtWork(self, Watch(model))
-
-
-class SelectionAtWork:
-    """A selection in one open scope: what core's scopes ask which part is meant.
-
-    See `tenterhook.scopes.selecting.Selecting`.
-    """
-
-    def __init__(self, selection: Selection, watch: Watch) -> None:
-        self.selection = selection
-        self.before = watch.before
-        self._watch = watch
-
-    def detecting(self) -> "SelectionAtWork":
-        """Return itself: it looks on while controllers are off."""
-        return self
-
-    def mask(self, tensor: Tensor, given: Tensor | None) -> Tensor | None:
-        """Return where the selected part is, bool, of `tensor`'s shape or broadcast to it.
-
-        `None` where nothing of it is selected. `given` is the layer's first input.
-        """
-        selection, shape, device = self.selection, tensor.shape, tensor.device
-        mask = selection.token_mask(shape, device, self._watch.seen_for(selection, given))
-        if not mask.any():
-            return None
-        mask = mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim))
-        features = selection.feature_index(shape[-1], device)
-        if features is not None:
-            chosen = torch.zeros(shape[-1], dtype=torch.bool, device=device)
-            chosen[features] = True
-            mask = mask & chosen
-        return mask
-
-    def pick(self, tensor: Tensor, given: Tensor | None) -> Picked:
-        """Return the selected part, and where it stood if tokens were selected."""
-        selection, places = self.selection, None
-        seen = self._watch.seen_for(selection, given)
-        if selection.of_tokens or selection.rows is not None:
-            mask = selection.token_mask(tensor.shape, tensor.device, seen)
-            if selection.of_tokens:
-                places = self._places(mask, seen)
-            tensor = tensor[mask]
-        features = selection.feature_index(tensor.shape[-1], tensor.device)
-        return Picked(tensor if features is None else tensor.index_select(-1, features), places)
-
-    def _places(self, mask: Tensor, seen: Seen | None) -> Tensor:
-        """Return row and position of each selected token, int64 `(n, 2)` on the CPU."""
-        if seen is None:
-            return mask.nonzero().cpu()
-        places = mask.reshape(seen.position.shape).nonzero()
-        real = seen.position.to(mask.device)[places[:, 0], places[:, 1]]
-        return torch.stack([places[:, 0], real], 1).cpu()
+        return SelectionAtWork(self, model)
 
 
 def check_one_sequence(selection: Selection | None, module: nn.Module) -> None:

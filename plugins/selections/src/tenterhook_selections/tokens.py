@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_selections.generation import RunningGeneration, copies_of, running_generation
+from tenterhook_selections.generation import Running, copies_of, running_generation
 
 
 @attrs.frozen(eq=False)
@@ -36,6 +36,18 @@ class Seen:
     unread: str | None = None
     """What was given as attention mask, where it does not say which tokens are real."""
 
+    known: Tensor = attrs.field()
+    """Long `(batch, seq)`: how many tokens its row had when a token was new.
+
+    All of the prompt for a token of the prompt, and for one that was generated all up to itself. So
+    `"last"` means the same tokens whether a generation feeds one at a time, all of them again, or
+    several candidates at once.
+    """
+
+    @known.default
+    def _known(self) -> Tensor:
+        return self.count[:, None].expand(self.position.shape)
+
     @classmethod
     def of_all(cls, batch: int, seq: int) -> "Seen":
         """Return tokens that are all real and all given."""
@@ -43,7 +55,14 @@ class Seen:
         return cls.read(mask, seq, generation=running_generation())
 
     @classmethod
-    def read(cls, mask: Tensor, seq: int, *, generation: RunningGeneration | None = None) -> "Seen":
+    def nothing(cls, batch: int, seq: int) -> "Seen":
+        """Return tokens none of which are any of the text's."""
+        none = torch.zeros(batch, seq, dtype=torch.bool)
+        zeros = torch.zeros(batch, dtype=torch.long)
+        return cls(none, none.long(), zeros, zeros)
+
+    @classmethod
+    def read(cls, mask: Tensor, seq: int, *, generation: Running | None = None) -> "Seen":
         """Return what a mask `(batch, past + seq)` says of the last `seq` tokens.
 
         `generation` is the one that the forward is a step of.
@@ -52,27 +71,34 @@ class Seen:
         total = mask.sum(1)
         place = mask.cumsum(1) - 1
         past = mask.shape[1] - seq
-        running, copies = generation, copies_of(len(mask), generation)
-        if running is not None and copies * len(running.prompt) == len(mask):
-            prompt = running.prompt.repeat_interleave(copies)
-        else:
-            prompt = mask[:, :past].sum(1) if past else total
+        copies = copies_of(len(mask), generation)
+        if generation is not None and copies * len(generation.prompt) == len(mask):
+            prompt = generation.prompt.repeat_interleave(copies)
+            known = torch.maximum(place[:, past:] + 1, prompt[:, None])
+            return cls(mask[:, past:], place[:, past:], total, prompt, copies, known=known)
+        prompt = mask[:, :past].sum(1) if past else total
         return cls(mask[:, past:], place[:, past:], total, prompt, copies)
 
     @classmethod
     def of_call(
-        cls, named: Mapping[str, Any], past: int, *, generation: RunningGeneration | None = None
+        cls,
+        named: Mapping[str, Any],
+        past: int,
+        *,
+        generation: Running | None = None,
+        virtual: int = 0,
     ) -> "Seen | None":
         """Return the tokens of a call of the whole model; `None` where it was given none.
 
         `named` are its inputs by name; `past` is how many tokens its cache held as it began;
-        `generation` is the one that the call is a step of.
+        `generation` is the one that the call is a step of; `virtual` of the columns, or of what the
+        cache holds, come before the text and are none of it.
         """
-        shape = _token_shape(named)
+        shape = token_shape(named)
         if shape is None:
             return None
-        ids = named.get("input_ids")
-        seen = cls._of_shape(named, past, shape, generation)
+        ids = ids_of(named)
+        seen = cls._of_shape(named, past, shape, generation, virtual)
         return seen if ids is None else attrs.evolve(seen, ids=ids)
 
     @classmethod
@@ -81,20 +107,26 @@ class Seen:
         named: Mapping[str, Any],
         past: int,
         shape: tuple[int, int],
-        generation: RunningGeneration | None,
+        generation: Running | None,
+        virtual: int,
     ) -> "Seen":
         batch, seq = shape
         mask = named.get("attention_mask")
+        unread = None
         if isinstance(mask, Mapping):  # one for each kind of layer
             mask = mask.get("full_attention", mask)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= seq:
-            return cls.read(mask, seq, generation=generation)
-        real = _keys_seen(mask, batch, past + seq)
-        if real is not None:
-            return cls.read(real, seq, generation=generation)
-        everything = torch.ones(batch, past + seq, dtype=torch.bool)
-        seen = cls.read(everything, seq, generation=generation)
-        return seen if mask is None else attrs.evolve(seen, unread=_described(mask))
+            real = mask.bool().cpu()
+        elif (keys := _keys_seen(mask, batch, past + seq)) is not None:
+            real = keys.cpu()
+        else:
+            real = torch.ones(batch, past + seq, dtype=torch.bool)
+            unread = None if mask is None else _described(mask)
+        if virtual:
+            real = real.clone()
+            real[:, :virtual] = False
+        seen = cls.read(real, seq, generation=generation)
+        return seen if unread is None else attrs.evolve(seen, unread=unread)
 
 
 def _keys_seen(mask: Any, batch: int, width: int) -> Tensor | None:
@@ -114,9 +146,30 @@ def _described(mask: Any) -> str:
     return f"{type(mask).__name__}{shape}"
 
 
-def _token_shape(named: Mapping[str, Any]) -> tuple[int, int] | None:
+def ids_of(named: Mapping[str, Any]) -> Tensor | None:
+    """Return the token ids among a call's inputs, `(batch, seq)`; `None` where there are none.
+
+    By their name; for a model that takes an attention mask and has another name for them, its
+    first input of whole numbers.
+    """
     ids = named.get("input_ids")
-    if isinstance(ids, Tensor) and ids.ndim == 2:
+    if ids is not None or "input_ids" in named:
+        return ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
+    mask = named.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or "inputs_embeds" in named:
+        return None
+    for name, value in named.items():
+        if name != "attention_mask" and isinstance(value, Tensor):
+            whole = not value.is_floating_point() and value.dtype != torch.bool
+            fits = value.ndim == 2 and value.shape[0] == mask.shape[0]
+            return value if whole and fits and value.shape[1] <= mask.shape[1] else None
+    return None
+
+
+def token_shape(named: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return `(batch, seq)` of the text that a call was given; `None` where it was given none."""
+    ids = ids_of(named)
+    if ids is not None:
         return ids.shape[0], ids.shape[1]
     embedded = named.get("inputs_embeds")
     if isinstance(embedded, Tensor) and embedded.ndim == 3:
@@ -124,7 +177,30 @@ def _token_shape(named: Mapping[str, Any]) -> tuple[int, int] | None:
     return None
 
 
+def same_text(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> bool:
+    """Whether a call of a part, within a call of the whole, runs on the same text.
+
+    It has the same ids, or embeddings of as many, and no other mask.
+    """
+    one, two = ids_of(outer), ids_of(inner)
+    if one is not None and two is not None:
+        same = one is two or (one.shape == two.shape and one.data_ptr() == two.data_ptr())
+    else:
+        same = two is None and token_shape(outer) == token_shape(inner)
+    return same and not _differ(outer.get("attention_mask"), inner.get("attention_mask"))
+
+
+def _differ(one: Any, two: Any) -> bool:
+    """Whether two masks `(batch, seq)` are not the same; of other forms nothing is known."""
+    if one is two or not (isinstance(one, Tensor) and isinstance(two, Tensor)):
+        return False
+    return one.ndim == two.ndim == 2 and one.shape == two.shape and not bool((one == two).all())
+
+
 def past_length(named: Mapping[str, Any]) -> int:
     """Return how many tokens the cache among a call's inputs holds; 0 without one."""
     length = getattr(named.get("past_key_values"), "get_seq_length", None)
-    return 0 if length is None else int(length())
+    try:
+        return 0 if length is None else int(length())
+    except (ValueError, TypeError):  # of layers that keep a state, and no tokens
+        return 0

@@ -1,16 +1,14 @@
 """What the forward that runs was given: noted as it begins, looked at when a selection asks."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook.activations import inputs_of, named_inputs
-from tenterhook_selections.calls import calls_here, is_call_of, note, noted
-from tenterhook_selections.generation import RunningGeneration, running_generation
-from tenterhook_selections.tokens import Seen, past_length
+from tenterhook_selections.calls import calls_here, is_call_of, runs_itself
+from tenterhook_selections.forwards import Forward, begin, running_forward
+from tenterhook_selections.tokens import Seen
 
 
 class AmongTokens(Protocol):
@@ -21,44 +19,38 @@ class AmongTokens(Protocol):
         """Whether it selects among tokens."""
 
 
-@attrs.define(eq=False)
-class _Forward:
-    """What one forward that runs was given."""
-
-    named: Mapping[str, Any]
-    past: int
-    generation: RunningGeneration | None
-    seen: Seen | None = None
-    is_read: bool = False
-    kept: dict[str, Any] = attrs.field(factory=dict)
-
-
 _backward_id: Any = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # private to torch
+_NEAR = 200
+"""How many frames up one looks for a forward that nobody took note of."""
 
 
 class Watch:
-    """Remembers what the forward that runs was given; a step of a scope on the whole model.
+    """Knows what the forward that runs was given.
 
     A hook that needs to know, as one that keeps texts does, has one of its own on the model it is
     attached to: `before` as a forward pre-hook `with_kwargs`. Where a hook runs the model itself,
     the forward is the innermost one.
     """
 
-    def __init__(self, module: nn.Module | None = None) -> None:
+    def __init__(
+        self, module: nn.Module | None = None, parts: Collection[nn.Module] | None = None
+    ) -> None:
+        """`parts` are the modules whose forwards count; `module` alone where none are given."""
         self._module = module
+        self._parts = parts
         self._padded = False
 
     @property
     def inputs(self) -> Mapping[str, Any] | None:
         """The inputs, by name, of the forward that runs in this thread; `None` outside one."""
-        forward = self._forward()
+        forward = self.forward_at(self)
         return None if forward is None else forward.named
 
     @property
     def seen(self) -> Seen | None:
         """The tokens of the forward that runs in this thread; `None` outside one."""
-        forward = self._forward()
-        return None if forward is None else self._tokens(forward)
+        forward = self.forward_at(self)
+        return None if forward is None else forward.tokens
 
     def seen_for(self, selection: AmongTokens, given: Tensor | None = None) -> Seen | None:
         """Return `seen`, for a selection that is to pick among the tokens.
@@ -66,18 +58,17 @@ class Watch:
         `given` is the first input of the layer. Raises `ValueError` where tokens are selected and
         it cannot be known which are real.
         """
-        forward = self._forward()
+        return self.tokens_for(selection, self.forward_at(self))
+
+    def tokens_for(self, selection: AmongTokens, forward: Forward | None) -> Seen | None:
+        """Return the tokens of a forward, for a selection; see `seen_for`."""
         if forward is None:
             if selection.of_tokens:
                 self._check_outside()
             return None
-        other = forward.named.get("encoder_hidden_states")
-        if selection.of_tokens and other is not None and other is given:
-            raise ValueError(
-                "Tokens are selected, and the layer is given the encoder's, whose padding a "
-                "decoder does not know. Select them in the encoder: tenterhook.attach(encoder)."
-            )
-        seen = self._tokens(forward)
+        seen = forward.tokens
+        if seen is not None and bool((seen.count != seen.real.shape[1]).any()):
+            self._padded = True
         if selection.of_tokens and seen is not None and seen.unread is not None:
             raise ValueError(
                 f"Tokens are selected, and the attention mask, a {seen.unread}, does not say which "
@@ -86,20 +77,17 @@ class Watch:
             )
         return seen
 
-    def _tokens(self, forward: _Forward) -> Seen | None:
-        if not forward.is_read:
-            seen = forward.seen = Seen.of_call(
-                forward.named, forward.past, generation=forward.generation
-            )
-            forward.is_read = True
-            if seen is not None and bool((seen.count != seen.real.shape[1]).any()):
-                self._padded = True
-        return forward.seen
-
     def _check_outside(self) -> None:
         """Raise where a forward runs that nobody took note of."""
         whole = self._module
-        if whole is not None and any(is_call_of(call, whole) for call in calls_here()):
+        if whole is None:
+            return
+        if runs_itself(whole):
+            raise ValueError(
+                f"Tokens are selected, and the forward of {type(whole).__name__} was called past "
+                "its hooks, which do not know what it was given. Call the model, not its forward."
+            )
+        if any(is_call_of(call, whole) for call in calls_here(_NEAR)):
             raise ValueError(
                 "Tokens are selected in a scope that was opened while the model ran, which "
                 "does not know what the model was given. Open the scope before."
@@ -114,7 +102,7 @@ class Watch:
     @property
     def kept(self) -> dict[str, Any] | None:
         """What hooks keep with the forward that runs, to be forgotten with it; `None` outside."""
-        forward = self._forward()
+        forward = self.forward_at(self)
         return None if forward is None else forward.kept
 
     def detecting(self) -> "Watch":
@@ -122,20 +110,14 @@ class Watch:
         return self
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Take note of the inputs; they are looked at when a selection asks.
+        """Take note of the inputs; they are looked at when a selection asks."""
+        begin(module, args, kwargs)
 
-        All but the length of the cache, which grows as the layers run.
-        """
-        call = next(calls_here(), None)
-        if call is None:
-            return
-        named = named_inputs(module, inputs_of(module, args, kwargs))
-        running = running_generation()
-        if running is not None and not running.has_step(module):
-            running = None
-        note(call, self, _Forward(named, past_length(named), running))
+    def forward_at(self, asks: object) -> Forward | None:
+        """Return the innermost forward that runs here; `asks` is the layer that asks, if any."""
+        return running_forward(asks, self._counts)
 
-    def _forward(self) -> _Forward | None:
-        """Return the innermost forward that runs here."""
-        found = (noted(call, self) for call in calls_here())
-        return next((forward for forward in found if forward is not None), None)
+    def _counts(self, module: nn.Module) -> bool:
+        if self._parts is not None:
+            return module in self._parts
+        return self._module is None or module is self._module

@@ -15,8 +15,8 @@ from tenterhook_selections.tokens import Seen
 
 
 def last(tokens: Seen) -> Tensor:
-    """Select the latest real token of each row; bool `(batch, seq)`."""
-    return tokens.position == tokens.count[:, None] - 1
+    """Select the token of each row that was its latest when it was new; bool `(batch, seq)`."""
+    return tokens.position == tokens.known - 1
 
 
 def prompt(tokens: Seen) -> Tensor:

@@ -1,5 +1,6 @@
 """Text that a model goes on with, hooks active on every step."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,9 +12,16 @@ from torch.nn.functional import pad
 
 from tenterhook.activity import capturing
 from tenterhook_selections import generating
+from tenterhook_selections.generate_calls import known_searches
+from tenterhook_selections.searches import Search, real_tokens
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
-from tenterhook_transformers.families import pad_id, position_ids, unwrapped
+from tenterhook_transformers.families import (
+    model_inputs,
+    pad_id,
+    position_ids,
+    unwrapped,
+)
 from tenterhook_transformers.tokenized_model import TokenizedModel
 
 
@@ -89,7 +97,9 @@ def generate(
     with ExitStack() as scopes:
         scopes.enter_context(evaluating(module))
         scopes.enter_context(torch.no_grad())
-        scopes.enter_context(generating(prompt_mask.sum(1).tolist(), model=module))
+        scopes.enter_context(known_searches())
+        lengths = prompt_mask.sum(1).tolist()
+        generation = scopes.enter_context(generating(lengths, model=module))
         if not with_controllers:
             scopes.enter_context(model.without_controllers())
         as_asked = settings.pop("return_dict_in_generate", None)
@@ -97,38 +107,74 @@ def generate(
         found = module.generate(**inputs, **settings, return_dict_in_generate=True)
         model.layers.report(due)
         sequences: Tensor = found.sequences
+        search = generation.search
+        search = search if search is not None and search.is_known else None
         if capturing():
-            _run_last_token(module, found, prompt_mask)
+            shared = as_asked or settings.get("past_key_values") is not None
+            _run_the_rest(module, found, prompt_mask, search, shared=bool(shared))
     raw = found if as_asked else sequences
-    return _result(model, raw, sequences, prompt_mask, _eos_ids(module, settings), padding)
+    real = None if search is None else search.real.to(sequences.device)
+    if real is None:
+        made = sequences[:, 0 if _is_encoder_decoder(module) else prompt_mask.shape[1] :]
+        real = real_tokens(made, _eos_ids(module, settings), padding)
+    return _result(model, raw, sequences, prompt_mask, real)
 
 
-def _run_last_token(module: Any, found: Any, prompt_mask: Tensor) -> None:
+def _run_the_rest(
+    module: Any, found: Any, prompt_mask: Tensor, search: Search | None, *, shared: bool
+) -> None:
     """Run what no step ran, so that open captures have each token of the final sequences.
 
-    Not after a search with beams: what its steps saw is in the order of beams that came and went.
+    The last token goes after the others in the cache, or in a copy of one that is `shared` with
+    the caller. Where the cache is of other rows, as after a search with beams, all is run once
+    more without it; captures of everything are not, since they keep calls as they come.
     """
     sequences, past = found.sequences, getattr(found, "past_key_values", None)
-    length = getattr(past, "get_seq_length", lambda: 0)()
     copies, rest = divmod(len(sequences), len(prompt_mask))
-    beams = getattr(found, "beam_indices", None) is not None
-    if rest or beams or length not in (0, sequences.shape[1] - 1) or length == sequences.shape[1]:
+    if rest or _is_encoder_decoder(module):
         return
-    if getattr(getattr(unwrapped(module), "config", None), "is_encoder_decoder", False):
+    beams = getattr(found, "beam_indices", None) is not None or _is(search, "beams")
+    if beams and not (search is not None and search.layers):
         return
-    new = sequences.shape[1] - prompt_mask.shape[1]
+    ids = sequences
+    cached = _is_one_behind(past, sequences.shape[1])
+    if cached and not beams:
+        ids = sequences[:, -1:]
+    elif cached and search is not None and (last := search.last_of_slots) is not None:
+        ids, copies = last, len(last) // len(prompt_mask)
     prompt = prompt_mask.repeat_interleave(copies, 0).to(sequences.device).long()
+    new = sequences.shape[1] - prompt_mask.shape[1]
     mask = torch.cat([prompt, prompt.new_ones(len(prompt), new)], 1)
-    inputs: dict[str, Any] = {"input_ids": sequences[:, length:], "attention_mask": mask}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     positions = position_ids(module, mask)
     if positions is not None:
-        inputs["position_ids"] = positions.to(sequences.device)[:, length:]
-    if length:
+        inputs["position_ids"] = positions.to(sequences.device)[:, -ids.shape[1] :]
+    if ids.shape[1] < sequences.shape[1]:
+        past = copy.deepcopy(past) if shared else past
         _make_room(past)
         inputs |= {"past_key_values": past, "use_cache": True}
     else:
         inputs["use_cache"] = False
-    module(**inputs)
+    with ExitStack() as scopes:
+        if search is not None:
+            scopes.enter_context(search.run_on(slots=beams and ids is not sequences))
+        module(**model_inputs(module, inputs))
+
+
+def _is(search: Search | None, kind: str) -> bool:
+    return search is not None and search.text is not None and search.text.kind == kind
+
+
+def _is_one_behind(cache: Any, length: int) -> bool:
+    """Whether a cache holds all of so many tokens but the last."""
+    try:
+        return cache is not None and int(cache.get_seq_length()) == length - 1
+    except (AttributeError, ValueError):  # a state, which does not say of how many
+        return False
+
+
+def _is_encoder_decoder(module: Any) -> bool:
+    return bool(getattr(getattr(unwrapped(module), "config", None), "is_encoder_decoder", False))
 
 
 def _make_room(cache: Any) -> None:
@@ -174,19 +220,15 @@ def _eos_ids(module: Any, settings: Mapping[str, Any]) -> set[int]:
 
 
 def _result(
-    model: TokenizedModel,
-    raw: Any,
-    sequences: Tensor,
-    prompt_mask: Tensor,
-    eos: set[int],
-    padding: int,
+    model: TokenizedModel, raw: Any, sequences: Tensor, prompt_mask: Tensor, real: Tensor
 ) -> Generation:
-    if getattr(getattr(unwrapped(model.module), "config", None), "is_encoder_decoder", False):
+    """`real` says which tokens after the prompt are no filling."""
+    if _is_encoder_decoder(model.module):
         prompt_mask = prompt_mask[:, :0]  # the prompt is the encoder's
+        real = torch.cat([real.new_ones(len(real), sequences.shape[1] - real.shape[1]), real], 1)
     copies = sequences.shape[0] // prompt_mask.shape[0]
     prompt_mask = prompt_mask.repeat_interleave(copies, 0).to(sequences.device)
-    width = prompt_mask.shape[1]
-    mask = torch.cat([prompt_mask, _real(sequences[:, width:], eos, padding)], 1)
+    mask = torch.cat([prompt_mask, real], 1)
     token_ids = [row[real].tolist() for row, real in zip(sequences, mask, strict=True)]
     lengths = prompt_mask.sum(1).tolist()
     decode = model.tokenizer.decode
@@ -206,14 +248,3 @@ def _result(
         mask=mask,
         raw=raw,
     )
-
-
-def _real(generated: Tensor, eos: set[int], padding: int) -> Tensor:
-    """Return which generated tokens are no filling: a row ends with its first `eos`, if any."""
-    real = torch.ones_like(generated, dtype=torch.bool)
-    if eos:
-        ends = torch.isin(generated, torch.tensor(sorted(eos), device=generated.device))
-        real = (ends.cumsum(1) - ends.int()) == 0
-    if padding not in eos:  # rows that ended otherwise, by a stop string
-        real &= (generated != padding).flip(1).cumsum(1).flip(1) > 0
-    return real

@@ -1,0 +1,183 @@
+"""A selection in one open scope: what core's scopes ask which part of an activation is meant.
+
+What is selected is the same at every layer of a forward that has the same axes. So it is worked out
+for the first of them and kept with the forward (`_Part`): at the others it costs a look.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from tenterhook.scopes import Picked, Place
+from tenterhook_selections.carriers import Carriers
+from tenterhook_selections.forwards import Forward, takes_text
+from tenterhook_selections.generate_calls import GENERATE
+from tenterhook_selections.tokens import Seen
+from tenterhook_selections.watch import Watch
+
+
+class Choice(Protocol):
+    """What a selection says, as far as it is put to work; `Selection` is one."""
+
+    @property
+    def every(self) -> int:
+        """The first call of a layer and each `every`-th one after it."""
+
+    @property
+    def rows(self) -> object:
+        """Rows of the batch; `None` for all."""
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether it selects among tokens."""
+
+    def token_mask(self, shape: torch.Size, device: torch.device, seen: Seen | None) -> Tensor:
+        """Return which rows and tokens are selected, a bool mask of the first axis or two."""
+
+    def feature_index(self, count: int, device: torch.device) -> Tensor | None:
+        """Return the selected features of `count`, long `(n,)`; `None` for all of them."""
+
+
+@attrs.frozen(eq=False)
+class _Part:
+    """What is selected of the activations of one shape in one forward."""
+
+    mask: Tensor
+    """Bool, of the first axis or two."""
+
+    index: Tensor
+    """Long `(n,)`: which rows of the activation, its selected axes made one, are selected."""
+
+    rows: Tensor
+    """Long `(n,)`, on the CPU: the row of the batch of each selected token."""
+
+    columns: Tensor
+    """Long `(n,)`, on the CPU: where it stands in the forward."""
+
+    places: Tensor | None
+    """Long `(n, 2)`, on the CPU: row and position; `None` where tokens are not selected."""
+
+    is_all: bool
+    """Whether everything is selected."""
+
+
+class SelectionAtWork:
+    """A selection in one open scope; see `tenterhook.scopes.Selecting`."""
+
+    def __init__(self, selection: Choice, model: nn.Module) -> None:
+        self.selection = selection
+        self.every = selection.every
+        parts = [m for m in model.modules() if m is not model and takes_text(m)]
+        self.modules: Sequence[nn.Module] = (model, *parts)
+        """The modules whose forwards are taken note of."""
+        self.places: Sequence[Place] = (GENERATE,)
+        """What else is to know of the scope."""
+        self._watch = Watch(model, frozenset(self.modules))
+        self.before = self._watch.before
+        self._carriers = Carriers(model)
+        self._picked: tuple[Forward, _Part] | None = None
+        self._key = object()
+
+    def detecting(self) -> "SelectionAtWork":
+        """Return itself: it looks on while controllers are off."""
+        return self
+
+    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
+        """Return where the selected part is, bool, of `tensor`'s shape or broadcast to it.
+
+        `None` where nothing of it is selected. `given` is the first input of `module`.
+        """
+        selection = self.selection
+        part, _ = self._part(module, tensor, given)
+        if not len(part.index):
+            return None
+        mask = part.mask.reshape(part.mask.shape + (1,) * (tensor.ndim - part.mask.ndim))
+        features = selection.feature_index(tensor.shape[-1], tensor.device)
+        if features is not None:
+            chosen = torch.zeros(tensor.shape[-1], dtype=torch.bool, device=tensor.device)
+            chosen[features] = True
+            mask = mask & chosen
+        return mask
+
+    def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
+        """Return the selected part, and where it stood if tokens were selected."""
+        selection = self.selection
+        places = None
+        self._picked = None
+        if selection.of_tokens or selection.rows is not None:
+            part, forward = self._part(module, tensor, given)
+            places = part.places
+            flat = tensor if part.mask.ndim == 1 else tensor.flatten(0, 1)
+            tensor = flat if part.is_all else flat.index_select(0, part.index)
+            if places is not None and forward is not None:
+                self._picked = forward, part
+        features = selection.feature_index(tensor.shape[-1], tensor.device)
+        return Picked(tensor if features is None else tensor.index_select(-1, features), places)
+
+    def kept(self, calls: list[Tensor], places: list[Tensor]) -> None:
+        """Take note of where the latest pick was added: a search puts it in order at its end."""
+        if self._picked is not None:
+            forward, part = self._picked
+            self._picked = None
+            step = forward.whole_step
+            if step is not None and step.text is not None:
+                step.search.keep(step, part.rows, part.columns, calls, places)
+
+    def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
+        """Return what was kept of each row, `(tokens, features)`, in token order.
+
+        Of a position that several calls saw outside of a generation, the last counts.
+        """
+        seen: dict[int, dict[int, Tensor]] = {}
+        for values, where in zip(calls, places, strict=True):
+            for value, (row, position) in zip(values, where.tolist(), strict=True):
+                seen.setdefault(row, {})[position] = value
+        rows = [sorted(seen[row].items()) for row in sorted(seen)]
+        return [torch.stack([value for _, value in row]) for row in rows]
+
+    def unmatched(self, layers: Sequence[str]) -> list[str]:
+        """Return the sentence that says that nothing was selected at the layers."""
+        names = ", ".join(map(repr, layers))
+        return [f"{self.selection} matched no token at {names}."] if layers else []
+
+    def _part(
+        self, module: nn.Module, tensor: Tensor, given: Tensor | None
+    ) -> tuple[_Part, Forward | None]:
+        selection, shape = self.selection, tensor.shape
+        forward = self._watch.forward_at(module)
+        if selection.of_tokens:
+            self._check_layer(module, forward, given)
+        if forward is None:
+            seen = self._watch.tokens_for(selection, None)
+            return self._work_out(shape, tensor.device, seen), None
+        key = (self._key, shape[:2] if len(shape) > 2 else shape[:1], len(shape), tensor.device)
+        part = forward.masks.get(key)
+        if part is None:
+            seen = self._watch.tokens_for(selection, forward)
+            part = forward.masks[key] = self._work_out(shape, tensor.device, seen)
+        return part, forward
+
+    def _check_layer(
+        self, module: nn.Module, forward: Forward | None, given: Tensor | None
+    ) -> None:
+        why = self._carriers.why_not(module, forward, given)
+        if why is not None:
+            raise ValueError(f"Tokens are selected, and {why}.")
+
+    def _work_out(self, shape: torch.Size, device: torch.device, seen: Seen | None) -> _Part:
+        selection = self.selection
+        mask = selection.token_mask(shape, device, seen)
+        index = mask.reshape(-1).nonzero()[:, 0]
+        flat = index.cpu()
+        width = 1 if mask.ndim == 1 else mask.shape[1]
+        if mask.ndim == 1 and selection.of_tokens and seen is not None:
+            width = seen.real.shape[1]  # batch and tokens in one axis
+        rows, columns = flat // width, flat % width
+        places = None
+        if selection.of_tokens:
+            position = columns if seen is None else seen.position[rows, columns]
+            places = torch.stack([rows, position], 1)
+        return _Part(mask, index, rows, columns, places, len(index) == mask.numel())

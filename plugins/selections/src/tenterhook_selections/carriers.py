@@ -1,0 +1,171 @@
+"""Which layers carry the text: those whose activation has a row of features for each token.
+
+A layer sees a tensor. That its first axes are as long as the batch and the tokens may be chance: an
+image has as many patches, a batch as many rows as tokens. So a selection of tokens asks what the
+layer is and what the forward was given, and refuses what cannot be told.
+"""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from tenterhook.activations import parameters_of
+from tenterhook_selections.forwards import Forward, storage_of, takes_text
+
+OTHER_INPUTS = (
+    "pixel_values",
+    "pixel_values_videos",
+    "pixel_values_images",
+    "input_features",
+    "input_values",
+    "image",
+    "images",
+    "audio",
+    "video",
+    "pixels",
+)
+"""What modules that are given images or sound call them."""
+
+_CARRIED = (
+    "cache_params",
+    "encoder_hidden_states",
+    "encoder_outputs",
+    "h",
+    "h0",
+    "hidden",
+    "hidden_state",
+    "hidden_states",
+    "hx",
+    "inputs_embeds",
+    "labels",
+    "mems",
+    "past_buckets_states",
+    "past_key_values",
+    "state",
+    "states",
+)
+"""Inputs of a forward that are of the text, though they may be tensors of three axes."""
+
+_CHANNELS_FIRST: tuple[type, ...] = (
+    _ConvNd,
+    _BatchNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+)
+
+
+class Carriers:
+    """Which layers of one model carry its text. Shared by nobody: each scope has its own."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._root = weakref.ref(root)
+        self._why: dict[int, str | None] = {}
+        self._towers: dict[int, str | None] = {}
+        self._above: dict[int, list[nn.Module]] | None = None
+
+    def why_not(
+        self, layer: nn.Module, forward: Forward | None, given: Tensor | None
+    ) -> str | None:
+        """Return why tokens cannot be selected at a layer, `None` where they can.
+
+        `given` is the layer's first input.
+        """
+        key = id(layer)
+        if key not in self._why:
+            self._why[key] = self._by_kind(layer)
+        why = self._why[key]
+        if why is None and forward is not None and forward.shape is not None:
+            if key not in self._towers:
+                self._towers[key] = self._by_tower(layer)
+            why = self._towers[key] or self._by_inputs(layer, forward, given)
+        return why
+
+    def _by_kind(self, layer: nn.Module) -> str | None:
+        """Return why a layer of this kind has no tokens on its second axis."""
+        if isinstance(layer, _CHANNELS_FIRST):
+            return f"a {type(layer).__name__} has its channels before the places, and no tokens"
+        above = self._modules_above(layer)
+        for module in (layer, *above):
+            inner = getattr(module, "self_attn", None)
+            if any(getattr(each, "batch_first", None) is False for each in (module, inner)):
+                name = type(module).__name__
+                return f"a {name} with batch_first=False has the sequence before the batch"
+        return None
+
+    def _by_tower(self, layer: nn.Module) -> str | None:
+        """Return why a layer at this place in the model carries no text."""
+        root = self._root()
+        for module in (layer, *self._modules_above(layer)):
+            if module is root or takes_text(module):
+                break
+            kind: Any = type(module)
+            other = [name for name in OTHER_INPUTS if name in parameters_of(kind)]
+            if other:
+                return f"the layer is part of a {kind.__name__}, which is given {other[0]}"
+        return None
+
+    def _by_inputs(self, layer: nn.Module, forward: Forward, given: Tensor | None) -> str | None:
+        """Return why it cannot be told whether a layer of this forward carries the text."""
+        named = forward.named
+        encoders = named.get("encoder_hidden_states")
+        if encoders is not None and given is not None and _shares(given, encoders):
+            return (
+                "the layer is given the encoder's, whose padding a decoder does not know. Select "
+                "them in the encoder: tenterhook.attach(encoder)"
+            )
+        other = forward.masks.get("other inputs")
+        if other is None:
+            other = forward.masks["other inputs"] = [
+                name for name, value in named.items() if _is_other(name, value)
+            ]
+        if not other or layer is forward.module:
+            return None
+        ids = named.get("input_ids")
+        if ids is not None and given is not None and _shares(given, ids):
+            return None
+        heads = getattr(forward.module, "get_output_embeddings", None)
+        if callable(heads) and heads() is layer:
+            return None
+        return (
+            f"the {type(forward.module).__name__} was given {other[0]}, too, and it cannot be told "
+            "whose tokens the layer has. Attach to the part that has the text"
+        )
+
+    def _modules_above(self, layer: nn.Module) -> list[nn.Module]:
+        """Return the modules that a layer is part of, from the innermost out."""
+        if self._above is None:
+            root = self._root()
+            self._above = {}
+            named = dict(root.named_modules(remove_duplicate=False)) if root is not None else {}
+            for name, module in named.items():
+                parts = name.split(".") if name else []
+                paths = [".".join(parts[:end]) for end in range(len(parts) - 1, -1, -1)]
+                self._above.setdefault(
+                    id(module), [named[path] for path in paths if path in named] if name else []
+                )
+        return self._above.get(id(layer), [])
+
+
+def _shares(one: Tensor, other: Any) -> bool:
+    found = storage_of(other)
+    return one is other or (found is not None and storage_of(one) == found)
+
+
+def _is_other(name: str, value: Any) -> bool:
+    """Whether an input is another modality: not the text, its mask, cache or state."""
+    if name in _CARRIED or any(part in name for part in ("mask", "attention", "position")):
+        return False
+    if isinstance(value, list | tuple):
+        return any(_is_other(name, each) for each in value)
+    if isinstance(value, Mapping):
+        return any(_is_other(name, each) for each in value.values())
+    if name in OTHER_INPUTS:
+        return isinstance(value, Tensor)
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 3:
+        return False
+    return value.is_meta or bool(torch.any(value != 0))

@@ -1,0 +1,265 @@
+"""transformers' `generate`, while somebody selects tokens: begins, follows and settles a `Search`.
+
+The four methods of `GenerationMixin` that all models share are wrapped while a scope with a
+selection is open, and only then: `generate` itself, and what it calls for each kind of search with
+everything prepared, `_sample`, `_beam_search` and `_assisted_decoding`. Their arguments say what
+nothing outside knows: the prompts as they are fed, with their mask; which copies stand for which;
+what looks at the logits (a step is over then, and what runs the model meanwhile is guidance); and
+what says which rows have ended. A model that has methods of its own in their place is refused.
+
+Nothing is wrapped for calls where no selection is at work: they go straight through.
+"""
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tenterhook.scopes import Place
+from tenterhook_selections.forwards import innermost_forward
+from tenterhook_selections.generation import RunningGeneration, is_part, running
+from tenterhook_selections.searches import RIGHT, Kind, Search, Text
+from tenterhook_selections.virtual import learned_tokens
+
+KINDS: dict[str, Kind] = {
+    "_sample": "one by one",
+    "_beam_search": "beams",
+    "_assisted_decoding": "assisted",
+}
+"""The methods of `GenerationMixin` whose searches are followed."""
+
+_UNKNOWN = (
+    "Tokens are selected, and {model} generates by a search whose tokens are not known: {what}. "
+    f"Right are {RIGHT}."
+)
+
+
+class GenerateCalls(Place):
+    """Where scopes with selections stand in the way of `generate`, as long as one is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._plain: dict[str, Callable[..., Any]] = {}
+        self._ours: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def installed(self) -> bool:
+        """Whether `generate` is wrapped now."""
+        return bool(self._plain)
+
+    def enter(self) -> None:
+        """Count one more scope."""
+        with self._lock:
+            self.scopes += 1
+            mixin = _mixin()
+            if self._plain or mixin is None:
+                return
+            for name, wrap in {"generate": _generate, **dict.fromkeys(KINDS, _search)}.items():
+                plain = vars(mixin).get(name)
+                if plain is not None:
+                    self._plain[name] = plain
+                    self._ours[name] = wrap(plain)
+                    setattr(mixin, name, self._ours[name])
+
+    def leave(self) -> None:
+        """Count one scope less."""
+        with self._lock:
+            self.scopes -= 1
+            if self.scopes:
+                return
+            mixin = _mixin()
+            for name, plain in self._plain.items():
+                if vars(mixin).get(name) is self._ours[name]:  # else somebody wrapped it meanwhile
+                    setattr(mixin, name, plain)
+            self._plain, self._ours = {}, {}
+
+
+GENERATE = GenerateCalls()
+
+
+@contextmanager
+def known_searches() -> Iterator[None]:
+    """Have `generate` of transformers say which tokens are which while the block runs."""
+    GENERATE.enter()
+    try:
+        yield
+    finally:
+        GENERATE.leave()
+
+
+def _mixin() -> Any:
+    module = sys.modules.get("transformers.generation.utils")
+    return getattr(module, "GenerationMixin", None)
+
+
+def _generate(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = innermost_forward()
+        outer = running.get()
+        search = Search(self, None if inner is None else inner.frame, outer)
+        search.is_draft = (
+            isinstance(outer, Search)
+            and outer.text is not None
+            and is_part(self, outer.model)
+            and outer.within == search.within
+        )
+        search.refused = _unlisted(self, kwargs)
+        token = running.set(search)
+        try:
+            result = plain(self, *args, **kwargs)
+        finally:
+            running.reset(token)
+        if isinstance(outer, RunningGeneration) and outer.has_part(self):
+            outer.search = search
+        return result
+
+    return generate
+
+
+def _unlisted(model: Any, settings: dict[str, Any]) -> str | None:
+    """Return why the tokens of this call of `generate` are not known, if so."""
+    what = None
+    own = [name for name in KINDS if not hasattr(getattr(type(model), name, None), _MARK)]
+    if settings.get("custom_generate") is not None:
+        what = f"custom_generate={settings['custom_generate']!r}"
+    elif settings.get("cache_implementation") == "paged":
+        what = "cache_implementation='paged'"
+    elif own:
+        what = f"it has a {own[0]} of its own"
+    return None if what is None else _UNKNOWN.format(model=type(model).__name__, what=what)
+
+
+_MARK = "tenterhook_search"
+
+
+def _search(plain: Callable[..., Any]) -> Callable[..., Any]:
+    kind = KINDS[plain.__name__]
+
+    @functools.wraps(plain)
+    def search_for(self: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        search = running.get()
+        known = not args and {"logits_processor", "stopping_criteria", "generation_config"} <= {
+            *kwargs
+        }
+        if not isinstance(search, Search) or search.model is not self or search.text is not None:
+            return plain(self, input_ids, *args, **kwargs)
+        if search.refused is None and not (known and input_ids.ndim == 2):
+            search.refused = _UNKNOWN.format(
+                model=type(self).__name__, what=f"its {plain.__name__} is called in another way"
+            )
+        if search.refused is not None or search.is_draft:
+            return plain(self, input_ids, *args, **kwargs)
+        text = search.text = _text(self, kind, input_ids, kwargs)
+        kwargs["logits_processor"] = _Looks(kwargs["logits_processor"], search)
+        kwargs["stopping_criteria"] = _Stops(kwargs["stopping_criteria"], text)
+        with _reorders(kwargs.get("past_key_values"), text):
+            result = plain(self, input_ids, **kwargs)
+        search.settle(getattr(result, "sequences", result))
+        return result
+
+    setattr(search_for, _MARK, True)
+    return search_for
+
+
+def _text(model: Any, kind: Kind, ids: Tensor, given: dict[str, Any]) -> Text:
+    """Return what is known of the text as a search begins."""
+    config = given["generation_config"]
+    two = bool(getattr(model.config, "is_encoder_decoder", False))
+    mask = given.get("decoder_attention_mask" if two else "attention_mask")
+    embedded = None if two else given.get("inputs_embeds")
+    width = ids.shape[1]
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        begin = mask.shape[1]
+    elif isinstance(embedded, Tensor):
+        begin = embedded.shape[1]
+    else:
+        begin = max(width, getattr(config, "_mask_length", 0) or 0)
+    if not (isinstance(mask, Tensor) and mask.ndim == 2):
+        mask = torch.ones(len(ids), begin)
+    past = _length_of(given.get("past_key_values"))
+    to_feed = begin - past if begin == width or embedded is not None else width
+    copies = max(int(config.num_beams or 1), int(config.num_return_sequences or 1))
+    owner = getattr(model.prepare_inputs_for_generation, "__self__", model)
+    ends = getattr(config, "_eos_token_tensor", None)
+    padding = getattr(config, "_pad_token_tensor", None)
+    return Text(
+        kind,
+        mask.cpu(),
+        copies=1 if kind == "assisted" or len(ids) % copies else copies,
+        offset=begin - width,
+        to_feed=to_feed,
+        in_chunks=getattr(config, "prefill_chunk_size", None) is not None,
+        virtual=0 if owner is model else learned_tokens(owner),
+        ends=frozenset() if ends is None else frozenset(ends.flatten().tolist()),
+        padding=None if padding is None else int(padding),
+    )
+
+
+@contextmanager
+def _reorders(cache: Any, text: Text) -> Iterator[None]:
+    """Have `text` know when a search with beams gives the slots of the cache new texts."""
+    plain = getattr(cache, "reorder_cache", None)
+    if text.kind != "beams" or plain is None:
+        yield
+        return
+
+    def reorder_cache(beam_idx: Tensor, *args: Any, **kwargs: Any) -> Any:
+        text.reordered(beam_idx)
+        return plain(beam_idx, *args, **kwargs)
+
+    cache.reorder_cache = reorder_cache
+    try:
+        yield
+    finally:
+        del cache.reorder_cache
+
+
+def _length_of(cache: Any) -> int:
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, ValueError, TypeError):  # none, or one of a recurrent model
+        return 0
+
+
+class _Looks(list[Any]):
+    """The logits processors of a search. Their call is where a step's text is known."""
+
+    def __init__(self, processors: Any, search: Search) -> None:
+        super().__init__(processors)
+        self._processors, self._search = processors, search
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
+        search = self._search
+        assert search.text is not None
+        search.text.judged(input_ids)
+        search.aside += 1
+        try:
+            return self._processors(input_ids, scores, **kwargs)
+        finally:
+            search.aside -= 1
+
+
+class _Stops(list[Any]):
+    """The stopping criteria of a search. Their call says which rows have ended."""
+
+    def __init__(self, criteria: Any, text: Text) -> None:
+        super().__init__(criteria)
+        self._criteria, self._text = criteria, text
+        self._fills = any(hasattr(each, "eos_token_id") for each in criteria)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        over = self._criteria(input_ids, scores, **kwargs)
+        self._text.grown(input_ids, over, self._fills)
+        return over
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._criteria, name)

@@ -1,0 +1,263 @@
+"""Every way of generating against an oracle: the returned rows, run alone, whole, without a cache.
+
+The oracle is a bare torch hook on a bare model. Models are small and in float64, so that a token of
+another row or place cannot pass for the right one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+import tenterhook
+
+WORDS = 97
+END, PAD = 2, 0
+NEW = 8
+
+
+def _llama(**more: Any) -> nn.Module:
+    sizes = {
+        "vocab_size": WORDS,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+        "bos_token_id": 1,
+        "eos_token_id": END,
+        "pad_token_id": PAD,
+    }
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**{**sizes, **more}))
+
+
+def _gpt2() -> nn.Module:
+    config = hf.GPT2Config(
+        vocab_size=WORDS,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_positions=128,
+        bos_token_id=1,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    return hf.GPT2LMHeadModel(config)
+
+
+def _mistral() -> nn.Module:
+    config = hf.MistralConfig(
+        vocab_size=WORDS,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=6,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    return hf.MistralForCausalLM(config)
+
+
+def _mamba() -> nn.Module:
+    config = hf.MambaConfig(
+        vocab_size=WORDS,
+        hidden_size=16,
+        num_hidden_layers=2,
+        state_size=4,
+        bos_token_id=1,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    return hf.MambaForCausalLM(config)
+
+
+def _rwkv() -> nn.Module:
+    config = hf.RwkvConfig(
+        vocab_size=WORDS,
+        hidden_size=16,
+        num_hidden_layers=2,
+        attention_hidden_size=16,
+        bos_token_id=1,
+        eos_token_id=END,
+    )
+    return hf.RwkvForCausalLM(config)
+
+
+def _recurrent_gemma() -> nn.Module:
+    config = hf.RecurrentGemmaConfig(
+        vocab_size=WORDS,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        lru_width=16,
+        attention_window_size=32,
+        bos_token_id=1,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
+    return hf.RecurrentGemmaForCausalLM(config)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "mistral": _mistral,
+    "mamba": _mamba,
+    "rwkv": _rwkv,
+    "recurrent_gemma": _recurrent_gemma,
+}
+
+
+def made(name: str) -> Any:
+    """Return a model of the family, in float64 and eval mode."""
+    torch.manual_seed(0)
+    return MODELS[name]().double().eval()
+
+
+BLOCKS = {"llama": "model.layers.1", "gpt2": "transformer.h.1", "mistral": "model.layers.1"}
+BLOCKS |= {"mamba": "backbone.layers.1", "rwkv": "rwkv.blocks.1"}
+BLOCKS |= {"recurrent_gemma": "model.layers.1"}
+
+LEFT = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
+IDS = torch.tensor([[PAD, PAD, PAD, 5, 6, 7, 8], [11, 12, 13, 14, 15, 16, 17]])
+
+
+def alone(model: nn.Module, layer: str, ids: Tensor, change: Any = None) -> Tensor:
+    """Return what a layer gives for one text alone, whole, without a cache: no code of ours."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output).detach().clone())
+
+    handle = model.get_submodule(layer).register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids[None], use_cache=False)
+    finally:
+        handle.remove()
+    return seen[-1][0]
+
+
+@attrs.frozen(eq=False)
+class Text:
+    """One returned row: its tokens without padding and filling, and how many were given."""
+
+    ids: Tensor
+    given: int
+
+
+def texts_of(sequences: Tensor, mask: Tensor, ends: set[int]) -> list[Text]:
+    """Return the returned rows as texts, by their definition alone."""
+    copies = len(sequences) // len(mask)
+    texts = []
+    for row, whole in enumerate(sequences):
+        real = mask[row // copies].bool()
+        prompt, rest = whole[: mask.shape[1]][real], whole[mask.shape[1] :].tolist()
+        end = next((at + 1 for at, id in enumerate(rest) if id in ends), len(rest))
+        ids = torch.cat([prompt, torch.tensor(rest[:end], dtype=torch.long)])
+        texts.append(Text(ids, len(prompt)))
+    return texts
+
+
+def ends_of(model: Any, **settings: Any) -> int:
+    """Return an id with which row 0 ends early when it goes on greedily."""
+    whole = model.generate(IDS, attention_mask=LEFT, max_new_tokens=NEW, do_sample=False)
+    return int(whole[0, IDS.shape[1] + 2])
+
+
+@attrs.frozen(eq=False)
+class Way:
+    """A way of calling `generate`."""
+
+    settings: dict[str, Any]
+    one_row: bool = False
+    keeps_last: bool = False
+    """Whether the last token of a row may have been run."""
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "no cache": {"do_sample": False, "use_cache": False},
+    "static": {"do_sample": False, "cache_implementation": "static"},
+    "chunks": {"do_sample": False, "prefill_chunk_size": 3},
+    "sampling": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"do_sample": False, "num_beams": 3},
+    "beams returned": {"do_sample": False, "num_beams": 4, "num_return_sequences": 3},
+    "beams sampled": {"do_sample": True, "num_beams": 3, "num_return_sequences": 2},
+    "beams without cache": {"do_sample": False, "num_beams": 3, "use_cache": False},
+    "guidance": {
+        "do_sample": False,
+        "guidance_scale": 1.7,
+        "negative_prompt_ids": torch.tensor([[21, 22, 23], [24, 25, 26]]),
+    },
+}
+ATTENTION = ["llama", "gpt2", "mistral"]
+RECURRENT = ["mamba", "rwkv", "recurrent_gemma"]
+CASES = [(name, way) for name in ATTENTION for way in WAYS]
+CASES += [(name, way) for name in RECURRENT for way in ("greedy", "sampling")]
+CASES.remove(("rwkv", "sampling"))
+
+
+def captured_rows(model: Any, layer: str, call: Callable[[], Tensor]) -> tuple[Any, Any, Any, Any]:
+    """Return what `generate` returned, and what captures of tokens have of it."""
+    attached = tenterhook.attach(model)
+    with (
+        attached.capture(layer, tokens=":") as whole,
+        attached.capture(layer, phase="prompt") as prompt,
+        attached.capture(layer, phase="generated", missing="ignore") as made,
+    ):
+        sequences = call()
+    tenterhook.assert_clean(model)
+    return sequences, whole, prompt, made
+
+
+def check(
+    model: Any, layer: str, found: tuple[Any, Any, Any, Any], mask: Tensor, ends: set[int]
+) -> None:
+    """Compare captures with the oracle, row by row."""
+    sequences, whole, prompt, made = found
+    near = 1e-6 if "rwkv" in layer else 1e-9  # its state is float32
+    texts = texts_of(sequences, mask, ends)
+    rows, given, own = whole.by_row(layer), prompt.by_row(layer), made.by_row(layer)
+    assert len(rows) == len(given) == len(texts)
+    assert whole.cat(layer).shape[0] == sum(map(len, rows))  # each token once
+    for at, text in enumerate(texts):
+        expected = alone(model, layer, text.ids)
+        # transformers runs no token after which it adds nothing
+        assert len(text.ids) - 1 <= len(rows[at]) <= len(text.ids), (at, len(rows[at]))
+        torch.testing.assert_close(rows[at], expected[: len(rows[at])], rtol=0, atol=near)
+        torch.testing.assert_close(given[at], expected[: text.given], rtol=0, atol=near)
+        if at < len(own):
+            length = len(rows[at]) - text.given
+            wanted = expected[text.given : len(rows[at])]
+            torch.testing.assert_close(own[at][:length], wanted, rtol=0, atol=near)
+            assert len(own[at]) == length
+
+
+@pytest.mark.parametrize(("name", "way"), CASES, ids=lambda value: str(value))
+def test_rows(name: str, way: str) -> None:
+    """A capture has each token of each returned row once, as the row alone has it."""
+    model, layer = made(name), BLOCKS[name]
+    ends = {ends_of(model)}
+    settings = {"max_new_tokens": NEW, "eos_token_id": list(ends), "pad_token_id": PAD}
+    ids, mask = IDS, LEFT
+    if name in RECURRENT:  # padding on the left is no padding for them
+        rows = 1 if name == "rwkv" else 2  # its steps are for one row alone
+        ids, mask = IDS[1:].repeat(rows, 1), torch.ones(rows, IDS.shape[1], dtype=torch.long)
+    torch.manual_seed(1)
+
+    def call() -> Tensor:
+        found: Tensor = model.generate(ids, attention_mask=mask, **settings, **WAYS[way])
+        return found
+
+    check(model, layer, captured_rows(model, layer, call), mask, ends)
