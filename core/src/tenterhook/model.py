@@ -146,7 +146,7 @@ class HookedModel:
         """
         chosen = _chosen(selection, tokens, phase, rows, features, every=every)
         asked = layers, (device, dtype, detach), inputs, stop_after
-        return CaptureScope(self.layers.index, asked, selection=chosen, missing=missing)
+        return CaptureScope(self.layers, asked, selection=chosen, missing=missing)
 
     def steer(
         self,
@@ -198,11 +198,11 @@ class HookedModel:
         `NotImplemented`, a scope around this one answers, else the layer runs. Hooks on the layer
         see what is returned.
         """
-        return Replaced(self.layers, layer, output, missing=missing)
+        return Replaced(self.layers, (layer, output), missing=missing)
 
     def without_controllers(self) -> Muted:
         """Have every controller off while the scope is open, for this thread or task alone."""
-        return Muted(self.module)
+        return Muted(self.layers, None, missing="ignore")
 
     def describe(self) -> "ModelSpec":
         """Return the hooks registered on the model, and `on_error`, as a value.

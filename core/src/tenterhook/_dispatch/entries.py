@@ -28,7 +28,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling as tracing
 from torch.utils import checkpoint
@@ -51,7 +50,6 @@ from tenterhook.hook_type import HookType
 
 # Private to torch, so not there in each of its versions: then checkpointed layers do as they can.
 _RECOMPUTED: Any = getattr(checkpoint, "_StopRecomputationError", ())
-_saving_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
 T = TypeVar("T")
 Args = tuple[Any, ...]
@@ -162,9 +160,6 @@ class Entry:
             if version is not None and version_of(tensor) != version:
                 raise wrote(self.writer)
         return result
-
-    def __deepcopy__(self, memo: Any) -> "Entry":
-        return without_hook(type(self))
 
     def __reduce__(self) -> Any:
         return without_hook, (type(self),)
@@ -277,7 +272,7 @@ class Control(Entry):
                 raise wrote(self.writer)
             if type(new) is Tensor or new is None:
                 return new
-            return replace(output, _a_tensor(new, _WANTED))
+            return replace(output, a_tensor(new))
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
             self.fail(error)
             return None
@@ -292,14 +287,14 @@ class Control(Entry):
         given = first_input(inputs_of(module, args, kwargs))
         watched = tensors_in(tensor, *args, *kwargs.values())
         new = self.watched(watched, self.modify, module, given, tensor)
-        return None if new is None else replace(output, _a_tensor(new, _WANTED))
+        return None if new is None else replace(output, a_tensor(new))
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         inputs = inputs_of(module, args, kwargs)
         tensor = first_input(inputs)
         new = self.watched(tensors_in(*inputs), self.modify, module, tensor, None)
         if new is not None:
-            new = new if isinstance(new, tuple) else _a_tensor(new, _WANTED_BEFORE)
+            new = new if isinstance(new, tuple) else a_tensor(new, _WANTED_BEFORE)
             return replace_input(inputs, new)
         if tensor is None and self.live and not tracing():
             self._changed_nothing("was called without a tensor")
@@ -309,7 +304,7 @@ class Control(Entry):
         new = self.watched((grad,), self.modify, module, grad, grad)
         if new is None:
             return None
-        if _form(_a_tensor(new, "a gradient, or None to leave it alone")) != _form(grad):
+        if _form(a_tensor(new, "a gradient, or None to leave it alone")) != _form(grad):
             raise ValueError(
                 "It returned a gradient of shape {}, {}, on {}, where autograd needs "
                 "{}, {}, on {}.".format(*_form(new), *_form(grad))
@@ -375,61 +370,6 @@ def without_hook(kind: type[Entry]) -> Entry:
     return entry
 
 
-class Scoped(Entry):
-    """A hook's entry in a scope: runs while the hook is enabled."""
-
-    __slots__ = ("entry",)
-
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-        super().__init__(entry.hook, entry.layer, entry.policy)
-
-    def detecting(self) -> "Scoped | None":
-        return None if self.entry.detecting() is None else self
-
-    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        hook = self.hook
-        if not hook._enabled:
-            return None
-        self.fired = True
-        hook.layer_signature = self.layer  # it may stand on several
-        new = self.entry.after(module, args, kwargs, output)
-        if new is not None:
-            _mark_checkpoint()
-        return new
-
-    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
-        if not self.hook._enabled:
-            return None
-        self.fired = True
-        self.hook.layer_signature = self.layer
-        new = self.entry.before(module, args, kwargs)
-        if new is not None:
-            _mark_checkpoint()
-        return new
-
-    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
-        self.fired = True
-        self.hook.layer_signature = self.layer
-        return self.entry.gradient(module, grad)
-
-
-def _mark_checkpoint() -> None:
-    """Have `torch.utils.checkpoint` find a run without this change, if it runs the layer again.
-
-    It compares number and shapes of the tensors that the two runs save for backward, and raises
-    where they differ. So each change saves one more, of a shape of its own; its second run, if
-    that comes after the scope has ended, does not.
-    """
-    hooks = _saving_hooks(True)
-    if hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint":
-        save, load = hooks
-        # Empty, so it costs no memory; a shape that no layer saves, so it stands for nothing else.
-        # test_checkpointing.py, `test_backward_afterwards`.
-        kept = vars(load).setdefault("_tenterhook", [])  # `load` lives while backward can come
-        kept.append(save(torch.empty(0, 7919)))
-
-
 def entries_for(hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> tuple[Entry, ...]:
     """Return the entries that run `hook`, in order; `TypeError` for a hook of neither kind."""
     return tuple(kind(hook, layer, policy) for kind in entry_classes(hook))
@@ -462,7 +402,8 @@ def version_of(tensor: Any) -> int | None:
     return version
 
 
-def _a_tensor(value: Any, wanted: str) -> Tensor:
+def a_tensor(value: Any, wanted: str = _WANTED) -> Tensor:
+    """Return what a hook returned; `TypeError` for anything but a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"It returned {type(value).__name__}; return {wanted}.")
     return value

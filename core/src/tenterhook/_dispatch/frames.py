@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from tenterhook._dispatch.entries import Entry
+import attrs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,26 +66,16 @@ class Place:
         raise AssertionError("abstract")
 
 
+@attrs.define(eq=False, repr=False)
 class Steps:
     """What one scope, with the scopes around it, runs at one site."""
 
-    __slots__ = ("backward", "forward", "recorder", "stop")
-
-    def __init__(
-        self,
-        forward: tuple[Any, ...] = (),
-        backward: tuple[Entry, ...] = (),
-        stop: Callable[[], None] | None = None,
-        recorder: Any = None,
-    ) -> None:
-        self.forward = forward
-        """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
-        self.backward = backward
-        """Run on the gradient."""
-        self.stop = stop
-        """Ends the forward by raising, when all else here has run."""
-        self.recorder = recorder
-        """The only step, where that is one that adds a copy of each tensor to its `calls`."""
+    forward: tuple[Any, ...] = ()
+    """Run on inputs or outputs, as an `Entry`'s `before` and `after` do."""
+    backward: tuple[Any, ...] = ()
+    """Run on the gradient."""
+    stop: Callable[[], None] | None = None
+    """Ends the forward by raising, when all else here has run."""
 
     def __add__(self, other: "Steps") -> "Steps":
         return Steps(
@@ -96,6 +86,7 @@ class Steps:
 NO_STEPS = Steps()
 
 
+@attrs.define(eq=False, repr=False)
 class Frame:
     """One open scope of one thread or task, on top of the scopes around it.
 
@@ -103,49 +94,33 @@ class Frame:
     the tasks that a task starts, so the context variable alone does not say whose a frame is.
     """
 
-    __slots__ = (
-        "also",
-        "carried",
-        "child",
-        "closed",
-        "mute",
-        "muted",
-        "own",
-        "parent",
-        "table",
-        "task",
-    )
+    own: dict[Place, Steps]
+    """What this scope runs where."""
+    mute: bool = False
+    """Whether this scope has controllers off."""
+    task: Any = attrs.field(init=False, factory=lambda: running_task())
+    """The asyncio task it belongs to; `None` where it belongs to a thread without one."""
+    parent: "Frame | None" = attrs.field(init=False, factory=lambda: visible_frame())
+    """The scope around this one."""
+    child: "Frame | None" = attrs.field(init=False, default=None)
+    closed: bool = attrs.field(init=False, default=False)
+    carried: "set[Frame] | None" = attrs.field(init=False, default=None)
+    """The frames through which other threads and tasks see this one now; see `carry`.
 
-    def __init__(
-        self, own: dict[Place, Steps], also: tuple[Place, ...] = (), mute: bool = False
-    ) -> None:
-        self.task = running_task()
-        """The asyncio task it belongs to; `None` where it belongs to a thread without one."""
-        self.own = own
-        """What this scope runs where."""
-        self.also = also
-        """Sites that look for scopes on this one's behalf."""
-        self.parent = visible_frame()
-        """The scope around this one."""
-        self.child: Frame | None = None
-        self.closed = False
-        self.carried: set[Frame] | None = None
-        """The frames through which other threads and tasks see this one now; see `carry`.
+    `None` as long as none ever did.
+    """
+    muted: bool = attrs.field(init=False)
+    """Whether controllers are off, by this scope or one around it."""
+    table: dict[Place, Steps] = attrs.field(init=False)
+    """What runs where, the scopes around this one included."""
 
-        `None` as long as none ever did.
-        """
-        self.mute = mute
-        """Whether this scope has controllers off."""
-        self.muted = mute
-        """Whether controllers are off, by this scope or one around it."""
-        self.table = own
-        """What runs where, the scopes around this one included."""
-        parent = self.parent
+    def __attrs_post_init__(self) -> None:
+        self.muted, self.table, parent = self.mute, self.own, self.parent
         # Merged here, once, and not in a call: a call costs the same in one scope as in ten.
         if parent is not None:
             parent.child = self
-            self.muted = mute or parent.muted
-            self.table = _merged(parent.table, own)
+            self.muted = self.mute or parent.muted
+            self.table = _merged(parent.table, self.own)
 
     def running(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the entries that run in this scope: none that control, while it is muted."""
@@ -153,8 +128,11 @@ class Frame:
             return entries
         return tuple(left for entry in entries if (left := entry.detecting()) is not None)
 
-    def close(self) -> None:
-        """Take this scope's steps out of every table that they are in, whoever calls."""
+    def close(self) -> bool:
+        """Take this scope's steps out of every table that they are in, whoever calls.
+
+        Return whether it was the innermost one here and was carried nowhere.
+        """
         # The mark comes before anything moves: a call of another thread that has this frame in its
         # hand sees it closed, or runs a table that was right when it began.
         # test_scopes_threads.py, `test_closed_in_the_middle_of_a_forward`.
@@ -166,9 +144,10 @@ class Frame:
         if child is not None:  # closed out of order: the scopes inside go on without this one
             child.parent = parent
             child._renew()
-        show_frame(parent, instead_of=self)  # not in another thread: there `closed` tells
+        here = show_frame(parent, instead_of=self)  # not in another thread: there `closed` tells
         for carried in list(self.carried or ()):
             carried.close()
+        return here and self.carried is None
 
     def _renew(self) -> None:
         """Work out anew what runs in this scope and those inside it, in whichever thread."""
@@ -216,16 +195,20 @@ def visible_frame() -> Frame | None:
     return frame
 
 
-def show_frame(frame: Frame | None, *, instead_of: Frame | None = None) -> None:
-    """Have `frame` be the innermost scope here; with `instead_of`, only where that one is now."""
+def show_frame(frame: Frame | None, *, instead_of: Frame | None = None) -> bool:
+    """Have `frame` be the innermost scope here; with `instead_of`, only where that one is now.
+
+    Return whether it is.
+    """
     loop = _get_running_loop()
     now = of_thread.frame if loop is None else _of_task.get()
     if instead_of is not None and now is not instead_of:
-        return
+        return False
     if loop is None:
         of_thread.frame = frame
     else:
         _of_task.set(frame)
+    return True
 
 
 def _merged(outer: dict[Place, Steps], inner: dict[Place, Steps]) -> dict[Place, Steps]:

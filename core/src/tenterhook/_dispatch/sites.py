@@ -17,9 +17,10 @@ tuple that a call is reading: under the lock, they put a new tuple in its place.
 torch hooks are never moved or removed. Others may remove ours, by emptying torch's dictionaries or
 giving the module new ones: scopes end as if it had not happened, and later ones run again.
 
-A capture without a selection is nearly always the only thing at its sites. It stands there itself
-while its scope is the only one (`Steps.recorder`), and opening it is one dictionary operation a
-site, done in line (`Installs`): it is most of what a scope over 48 modules costs.
+A scope's part is nearly always the only thing at its site. It stands there itself then
+(`installs_of`), and asks the site only in a call that is not of its scope's thread. Opening such a
+scope is one dictionary operation a site, done in line: it is most of what a scope over 48 modules
+costs beside the look for the layers.
 
 What a trick buys is said beside it: `benchmarks/bench_tricks.py` takes out one at a time, and
 `bench_hooked_call.py` times the whole. Two tests hold all of it to plain torch hooks, at random:
@@ -34,7 +35,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from tenterhook._dispatch import compiler
 from tenterhook._dispatch.entries import Args, Entry, Kwargs
@@ -58,7 +59,7 @@ Side = Literal["before", "after"]
 class Site(Place):
     """One side of one module's forward, and the torch hook there while something is to run."""
 
-    __slots__ = ("backward", "forward", "hooks", "is_after", "key")
+    __slots__ = ("attribute", "backward", "forward", "hooks", "is_after", "key")
 
     def __init__(self, module: nn.Module, side: Side) -> None:
         super().__init__()
@@ -69,11 +70,9 @@ class Site(Place):
         # torch gives is negative, so ours meet none, in no process that loads the module either.
         # The flag stays: a thread in the middle of a call looks it up after we have gone.
         self.key = -next(_keys)
-        if side == "before":
-            self.hooks, flags = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
-        else:
-            self.hooks, flags = module._forward_hooks, module._forward_hooks_with_kwargs
-        flags[self.key] = True
+        self.attribute = "_forward_hooks" if self.is_after else "_forward_pre_hooks"
+        self.hooks: dict[int, Callable[..., Any]] = vars(module)[self.attribute]
+        vars(module)[f"{self.attribute}_with_kwargs"][self.key] = True
 
     @property
     def installed(self) -> bool:
@@ -92,8 +91,8 @@ class Site(Place):
             compiler.hooks_change()
             entries = [each for held in self.held if held.hook._enabled for each in held.entries]
             backward = [entry for entry in entries if entry.hook.hook_type is HookType.BACKWARD]
-            self.backward = tuple(backward)
             self.forward = tuple(entry for entry in entries if entry not in backward)
+            self.backward = tuple(backward)
             dispatcher = self._dispatcher()
             # A key that is there already keeps its place among other people's hooks when its value
             # changes, and comes last when it was gone: so we change, and rather leave one that runs
@@ -103,7 +102,7 @@ class Site(Place):
             elif self.key in self.hooks:
                 last = next(reversed(self.hooks)) == self.key
                 if self.held and not last:  # disabled: keep the place before other people's hooks
-                    self.hooks[self.key] = self._several()
+                    self.hooks[self.key] = self._on_side(self, "_several")
                 else:
                     del self.hooks[self.key]
 
@@ -112,7 +111,7 @@ class Site(Place):
         self.scopes += 1
         if self.scopes == 1 and self.held:
             self.refresh()
-        elif self.hooks.get(self.key) != (scoped := self._scoped()):
+        elif self.hooks.get(self.key) != (scoped := self.scoped):
             self.hooks[self.key] = scoped  # where nothing stood, or a capture alone
 
     def leave(self) -> None:
@@ -124,34 +123,27 @@ class Site(Place):
             else:
                 self.hooks.pop(self.key, None)
 
-    def _scoped(self) -> Callable[..., Any]:
-        return self.after_scoped if self.is_after else self.before_scoped
+    @property
+    def scoped(self) -> Callable[..., Any]:
+        """What stands here while scopes are open."""
+        return self._on_side(self, "_scoped")
 
     def _dispatcher(self) -> Callable[..., Any] | None:
         if self.scopes:
-            return self._scoped()
+            return self.scoped
         if len(self.forward) == 1 and not self.backward:
             # Torch calls the entry itself: `after_several` would be one more Python call, 4 % of a
             # hooked call.
-            (entry,) = self.forward
-            return entry.after if self.is_after else entry.before
-        return self._several() if self.forward or self.backward else None
+            return self._on_side(self.forward[0])
+        return self._on_side(self, "_several") if self.forward or self.backward else None
 
-    def _several(self) -> Callable[..., Any]:
-        return self.after_several if self.is_after else self.before_several
+    def _on_side(self, of: Any, way: str = "") -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(of, ("after" if self.is_after else "before") + way)
+        return found
 
     def after_several(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks in order on what the module returned."""
-        changed = None  # rather than a look at what was given: `is` of tuples does not trace
-        for entry in self.forward:
-            new = entry.after(module, args, kwargs, output)
-            if new is not None:
-                output = changed = new
-        if self.backward:
-            new = watch_gradient(self.backward, module, args, kwargs, output)
-            if new is not None:
-                changed = new
-        return changed
+        return self._after(self.forward, self.backward, None, module, args, kwargs, output)
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
@@ -162,29 +154,38 @@ class Site(Place):
         if frame is not None and frame.closed:  # by another thread
             frame = visible_frame()
         if frame is None:
-            return self.after_several(module, args, kwargs, output)
+            return self._after(self.forward, self.backward, None, module, args, kwargs, output)
         steps = frame.table.get(self, NO_STEPS)
-        # The short way of a plain capture, alone in this thread though not at this site. Without
-        # it and `PlainRecorder.alone` a call in a capture takes 1.3 times as long.
-        if not self.held:
-            recorder = steps.recorder
-            if recorder is not None and type(output) is Tensor:  # nothing here but a plain capture
-                recorder.calls.append(output.detach().clone())
-                return None
-        given = output
-        for entry in frame.running(self.forward + steps.forward):
+        forward = frame.running(self.forward + steps.forward)
+        backward = frame.running(self.backward + steps.backward)
+        new = self._after(forward, backward, frame, module, args, kwargs, output)
+        if steps.stop is not None and not frame.closed:  # raises, so all who look here have looked
+            steps.stop()
+        return new
+
+    def _after(
+        self,
+        forward: tuple[Any, ...],
+        backward: tuple[Any, ...],
+        frame: Frame | None,
+        module: nn.Module,
+        args: Args,
+        kwargs: Kwargs,
+        output: Any,
+    ) -> Any:
+        changed = None  # rather than a look at what was given: `is` of tuples does not trace
+        for entry in forward:
+            if frame is not None and frame.closed and entry not in self._left():
+                continue
             new = entry.after(module, args, kwargs, output)
             if new is not None:
-                output = new
+                output = changed = new
         # After all forward hooks: the gradient is that of what the site hands on.
-        if self.backward or steps.backward:
-            backward = frame.running(self.backward + steps.backward)
+        if backward:
             new = watch_gradient(backward, module, args, kwargs, output)
             if new is not None:
-                output = new
-        if steps.stop is not None:  # raises, so it comes last: all who look here have looked
-            steps.stop()
-        return None if output is given else output
+                changed = new
+        return changed
 
     def before_several(
         self, module: nn.Module, args: Args, kwargs: Kwargs
@@ -207,13 +208,20 @@ class Site(Place):
         new = None
         steps = frame.table.get(self, NO_STEPS)
         for entry in frame.running(self.forward + steps.forward):
+            if frame.closed and entry not in self._left():
+                continue
             changed = entry.before(module, args, kwargs)
             if changed is not None:
                 args, kwargs = new = changed
         return new
 
-    def __deepcopy__(self, memo: Any) -> "Site":
-        return _empty_site()
+    def _left(self) -> tuple[Any, ...]:
+        """Return what runs here still, when the scope was closed in the middle of a call.
+
+        By a hook, or by another thread. What it ran may be another scope's already.
+        """
+        frame = visible_frame()
+        return self.forward + (() if frame is None else frame.table.get(self, NO_STEPS).forward)
 
     def __reduce__(self) -> Any:
         return _empty_site, ()
@@ -329,7 +337,7 @@ def _sites_in(module: nn.Module) -> _Sites:
 def site_of(module: nn.Module, side: Side) -> Site:
     """Return the one site at this side of this module, made at first need."""
     site: Site = _made(module, side, lambda: Site(module, side))
-    if site.hooks is not (module._forward_hooks if site.is_after else module._forward_pre_hooks):
+    if site.hooks is not vars(module)[site.attribute]:
         with lock:  # somebody gave the module new ones
             site = _sites_in(module)[side] = Site(module, side)
     return site
@@ -365,39 +373,31 @@ Installs = Sequence[tuple[Site, dict[int, Callable[..., Any]], int, Callable[...
 while nothing else does."""
 
 
-def installs_of(steps: Mapping[Place, Steps]) -> Installs:
-    """Return how to come and go at sites after a module, worked out once for many scopes.
-
-    Raises `TypeError` for places of another kind, whose own `enter` and `leave` are to be called.
-    """
+def installs_of(steps: Mapping[Any, Steps]) -> Installs:
+    """Return how to come and go at these sites, worked out once for many scopes."""
     installs = []
     for site, step in steps.items():
-        if not isinstance(site, Site) or not site.is_after:
-            raise TypeError("Only sites after a module can be put in line.")
-        direct = site.after_scoped if step.recorder is None else step.recorder.after_alone(site)
+        direct = site.scoped
+        if site.is_after and len(step.forward) == 1 and not step.backward and step.stop is None:
+            direct = getattr(step.forward[0], "alone", direct)
         installs.append((site, site.hooks, site.key, direct))
     return installs
 
 
 def open_frame(
-    own: dict[Place, Steps],
-    also: Sequence[Place] = (),
-    *,
-    mute: bool = False,
-    installs: Installs | None = None,
+    own: dict[Place, Steps], installs: Installs | None = None, *, mute: bool = False
 ) -> Frame:
-    """Make the steps run at their sites, for this thread and task alone, until closed.
+    """Make the steps run at their places, for this thread and task alone, until closed.
 
-    `also` are sites that need to know of the scope though it has no step there. With `mute`,
-    controllers of every kind are off. `installs` are those of all sites of `own`, where the caller
-    has them; the same then go to `close_frame`.
+    With `mute`, controllers of every kind are off. `installs` are those of all places of `own`,
+    where the caller has them; the same then go to `close_frame`.
     """
     with lock:
-        frame = Frame(own, tuple(also), mute)
+        frame = Frame(own, mute)
         if "torch._dynamo" in sys.modules:
             compiler.hooks_change()
-        if installs is None or compiler.is_left_to_python():
-            for place in (*own, *also):
+        if installs is None or frame.muted or compiler.is_left_to_python():
+            for place in own:
                 place.enter()
         else:
             # What `enter` does, in line, and what `leave` does below: with a call for each site a
@@ -413,16 +413,15 @@ def open_frame(
     return frame
 
 
-def close_frame(frame: Frame, installs: Installs | None = None) -> None:
-    """Undo `open_frame`, from whichever thread; a second call does nothing."""
+def close_frame(frame: Frame, installs: Installs | None = None) -> bool:
+    """Undo `open_frame`, from whichever thread; return what `Frame.close` does."""
     with lock:
-        if frame.closed:
-            return
-        frame.close()  # first: a call that comes now, by a torch hook still there, finds no steps
+        # First: a call that comes now, by a torch hook that still stands, finds no steps.
+        is_free = frame.close()
         if "torch._dynamo" in sys.modules:
             compiler.hooks_change()
         if installs is None:
-            for place in (*frame.own, *frame.also):
+            for place in frame.own:
                 place.leave()
         else:
             for site, hooks, key, _ in installs:
@@ -431,6 +430,7 @@ def close_frame(frame: Frame, installs: Installs | None = None) -> None:
                 else:
                     site.scopes = 0
                     hooks.pop(key, None)
+    return is_free
 
 
 compiler.leave_to_python(Site, "after_scoped", "before_scoped")

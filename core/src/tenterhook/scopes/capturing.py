@@ -1,25 +1,21 @@
 """`model.capture(...)`: keeps what layers return, in memory that is the user's own."""
 
-import copy
+from functools import partial
 from typing import Any
 
-from torch import Tensor
+import torch
 
-from tenterhook._dispatch.frames import Place, Steps, visible_frame
-from tenterhook._dispatch.sites import Installs
-from tenterhook.layers import LayerIndex
-from tenterhook.reports import Report, never_ran
-from tenterhook.scopes.capture_plan import (
-    CLOSED,
-    Asked,
-    Recording,
-    SelectedRecorder,
-    make_own,
-    plan_for,
-)
+from tenterhook.layers import LayerChoice, LayerSpec
+from tenterhook.reports import never_ran
 from tenterhook.scopes.captured import Captured
+from tenterhook.scopes.plan import Opening, Plan, Spot, plan_for
+from tenterhook.scopes.recorders import Form, PlainRecorder, Recorder, SelectedRecorder, make_own
 from tenterhook.scopes.scope import Scope
-from tenterhook.scopes.selecting import Selector
+from tenterhook.scopes.selecting import Selecting, steps_of
+
+_Form = tuple[torch.device | str | None, torch.dtype | str | None, bool]
+Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None]
+"""What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop."""
 
 
 class CaptureScope(Scope):
@@ -37,92 +33,58 @@ class CaptureScope(Scope):
         """Raise `TypeError`: what is captured is had by opening the scope."""
         raise TypeError("Open the capture first: `with model.capture(...) as captured:`.")
 
-    def __init__(
-        self,
-        index: LayerIndex,
-        asked: Asked,
-        *,
-        selection: Selector | None = None,
-        missing: Report = "warn",
-    ) -> None:
-        super().__init__(missing)
-        if selection is not None:
-            selection.begin(index.module)  # raises now rather than at the first call
-        self._selection = selection
-        self._index = index
-        self.model = index.module
-        """The module that was attached."""
-        self._asked = asked
-        self._plan = plan_for(index, asked)
-        self._recording: Recording | None = None
-        self._calls: dict[str, list[Tensor]] = {}
+    _asked: Asked
+    _plan: Plan
+    _selecting: Selecting | None = None
 
-    def _again(self) -> "CaptureScope":
-        again = copy.copy(self)
-        again._frame = again._recording = None
-        again._plan = plan_for(self._index, self._asked)  # the names may mean other modules by now
-        return again
+    def _look(self) -> None:
+        choices, form, inputs, stop_after = self._asked
+        found = self._index.find(choices)
+        stop = None if stop_after is None else self._index.resolve(stop_after)
+
+        def planned() -> Plan:
+            kept = Form(*form)
+            kind = PlainRecorder if kept == Form() else Recorder
+            spots = [
+                Spot(la.name, la.module, "before" if inputs or la.name == "input" else "after")
+                for la in found.layers
+            ]
+            stops = None if stop is None else stop.module
+            return Plan(spots, partial(kind, form=kept), stops)
+
+        self._plan = plan_for(self._index.plans, (found, form, inputs, stop), planned)
+
+    def _opening(self) -> Opening:
+        if self._selection is None:
+            opening = self._plan.take()
+            opening.mixed = False
+            if opening.without:
+                opening.without = {}
+        else:
+            self._selecting = selecting = self._selection.begin(self.model)
+            kind = partial(SelectedRecorder, form=Form(*self._asked[1]), selecting=selecting)
+            opening = self._plan.opening(kind, steps_of(selecting))
+        opening.own = [[] for _ in opening.parts]
+        return opening
 
     def __enter__(self) -> Captured:
-        captured: Captured = super().__enter__()
-        if self._recording is not None:
-            self._recording.frame = self._frame
-        return captured
+        super().__enter__()
+        opening, selecting = self._now, self._selecting
+        assert opening is not None
+        calls = dict(zip(self._plan.names, opening.own, strict=True))
+        places = {r.layer: r.where for r in opening.parts} if selecting is not None else None
+        return Captured(self._index, calls, places, selecting)
 
-    def _steps(self) -> dict[Place, Steps]:
-        plan, selection = self._plan, self._selection
-        self._recording = recording = (
-            plan.take() if selection is None else plan.selecting(selection, self._index.module)
-        )
-        self._calls = recording.fill()
-        if recording.stop is not None:
-            recording.stop.scope = self
-        return recording.steps
+    def _closed(self, opening: Opening) -> None:
+        if opening.mixed:
+            make_own(opening.own)
 
-    def _installs(self) -> Installs | None:
-        return None if self._recording is None else self._recording.installs
-
-    def _result(self) -> Captured:
-        recorders = self._recording.recorders if self._recording else []
-        selected = [r for r in recorders if isinstance(r, SelectedRecorder)]
-        self._selecting = selected[0].selecting if selected else None
-        places = {r.layer: r.where for r in selected}
-        return Captured(self._index, self._calls, places, self._selecting)
-
-    def close(self) -> None:
-        """End the scope, from whichever thread; a second call does nothing."""
-        frame = self._frame
-        self._reusable = (  # else another thread may be in it still
-            self._selection is None
-            and frame is not None
-            and frame.carried is None
-            and visible_frame() is frame
-        )
-        super().close()
-
-    def _closed(self) -> None:
-        if self._recording is not None:
-            self._recording.frame = CLOSED
-            make_own(self._recording.recorders)
-
-    def _ended(self) -> None:
-        recording, self._recording, self._calls = self._recording, None, {}
-        if recording is not None and self._reusable:
-            self._plan.give_back(recording)
-        elif recording is not None:
-            recording.recorders, recording.steps = (), {}  # a cycle would keep the model
-
-    def _unseen(self) -> list[str]:
-        recording = self._recording
-        if recording is None or (self._selection is None and all(self._calls.values())):
+    def _unseen(self, opening: Opening) -> list[str]:
+        if self._selection is None and all(opening.own):
             return []
-        without, recorders = recording.without, recording.recorders
-        silent = [r.layer for r in recorders if not r.calls and r.layer not in without]
-        nothing = [r.layer for r in recorders if r.calls and not any(c.numel() for c in r.calls)]
-        if silent:
-            plans = self._index.plans  # the sites may be of dictionaries that are not torch's now
-            for key in [key for key, plan in plans.items() if plan is self._plan]:
-                del plans[key]
+        without, parts = opening.without, list(zip(opening.parts, opening.own, strict=True))
+        silent = [r.layer for r, calls in parts if not calls and r.layer not in without]
+        nothing = [r.layer for r, calls in parts if calls and not any(c.numel() for c in calls)]
         return [
             *(
                 f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."
@@ -130,7 +92,7 @@ class CaptureScope(Scope):
             ),
             *never_ran(
                 "Nothing was captured at",
-                {la.name: la.module for la in self._plan.layers if la.name in silent},
+                {la.name: la.module for la in self._plan.spots if la.name in silent},
             ),
             *([] if self._selecting is None else self._selecting.unmatched(nothing)),
         ]

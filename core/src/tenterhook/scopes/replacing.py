@@ -3,49 +3,34 @@
 import uuid
 from typing import Any
 
-from tenterhook._dispatch.frames import Place, Steps
+from tenterhook._dispatch.frames import Steps
 from tenterhook._dispatch.sites import instead_of
-from tenterhook.layers import LayerChoice
-from tenterhook.registry import HookRegistry
-from tenterhook.reports import Report, never_ran
-from tenterhook.scopes.scope import Scope, Step
+from tenterhook.reports import never_ran
+from tenterhook.scopes.plan import Opening
+from tenterhook.scopes.scope import Scope
 
 
 class Replaced(Scope):
     """`model.replace(...)`: a layer's output is given, and the layer does not run."""
 
-    def __init__(
-        self,
-        registry: HookRegistry,
-        choice: LayerChoice,
-        output: Any,
-        *,
-        missing: Report = "warn",
-    ) -> None:
-        super().__init__(missing)
-        self._registry = registry
-        self._choice = choice
-        self._layers = registry.index.expand([choice])
-        self._output = output
-        self._answers: list[_Answer] = []
+    def _look(self) -> None:
+        choice, self._output = self._asked
+        self._layers = self._index.find((choice,)).layers
 
-    def _again(self) -> "Replaced":
-        return Replaced(self._registry, self._choice, self._output, missing=self._missing)
+    def _opening(self) -> Opening:
+        opening = Opening()
+        opening.parts = [_Answer(layer.name, self._output) for layer in self._layers]
+        for layer, answer in zip(self._layers, opening.parts, strict=True):
+            opening.put(instead_of(layer.module), Steps((answer,)))
+        return opening
 
-    def _steps(self) -> dict[Place, Steps]:
-        self._answers = [_Answer(layer.name, self._output) for layer in self._layers]
-        places = (instead_of(layer.module) for layer in self._layers)
-        return {
-            place: Steps((answer,)) for place, answer in zip(places, self._answers, strict=True)
-        }
-
-    def _unseen(self) -> list[str]:
-        silent = [answer.layer for answer in self._answers if not answer.fired]
+    def _unseen(self, opening: Opening) -> list[str]:
+        silent = [answer.layer for answer in opening.parts if not answer.fired]
         never = {la.name: la.module for la in self._layers if la.name in silent}
         return never_ran("An output was given for", never)
 
 
-class _Answer(Step):
+class _Answer:
     """Stands in for a layer's forward."""
 
     __slots__ = ("change", "fired", "layer", "output")

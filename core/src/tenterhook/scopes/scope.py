@@ -1,15 +1,18 @@
 """What every scope is: hooks for the length of a `with` block, for one thread or task alone.
 
-A kind of scope says what runs where (`_steps`) and, when it is over, what never happened
-(`_unseen`). The order of events:
+A kind of scope finds its layers (`_look`), says what runs where (`_opening`) and, when it is over,
+what never happened (`_unseen`). The order of events:
 
 1. Building a scope finds its layers, and raises for what the user got wrong. Nothing stands yet.
-2. `__enter__` asks for the steps, made anew for each opening, and opens a frame with them.
+2. `__enter__` takes an opening that an earlier scope left, or a new one, gives it what is this
+   scope's own, and opens a frame with its steps.
 3. The model runs; see `tenterhook._dispatch.sites`.
 4. `__exit__` closes the frame first, whatever was raised, and reports after that: a report that
    raises finds nothing of ours on the model.
+5. The opening goes back to the plan for the next scope, where nobody can be in it any more.
 """
 
+import copy
 import inspect
 import warnings
 from abc import ABC, abstractmethod
@@ -17,13 +20,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from torch import nn
-
 from tenterhook._dispatch.entries import StopForward
-from tenterhook._dispatch.frames import Frame, Place, Steps, inside, is_one, lock
-from tenterhook._dispatch.sites import Installs, close_frame, open_frame, sites_of
+from tenterhook._dispatch.frames import NO_STEPS, inside, is_one, lock
+from tenterhook._dispatch.sites import close_frame, open_frame, sites_of
 from tenterhook.errors import HookWarning, NeverFired
+from tenterhook.layers import LayerIndex
 from tenterhook.reports import Report
+from tenterhook.scopes.plan import CLOSED, Opening, Plan
+from tenterhook.scopes.selecting import Selector
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,41 +44,68 @@ class Scope(ABC):
     Also a decorator, of functions and of coroutine functions: each call opens a scope of its own.
     """
 
-    def __init__(self, missing: Report = "warn") -> None:
+    _mutes = False
+    """Whether controllers are off while it is open."""
+    _plan: Plan | None = None
+    """Where what it opens goes for the next one to use; `None` where nothing is used again."""
+    _now: Opening | None = None
+    """What it runs while it is open."""
+    _is_free = False
+    """Whether nobody can be in that when it has been closed."""
+
+    def __init__(
+        self,
+        registry: Any,
+        asked: Any,
+        *,
+        selection: Selector | None = None,
+        missing: Report = "warn",
+    ) -> None:
+        """`registry` is the model's `HookRegistry`.
+
+        `asked` is what a kind of scope is of: layers, pairs of layer and hook, ...
+        """
         if missing not in ("warn", "raise", "ignore"):
             raise ValueError(f"missing={missing!r} is not one of 'warn', 'raise', 'ignore'.")
-        self._missing = missing
-        self._frame: Frame | None = None
+        self._registry, self._asked = registry, asked
+        self._index: LayerIndex = registry.index
+        self._selection, self._missing = selection, missing
+        self.model = self._index.module
+        """The module that was attached."""
+        if selection is not None:
+            selection.begin(self.model)  # raises now rather than at the first call
+        self._look()
+
+    def _look(self) -> None:  # noqa: B027 - not where there are none
+        """Find the layers; raises for what is not there."""
 
     @abstractmethod
-    def _steps(self) -> dict[Place, Steps]:
-        """Return what runs where, made anew for each opening."""
+    def _opening(self) -> Opening:
+        """Return what runs where, for one opening."""
 
-    @abstractmethod
-    def _again(self) -> "Scope":
+    def _again(self) -> Self:
         """Return a scope like this one that has not been opened."""
-
-    def _installs(self) -> Installs | None:
-        """Return the short way to all sites of the steps, where it is known; see `open_frame`."""
-        return None
+        again = copy.copy(self)
+        again._now = None
+        again._look()
+        return again
 
     def _result(self) -> Any:
         return self
 
-    def _closed(self) -> None:  # noqa: B027 - nothing, for most
+    def _closed(self, opening: Opening) -> None:  # noqa: B027 - nothing, for most
         """Take back what opening did, when nothing of it stands any more; the lock is held."""
 
-    def _ended(self) -> None:  # noqa: B027 - nothing, for most
-        """Let go of what the scope worked with, when all is reported."""
-
-    def _unseen(self) -> list[str]:
+    def _unseen(self, opening: Opening) -> list[str]:
         """Return a sentence for each thing that was to happen and did not."""
         return []
 
     def __enter__(self) -> Any:
-        if self._frame is not None:
+        if self._now is not None and self._now.frame is not CLOSED:
             raise RuntimeError("This scope is open already; make another one.")
-        self._frame = open_frame(self._steps(), installs=self._installs())
+        self._now = now = self._opening()
+        now.scope = self
+        now.frame = open_frame(now.steps, now.installs, mute=self._mutes)
         return self._result()
 
     def __exit__(
@@ -84,26 +115,33 @@ class Scope(ABC):
         traceback: TracebackType | None,
     ) -> bool | None:  # not bool: type checkers would miss a return after each scope
         self.close()
+        now, self._now = self._now, None
         stopped = isinstance(error, StopForward) and error.args == (self,)
         try:
             if stopped and self._missing != "ignore":
                 warnings.warn(_ENDED_HERE, HookWarning, stacklevel=2)
-            if kind is None or isinstance(error, StopForward):
-                self._report()
+            if now is not None and (kind is None or isinstance(error, StopForward)):
+                self._report(self._unseen(now))
         finally:
-            self._ended()
+            if now is not None and self._plan is not None and self._is_free:
+                self._plan.give_back(now)
+            elif now is not None:
+                now.let_go()
         return stopped
 
     def close(self) -> None:
         """End the scope, from whichever thread; a second call does nothing."""
         with lock:  # of two threads that close it one waits until it has ended
-            frame, self._frame = self._frame, None
-            if frame is not None:
-                close_frame(frame, self._installs())
-                self._closed()
+            now = self._now
+            if now is not None and now.frame is not CLOSED:
+                # Nobody may be in what is used again: not another thread that it was carried into,
+                # nor this one, where another closed it, or where it was not the innermost.
+                # test_scopes_threads.py, `test_capture_closed_meanwhile`.
+                self._is_free = close_frame(now.frame, now.installs)
+                now.frame, now.scope = CLOSED, None
+                self._closed(now)
 
-    def _report(self) -> None:
-        reports = self._unseen()
+    def _report(self, reports: list[str]) -> None:
         if reports and self._missing == "raise":
             raise NeverFired(reports)
         for report in reports if self._missing == "warn" else ():
@@ -123,37 +161,13 @@ class Scope(ABC):
         return inside(self._again, function)
 
 
-class Step:
-    """A step of a scope that is no hook; `Entry` says what its methods are called with."""
-
-    __slots__ = ()
-    records = False
-    """Whether it keeps what it sees for the user."""
-
-    def detecting(self) -> Self:
-        """Return the step itself: it changes nothing, so it runs while controllers are off."""
-        return self
-
-
 class Muted(Scope):
     """Every controller of the model is off, for this thread or task, while the scope is open."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__("ignore")
-        self._module = module
+    _mutes = True
 
-    def _steps(self) -> dict[Place, Steps]:
-        return {}
-
-    def _again(self) -> "Muted":
-        return Muted(self._module)
-
-    def __enter__(self) -> "Muted":
-        sites = [site for m in self._module.modules() for site in sites_of(m) if site.held]
-        self._frame = open_frame({}, sites, mute=True)
-        return self
-
-
-def add_steps(steps: dict[Place, Steps], site: Place, new: Steps) -> None:
-    """Have `new` run at `site` after what `steps` holds for it."""
-    steps[site] = steps[site] + new if site in steps else new
+    def _opening(self) -> Opening:
+        sites = [site for m in self.model.modules() for site in sites_of(m) if site.held]
+        opening = Opening()
+        opening.steps.update(dict.fromkeys(sites, NO_STEPS))
+        return opening

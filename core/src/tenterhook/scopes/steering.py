@@ -1,16 +1,28 @@
 """`model.steer(...)` and `model.hooks(...)`: hooks on layers while a scope is open."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from itertools import chain
+import uuid
+from asyncio import _get_running_loop
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch.entries import Args, Entry, Kwargs, Scoped, entries_for
-from tenterhook._dispatch.frames import Place, Steps, lock
-from tenterhook._dispatch.sites import Side, site_of
+from tenterhook._dispatch.entries import (
+    Args,
+    Entry,
+    Kwargs,
+    StopForward,
+    a_tensor,
+    entries_for,
+    entry_classes,
+    version_of,
+    wrote,
+)
+from tenterhook._dispatch.frames import lock, of_thread
+from tenterhook._dispatch.sites import Side
 from tenterhook.activations import (
     activation_of,
     first_input,
@@ -22,11 +34,10 @@ from tenterhook.activations import (
 )
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
-from tenterhook.layers import Layer
-from tenterhook.registry import HookRegistry
-from tenterhook.reports import Report, never_ran, no_gradient
-from tenterhook.scopes.scope import Scope, add_steps
-from tenterhook.scopes.selecting import Selecting, Selector, steps_of
+from tenterhook.reports import never_ran, no_gradient
+from tenterhook.scopes.plan import CLOSED, Opening, Part, Plan, Spot, plan_for
+from tenterhook.scopes.scope import Scope
+from tenterhook.scopes.selecting import Selecting, steps_of
 
 Change = Callable[..., Tensor | None]
 
@@ -34,95 +45,88 @@ Change = Callable[..., Tensor | None]
 class Hooks(Scope):
     """`model.steer(...)` and `model.hooks(...)`: hooks on layers, while the scope is open."""
 
-    def __init__(
-        self,
-        registry: HookRegistry,
-        pairs: Sequence[Any],
-        *,
-        selection: Selector | None = None,
-        missing: Report = "warn",
-    ) -> None:
-        super().__init__(missing)
-        if selection is not None:
-            selection.begin(registry.index.module)  # raises now rather than at the first call
-        self._selection = selection
-        self._registry = registry
-        self._pairs = tuple(pairs)
-        self._placed: list[tuple[Layer, Hook]] = []
-        for pair in self._pairs:
-            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Hook):
-                raise TypeError(f"{pair!r} is not a pair of a layer and a Hook, as (layer, hook).")
-            choice, hook = pair
-            _check_free(hook)
-            if hook.hook_type is HookType.BACKWARD and selection is not None:
-                raise ValueError("A selection does not apply to gradients; leave it out.")
-            layers = registry.place(choice, hook.hook_type)
-            self._placed += [(layer, hook) for layer in layers]
-        self._entries: list[tuple[Scoped, ...]] = []
-        self._parts: list[SelectedChange] = []
-
     @property
     def hooks(self) -> tuple[Hook, ...]:
         """The hooks, in the order they were given."""
-        return tuple(hook for _, hook in self._pairs)
+        return tuple(hook for _, hook in self._asked)
 
-    def _again(self) -> "Hooks":
-        return Hooks(self._registry, self._pairs, selection=self._selection, missing=self._missing)
+    _plan: Plan
 
-    def _steps(self) -> dict[Place, Steps]:
-        for _, hook in self._placed:
+    def _look(self) -> None:
+        self._asked = tuple(self._asked)
+        for pair in self._asked:
+            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Hook):
+                raise TypeError(f"{pair!r} is not a pair of a layer and a Hook, as (layer, hook).")
+            _check_free(pair[1])
+            if pair[1].hook_type is HookType.BACKWARD and self._selection is not None:
+                raise ValueError("A selection does not apply to gradients; leave it out.")
+        index = self._index
+        kinds = [(hook.hook_type, len(entry_classes(hook))) for hook in self.hooks]
+        self._found = [index.find((choice,)) for choice, _ in self._asked]
+
+        def planned() -> Plan:
+            spots: list[Spot] = []
+            for (choice, _), (kind, count) in zip(self._asked, kinds, strict=True):
+                side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
+                for at in self._registry.place(choice, kind):
+                    spots += [Spot(at.name, at.module, side, kind is HookType.BACKWARD)] * count
+            return Plan(spots, Scoped)
+
+        self._plan = plan_for(index.plans, (*self._found, *kinds), planned)
+
+    def _opening(self) -> Opening:
+        hooks, registry, selection = self.hooks, self._registry, self._selection
+        for hook in hooks:
             _check_free(hook)
-        found = [entries_for(hook, layer.name, self._registry) for layer, hook in self._placed]
-        self._entries, self._parts = [], []
-        chosen, whole = self._selection, self._registry.index.module
-        selecting = None if chosen is None else chosen.begin(whole)
-        steps = {} if selecting is None else steps_of(selecting)
-        for (layer, hook), entries in zip(self._placed, found, strict=True):
-            hook.layer_signature = layer.name
-            if selecting is not None:
-                entries = parts = tuple(SelectedChange(each, selecting) for each in entries)
-                self._parts += parts
-            scoped = tuple(map(Scoped, entries))
-            self._entries.append(scoped)
-            kind = hook.hook_type
-            side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
-            new = Steps(backward=scoped) if kind is HookType.BACKWARD else Steps(scoped)
-            add_steps(steps, site_of(layer.module, side), new)
+        own: list[Any] = []
+        for hook, found in zip(hooks, self._found, strict=True):
+            own += entries_for(hook, None, registry) * len(found.layers)  # its layers share them
+            hook.layer_signature = self._plan.spots[len(own) - 1].name
+        if selection is None:
+            opening = self._plan.take()
+        else:
+            selecting = selection.begin(self.model)
+            own = [SelectedChange(entry, selecting) for entry in own]
+            opening = self._plan.opening(Scoped, steps_of(selecting))
+        opening.own, opening.ran = own, bytearray(len(opening.parts))
         with lock:
-            for _, hook in self._placed:
+            for hook in hooks:
                 hook._scopes += 1
         try:
-            for hook in self.hooks:
-                hook.set_context(self._registry.context)
+            for hook in hooks:
+                hook.set_context(registry.context)
         except BaseException:
-            self._closed()
+            self._closed(opening)
+            opening.let_go()
             raise
-        return steps
+        return opening
 
-    def _closed(self) -> None:
-        for entry in chain.from_iterable(self._entries):  # a later backward() must not find them
-            entry.live = False
+    def _closed(self, opening: Opening) -> None:
         with lock:
-            for _, hook in self._placed:
+            for hook in self.hooks:
                 hook._scopes -= 1
         for hook in self.hooks:
             if not hook._scopes:
                 hook.set_context(None)
 
-    def _unseen(self) -> list[str]:
+    def _unseen(self, opening: Opening) -> list[str]:
+        if self._selection is None and all(opening.ran):
+            return []
+        parts = list(zip(self._plan.spots, opening.parts, strict=True))
+        ran = {(layer.name, id(part.hook)) for layer, part in parts if opening.ran[part.at]}
         silent = [
-            (layer, hook.hook_type is HookType.BACKWARD)
-            for (layer, hook), entries in zip(self._placed, self._entries, strict=True)
-            if hook.enabled and not any(entry.fired for entry in entries)
+            (layer, part.hook.hook_type is HookType.BACKWARD)
+            for layer, part in parts
+            if part.hook._enabled and (layer.name, id(part.hook)) not in ran
         ]
         never = {layer.name: layer.module for layer, backward in silent if not backward}
-        unmatched = {
-            str(part.layer): part for part in self._parts if part.count and not part.matched
-        }
+        gradients = dict.fromkeys(layer.name for layer, backward in silent if backward)
+        changes = [change for change in opening.own if isinstance(change, SelectedChange)]
+        unmatched = {str(each.layer): None for each in changes if each.count and not each.matched}
         return [
             *never_ran("A hook never ran at", never),
-            *no_gradient([layer.name for layer, backward in silent if backward]),
-            *(self._parts[0].selecting.unmatched(list(unmatched)) if unmatched else ()),
+            *no_gradient(list(gradients)),
+            *(changes[0].selecting.unmatched(list(unmatched)) if unmatched else ()),
         ]
 
 
@@ -137,9 +141,17 @@ class Steering(Controller):
     def __init__(
         self, function: Change, hook_type: HookType | str, field: str | None, item: int | None
     ) -> None:
-        super().__init__(hook_type)
+        super().__init__(hook_type, hook_id="")
+        del self.id
         self.function, self.field, self.item = function, field, item
         self._names: dict[nn.Module, str] | None = {} if _asks_where(function) else None
+        self.is_plain = (self._names, field, item) == (None, None, None)
+        """Whether it is the function, of the activation alone."""
+
+    @cached_property
+    def id(self) -> str:  # type: ignore[override]
+        """As random as any hook's, but made for those who ask: it takes longer than all else."""
+        return str(uuid.uuid4())
 
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
@@ -162,6 +174,99 @@ def _asks_where(function: Any) -> bool:
         return False
     _, *others = inspect.signature(function).parameters.values()
     return any(each.name == "layer" and each.default is each.empty for each in others)
+
+
+class Scoped(Part):
+    """A hook's entry at one layer of a scope: runs while the hook is enabled."""
+
+    __slots__ = ()
+
+    @property
+    def hook(self) -> Any:
+        """The hook."""
+        return self.opening.own[self.at].hook
+
+    @property
+    def live(self) -> bool:
+        """Whether its scope is open; `backward()` may come later."""
+        return self.opening.frame is not CLOSED
+
+    def detecting(self) -> "Scoped | None":
+        """Return itself where it detects, which it does while controllers are off."""
+        return None if self.opening.own[self.at].detecting() is None else self
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Run on what the module returned; see `Entry`."""
+        return self._run("after", module, args, kwargs, output)
+
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+        """Run on the inputs; see `Entry`."""
+        return self._run("before", module, args, kwargs)
+
+    def gradient(self, module: nn.Module, grad: Tensor) -> Any:
+        """Run on the gradient; see `Entry`."""
+        return self._run("gradient", module, grad)
+
+    def _run(self, method: str, *given: Any) -> Any:
+        entry = self.opening.own[self.at]
+        hook = entry.hook
+        if not hook._enabled:
+            return None
+        self.opening.ran[self.at] = 1
+        entry.layer = hook.layer_signature = self.layer  # it may stand on several
+        new = getattr(entry, method)(*given)
+        if new is not None and method != "gradient":
+            _mark_checkpoint()
+        return new
+
+    def alone(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Do what `Part.alone` does, and for a function what `Control.after` does, spelled out.
+
+        There is no look at inputs, which the function is not given.
+        """
+        opening, at = self.opening, self.at
+        if _get_running_loop() is not None or of_thread.frame is not opening.frame:
+            return self.site.after_scoped(module, args, kwargs, output)
+        entry = opening.own[at]
+        hook = entry.hook
+        is_plain = type(hook) is Steering and hook.is_plain and hook._enabled
+        if not is_plain or type(output) is not Tensor:
+            return self.after(module, args, kwargs, output)
+        opening.ran[at] = 1
+        entry.layer = hook.layer_signature = self.layer
+        version = version_of(output)
+        try:
+            new = hook.function(output)
+            if version is not None and output._version != version:
+                raise wrote(entry.writer)
+            if new is not None:
+                new = new if type(new) is Tensor else replace(output, a_tensor(new))
+                if _saving_hooks(True) is not None:
+                    _mark_checkpoint()
+            return new
+        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
+            entry.fail(error)
+            return None
+
+
+# Private to torch, so not there in each of its versions: then checkpointed layers do as they can.
+_saving_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+
+
+def _mark_checkpoint() -> None:
+    """Have `torch.utils.checkpoint` find a run without this change, if it runs the layer again.
+
+    It compares number and shapes of the tensors that the two runs save for backward, and raises
+    where they differ. So each change saves one more, of a shape of its own; its second run, if
+    that comes after the scope has ended, does not.
+    """
+    hooks = _saving_hooks(True)
+    if hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint":
+        save, load = hooks
+        # Empty, so it costs no memory; a shape that no layer saves, so it stands for nothing else.
+        # test_checkpointing.py, `test_backward_afterwards`.
+        kept = vars(load).setdefault("_tenterhook", [])  # `load` lives while backward can come
+        kept.append(save(torch.empty(0, 7919)))
 
 
 class SelectedChange(Entry):
@@ -210,6 +315,7 @@ class SelectedChange(Entry):
         call, self.count = self.count, self.count + 1
         if tensor is None or call % self.selecting.every:
             return False
+        self.entry.layer = self.layer
         selected = self.selecting.mask(module, tensor, given) is not None
         self.matched = self.matched or selected
         return selected

@@ -1,0 +1,153 @@
+"""What a capture has at each layer: a recorder, which adds a copy of each tensor to a list.
+
+A `PlainRecorder` makes a plain copy, which is nearly always what is asked for; a `Recorder` one of
+another form; a `SelectedRecorder` keeps what a selector picks.
+"""
+
+from asyncio import _get_running_loop
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, is_inference_mode_enabled
+
+from tenterhook._dispatch.frames import of_thread
+from tenterhook.activations import activation_of, first_input, inputs_of
+from tenterhook.scopes.plan import Part
+from tenterhook.scopes.selecting import Selecting
+
+_functorch: Any = torch._C._functorch  # private to torch, with no types
+_is_transforming: Any = torch._C._are_functorch_transforms_active
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r} is not a device: 'cpu', 'cuda:0', ...") from None
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is not a dtype of torch: torch.float16, 'bfloat16', ...")
+    return found
+
+
+@attrs.frozen
+class Form:
+    """How tensors are kept."""
+
+    device: torch.device | None = attrs.field(default=None, converter=_device)
+    dtype: torch.dtype | None = attrs.field(default=None, converter=_dtype)
+    detach: bool = True
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return a finished copy in memory of its own or, undetached, the tensor in the graph."""
+        if not self.detach:
+            return tensor.to(device=self.device, dtype=self.dtype)
+        device, dtype = self.device or tensor.device, self.dtype or tensor.dtype
+        return tensor.detach().to(device, dtype, copy=True)
+
+
+class Recorder(Part):
+    """Keeps what one layer returned, or was given, in memory of its own."""
+
+    __slots__ = ("form",)
+    records = True
+
+    def __init__(self, layer: str, at: int, form: Form) -> None:
+        super().__init__(layer, at)
+        self.form = form
+
+    def after(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        """Keep what the layer returned."""
+        self._keep(activation_of(output), module, args, kwargs, f"returned {type(output).__name__}")
+
+    def before(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Keep what the layer is given."""
+        tensor = first_input(inputs_of(module, args, kwargs))
+        self._keep(tensor, module, args, kwargs, "was called without a tensor")
+
+    def _keep(
+        self, tensor: Tensor | None, module: Any, args: Any, kwargs: Any, otherwise: str
+    ) -> None:
+        if tensor is None:
+            self.opening.without[self.layer] = otherwise
+        else:
+            self._add(self.form.of(tensor))
+
+    def _add(self, copy: Tensor) -> None:
+        self.opening.mixed = True  # nobody looked
+        self.opening.own[self.at].append(copy)
+
+
+class PlainRecorder(Recorder):
+    """Keeps a copy as it is of each tensor: the capture that is nearly always asked for."""
+
+    __slots__ = ()
+
+    def alone(self, module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        """Do what `Recorder` does, spelled out for one tensor; see `Part`."""
+        opening = self.opening
+        if (
+            _get_running_loop() is None
+            and of_thread.frame is opening.frame
+            and type(output) is Tensor
+        ):
+            opening.own[self.at].append(output.detach().clone())
+            # Looked at here rather than at each tensor in the end, which takes longer.
+            if is_inference_mode_enabled() or _is_transforming():
+                opening.mixed = True
+            return None
+        return self.site.after_scoped(module, args, kwargs, output)
+
+
+class SelectedRecorder(Recorder):
+    """Keeps the selected part of what one layer returned, or was given."""
+
+    __slots__ = ("count", "selecting", "where")
+
+    def __init__(self, layer: str, at: int, form: Form, selecting: Selecting) -> None:
+        super().__init__(layer, at, form)
+        self.selecting, self.count = selecting, 0
+        self.where: list[Tensor] = []
+
+    def _keep(
+        self, tensor: Tensor | None, module: Any, args: Any, kwargs: Any, otherwise: str
+    ) -> None:
+        call, self.count = self.count, self.count + 1
+        if tensor is None:
+            self.opening.without[self.layer] = otherwise
+        elif call % self.selecting.every == 0:
+            given = first_input(inputs_of(module, args, kwargs))
+            try:
+                values, places = self.selecting.pick(module, tensor, given)
+            except (ValueError, IndexError) as error:
+                raise type(error)(f"Layer {self.layer!r}: {error}") from None
+            if places is not None:
+                self.where.append(places)
+            self._add(self.form.of(values))
+            self.selecting.kept(self.opening.own[self.at], self.where)
+
+
+def make_own(lists: Sequence[list[Tensor]]) -> None:
+    """Make plain tensors of copies made in inference mode or in a transform that is over."""
+    over = _functorch.maybe_current_level() is None
+    for calls in lists:
+        for at, tensor in enumerate(calls):
+            calls[at] = _plain(tensor, over)
+
+
+def _plain(tensor: Tensor, over: bool) -> Tensor:
+    """Return what `torch.func.grad` wrapped, or of `vmap` the whole batch, its axis the first."""
+    while over and _functorch.is_functorch_wrapped_tensor(tensor):
+        axis = _functorch.maybe_get_bdim(tensor)
+        tensor = _functorch.get_unwrapped(tensor)
+        if axis > 0:
+            tensor = tensor.movedim(axis, 0)
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):  # fit for autograd
+        return tensor.clone()
