@@ -9,6 +9,7 @@ import gc
 import sys
 import threading
 from asyncio import _get_running_loop
+from typing import Any
 
 import torch
 from _rounds import measure, print_machine, print_table
@@ -51,7 +52,13 @@ def raw_capture() -> Stack:
         tensors: dict[str, Tensor] = {}
         facts: dict[str, tuple[int, ...]] = {}
 
-        def keep(module: nn.Module, args: object, output: Tensor, t=tensors, f=facts) -> None:
+        def keep(
+            module: nn.Module,
+            args: object,
+            output: Tensor,
+            t: dict[str, Tensor] = tensors,
+            f: dict[str, tuple[int, ...]] = facts,
+        ) -> None:
             t["activations"] = output.detach().clone()
             f["activations_shape"] = tuple(output.shape)
 
@@ -81,7 +88,7 @@ class BareScope:
     def __init__(self, model: Stack) -> None:
         self.here = threading.local()
         self.here.table = None
-        self.puts = []
+        self.puts: list[tuple[nn.Module, dict[int, Any], int]] = []
         for block in model.blocks:
             handle = block.register_forward_hook(self.hook)
             handle.remove()
@@ -93,12 +100,13 @@ class BareScope:
             table[module].append(output.detach().clone())
 
     def __enter__(self) -> dict[nn.Module, list[Tensor]]:
-        self.here.table = table = {block: [] for block, _, _ in self.puts}
+        table: dict[nn.Module, list[Tensor]] = {block: [] for block, _, _ in self.puts}
+        self.here.table = table
         for _, hooks, key in self.puts:
             hooks[key] = self.hook
         return table
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         for _, hooks, key in self.puts:
             del hooks[key]
         self.here.table = None
@@ -112,10 +120,11 @@ def raw_edit() -> Stack:
 
 
 def detected() -> tuple[Stack, tenterhook.HookedModel]:
-    hooked = tenterhook.attach(Stack())
+    model = Stack()
+    hooked = tenterhook.attach(model)
     for name in hooked.layers.index.blocks():
         hooked.layers.register_hook(name, LayerActivationDetector(name))
-    return hooked.module, hooked
+    return model, hooked
 
 
 def main(rounds: int, calls: int) -> None:

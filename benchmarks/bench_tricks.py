@@ -14,19 +14,18 @@ from typing import Any
 import torch
 from _rounds import measure, print_machine, print_table
 from bench_hooked_call import MODULES, Stack
-from torch import nn
+from torch import Tensor, nn
 
 import tenterhook
 from tenterhook import HookedModel
 from tenterhook._dispatch.entries import Entry
-from tenterhook._dispatch.frames import NO_STEPS, visible_frame
 from tenterhook._dispatch.sites import Site, site_of
 from tenterhook.activations import activation_of, first_input, inputs_of
 from tenterhook.hooks import Controller, Detector
 from tenterhook.plugins import default_manager
 from tenterhook.plugins import manager as plugins
-from tenterhook.scopes.capture_plan import CapturePlan
-from tenterhook.scopes.capturing import CaptureScope
+from tenterhook.scopes import Scope
+from tenterhook.scopes.plan import Opening, Plan
 
 CALLS = 20
 
@@ -95,30 +94,16 @@ def controlled(site: Site) -> Callable[..., Any]:
     return after
 
 
-def scoped(site: Site) -> Callable[..., Any]:
-    """Return what `Site.after_scoped` does, without its short ways."""
-
-    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        frame = visible_frame()
-        if frame is None:
-            return site.after_several(module, args, kwargs, output)
-        given = output
-        for entry in frame.running(site.forward + frame.table.get(site, NO_STEPS).forward):
-            new = entry.after(module, args, kwargs, output)
-            output = output if new is None else new
-        return None if output is given else output
-
-    return after
-
-
-def capturing(stands: Callable[[Site], Any] | None = None) -> Callable[[], None]:
-    """Return `CALLS` calls of a model in an open capture that is the only one at its sites."""
+def in_scope(
+    kind: Callable[[HookedModel], Scope], stands: Callable[[Site], Any] | None = None
+) -> Callable[[], None]:
+    """Return `CALLS` calls of a model in an open scope that is the only one at its sites."""
     stack = Stack()
     model = tenterhook.attach(stack)
     x = torch.randn(4, 8)
 
     def run() -> None:
-        with model.capture("blocks.*"):
+        with kind(model):
             if stands is not None:
                 put(stack, stands)
             for _ in range(CALLS):
@@ -127,27 +112,68 @@ def capturing(stands: Callable[[Site], Any] | None = None) -> Callable[[], None]
     return run
 
 
+def capturing(model: HookedModel) -> Scope:
+    return model.capture("blocks.*")
+
+
+def steering(model: HookedModel) -> Scope:
+    return model.steer("blocks.*", same)
+
+
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def opening(
-    *, every_time: Callable[[HookedModel], None] | None = None, **instead: Any
+    kind: Callable[[HookedModel, tuple[str, ...]], Scope],
+    *,
+    every_time: Callable[[HookedModel], None] | None = None,
+    **instead: Any,
 ) -> Callable[[], None]:
-    """Return a scope that is opened and closed, with methods of it or of its plan replaced."""
+    """Return a scope that is opened and closed, with methods of `Plan` replaced."""
     model = tenterhook.attach(Stack())
     names = tuple(model.layers.list_blocks())
-    instead["_unseen"] = lambda scope: []  # nothing runs in it, and that is no news
-    owners = {name: CapturePlan if hasattr(CapturePlan, name) else CaptureScope for name in instead}
-    before = {name: getattr(owner, name) for name, owner in owners.items()}
+    before = {name: getattr(Plan, name) for name in instead}
 
     def run() -> None:
-        for name, owner in owners.items():
-            setattr(owner, name, instead[name])
+        for name, method in instead.items():
+            setattr(Plan, name, method)
         if every_time is not None:
             every_time(model)
-        with model.capture(*names):
+        with kind(model, names):
             pass
-        for name, owner in owners.items():
-            setattr(owner, name, before[name])
+        for name, method in before.items():
+            setattr(Plan, name, method)
 
     return run
+
+
+def capture_all(model: HookedModel, names: tuple[str, ...]) -> Scope:
+    return model.capture(*names, missing="ignore")
+
+
+def hook_all(model: HookedModel, names: tuple[str, ...]) -> Scope:
+    return model.steer("blocks.*", same, missing="ignore")
+
+
+def openings(of: str, kind: Callable[..., Scope]) -> dict[str, Callable[[], None]]:
+    take = Plan.take
+
+    def without_installs(plan: Plan) -> Opening:
+        taken = take(plan)
+        taken.installs = None
+        return taken
+
+    def cleared(name: str) -> Callable[[HookedModel], None]:
+        return lambda model: getattr(model.layers.index, name).clear()
+
+    return {
+        of: opening(kind),
+        f"{of}, sites entered one by one": opening(kind, take=without_installs),
+        f"{of}, what runs made anew": opening(kind, give_back=lambda _, opened: opened.let_go()),
+        f"{of}, plan made anew": opening(kind, every_time=cleared("plans")),
+        f"{of}, names looked up anew": opening(kind, every_time=cleared("_kept")),
+    }
 
 
 def main(rounds: int, calls: int) -> None:
@@ -164,16 +190,12 @@ def main(rounds: int, calls: int) -> None:
     }
     called = {name: partial(model, x) for name, model in models.items()}
     captured = {
-        "capture, its recorder alone": capturing(),
-        "capture, by `after_scoped`": capturing(lambda site: site.after_scoped),
-        "capture, without its short way": capturing(scoped),
+        "capture, its recorder alone": in_scope(capturing),
+        "capture, by `after_scoped`": in_scope(capturing, lambda site: site.after_scoped),
     }
-    opened = {
-        "scope": opening(),
-        "scope, sites entered one by one": opening(_installs=lambda scope: None),
-        "scope, recording made anew": opening(give_back=lambda plan, recording: None),
-        "scope, plan made anew": opening(every_time=lambda m: m.layers.index.plans.clear()),
-        "scope, names looked up anew": opening(every_time=lambda m: m.layers.index._kept.clear()),
+    steered = {
+        "steer, its part alone": in_scope(steering),
+        "steer, by `after_scoped`": in_scope(steering, lambda site: site.after_scoped),
     }
     asked = {
         "plugins of a kind": lambda: manager.extensions("stores"),
@@ -185,7 +207,10 @@ def main(rounds: int, calls: int) -> None:
     with torch.no_grad():
         table("Calls", called, rounds, calls, MODULES)
         table("Calls in a capture", captured, rounds, max(1, calls // CALLS), MODULES * CALLS)
-        table("Scopes, opened and closed", opened, rounds, calls, MODULES)
+        table("Calls in a steer", steered, rounds, max(1, calls // CALLS), MODULES * CALLS)
+        for of, kind in (("capture", capture_all), ("steer", hook_all)):
+            title = f"A {of}, opened and closed"
+            table(title, openings(of, kind), rounds, calls, MODULES)
         table("Names of plugins", asked, rounds, calls, 1)
 
 

@@ -384,8 +384,8 @@ class TestCarry:
             run = carry(model)
             for _ in range(20):
                 run(ONE)
-            assert scope._frame is not None
-            assert scope._frame.carried == set()
+            assert scope._now is not None
+            assert scope._now.frame.carried == set()
 
     def test_without_a_scope(self, model: HookedModel) -> None:
         """Where no scope is open the function runs as it is, and keeps its name."""
