@@ -151,6 +151,50 @@ class TestFollowing:
         assert torch.equal(edited(pickle.loads(pickle.dumps(edit)), x), expected)
 
 
+class TestVectorsOfRows:
+    """`AddVector` with a vector for each row of the batch."""
+
+    @pytest.mark.parametrize("shape", [(3, 4), (3, 2, 4), (3, 2, 5, 4)], ids=len)
+    @pytest.mark.parametrize("settings", [{}, {"coefficient": 0.5}, {"normalize": True}], ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_each_row_gets_its_own(
+        self, shape: tuple[int, ...], settings: dict[str, Any], dtype: torch.dtype
+    ) -> None:
+        """It is what an edit of each row alone gives, to the bit."""
+        vectors, x = torch.randn(3, 4), torch.randn(shape).to(dtype)
+
+        found = edited(AddVector("0", vectors, **settings), x)
+
+        rows = [
+            edited(AddVector("0", v, **settings), row) for v, row in zip(vectors, x, strict=True)
+        ]
+        assert found.dtype is dtype
+        assert torch.equal(found, torch.stack(rows))
+
+    def test_of_some_tokens_and_features(self) -> None:
+        """A selection of the scope's, and features of the edit's, count as for one vector."""
+        vectors, x = torch.tensor([[1.0] * 4, [2.0] * 4]), torch.zeros(2, 3, 4)
+        model = tenterhook.attach(nn.Sequential(Identity()))
+        with model.steer("0", AddVector("0", vectors, features=[0, 2]), rows=[1]):
+            out = model(x)
+        wanted = x.clone()
+        wanted[1, :, [0, 2]] = 2
+        assert torch.equal(out, wanted)
+
+    def test_each_learns(self) -> None:
+        """Each row of a parameter has the gradient of its row."""
+        vectors = nn.Parameter(torch.zeros(2, 4))
+        edited(AddVector("0", vectors), torch.ones(2, 3, 4)).sum().backward()  # type: ignore[no-untyped-call]
+        assert vectors.grad is not None
+        assert vectors.grad.tolist() == [[3.0] * 4] * 2
+
+    @pytest.mark.parametrize("shape", [(4,), (3, 4), (6, 2, 4)], ids=str)
+    def test_another_number_of_rows(self, shape: tuple[int, ...]) -> None:
+        """It says how many there are, and what to give."""
+        with pytest.raises(HookError, match=r"vector has 2 rows.*Give one of shape \(features,\)"):
+            edited(AddVector("0", torch.zeros(2, 4), 2), torch.ones(shape))
+
+
 class TestLearning:
     def test_a_steering_vector_learns(self) -> None:
         """The loss falls, and nothing but the vector changes."""
@@ -392,7 +436,10 @@ class TestRefusedAtOnce:
         ("make", "error", "match"),
         [
             (lambda: AddVector("0", BAD["list"]), TypeError, "vector is a list, not a tensor"),
-            (lambda: AddVector("0", ONES[None]), ValueError, r"shape \(1, 4\).*features,\)"),
+            (lambda: AddVector("0", ONES[None, None]), ValueError,
+             r"shape \(1, 1, 4\). Give one of shape \(features,\) or \(batch, features\)"),
+            (lambda: AddVector("0", torch.eye(2, 4) * ONES[:2, None].cumsum(0).sub(1),
+             normalize=True), ValueError, "vector is zero"),
             (lambda: AddVector("0", ONES / 0), ValueError, "vector holds NaN or infinity"),
             (lambda: AddVector("0", ONES + 1j), TypeError, "complex64. Give a tensor of real"),
             (lambda: AddVector("0", 0 * ONES, normalize=True), ValueError, "vector is zero"),

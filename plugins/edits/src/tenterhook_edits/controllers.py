@@ -91,18 +91,22 @@ class _Edit(Controller):
         return mask
 
     def _following(
-        self, source: Tensor, like: Tensor, make: Callable[[Tensor], Tensor], *settings: Any
+        self, source: Tensor, like: Tensor, make: Callable[[Tensor], Tensor] | None, *settings: Any
     ) -> Tensor:
         """Return `make(source)`, made in float32 or better, on the device, in the dtype of `like`.
 
-        Kept for the next call, unless gradients flow into `source`, and made anew when `source` or
-        `settings` are no longer what they were. On an accelerator, where comparing would wait for
-        the device, torch's count of writes tells; it misses those through `source.data`.
+        With `make=None` it is `source` itself, where that is like `like` already. Else kept for the
+        next call, unless gradients flow into `source`, and made anew when `source` or `settings`
+        are no longer what they were. On an accelerator, where comparing would wait for the device,
+        torch's count of writes tells; it misses those through `source.data`.
         """
+
+        if make is None and source.dtype == like.dtype and source.device == like.device:
+            return source
 
         def made() -> Tensor:
             wide = source.to(torch.promote_types(source.dtype, torch.float32))
-            return make(wide).to(like.device, like.dtype)
+            return (wide if make is None else make(wide)).to(like.device, like.dtype)
 
         if torch.compiler.is_compiling() or source.requires_grad or source.is_inference():
             return made()
@@ -140,21 +144,22 @@ class AddVector(_Edit):
         hook_type: HookType | str = HookType.FORWARD,
         hook_id: str | None = None,
     ) -> None:
-        """`vector` is `(features,)`, of any real dtype, on any device; with `normalize`, the unit
-        vector along it is added instead.
+        """`vector` is `(features,)`, or `(batch, features)` with one for each row of the batch; of
+        any real dtype, on any device. With `normalize`, the unit vector along each is added.
 
         It is read at every call and never written to: a `torch.nn.Parameter` learns, and what is
         written to it counts from the next call on. The product is made in float32 or better and
         then takes the activation's dtype.
 
         Raises `TypeError` or `ValueError` for what is no finite vector or number, and for a zero
-        vector to `normalize`. A width that is not the layer's is a `HookError` when it runs.
+        vector to `normalize`. A width that is not the layer's, or another number of rows, is a
+        `HookError` when it runs.
         """
         super().__init__(layer_signature, features=features, hook_type=hook_type, hook_id=hook_id)
-        self.vector = _finite("vector", vector)
+        self.vector = _finite("vector", vector, "(batch, features)")
         self.coefficient = _number("coefficient", coefficient)
         self.normalize = normalize
-        if normalize and not vector.any():
+        if normalize and not vector.any(-1).all():
             raise ValueError(
                 "vector is zero, so no unit vector points its way. Start from a small random one, "
                 "or leave normalize out."
@@ -166,10 +171,15 @@ class AddVector(_Edit):
         if coefficient == 0 and not vector.requires_grad:
             return None
 
-        def scaled(wide: Tensor) -> Tensor:
-            return coefficient * (_unit(wide) if normalize else wide)
+        if coefficient == 1 and not normalize:
+            added = self._following(vector, activation, None)
+        else:
 
-        return activation + self._following(vector, activation, scaled, coefficient, normalize)
+            def scaled(wide: Tensor) -> Tensor:
+                return coefficient * (_unit(wide) if normalize else wide)
+
+            added = self._following(vector, activation, scaled, coefficient, normalize)
+        return activation + (added if added.ndim == 1 else _by_row(added, activation))
 
 
 class ProjectOut(_Edit):
@@ -240,14 +250,8 @@ class Clamp(_Edit):
             raise ValueError(f"minimum={minimum} is above maximum={maximum}. Swap them.")
 
     def _edited(self, activation: Tensor) -> Tensor:
-        limits = torch.finfo(activation.dtype)
-
-        def bound(value: float | None) -> float | None:
-            if value is None or math.isinf(value):
-                return value
-            return min(max(value, limits.min), limits.max)
-
-        return activation.clamp(bound(self.minimum), bound(self.maximum))
+        dtype = activation.dtype
+        return activation.clamp(_in_range(self.minimum, dtype), _in_range(self.maximum, dtype))
 
 
 class Scale(_Edit):
@@ -307,7 +311,7 @@ class MeanAblate(_Edit):
                 f"{tuple(shape)} has no such axes at its end. Give a mean (features,), or run at "
                 f"{mean.shape[0]} tokens; phase='prompt' leaves the steps of a generation out."
             )
-        return self._following(mean, activation, lambda wide: wide).expand(shape).clone()
+        return self._following(mean, activation, None).expand(shape).clone()
 
 
 class Patch(_Edit):
@@ -342,6 +346,8 @@ class Patch(_Edit):
                 f"{tuple(activation.shape)}. Capture it in a run of that shape, or repeat it with "
                 "source.expand(...); phase='prompt' leaves the steps of a generation out."
             )
+        if source.dtype == activation.dtype and source.device == activation.device:
+            return source.clone()  # sooner than by `to`
         return source.to(activation.device, activation.dtype, copy=True)
 
 
@@ -379,7 +385,7 @@ def _number(name: str, value: Any, *, infinite: bool = False) -> float:
 
 def _same_width(name: str, vector: Tensor, activation: Tensor) -> None:
     """Raise `ValueError` where the last axes differ."""
-    if vector.shape[-1:] != activation.shape[-1:]:
+    if not activation.ndim or vector.size(-1) != activation.size(-1):
         raise ValueError(
             f"{name} has {vector.shape[-1]} features, and the activation of shape "
             f"{tuple(activation.shape)} has {activation.shape[-1] if activation.ndim else 'none'}. "
@@ -387,9 +393,39 @@ def _same_width(name: str, vector: Tensor, activation: Tensor) -> None:
         )
 
 
+def _by_row(vectors: Tensor, activation: Tensor) -> Tensor:
+    """Return `(batch, features)` with axes to add it to each row; `ValueError` if it cannot be."""
+    batch, shape = len(vectors), activation.shape
+    if len(shape) < 2 or shape[0] != batch:
+        raise ValueError(
+            f"vector has {batch} rows, one for each row of the batch, and the activation has shape "
+            f"{tuple(shape)}. Give one of shape (features,) or ({shape[0] if shape else 1}, "
+            "features); a layer that takes batch and tokens as one axis cannot have one a row."
+        )
+    for _ in shape[2:]:
+        vectors = vectors.unsqueeze(1)
+    return vectors
+
+
+_SMALL = 65504.0
+"""What every floating dtype that is computed with has room for: the largest float16."""
+
+
+def _in_range(bound: float | None, dtype: torch.dtype) -> float | None:
+    """Return the bound, or the largest number of the dtype where it lies beyond."""
+    if bound is None or abs(bound) <= _SMALL or math.isinf(bound):
+        return bound
+    limits = torch.finfo(dtype)
+    return min(max(bound, limits.min), limits.max)
+
+
 def _unit(vector: Tensor) -> Tensor:
-    """Return the unit vector along `vector`, also where the squares leave the dtype's range."""
-    largest = vector.detach().abs().amax().clamp_min(torch.finfo(vector.dtype).tiny)
+    """Return the unit vector along `vector`, also where the squares leave the dtype's range.
+
+    Along each row where it has two axes.
+    """
+    largest = vector.detach().abs().amax(-1, keepdim=True)
+    largest = largest.clamp_min(torch.finfo(vector.dtype).tiny)
     return nn.functional.normalize(vector / largest, dim=-1)
 
 
@@ -418,6 +454,8 @@ def _for_any_mode() -> Any:
 
 def _no_autocast(device_type: str) -> Any:
     """Keep autocast from rounding a product to half precision."""
-    if not torch.amp.is_autocast_available(device_type):  # such as meta
+    # Not there for some devices, such as meta; and the context takes longer than all the rest.
+    available = torch.amp.is_autocast_available(device_type)
+    if not available or not torch.is_autocast_enabled(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
