@@ -90,9 +90,6 @@ class Scope(ABC):
         again._look()
         return again
 
-    def _result(self) -> Any:
-        return self
-
     def _closed(self, opening: Opening) -> None:  # noqa: B027 - nothing, for most
         """Take back what opening did, when nothing of it stands any more; the lock is held."""
 
@@ -106,7 +103,7 @@ class Scope(ABC):
         self._now = now = self._opening()
         now.scope = self
         now.frame = open_frame(now.steps, now.installs, mute=self._mutes)
-        return self._result()
+        return self
 
     def __exit__(
         self,
