@@ -220,10 +220,12 @@ class Scoped(Part):
         return new
 
     def alone(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        """Do what `Part.alone` does, and for a function what `Control.after` does, spelled out.
+        """Stand at the site where nothing else does; see `PlainRecorder.alone`.
 
-        There is no look at inputs, which the function is not given.
+        For a function it does what `after` and `Control.after` do, spelled out, without a look at
+        inputs, which the function is not given. By the site a call takes 1.3 times as long.
         """
+        # test_scopes_again.py, `TestItsOwn`.
         opening, at = self.opening, self.at
         if _get_running_loop() is not None or of_thread.frame is not opening.frame:
             return self.site.after_scoped(module, args, kwargs, output)
