@@ -498,3 +498,20 @@ def test_it_edits_what_transformers_blocks_return(make: Callable[[], Controller]
 
     expected = edited(make(), before.last("layer_0"))
     torch.testing.assert_close(after.last("layer_0"), expected)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors() -> None:
+    """Jagged ones are edited whole; of strided ones, and for some features, the way out is said."""
+    rows = [torch.ones(2, 4), torch.ones(3, 4)]
+    model = tenterhook.attach(nn.Sequential(nn.Identity()))
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    with model.steer("0", AddVector("0", torch.ones(4))):
+        assert [row.tolist() for row in model(jagged).unbind()] == [(2 * r).tolist() for r in rows]
+    told = r"AddVector edits a nested tensor of layout=torch.jagged, all features of it"
+    for x, features in ((torch.nested.nested_tensor(rows), None), (jagged, [0])):
+        with (
+            pytest.raises(HookError, match=told),
+            model.steer("0", AddVector("0", torch.ones(4), features=features)),
+        ):
+            model(x)

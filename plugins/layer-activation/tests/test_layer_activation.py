@@ -320,3 +320,18 @@ def test_complete_copy_from_an_accelerator() -> None:
             kept = detector.get_captured()
             assert kept is not None
             assert torch.equal(kept, expected)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+def test_nested_tensors(layout: torch.layout) -> None:
+    """Of a nested tensor a copy is kept, and as its shape that of each row."""
+    x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=layout)
+    model = tenterhook.attach(nn.Sequential(nn.Identity()))
+    detector = LayerActivationDetector("0")
+    model.layers.register_hook("0", detector)
+    model(x)
+    captured = detector.get_captured()
+    assert captured is not None
+    assert [row.tolist() for row in captured.unbind()] == [row.tolist() for row in x.unbind()]
+    assert detector.metadata["activations_shape"] == ((2, 4), (3, 4))

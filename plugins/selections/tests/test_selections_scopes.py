@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import tenterhook
-from tenterhook import HookedModel
+from tenterhook import HookedModel, HookError
 from tenterhook.hooks import Controller, Detector, HookWarning
 
 WIDTH = 4
@@ -350,3 +350,18 @@ print(captured.last("0").tolist())
     printed = subprocess.check_output([sys.executable, "-c", code], text=True)
 
     assert printed.strip() == "[[-1.0, -1.0, -1.0]]"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+@pytest.mark.parametrize("selected", [{"rows": 0}, {"tokens": "last"}, {"features": [1]}])
+def test_nested_tensors_are_refused(layout: torch.layout, selected: Any) -> None:
+    """Rows of several lengths have no one mask; the way out is named."""
+    x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=layout)
+    model = tenterhook.attach(nn.Sequential(nn.Identity()))
+    told = r"this is a nested tensor\. Capture it whole and choose among the rows that unbind"
+    with pytest.raises(ValueError, match=told), model.capture("0", **selected):
+        model(x)
+    with pytest.raises(HookError, match=told), model.steer("0", torch.neg, **selected):
+        model(x)
+    tenterhook.assert_clean(model)

@@ -72,6 +72,11 @@ class _Edit(Controller):
                 f"{type(self).__name__} edits floating-point activations, and this one is "
                 f"{activation.dtype}. Put it on a layer that takes or returns vectors."
             )
+        if activation.is_nested and (self._features or activation.layout is not torch.jagged):
+            raise TypeError(
+                f"{type(self).__name__} edits a nested tensor of layout=torch.jagged, all features "
+                f"of it; this one is {activation.layout}. Make it so, or pad it."
+            )
         new = self._edited(activation)
         if new is None or self._features is None:
             return new

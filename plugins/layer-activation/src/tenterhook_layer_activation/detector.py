@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, is_grad_enabled, is_inference_mode_enabled, nn
 from torch.compiler import is_dynamo_compiling
 
-from tenterhook.activations import activation_of, first_input
+from tenterhook.activations import activation_of, first_input, shape_of
 from tenterhook.hooks import Detector, HookType
 
 
@@ -61,7 +61,7 @@ class LayerActivationDetector(Detector):
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
                 copy = copy.clone()
         self.tensor_metadata["activations"] = copy
-        self.metadata["activations_shape"] = tuple(copy.shape)
+        self.metadata["activations_shape"] = shape_of(copy)
 
     def get_captured(self) -> Tensor | None:
         """Return the latest activation, on the CPU; `None` if there is none.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenterhook.activations import Inputs, first_input, named_inputs
+from tenterhook.activations import Inputs, first_input, named_inputs, shape_of
 from tenterhook.hooks import Detector, HookType
 
 
@@ -41,7 +41,7 @@ class _ModelDetector(Detector):
         with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
             copy = tensor.detach().to("cpu", copy=True)
         self.tensor_metadata[key] = copy
-        self.metadata[f"{key}_shape"] = tuple(copy.shape)
+        self.metadata[f"{key}_shape"] = shape_of(copy)
 
     def clear_captured(self) -> None:
         """Forget the tensors of the last call."""

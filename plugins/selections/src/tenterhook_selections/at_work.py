@@ -90,6 +90,7 @@ class SelectionAtWork:
 
         `None` where nothing of it is selected. `given` is the first input of `module`.
         """
+        _check_one_shape(tensor)
         selection = self.selection
         part, _ = self._part(module, tensor, given)
         if not len(part.index):
@@ -104,6 +105,7 @@ class SelectionAtWork:
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
         """Return the selected part, and where it stood if tokens were selected."""
+        _check_one_shape(tensor)
         selection = self.selection
         places = None
         self._picked = None
@@ -181,3 +183,11 @@ class SelectionAtWork:
             position = columns if seen is None else seen.position[rows, columns]
             places = torch.stack([rows, position], 1)
         return _Part(mask, index, rows, columns, places, len(index) == mask.numel())
+
+
+def _check_one_shape(tensor: Tensor) -> None:
+    if tensor.is_nested:
+        raise ValueError(
+            "A selection takes activations whose rows are of one length, and this is a nested "
+            "tensor. Capture it whole and choose among the rows that unbind() gives, or pad it."
+        )

@@ -154,7 +154,8 @@ def ids_of(named: Mapping[str, Any]) -> Tensor | None:
     """
     ids = named.get("input_ids")
     if ids is not None or "input_ids" in named:
-        return ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
+        whole = isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_nested
+        return ids if whole else None
     mask = named.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or "inputs_embeds" in named:
         return None
