@@ -114,6 +114,18 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def interleavings(session: nox.Session) -> None:
+    """Run 1,000 random interleavings of scopes, registrations, surgery, copies, forks, threads.
+
+    Takes about four minutes. What fails is printed as the steps that led there, shrunk.
+    """
+    install_for_work(session)
+    test = "core/tests/test_interleavings.py"
+    env = {"TENTERHOOK_INTERLEAVINGS": "1000"}
+    session.run("pytest", test, "--timeout", "0", *session.posargs, env=env)
+
+
+@nox.session
 def repeat(session: nox.Session) -> None:
     """Run the contracts on our own plugins 200 times over, with two busy processes beside.
 

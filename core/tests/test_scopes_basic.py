@@ -666,6 +666,21 @@ def test_without_controllers(model: HookedModel) -> None:
     assert all(hook.enabled for hook in model.layers)
 
 
+def test_controllers_that_come_while_they_are_off(model: HookedModel) -> None:
+    """A controller that is registered meanwhile is off too, where none stood before."""
+    plain = model(ONE)
+    with model.without_controllers():
+        model.layers.register_hook("2", _Doubles())
+        with model.without_controllers():
+            assert torch.equal(model(ONE), plain)
+        assert torch.equal(model(ONE), plain)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert torch.equal(pool.submit(model, ONE).result(), plain * 2)
+    assert torch.equal(model(ONE), plain * 2)
+    model.layers.clear()
+    tenterhook.assert_clean(model)
+
+
 class TestMistakes:
     """What is easily got wrong says what is meant."""
 

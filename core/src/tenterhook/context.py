@@ -66,10 +66,6 @@ class HookContext:
     def special_token_ids(self, ids: Sequence[int] | set[int] | None) -> None:
         self._special_token_ids = None if ids is None else tuple(ids)
 
-    def show(self, by_layer: Mapping[str, Any], by_id: Mapping[str, Any]) -> None:
-        """Take the views of what is registered; the registry gives them."""
-        self._by_layer, self._by_id = by_layer, by_id
-
     @property
     def _hook_registry(self) -> Mapping[str, Mapping[Any, list[tuple[Any, Any]]]]:
         """`{layer_signature: {hook_type: [(hook, handle), ...]}}`, a live read-only view."""

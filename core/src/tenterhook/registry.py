@@ -1,6 +1,5 @@
 """The hooks registered on a model: `model.layers`."""
 
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
@@ -8,15 +7,15 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from tenterhook._dispatch.entries import entries_for
-from tenterhook._dispatch.frames import lock, visible_frame
+from tenterhook._dispatch.frames import NO_STEPS, lock, visible_frame
 from tenterhook._dispatch.sites import site_of, sites_of
 from tenterhook.context import HookContext
-from tenterhook.errors import HookWarning, LayerConflict, NeverFired, UnknownLayer
+from tenterhook.errors import LayerConflict, UnknownLayer
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Detector, Hook
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
 from tenterhook.registration import Registration
-from tenterhook.reports import Report, not_called
+from tenterhook.reports import Report, not_called, tell
 from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]
@@ -51,9 +50,12 @@ class HookRegistry:
         self.on_error = "raise"
         self.missing = "warn"
         self._never_ran: dict[Registration, None] = {}
+        self.muting: list[Any] = []
+        """The openings of each `without_controllers`, which hold for hooks that come meanwhile."""
         self.owner: Callable[[], Any] = lambda: None
         """A weak reference to what carries this registry; hooks keep it while they stand."""
-        context.show(_View(self, HookRegistry.by_layer), _View(self, HookRegistry.by_id))
+        context._by_layer = _View(self, HookRegistry.by_layer)
+        context._by_id = _View(self, HookRegistry.by_id)
 
     # --- layers
 
@@ -137,12 +139,8 @@ class HookRegistry:
                     del self._never_ran[held]
                     if held.hook._enabled and not any(each.fired for each in held.entries):
                         silent.append(held)
-        if silent and self.missing != "ignore":
-            reports = self._why_silent(silent)
-            if self.missing == "raise":
-                raise NeverFired(reports)
-            for report in reports:
-                warnings.warn(report, HookWarning, stacklevel=3)
+        if silent:
+            tell(self._why_silent(silent), self.missing, stacklevel=4)
 
     def _why_silent(self, silent: list[Registration]) -> list[str]:
         reasons: dict[str, list[str]] = {}
@@ -218,16 +216,23 @@ class HookRegistry:
             if mix is not None:
                 self._mix[layer.name] = mix
             hook._registration = held
+            for opening in self.muting:
+                if site not in opening.steps:
+                    opening.steps[site] = NO_STEPS
+                    site.scopes += 1
             site.hold(_ordered(order, chosen))
         return hook.id
 
     def unregister_hook(self, hook_or_id: Hook | str) -> bool:
         """Take a hook off, by instance or id; `False` if it is not registered here."""
+        held = self._find(hook_or_id)
+        return held is not None and self._drop(held)
+
+    def _find(self, hook_or_id: object) -> Registration | None:
         id = hook_or_id.id if isinstance(hook_or_id, Hook) else hook_or_id
-        held = self._held.get(id)
-        if held is None or (isinstance(hook_or_id, Hook) and held.hook is not hook_or_id):
-            return False
-        return self._drop(held)
+        held = self._held.get(id) if isinstance(id, str) else None
+        is_other = held is not None and isinstance(hook_or_id, Hook) and held.hook is not hook_or_id
+        return None if is_other else held
 
     def clear(self, *, including_permanent: bool = False) -> int:
         """Unregister all hooks, permanent ones only if asked; return how many went."""
@@ -360,9 +365,7 @@ class HookRegistry:
         return hook is not None
 
     def __contains__(self, hook_or_id: object) -> bool:
-        id = hook_or_id.id if isinstance(hook_or_id, Hook) else hook_or_id
-        held = self._held.get(id) if isinstance(id, str) else None
-        return held is not None and (not isinstance(hook_or_id, Hook) or held.hook is hook_or_id)
+        return self._find(hook_or_id) is not None
 
     def __iter__(self) -> Iterator[Hook]:
         return iter(self.get_hooks())
@@ -376,9 +379,8 @@ class HookRegistry:
         """Return `{layer: {hook_type: [(hook, handle), ...]}}`, each list in the order it runs."""
         found: dict[str, dict[HookType, list[tuple[Hook, Registration]]]] = {}
         for held in self._in_order():
-            found.setdefault(held.layer, {}).setdefault(held.hook_type, []).append(
-                (held.hook, held)
-            )
+            kinds = found.setdefault(held.layer, {})
+            kinds.setdefault(held.hook_type, []).append((held.hook, held))
         return found
 
     def by_id(self) -> dict[str, tuple[str, HookType, Hook]]:

@@ -1,12 +1,23 @@
 """The sentences that say that a hook never ran, or saw nothing, and why that may be."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import nn
 
+from tenterhook.errors import HookWarning, NeverFired
+
 Report = Literal["warn", "raise", "ignore"]
 """What happens when a hook never ran or nothing was selected."""
+
+
+def tell(reports: Sequence[str], missing: Report, stacklevel: int = 3) -> None:
+    """Warn of what never happened, or raise `NeverFired`, as `missing` says."""
+    if reports and missing == "raise":
+        raise NeverFired(reports)
+    for report in reports if missing == "warn" else ():
+        warnings.warn(report, HookWarning, stacklevel=stacklevel)
 
 
 def never_ran(what: str, layers: Mapping[str, nn.Module]) -> list[str]:

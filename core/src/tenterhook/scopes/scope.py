@@ -23,9 +23,9 @@ from typing import Any, Self, TypeVar
 from tenterhook._dispatch.entries import StopForward
 from tenterhook._dispatch.frames import NO_STEPS, inside, is_one, lock
 from tenterhook._dispatch.sites import close_frame, open_frame, sites_of
-from tenterhook.errors import HookWarning, NeverFired
+from tenterhook.errors import HookWarning
 from tenterhook.layers import LayerIndex
-from tenterhook.reports import Report
+from tenterhook.reports import Report, tell
 from tenterhook.scopes.plan import CLOSED, Opening, Plan
 from tenterhook.scopes.selecting import Selector
 
@@ -118,7 +118,7 @@ class Scope(ABC):
             if stopped and self._missing != "ignore":
                 warnings.warn(_ENDED_HERE, HookWarning, stacklevel=2)
             if now is not None and (kind is None or isinstance(error, StopForward)):
-                self._report(self._unseen(now))
+                tell(self._unseen(now), self._missing)
         finally:
             if now is not None and self._plan is not None and self._is_free:
                 self._plan.give_back(now)
@@ -137,12 +137,6 @@ class Scope(ABC):
                 self._is_free = close_frame(now.frame, now.installs)
                 now.frame, now.scope = CLOSED, None
                 self._closed(now)
-
-    def _report(self, reports: list[str]) -> None:
-        if reports and self._missing == "raise":
-            raise NeverFired(reports)
-        for report in reports if self._missing == "warn" else ():
-            warnings.warn(report, HookWarning, stacklevel=3)
 
     def __call__(self, function: F) -> F:
         """Return `function` in a scope like this one, opened anew for each call.
@@ -167,4 +161,8 @@ class Muted(Scope):
         sites = [site for m in self.model.modules() for site in sites_of(m) if site.held]
         opening = Opening()
         opening.steps.update(dict.fromkeys(sites, NO_STEPS))
+        self._registry.muting.append(opening)
         return opening
+
+    def _closed(self, opening: Opening) -> None:
+        self._registry.muting.remove(opening)
