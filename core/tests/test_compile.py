@@ -3,6 +3,8 @@
 import concurrent.futures
 import dataclasses
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -491,3 +493,58 @@ def test_uncompiled_stays_as_it_was() -> None:
     assert close(captured.last("down"), plain + 1)
     assert close(model(X), plain)
     tenterhook.assert_clean(model)
+
+
+class TestCodeOfBefore:
+    """Code that was compiled before the first hook, and passes over hooks."""
+
+    def test_code_of_others_stays(self) -> None:
+        """Hooks on one model compile nothing anew of functions, or of a model of the same class."""
+        graphs: list[Any] = []
+
+        def counts(graph: Any, inputs: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        net, twin = made(), made()
+        model, plain = tenterhook.attach(net), net(X)
+        function = torch.compile(lambda t: t.sin() + 1, backend=counts)
+        compiled, others = (torch.compile(each, backend=counts) for each in (net, twin))
+        for each in (function, compiled, others):
+            each(X)
+        with model.capture("up") as captured:
+            compiled(X)
+        hook = _Applies(lambda t: t * 2)
+        model.layers.register_hook("down", hook)
+        assert close(compiled(X), plain * 2)
+        before = len(graphs)
+        function(X)
+        assert close(others(X), plain)
+        assert len(graphs) == before
+        model.layers.clear()
+        assert close(compiled(X), plain)
+        assert len(captured["up"]) == 1
+        tenterhook.assert_clean(net)
+
+    def test_hook_that_was_compiled_leaves(self) -> None:
+        """A hook that stood when the model was compiled is gone when it is taken off."""
+        code = (
+            "import torch, tenterhook\n"
+            "from tenterhook.hooks import Controller\n"
+            "class Doubles(Controller):\n"
+            "    def modify_activations(self, module, inputs, output):\n"
+            "        return output * 2\n"
+            "net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))\n"
+            "x, model = torch.ones(1, 2), tenterhook.attach(net)\n"
+            "plain = net(x)\n"
+            "model.layers.register_hook('1', Doubles())\n"
+            "compiled = torch.compile(net, backend='eager')\n"
+            "assert torch.allclose(compiled(x), plain * 2)\n"
+            "for _ in range(2):\n"
+            "    model.layers.clear()\n"
+            "    assert torch.allclose(compiled(x), plain)\n"
+            "    model.layers.register_hook('1', Doubles())\n"
+            "    assert torch.allclose(compiled(x), plain * 2)\n"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr

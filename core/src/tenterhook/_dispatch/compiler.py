@@ -9,22 +9,25 @@ that every thread runs.
 process that never compiles it is one look into `sys.modules`. The order of events in one that does:
 
 1. A model is given to `torch.compile`, and perhaps called.
-2. The first hook that changes after that takes our methods from the compiler and drops what was
-   compiled so far: `test_first_scope_after_the_first_call`.
+2. The first hook that changes after that takes our methods from the compiler:
+   `test_first_scope_after_the_first_call`.
 3. From then on compiled code is guarded by the hooks of its modules, and torch compiles anew what a
    change makes different, once a state: `test_switching_compiles_twice_alone`.
+4. What was compiled before that is not taken any more for a module that has hooks, or had some
+   (`look_anew`). Code of other models stays: `test_code_of_others_stays`.
 """
 
 import sys
 from typing import Any
 
 import torch
+from torch import nn
 
 _ours: list[tuple[type, str]] = []
 """Methods that are not to be traced, by class."""
 
-_is_left_to_python: list[bool] = []
-"""Not empty once they were taken from the compiler."""
+left_to_python: list[bool] = []
+"""Not empty once they were taken from the compiler. Code of before passes over hooks."""
 
 WHY_NOT_COMPILED = (
     "A scope of tenterhook (capture, steer, hooks) is open, and what it runs depends on the thread "
@@ -38,27 +41,34 @@ def leave_to_python(kind: type, *methods: str) -> None:
     _ours.extend((kind, method) for method in methods)
 
 
-def is_left_to_python() -> bool:
-    """Whether the compiler is in use, so that methods are to be called by their names."""
-    return bool(_is_left_to_python)
-
-
 def hooks_change() -> None:
     """Make compiled code look at hooks, and leave scopes to Python.
 
-    At the first change of a hook in a process that compiles, what was compiled so far is dropped,
-    and what is compiled from then on is guarded by the hooks of its modules.
+    What is compiled from the first change of a hook on is guarded by the hooks of its modules.
     """
     dynamo = sys.modules.get("torch._dynamo")
     config = None if dynamo is None else getattr(dynamo, "config", None)
-    if dynamo is None or config is None or not dynamo.eval_frame.cached_backends:
+    if dynamo is None or config is None:
+        return
+    if not (left_to_python or dynamo.eval_frame.cached_backends):
         return  # nothing has been given to torch.compile yet
-    if not _is_left_to_python:
-        _is_left_to_python.append(True)
+    if not left_to_python:
+        left_to_python.append(True)
         compiler: Any = torch.compiler  # this function of it has no types
         for kind, name in _ours:
             disabled = compiler.disable(getattr(kind, name), reason=WHY_NOT_COMPILED)
             setattr(kind, name, disabled)
-    if config.skip_nnmodule_hook_guards:
-        config.skip_nnmodule_hook_guards = False
-        dynamo.reset()
+    config.skip_nnmodule_hook_guards = False
+
+
+def look_anew(module: nn.Module, hooked: bool) -> None:
+    """Have code that passes over hooks not be taken for a module, as long as it is hooked.
+
+    Whatever was compiled with a module in it asks that the module has no `forward` of its own. So
+    it is given one, that of its class. Code of other models is left alone.
+    """
+    own = vars(module)
+    if hooked:
+        own.setdefault("forward", module.forward)
+    elif getattr(own.get("forward"), "__func__", None) is type(module).forward:
+        del own["forward"]

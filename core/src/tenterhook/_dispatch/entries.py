@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.compiler import is_dynamo_compiling as tracing
 from torch.utils import checkpoint
 
@@ -41,6 +41,7 @@ from tenterhook.activations import (
     path_to,
     replace,
     replace_input,
+    shape_of,
     tensors_in,
     with_item,
     with_part,
@@ -304,6 +305,10 @@ class Control(Entry):
         new = self.watched((grad,), self.modify, module, grad, grad)
         if new is None:
             return None
+        if grad.is_nested and grad.layout is strided:
+            raise TypeError(
+                "torch takes no other gradient of strided nested tensors, but of jagged."
+            )
         if _form(a_tensor(new, "a gradient, or None to leave it alone")) != _form(grad):
             raise ValueError(
                 "It returned a gradient of shape {}, {}, on {}, where autograd needs "
@@ -338,10 +343,8 @@ class ControlPart(Control):
         super().__init__(hook, layer, policy)
         self.path = path_to(hook.field, hook.item)
         if self.path and hook.hook_type is not HookType.FORWARD:
-            raise ValueError(
-                f"field={hook.field!r} and item={hook.item!r} are of an output, and a "
-                f"{hook.hook_type} hook sees none. Leave them out."
-            )
+            text = f"field={hook.field!r} and item={hook.item!r} are of an output"
+            raise ValueError(f"{text}, and a {hook.hook_type} hook sees none. Leave them out.")
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         self.fired = True
@@ -410,7 +413,7 @@ def a_tensor(value: Any, wanted: str = _WANTED) -> Tensor:
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.dtype, tensor.device
+    return shape_of(tensor), tensor.dtype, tensor.device
 
 
 class WroteInPlace(RuntimeError):

@@ -100,6 +100,7 @@ class Frame:
     """Whether this scope has controllers off."""
     task: Any = attrs.field(init=False, factory=lambda: running_task())
     """The asyncio task it belongs to; `None` where it belongs to a thread without one."""
+    thread: threading.Thread = attrs.field(init=False, factory=threading.current_thread)
     parent: "Frame | None" = attrs.field(init=False, factory=lambda: visible_frame())
     """The scope around this one."""
     child: "Frame | None" = attrs.field(init=False, default=None)
@@ -121,6 +122,11 @@ class Frame:
             parent.child = self
             self.muted = self.mute or parent.muted
             self.table = _merged(parent.table, self.own)
+
+    @property
+    def lives(self) -> bool:
+        """Whether the thread or task that opened it is there still."""
+        return self.thread.is_alive() if self.task is None else not self.task.done()
 
     def running(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the entries that run in this scope: none that control, while it is muted."""

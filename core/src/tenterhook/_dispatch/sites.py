@@ -31,7 +31,7 @@ import itertools
 import sys
 import weakref
 from asyncio import _get_running_loop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
 
@@ -59,11 +59,12 @@ Side = Literal["before", "after"]
 class Site(Place):
     """One side of one module's forward, and the torch hook there while something is to run."""
 
-    __slots__ = ("attribute", "backward", "forward", "hooks", "is_after", "key")
+    __slots__ = ("attribute", "backward", "forward", "hooks", "is_after", "is_new", "key", "module")
 
     def __init__(self, module: nn.Module, side: Side) -> None:
         super().__init__()
-        self.is_after = side == "after"
+        self.is_after, self.module = side == "after", weakref.ref(module)
+        self.is_new = bool(compiler.left_to_python)  # in no code that passes over hooks
         self.forward: tuple[Entry, ...] = ()
         self.backward: tuple[Entry, ...] = ()
         # torch's own dictionaries, so coming and going is one dictionary operation. No id that
@@ -105,6 +106,7 @@ class Site(Place):
                     self.hooks[self.key] = self._on_side(self, "_several")
                 else:
                     del self.hooks[self.key]
+            self._look_anew()
 
     def enter(self) -> None:
         """Count one more open scope that looks here; the lock is held."""
@@ -113,6 +115,7 @@ class Site(Place):
             self.refresh()
         elif self.hooks.get(self.key) != (scoped := self.scoped):
             self.hooks[self.key] = scoped  # where nothing stood, or a capture alone
+        self._look_anew()
 
     def leave(self) -> None:
         """Count one open scope less; the lock is held."""
@@ -122,6 +125,14 @@ class Site(Place):
                 self.refresh()
             else:
                 self.hooks.pop(self.key, None)
+        self._look_anew()
+
+    def _look_anew(self) -> None:
+        """Have code that was compiled without a look at hooks not be taken while some are here."""
+        module = self.module() if compiler.left_to_python else None
+        if module is not None:
+            hooked = not self.is_new or any(site.installed for site in sites_of(module))
+            compiler.look_anew(module, hooked)
 
     @property
     def scoped(self) -> Callable[..., Any]:
@@ -191,12 +202,7 @@ class Site(Place):
         self, module: nn.Module, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
         """Run the registered hooks in order on the inputs."""
-        new = None
-        for entry in self.forward:
-            changed = entry.before(module, args, kwargs)
-            if changed is not None:
-                args, kwargs = new = changed
-        return new
+        return run_before(self.forward, module, args, kwargs)
 
     def before_scoped(
         self, module: nn.Module, args: Args, kwargs: Kwargs
@@ -205,15 +211,9 @@ class Site(Place):
         frame = visible_frame()
         if frame is None:
             return self.before_several(module, args, kwargs)
-        new = None
-        steps = frame.table.get(self, NO_STEPS)
-        for entry in frame.running(self.forward + steps.forward):
-            if frame.closed and entry not in self._left():
-                continue
-            changed = entry.before(module, args, kwargs)
-            if changed is not None:
-                args, kwargs = new = changed
-        return new
+        entries = frame.running(self.forward + frame.table.get(self, NO_STEPS).forward)
+        standing = (each for each in entries if not frame.closed or each in self._left())
+        return run_before(standing, module, args, kwargs)
 
     def _left(self) -> tuple[Any, ...]:
         """Return what runs here still, when the scope was closed in the middle of a call.
@@ -225,6 +225,18 @@ class Site(Place):
 
     def __reduce__(self) -> Any:
         return _empty_site, ()
+
+
+def run_before(
+    entries: Iterable[Entry], module: nn.Module, args: Args, kwargs: Kwargs
+) -> tuple[Args, Kwargs] | None:
+    """Run hooks in order on the inputs; return new ones, or `None` where they stay."""
+    new = None
+    for entry in entries:
+        changed = entry.before(module, args, kwargs)
+        if changed is not None:
+            args, kwargs = new = changed
+    return new
 
 
 class InsteadSite(Place):
@@ -396,7 +408,7 @@ def open_frame(
         frame = Frame(own, mute)
         if "torch._dynamo" in sys.modules:
             compiler.hooks_change()
-        if installs is None or frame.muted or compiler.is_left_to_python():
+        if installs is None or frame.muted or compiler.left_to_python:
             for place in own:
                 place.enter()
         else:
@@ -409,8 +421,20 @@ def open_frame(
                 else:
                     site.scopes = 1
                     hooks[key] = alone
+        _open[id(frame)] = weakref.ref(frame)
     show_frame(frame)
     return frame
+
+
+_open: "dict[int, weakref.ref[Frame]]" = {}
+"""The open scopes. Where a thread has ended with one, nobody else may hold it."""
+
+
+def left_open(place: Place) -> int:
+    """Return how many of the scopes that look here were opened by threads or tasks that ended."""
+    with lock:
+        frames = [frame for reference in _open.values() if (frame := reference()) is not None]
+        return place.scopes - sum(frame.lives for frame in frames if place in frame.own)
 
 
 def close_frame(frame: Frame, installs: Installs | None = None) -> bool:
@@ -418,9 +442,10 @@ def close_frame(frame: Frame, installs: Installs | None = None) -> bool:
     with lock:
         # First: a call that comes now, by a torch hook that still stands, finds no steps.
         is_free = frame.close()
+        _open.pop(id(frame), None)
         if "torch._dynamo" in sys.modules:
             compiler.hooks_change()
-        if installs is None:
+        if installs is None or compiler.left_to_python:
             for place in frame.own:
                 place.leave()
         else:

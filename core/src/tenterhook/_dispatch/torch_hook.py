@@ -7,6 +7,7 @@ from torch import nn
 
 from tenterhook._dispatch.entries import Args, Entry, Kwargs, entries_for
 from tenterhook._dispatch.gradients import watch_gradient
+from tenterhook._dispatch.sites import run_before
 from tenterhook.hook_type import HookType
 
 
@@ -20,11 +21,7 @@ def torch_hook(hook: Any) -> Callable[..., Any]:
         return entries if hook._enabled else ()
 
     def pre_forward(module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
-        given, new = (args, kwargs or {}), None
-        for entry in here():
-            changed = entry.before(module, *given)
-            if changed is not None:
-                given = new = changed
+        new = run_before(here(), module, args, kwargs or {})
         return new if new is None or kwargs is not None else new[0]
 
     def forward(module: nn.Module, args: Args, *rest: Any) -> Any:

@@ -265,7 +265,7 @@ class HookPoint(nn.Module):
 
     def _runner(self, handle: LensHandle, dir: str) -> Callable[..., Any]:
         """Return the torch hook that runs a user's hook."""
-        hooks_changed()
+        hooks_changed(self)
         if dir == "bwd":
             return backward_runner(handle)
         if handle._scope is not None and handle._scope.owner is not None:
