@@ -1,6 +1,7 @@
 """The object that a user attaches to a module, what it shares, and that nothing is left."""
 
 import asyncio
+import copy
 import gc
 import threading
 from types import SimpleNamespace
@@ -241,7 +242,7 @@ class TestAssertClean:
         model, caught = tenterhook.attach(module), []
 
         def work() -> None:
-            with pytest.raises(NotClean, match="1 open scope"):
+            with pytest.raises(NotClean, match=r"1 open scope\(s\) at '1'"):
                 tenterhook.assert_clean(module)
             caught.append(1)
 
@@ -251,6 +252,33 @@ class TestAssertClean:
             thread.join()
             module(ONE)
         assert caught == [1]
+
+    @pytest.mark.parametrize("kept", [True, False])
+    @pytest.mark.parametrize("of_task", [True, False])
+    def test_scope_of_one_who_has_ended(self, module: nn.Module, of_task: bool, kept: bool) -> None:
+        """What a thread or task left open is told apart, with the way to end it."""
+        model = tenterhook.attach(module)
+        scopes = [model.steer("0", torch.neg, missing="ignore")]
+
+        async def left() -> None:
+            scopes[0].__enter__()
+
+        run = (lambda: asyncio.run(left())) if of_task else scopes[0].__enter__
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        told = (
+            r"2 open scope\(s\), 1 of them left by threads or tasks that ended "
+            r"\(close\(\) ends one; a deepcopy has none\), at '0'"
+        )
+        if not kept:
+            scopes.clear()
+        with model.capture("0", missing="ignore"), pytest.raises(NotClean, match=told):
+            tenterhook.assert_clean(module)
+        if kept:
+            scopes[0].close()
+            tenterhook.assert_clean(module)
+        tenterhook.assert_clean(copy.deepcopy(module))
 
     def test_foreign_hooks_are_none_of_ours(self, module: nn.Module) -> None:
         """Other people's torch hooks are no reason to raise."""

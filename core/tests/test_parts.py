@@ -213,6 +213,45 @@ class TestControllers:
         assert flat(compiled(ONE)) == [[[1, 1]], [[-2, -2]]]
 
 
+class TestCaptures:
+    @OF_EACH
+    def test_part_alone_is_kept(self, make: Any, part: Any, find: Any) -> None:
+        """A capture keeps the part, and one beside it of the whole the activation."""
+        model = attached(make)
+        with model.capture("0", **part) as captured, model.capture("0") as whole:
+            out = model(ONE)
+        assert captured.last("0").tolist() == find(out).tolist()
+        assert captured.last("0") is not find(out)
+        assert len(whole["0"]) == 1
+
+    def test_several(self) -> None:
+        """One layer may be captured for several parts, scope after scope."""
+        model = attached(lambda x: (x, x * 2, x * 3))
+        for _ in range(2):
+            with model.capture("0", item=1) as one, model.capture("0", item=2, dtype="int8") as two:
+                model(ONE)
+            assert one.last("0").tolist() == [[2, 2]]
+            assert (two.last("0").tolist(), two.last("0").dtype) == ([[3, 3]], torch.int8)
+
+    def test_what_is_not_there(self) -> None:
+        """A part that the layer does not return raises, one without a tensor is reported."""
+        model = attached(lambda x: (x, None))
+        with (
+            pytest.raises(LookupError, match="Layer '0': tuple has no 'x', only -2, -1, 0, 1"),
+            model.capture("0", field="x", missing="ignore"),
+        ):
+            model(ONE)
+        with (
+            pytest.warns(HookWarning, match="'0' returned NoneType, which holds no tensor"),
+            model.capture("0", item=1),
+        ):
+            model(ONE)
+        with pytest.raises(ValueError, match="item=1 are of outputs; leave inputs out"):
+            model.capture("0", item=1, inputs=True)
+        with pytest.raises(TypeError, match="item=True: a field is a str, an item an int"):
+            model.capture("0", item=True)
+
+
 class TestWhere:
     """A function that is to know where it is."""
 

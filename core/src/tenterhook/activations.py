@@ -109,12 +109,10 @@ def replace(output: Any, tensor: Tensor) -> Any:
 def first_input(inputs: tuple[Any, ...]) -> Tensor | None:
     """Return the first tensor of the inputs, looking inside tuples, lists and mappings."""
     for item in inputs:
-        found = item if isinstance(item, Tensor) else None
-        if found is None and isinstance(item, tuple | list | Mapping):
-            place = _place(item)
-            found = None if place is None else place[1]
-        if found is not None:
-            return found
+        if isinstance(item, Tensor | tuple | list | Mapping):
+            found = activation_of(item)
+            if found is not None:
+                return found
     return None
 
 
@@ -123,6 +121,11 @@ def tensors_in(*values: Any) -> list[Tensor]:
     parts = (value.values() if isinstance(value, Mapping) else value for value in values)
     lists = (part if isinstance(part, tuple | list | ValuesView) else (part,) for part in parts)
     return [item for items in lists for item in items if isinstance(item, Tensor)]
+
+
+def shape_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return the shape of a tensor; of a nested one, whose rows differ, the shape of each row."""
+    return tuple(map(shape_of, tensor.unbind())) if tensor.is_nested else tuple(tensor.shape)
 
 
 def replace_input(
@@ -136,12 +139,9 @@ def replace_input(
     """
     if isinstance(new, Tensor):
         for at, item in enumerate(inputs):
-            if isinstance(item, Tensor):
-                return _put(inputs, at, new)
-            if isinstance(item, tuple | list | Mapping):
-                place = _place(item)
-                if place is not None:
-                    return _put(inputs, at, with_item(item, place[0], new))
+            known = isinstance(item, Tensor | tuple | list | Mapping)
+            if known and activation_of(item) is not None:
+                return _put(inputs, at, replace(item, new))
         raise TypeError("The inputs hold no tensor that could be replaced.")
     count = len(inputs.args)
     if count < len(new) <= len(inputs):

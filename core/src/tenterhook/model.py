@@ -10,7 +10,8 @@ from torch import nn
 
 from tenterhook._dispatch.entries import StopForward
 from tenterhook._dispatch.frames import lock
-from tenterhook._dispatch.sites import sites_of
+from tenterhook._dispatch.sites import left_open, sites_of
+from tenterhook.activations import path_to
 from tenterhook.context import HookContext
 from tenterhook.errors import NotClean
 from tenterhook.hook_type import HookType
@@ -58,13 +59,8 @@ class HookedModel:
         missing: Report = "warn",
     ) -> None:
         self.module = module
-        self.context = HookContext(
-            module,
-            model_id=model_id,
-            tokenizer=tokenizer,
-            store=store,
-            special_token_ids=special_token_ids,
-        )
+        self.context = HookContext(module, model_id=model_id, tokenizer=tokenizer, store=store)
+        self.context.special_token_ids = special_token_ids
         self.layers = HookRegistry(module, self.context)
         self.layers.owner = weakref.ref(self)
         self.layers.on_error = on_error
@@ -117,6 +113,8 @@ class HookedModel:
         self,
         *layers: LayerChoice,
         inputs: bool = False,
+        field: str | None = None,
+        item: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         detach: bool = True,
@@ -134,7 +132,8 @@ class HookedModel:
         `with model.capture("transformer.h.*.mlp") as captured:` gives a `Captured`. Layers are
         names, indices, `layer_N`, glob patterns or predicates of name and module. The tensors
         are copies, on `device` and in `dtype`, by default the layer's own; with `detach=False`
-        they are the model's tensors in the graph, for gradients. `stop_after` ends each forward
+        they are the model's tensors in the graph, for gradients. `field` and `item` choose another
+        part of an output than the activation, as with `steer`. `stop_after` ends each forward
         once that layer has run. `missing` says what happens when a layer never ran, or nothing
         was selected: `"warn"`, `"raise"` or `"ignore"`.
 
@@ -145,7 +144,10 @@ class HookedModel:
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
         chosen = _chosen(selection, tokens, phase, rows, features, every=every)
-        asked = layers, (device, dtype, detach), inputs, stop_after
+        path = path_to(field, item)
+        if path and inputs:
+            raise ValueError(f"field={field!r} and item={item!r} are of outputs; leave inputs out.")
+        asked = layers, (device, dtype, detach, path), inputs, stop_after
         return CaptureScope(self.layers, asked, selection=chosen, missing=missing)
 
     def steer(
@@ -349,6 +351,9 @@ def _copied(
     return attach(module, make=make)
 
 
+_LEFT = ", {} of them left by threads or tasks that ended (close() ends one; a deepcopy has none),"
+
+
 def assert_clean(module: nn.Module | HookedModel) -> None:
     """Raise `NotClean` if any hook or scope of ours is still on `module` or inside it.
 
@@ -360,7 +365,9 @@ def assert_clean(module: nn.Module | HookedModel) -> None:
     for name, inner in root.named_modules():
         for site in sites_of(inner):
             what = [repr(held.hook) for held in site.held]
-            what += [f"{site.scopes} open scope(s)"] if site.scopes else []
+            if site.scopes:
+                left = left_open(site)
+                what.append(f"{site.scopes} open scope(s){_LEFT.format(left) if left else ''}")
             if what or site.installed:
                 places.append(f"{' and '.join(what) or 'a torch hook'} at {name or 'the model'!r}")
         ask = getattr(type(inner), "attached_hooks", None)

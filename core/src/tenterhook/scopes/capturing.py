@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from tenterhook.activations import Path
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.reports import never_ran
 from tenterhook.scopes.captured import Captured
@@ -13,7 +14,7 @@ from tenterhook.scopes.recorders import Form, PlainRecorder, Recorder, SelectedR
 from tenterhook.scopes.scope import Scope
 from tenterhook.scopes.selecting import Selecting, steps_of
 
-_Form = tuple[torch.device | str | None, torch.dtype | str | None, bool]
+_Form = tuple[torch.device | str | None, torch.dtype | str | None, bool, Path]
 Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None]
 """What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop."""
 

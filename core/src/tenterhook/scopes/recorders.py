@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, is_inference_mode_enabled
 
 from tenterhook._dispatch.frames import of_thread
-from tenterhook.activations import activation_of, first_input, inputs_of
+from tenterhook.activations import Path, activation_of, first_input, inputs_of, part_of
 from tenterhook.scopes.plan import Part
 from tenterhook.scopes.selecting import Selecting
 
@@ -42,6 +42,8 @@ class Form:
     device: torch.device | None = attrs.field(default=None, converter=_device)
     dtype: torch.dtype | None = attrs.field(default=None, converter=_dtype)
     detach: bool = True
+    path: Path = ()
+    """The part of the output that is kept, where it is not the activation."""
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return a finished copy in memory of its own or, undetached, the tensor in the graph."""
@@ -63,7 +65,11 @@ class Recorder(Part):
 
     def after(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Keep what the layer returned."""
-        self._keep(activation_of(output), module, args, kwargs, f"returned {type(output).__name__}")
+        try:
+            part = part_of(output, self.form.path)
+        except LookupError as error:
+            raise LookupError(f"Layer {self.layer!r}: {error}") from None
+        self._keep(activation_of(part), module, args, kwargs, f"returned {type(part).__name__}")
 
     def before(self, module: Any, args: Any, kwargs: Any) -> None:
         """Keep what the layer is given."""

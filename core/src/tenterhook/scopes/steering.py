@@ -139,7 +139,7 @@ class Steering(Controller):
     """The controller of `model.steer(layer, function)`."""
 
     def __init__(
-        self, function: Change, hook_type: HookType | str, field: str | None, item: int | None
+        self, function: Change, hook_type: Any, field: str | None, item: int | None
     ) -> None:
         super().__init__(hook_type, hook_id="")
         del self.id
