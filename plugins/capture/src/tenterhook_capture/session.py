@@ -31,7 +31,7 @@ def is_gone(session: Mapping[str, Any]) -> bool:
         return False
     try:
         os.kill(session["process"], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process of this machine has that number
         return True
     except OSError:  # another user's
         return False

@@ -60,7 +60,7 @@ class RunStatus:
 
 def run_status(run: Run) -> RunStatus:
     """Return how far a run was when it was opened."""
-    plan, found = run.plan, run.metadata
+    plan, found = run.plan, run.recent()
     done = run.rows_committed
     failed = {
         int(number): what["error"]
@@ -93,17 +93,25 @@ def run_status(run: Run) -> RunStatus:
 
 def _open_sessions(sessions: list[dict[str, Any]]) -> list[OpenSession]:
     # Workers do not say how they end; the process that sent for them does.
-    unended = [each for each in sessions if each.get("end") is None and not each.get("is_worker")]
+    unended = [
+        each
+        for each in sessions
+        if each.get("end") is None and not each.get("is_worker") and _seen(each)
+    ]
     return [_open_session(each) for each in unended if not is_gone(each)]
 
 
+def _seen(session: dict[str, Any]) -> str:
+    return str(session.get("seen") or session.get("start") or "")
+
+
 def _open_session(session: dict[str, Any]) -> OpenSession:
-    seen = session.get("seen") or session["start"]
+    seen = _seen(session)
     return OpenSession(
-        host=session.get("host", "?"),
+        host=session.get("host") or "?",
         process=session.get("process"),
         seen=seen,
-        seconds=max((datetime.now(UTC) - datetime.fromisoformat(seen)).total_seconds(), 0),
+        seconds=max((datetime.now(UTC) - _time(seen)).total_seconds(), 0),
     )
 
 
@@ -122,9 +130,15 @@ def _state(
     return "incomplete" if failed else "stopped"
 
 
+def _time(text: str) -> datetime:
+    """Return a time; one without a zone is UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 def _rate(units: list[dict[str, Any]]) -> float | None:
     timed = [
-        (datetime.fromisoformat(each["start"]), datetime.fromisoformat(each["end"]), each["rows"])
+        (_time(each["start"]), _time(each["end"]), each["rows"])
         for each in units
         if each.get("start") and each.get("end") and each.get("rows")
     ]

@@ -6,7 +6,7 @@ attrs would restore slots alone from a pickle, and lose the notes of an error th
 """
 
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -332,7 +332,7 @@ class IncompleteRun(TenterhookError, RuntimeError):
     """A run that was to be finished lacks units."""
 
     run_id: str
-    missing: tuple[int, ...] = attrs.field(converter=_as_tuple)
+    missing: Sequence[int]
 
     def __str__(self) -> str:
         return (

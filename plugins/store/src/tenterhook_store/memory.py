@@ -32,6 +32,7 @@ from tenterhook_store.plan import ROW_ARRAYS, RunPlan, Unit
 from tenterhook_store.protocols import Problem, RowBlock
 from tenterhook_store.run import Run
 from tenterhook_store.tensors import plain_tensor
+from tenterhook_store.unit_numbers import UnitNumbers
 
 
 class MemoryStore:
@@ -213,7 +214,7 @@ class _MemoryRunWriter:
         self._run.sessions[session] = copy.deepcopy(dict(facts))
 
     def finish(self) -> None:
-        missing = sorted(set(range(self.plan.unit_count)) - self.committed())
+        missing = UnitNumbers.missing(self.committed(), self.plan.unit_count)
         if missing:
             raise IncompleteRun(self.run_id, missing)
 

@@ -1,13 +1,13 @@
 """What a run will hold, fixed before anything runs: its arrays, its rows, its units of work."""
 
-import functools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
-import cattrs
 from attrs import validators
+
+from tenterhook_store.structuring import strict_converter, structured
 
 ROW_ARRAYS: Mapping[str, str] = {"token": "int32", "document": "int64", "position": "int32"}
 """The arrays beside the layers, one number per row, and their dtypes."""
@@ -119,22 +119,19 @@ class RunPlan:
 
     def to_json(self) -> str:
         """Return it as JSON, the same text for the same plan."""
-        return json.dumps(_converter().unstructure(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(strict_converter().unstructure(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "RunPlan":
         """Read what `to_json` wrote; a `ValueError` that says what is wrong with it."""
-        try:
-            return _converter().structure(json.loads(text), cls)
-        except cattrs.BaseValidationError as error:
-            raise ValueError("; ".join(cattrs.transform_error(error))) from error
+        return structured(cls, json.loads(text))
 
     def differences(self, other: "RunPlan") -> list[str]:
         """Return where the other plan is not this one, a phrase each; empty where they are equal.
 
         Where the specs differ, only those differences are returned: the others follow from them.
         """
-        mine, theirs = (_flat(_converter().unstructure(plan)) for plan in (self, other))
+        mine, theirs = (_flat(strict_converter().unstructure(plan)) for plan in (self, other))
         keys = [
             key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)
         ]
@@ -175,9 +172,3 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def _name(value: Any) -> Any:
     return isinstance(value, Mapping) and value.get("name")
-
-
-@functools.cache
-def _converter() -> cattrs.Converter:
-    # JSON has lists where we have tuples.
-    return cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})

@@ -4,7 +4,7 @@ Loaders, data sets, statistics and exporters take a `Readable` and not a `Run`, 
 them: so neither needs the other's module.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -31,7 +31,7 @@ class Readable(Protocol):
         """Numbers of the units that are committed."""
 
     @property
-    def missing(self) -> tuple[int, ...]:
+    def missing(self) -> Sequence[int]:
         """Numbers of the units that are not committed, rising."""
 
     @property

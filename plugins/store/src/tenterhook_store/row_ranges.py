@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, final, get_args
 
 from tenterhook_store.errors import BadSetting, MissingRows
 from tenterhook_store.plan import RunPlan
+from tenterhook_store.unit_numbers import UnitNumbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,8 @@ RANGES = 100
 
 def ranges(numbers: Iterable[int], limit: int | None = RANGES) -> list[list[int]]:
     """Return rising numbers as `[first, last]` of each stretch, up to `limit` stretches."""
+    if isinstance(numbers, UnitNumbers):
+        return numbers.stretches(limit)
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][1] == number - 1:
@@ -73,11 +76,12 @@ class RowRanges:
     def of_units(cls, committed: frozenset[int], plan: RunPlan, run_id: str) -> "RowRanges":
         """Return those of the units of these numbers."""
         size, count = plan.rows_per_unit, plan.unit_count
-        found = [[0, count]] if committed.issuperset(range(count)) else []
-        for number in sorted(committed) if not found else ():
+        known = sorted(number for number in committed if 0 <= number < count)
+        found = [[0, count]] if len(known) == count else []
+        for number in known if not found else ():
             if found and found[-1][1] == number:
                 found[-1][1] += 1
-            elif number < count:
+            else:
                 found.append([number, number + 1])
         return cls(
             ((first * size, min(stop * size, plan.rows)) for first, stop in found),

@@ -20,6 +20,7 @@ from tenterhook_store.rows import Rows
 from tenterhook_store.statistics import DEFAULT_QUANTILES, quantile_error, reduced
 from tenterhook_store.tensors import torch_dtype
 from tenterhook_store.tokenizer import load_tokenizer
+from tenterhook_store.unit_numbers import UnitNumbers
 
 if TYPE_CHECKING:
     from tenterhook_store.columns import Also
@@ -73,13 +74,15 @@ class Run:
         take_layer: TakeRows | None = None,
         take_number: TakeRows | None = None,
         store: "Reopens | None" = None,
+        load_recent: Callable[[int], dict[str, Any]] | None = None,
     ) -> None:
         """Make a run that reads by these functions, which any thread may call.
 
         `read_layer` and `read_number` read rows that follow each other; `take_layer` and
         `take_number` read any rows. Without the latter, rows are picked from what is read around
-        them. `kept` reads the small tensors of units. `store` is where other processes open the
-        run again; without it the run cannot be pickled.
+        them. `kept` reads the small tensors of units. `load_recent` returns what `load_records`
+        does, but of units those alone that were committed last, as many as it is told. `store` is
+        where other processes open the run again; without it the run cannot be pickled.
         """
         self.id = run_id
         self.plan = plan
@@ -87,6 +90,7 @@ class Run:
         self._read_layer = read_layer
         self._read_number = read_number
         self._load_records = load_records
+        self._load_recent = load_recent
         self._take_layer = take_layer
         self._take_number = take_number
         self._store = store
@@ -108,11 +112,12 @@ class Run:
         return len(self.committed) == self.plan.unit_count
 
     @property
-    def missing(self) -> tuple[int, ...]:
-        """Numbers of the units that are not committed, rising."""
-        if self.is_complete:
-            return ()
-        return tuple(at for at in range(self.plan.unit_count) if at not in self.committed)
+    def missing(self) -> Sequence[int]:
+        """Numbers of the units that are not committed, rising: a sequence of ints.
+
+        It takes the memory of its stretches, however many units a plan has.
+        """
+        return UnitNumbers.missing(self.committed, self.plan.unit_count)
 
     @property
     def rows_committed(self) -> int:
@@ -361,6 +366,16 @@ class Run:
             "attributes": self.attributes,
             **({"int8": off} if off else {}),
         }
+
+    def recent(self, units: int = 1000) -> dict[str, Any]:
+        """Return `sessions` and `units` of `metadata`, of the last units that were committed alone.
+
+        A run of 100,000 units has as many records, and how it goes is known from the last of them.
+        """
+        if self._load_recent is None:
+            found = self._load_records()
+            return {"sessions": found["sessions"], "units": found["units"][-units:]}
+        return self._load_recent(units)
 
     def __repr__(self) -> str:
         state = (

@@ -9,6 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from tenterhook_store import DamagedStore
+from tenterhook_zarr._inside import LARGEST
+from tenterhook_zarr._signs import Signs
 
 
 class Files(Protocol):
@@ -17,11 +19,21 @@ class Files(Protocol):
     is_local: bool
     """Whether they are files of this machine, that can be opened by their path."""
 
+    @property
+    def root(self) -> str | None:
+        """The folder that nothing is read outside of, where they are."""
+
     def show(self, path: PurePath) -> str:
         """Return what people call it."""
 
-    def read(self, path: PurePath) -> bytes:
-        """Return the content; `FileNotFoundError` where there is none."""
+    def read(self, path: PurePath, most: int = LARGEST) -> bytes:
+        """Return the content; `FileNotFoundError` where there is none.
+
+        Raises `DamagedStore` for what is no file of the store, or longer than `most` bytes.
+        """
+
+    def look(self, path: PurePath) -> None:
+        """Raise `DamagedStore` where a file is none, or is not of the store."""
 
     def size(self, path: PurePath) -> int:
         """Return how many bytes it has; `FileNotFoundError` where there is none."""
@@ -47,8 +59,8 @@ class Files(Protocol):
     def make(self, *folders: PurePath) -> None:
         """Make folders, where the backend has such."""
 
-    def make_below(self, folder: PurePath, standing: PurePath) -> None:
-        """Make a folder below one that is there; `FileNotFoundError` where that is gone."""
+    def make_below(self, standing: PurePath, *folders: PurePath) -> None:
+        """Make folders below one that is there; `FileNotFoundError` where that is gone."""
 
     def remove(self, path: PurePath) -> None:
         """Remove a file, if it is there."""
@@ -65,8 +77,17 @@ class Files(Protocol):
     def staging(self, folder: PurePath) -> Path:
         """Return the local folder where files are until they are whole."""
 
-    def open_array(self, folder: PurePath) -> Any:
-        """Open a zarr array for reading."""
+    def is_exactly(self, path: PurePath) -> bool:
+        """Say whether what is there has just this name, and not one that is taken for the same."""
+
+    def newest(self, folder: PurePath, count: int) -> list[str]:
+        """Return the names of the files of a folder that were written last, or are named last."""
+
+    def state(self, folder: PurePath) -> object:
+        """Return what is another once something was added to a folder, or may be."""
+
+    def open_array(self, folder: PurePath, signs: "Signs") -> Any:
+        """Open a zarr array for reading, in which all that is read is what was signed."""
 
 
 class Backend(Protocol):
@@ -91,22 +112,12 @@ class Backend(Protocol):
         """Raise `NotWritable` if nothing can be written here; leaves nothing behind."""
 
 
-def read_file(files: Files, path: PurePath) -> bytes:
-    """Return the content of a file that must be there."""
+def read_file(files: Files, path: PurePath, most: int = LARGEST) -> bytes:
+    """Return the content of a file that must be there, and of no more than `most` bytes."""
     try:
-        return files.read(path)
+        return files.read(path, most)
     except FileNotFoundError:
         raise DamagedStore(files.show(path), "this file is gone") from None
-
-
-def check_size(files: Files, path: PurePath, size: int | None) -> None:
-    """Raise `DamagedStore` unless the file is there and as long as it must be, if that is known."""
-    try:
-        found = files.size(path)
-    except FileNotFoundError:
-        raise DamagedStore(files.show(path), "this file is gone") from None
-    if size is not None:
-        check_length(found, size, files.show(path))
 
 
 def check_length(found: int, size: int, path: str) -> None:

@@ -2,19 +2,25 @@
 
 import contextlib
 import ctypes
+import heapq
 import itertools
 import os
 import shutil
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from tenterhook_store import DamagedStore
+from tenterhook_zarr._inside import LARGEST, check_inside, open_inside, read_inside
+from tenterhook_zarr._signs import Signs
 from tenterhook_zarr._unfinished import is_abandoned, unfinished_name
 
 T = TypeVar("T")
 TRIES = 100
+_FORMS: tuple[Literal["NFC"], Literal["NFD"]] = ("NFC", "NFD")
 PARTIAL = ".partial"
 """The ending of files that are not whole yet; their names begin with a dot."""
 
@@ -30,8 +36,17 @@ def make_folders(*paths: Path) -> list[Path]:
 
 
 def make_scratch(path: Path) -> None:
-    """Make a folder and those above it, for what may be gone when the power fails."""
-    _insist(lambda: path.mkdir(parents=True, exist_ok=True))
+    """Make a folder and those above it, for what may be gone when the power fails.
+
+    It is this process's alone, and so is the one that it is in.
+    """
+
+    def attempt() -> None:
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+    _insist(attempt)
 
 
 def in_folder(path: Path, act: Callable[[], T]) -> T:
@@ -130,17 +145,20 @@ def try_writing(folder: Path) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Say whether something is there; `OSError` where that cannot be known."""
+    """Say whether something is there, a link among others; `OSError` where that is not known."""
     try:
-        path.stat()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, if it is there."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a folder and all in it, if it is there; of a link, the link alone."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_aside(path: Path) -> None:
@@ -149,7 +167,7 @@ def remove_aside(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         path.rename(aside)
         sync_folder(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_tree(aside)
 
 
 def remove_if_empty(path: Path) -> None:
@@ -195,12 +213,17 @@ def move_once(aside: Path, path: Path) -> bool:
     return True
 
 
-def make_below(path: Path, standing: Path) -> None:
-    """Make a folder below one that is there; `FileNotFoundError` where that is gone."""
-    for folder in (*reversed(path.relative_to(standing).parents[:-1]), path.relative_to(standing)):
-        with contextlib.suppress(FileExistsError):
-            (standing / folder).mkdir()
-            sync_folder((standing / folder).parent)
+def make_below(standing: Path, *folders: Path) -> None:
+    """Make folders below one that is there; `FileNotFoundError` where that is gone."""
+    changed = dict[Path, None]()
+    for folder in folders:
+        parts = folder.relative_to(standing)
+        for part in (*reversed(parts.parents[:-1]), parts):
+            with contextlib.suppress(FileExistsError):
+                (standing / part).mkdir()
+                changed[(standing / part).parent] = None
+    for each in changed:
+        sync_folder(each)
 
 
 def write_aside(path: Path, content: bytes) -> Path:
@@ -218,17 +241,31 @@ def write_aside(path: Path, content: bytes) -> Path:
 
 
 class LocalFiles:
-    """The files of a store in a folder."""
+    """The files of a store in a folder.
+
+    Nothing is read or written outside of it: a link on the way that leads out is `DamagedStore`.
+    """
 
     is_local = True
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.root = os.path.realpath(root)
 
     def show(self, path: PurePath) -> str:
         """Return the path."""
         return str(path)
 
-    def read(self, path: PurePath) -> bytes:
+    def read(self, path: PurePath, most: int = LARGEST) -> bytes:
         """Return the content; `FileNotFoundError` where there is none."""
-        return Path(path).read_bytes()
+        return read_inside(str(path), self.root, most)
+
+    def look(self, path: PurePath) -> None:
+        """Raise `DamagedStore` where a file is none, or is not of the store."""
+        try:
+            os.close(open_inside(str(path), self.root))
+        except FileNotFoundError:
+            raise DamagedStore(str(path), "this file is gone") from None
 
     def size(self, path: PurePath) -> int:
         """Return how many bytes it has; `FileNotFoundError` where there is none."""
@@ -241,37 +278,77 @@ class LocalFiles:
     def names(self, folder: PurePath) -> list[str]:
         """Return what is in a folder, sorted; nothing where there is none."""
         try:
-            return sorted(os.listdir(folder))
+            found = sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
+        self._check(folder)
+        return found
 
     def write(self, path: PurePath, content: bytes) -> None:
         """Put a file in place of what is there."""
+        self._check(path.parent)
         write_whole(Path(path), content)
 
     def write_once(self, path: PurePath, content: bytes) -> bool:
         """Put a file where there is none."""
+        self._check(path.parent)
         return write_once(Path(path), content)
 
     def move(self, aside: Path, path: PurePath) -> None:
         """Rename what was written aside."""
+        self._check(path.parent)
         move(aside, Path(path))
 
     def move_once(self, aside: Path, path: PurePath) -> bool:
         """Rename what was written aside, where there is nothing."""
+        self._check(path.parent)
         return move_once(aside, Path(path))
 
     def make(self, *folders: PurePath) -> None:
         """Make folders and those above them."""
+        for folder in folders:
+            self._check(folder)
         make_folders(*map(Path, folders))
 
-    def make_below(self, folder: PurePath, standing: PurePath) -> None:
-        """Make a folder below one that is there."""
-        make_below(Path(folder), Path(standing))
+    def make_below(self, standing: PurePath, *folders: PurePath) -> None:
+        """Make folders below one that is there."""
+        for folder in folders:
+            self._check(folder)
+        make_below(Path(standing), *map(Path, folders))
 
     def remove(self, path: PurePath) -> None:
         """Remove a file, if it is there."""
+        self._check(path.parent)
         Path(path).unlink(missing_ok=True)
+
+    def is_exactly(self, path: PurePath) -> bool:
+        """Say whether what is there has just this name."""
+        name = path.name
+        others = {name.swapcase(), *(unicodedata.normalize(form, name) for form in _FORMS)} - {name}
+        if not any(is_there(Path(path).with_name(other)) for other in others):
+            return True
+        return name in self.names(path.parent)
+
+    def newest(self, folder: PurePath, count: int) -> list[str]:
+        """Return the names of the files of a folder that were written last."""
+        self._check(folder)
+        try:
+            with os.scandir(folder) as found:
+                stats = [(each.stat(follow_symlinks=False), each.name) for each in found]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        times = [(stat.st_mtime_ns, name) for stat, name in stats]
+        return [name for _, name in heapq.nlargest(count, times)]
+
+    def state(self, folder: PurePath) -> object:
+        """Return when names were last added to a folder or removed."""
+        try:
+            return os.stat(folder).st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _check(self, path: PurePath) -> None:
+        check_inside(str(path), self.root)
 
     def remove_all(self, folder: PurePath) -> None:
         """Rename a folder, then remove all in it."""
@@ -288,11 +365,11 @@ class LocalFiles:
         """Return a folder of the same file system, from which files can be renamed."""
         return Path(folder) / ".writing"
 
-    def open_array(self, folder: PurePath) -> Any:
-        """Open a zarr array for reading."""
+    def open_array(self, folder: PurePath, signs: Signs) -> Any:
+        """Open a zarr array for reading, in which all that is read is what was signed."""
         import zarr
 
         from tenterhook_zarr._strict_reads import StrictReads
 
-        store = StrictReads(zarr.storage.LocalStore(Path(folder), read_only=True))
+        store = StrictReads(zarr.storage.LocalStore(Path(folder), read_only=True), signs)
         return zarr.open_array(store=store, mode="r", zarr_format=3)

@@ -21,16 +21,31 @@ from typing import Any
 
 from torch import Tensor
 
-from tenterhook_store import ROW_ARRAYS, DamagedStore, RunPlan
+from tenterhook_store import ROW_ARRAYS, CannotKeep, DamagedStore, RunPlan
 from tenterhook_zarr._arrays import ArrayReader
 from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._checksums import checksum
-from tenterhook_zarr._layout import ArrayLayout
+from tenterhook_zarr._commits import (
+    CommitRecord,
+    Note,
+    SessionFacts,
+    SignedArray,
+    SignedShard,
+    UnitFacts,
+)
+from tenterhook_zarr._dtypes import stored_as
+from tenterhook_zarr._inside import LARGEST
+from tenterhook_zarr._layout import ArrayLayout, to_json
 from tenterhook_zarr._names import folder_names
-from tenterhook_zarr._records import sealed, unsealed
+from tenterhook_zarr._records import record_of, sealed, unsealed
+from tenterhook_zarr._signs import Signs
 from tenterhook_zarr._unit_tensors import unpack
 
 PLAN = "plan.json"
+
+REMEMBERED = 64
+"""How many commit records are in memory."""
+
 Key = tuple[str, str]
 """An array: `("layer", name)`, or `("row", "token")` and so on."""
 
@@ -38,23 +53,28 @@ Key = tuple[str, str]
 class RunFolder:
     """The files of one run."""
 
-    def __init__(self, files: Files, path: PurePath, plan: RunPlan) -> None:
+    def __init__(self, files: Files, path: PurePath, plan: RunPlan, signature: str = "") -> None:
+        """`signature` is the checksum of the plan's record, which those of its units repeat."""
         self.files = files
         self.path = path
         self.plan = plan
+        self.signature = signature
         self._layers = folder_names(layer.name for layer in plan.layers)
         self._readers: dict[Key, ArrayReader] = {}
+        self._records: dict[int, CommitRecord] = {}
 
     @classmethod
     def open(cls, files: Files, path: PurePath) -> "RunFolder":
         """Read the plan of a run that is there."""
+        shown = files.show(path / PLAN)
+        content = read_file(files, path / PLAN)
         try:
-            plan = plan_of(read_file(files, path / PLAN), files.show(path / PLAN))
-        except ValueError as error:
-            raise DamagedStore(
-                files.show(path / PLAN), f"this is no plan of a run ({error})"
-            ) from error
-        return cls(files, path, plan)
+            plan = plan_of(content, shown)
+            for layer in plan.layers:
+                stored_as(layer.dtype)
+        except (ValueError, CannotKeep) as error:
+            raise DamagedStore(shown, f"this is no plan of a run ({error})") from error
+        return cls(files, path, plan, checksum(content))
 
     @property
     def commits(self) -> PurePath:
@@ -130,13 +150,65 @@ class RunFolder:
         )
 
     def layout(self, key: Key) -> ArrayLayout:
-        """Read the layout of an array that is there."""
+        """Read the layout of an array that is there; `DamagedStore` for one not of the plan."""
+        return self._layout(key)[0]
+
+    def signs(self, key: Key) -> Signs:
+        """Return what readers of an array believe.
+
+        The metadata follow from the plan, but for the sizes of chunks and shards. These were
+        chosen by who wrote them, and the records of the units sign them.
+        """
+        layout, metadata = self._layout(key)
+        folder, seal = self.array(key), checksum(metadata)
+
+        def signed(shard: int) -> SignedShard:
+            unit = shard * layout.shard_rows // self.plan.rows_per_unit
+            shards = self.signed_array(key, layout, seal, unit).shards
+            return shards[shard - shards[0].shard]
+
+        def path(shard: int) -> str:
+            return self.files.show(folder / layout.shard_key(shard))
+
+        return Signs(
+            layout=layout,
+            metadata=metadata,
+            shard=signed,
+            path=path,
+            look=lambda shard: self.files.look(folder / layout.shard_key(shard)),
+        )
+
+    def _layout(self, key: Key) -> tuple[ArrayLayout, bytes]:
         path = self.array(key) / "zarr.json"
-        return ArrayLayout.read(self.read_file(path), self.files.show(path))
+        content, shown = self.read_file(path), self.files.show(path)
+        planned = self.planned_layout(key)
+        if content == to_json(planned.metadata({key[0]: key[1]})):
+            return planned, content
+        found = ArrayLayout.read(content, shown)
+        if not found.is_as_planned(planned, self.plan.rows_per_unit) or content != to_json(
+            found.metadata({key[0]: key[1]})
+        ):
+            raise DamagedStore(
+                shown, f"this is not the metadata of {key[0]} {key[1]!r} of the plan"
+            )
+        return found, content
 
     def committed(self) -> frozenset[int]:
-        """Return the numbers of the units that have a commit record."""
-        return frozenset(_numbers(self.files.names(self.commits)))
+        """Return the numbers of the units that have a commit record.
+
+        What it says is read, and believed or not, with the first of its rows.
+        """
+        return frozenset(_numbers(self.files.names(self.commits), self.plan.unit_count))
+
+    def odd_commits(self) -> list[tuple[int | None, str]]:
+        """Return what is among the commit records and is that of no unit of the plan.
+
+        Each with the number that its name says, if it does.
+        """
+        units = self.committed()
+        names = (name for name in self.files.names(self.commits) if not name.startswith("."))
+        found = ((_number(name), name) for name in names)
+        return [each for each in found if each[0] not in units]
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
         """Return rows of an array that follow each other; see `ArrayReader.read`."""
@@ -146,21 +218,82 @@ class RunFolder:
         """Return any rows of an array, in their order; see `ArrayReader.take`."""
         return self._reader(key).take(rows, check=check)
 
-    def record(self, number: int) -> dict[str, Any]:
-        """Return the commit record of a unit that is committed."""
-        return self.read_record(self.commits / unit_file(number))
+    def record(self, number: int) -> CommitRecord:
+        """Return the commit record of a unit; `DamagedStore` unless it is one of this run."""
+        found = self._records.get(number)
+        if found is None:
+            path = self.commits / unit_file(number)
+            found = record_of(CommitRecord, self.read_record(path), self.files.show(path))
+            self._check_record(found, number)
+            self._records[number] = found
+            for oldest in list(self._records)[:-REMEMBERED]:
+                self._records.pop(oldest, None)
+        return found
+
+    def _check_record(self, record: CommitRecord, number: int) -> None:
+        """Raise `DamagedStore` unless a record is that of this unit of this plan."""
+        path, unit = self.files.show(self.commits / unit_file(number)), self.plan.unit(number)
+        expected = {"unit": number, "rows": (unit.start, unit.stop)}
+        for name, value in expected.items():
+            if (found := getattr(record, name)) != value:
+                raise DamagedStore(path, f"it is of {name} {found} and should be of {value}")
+        if record.plan != self.signature:
+            raise DamagedStore(path, f"it was made with another {PLAN} than the one that is there")
+        names = {self.name(key) for key in self.keys()}
+        if record.arrays.keys() != names:
+            found = sorted(record.arrays)
+            raise DamagedStore(path, f"it names the arrays {found} and the plan {sorted(names)}")
+
+    def signed_array(self, key: Key, layout: ArrayLayout, seal: str, number: int) -> SignedArray:
+        """Return what a unit's record says of an array; `DamagedStore` where it cannot be.
+
+        `seal` is the checksum of the array's metadata.
+        """
+        unit, found = self.plan.unit(number), self.record(number).arrays[self.name(key)]
+        shards = range(unit.start // layout.shard_rows, -(-unit.stop // layout.shard_rows))
+        if found.metadata != seal:
+            path = self.files.show(self.array(key) / "zarr.json")
+            raise DamagedStore(path, "its checksum says that it is not what was written")
+        if [each.shard for each in found.shards] != list(shards):
+            cause = f"it does not name shards {shards.start} to {shards.stop} of {self.name(key)}"
+            raise DamagedStore(self.files.show(self.commits / unit_file(number)), cause)
+        return found
 
     def records(self) -> dict[str, Any]:
         """Return what is known of the sessions and of the committed units."""
-        units = self.committed().intersection(_numbers(self.files.names(self.log)))
+        names = self.files.names(self.log)
+        units = self.committed().intersection(_numbers(names, self.plan.unit_count))
         return {
-            "sessions": [self.read_record(path) for path in self.records_in(self.sessions)],
-            "units": [self.read_record(self.log / unit_file(unit)) for unit in sorted(units)],
+            "sessions": [self.session(path) for path in self.records_in(self.sessions)],
+            "units": [self.unit_log(unit) for unit in sorted(units)],
         }
 
-    def read_file(self, path: PurePath) -> bytes:
+    def recent(self, count: int) -> dict[str, Any]:
+        """Return the same of the units that were committed last alone."""
+        names = self.files.newest(self.log, count)
+        units = _numbers(names, self.plan.unit_count)
+        units = {each for each in units if self.files.is_there(self.commits / unit_file(each))}
+        return {
+            "sessions": [self.session(path) for path in self.records_in(self.sessions)],
+            "units": [self.unit_log(unit) for unit in sorted(units)],
+        }
+
+    def session(self, path: PurePath) -> dict[str, Any]:
+        """Return the record of a process."""
+        found = self.read_record(path)
+        record_of(SessionFacts, found, self.files.show(path), more=True)
+        return found
+
+    def unit_log(self, number: int) -> dict[str, Any]:
+        """Return how a unit went."""
+        path = self.log / unit_file(number)
+        found = self.read_record(path)
+        record_of(UnitFacts, found, self.files.show(path), more=True)
+        return found
+
+    def read_file(self, path: PurePath, most: int = LARGEST) -> bytes:
         """Return the content of a file that must be there."""
-        return read_file(self.files, path)
+        return read_file(self.files, path, most)
 
     def read_record(self, path: PurePath) -> dict[str, Any]:
         """Return what a record that must be there says."""
@@ -172,13 +305,16 @@ class RunFolder:
 
     def _reader(self, key: Key) -> ArrayReader:
         if key not in self._readers:
-            self._readers[key] = ArrayReader(self.files, self.array(key))
+            self._readers[key] = ArrayReader(self.files, self.array(key), self.signs(key))
         return self._readers[key]
 
     def notes(self) -> dict[str, Any]:
         """Return what people noted."""
-        found = [self.read_record(path) for path in self.records_in(self.attributes)]
-        return {note["name"]: note["value"] for note in found}
+        found = [
+            record_of(Note, self.read_record(path), self.files.show(path))
+            for path in self.records_in(self.attributes)
+        ]
+        return {note.name: note.value for note in found}
 
     def tensors_file(self, number: int) -> PurePath:
         """Return where the small tensors of a unit are."""
@@ -193,13 +329,15 @@ class UnitTensors:
 
     def names(self, number: int) -> list[str]:
         """Return the names of those of a unit, sorted."""
-        facts = self._folder.record(number).get("kept")
-        return list(facts["names"]) if facts else []
+        kept = self._folder.record(number).kept
+        return list(kept.names) if kept else []
 
     def load(self, number: int, name: str) -> Tensor:
         """Return one of them, of the shape and dtype it was kept with; raises `DamagedStore`."""
-        facts, path = self._folder.record(number)["kept"], self._folder.tensors_file(number)
-        return unpack(self._folder.read_file(path), facts, self._folder.files.show(path))[name]
+        kept, path = self._folder.record(number).kept, self._folder.tensors_file(number)
+        assert kept is not None  # `names` has it
+        content = self._folder.read_file(path, kept.bytes)
+        return unpack(content, kept, self._folder.files.show(path))[name]
 
 
 def plan_checksum(folder: RunFolder) -> str:
@@ -222,5 +360,12 @@ def unit_file(number: int) -> str:
     return f"{number:06d}.json"
 
 
-def _numbers(names: Iterable[str]) -> set[int]:
-    return {int(name[:-5]) for name in names if re.fullmatch(r"\d{6,}\.json", name)}
+def _numbers(names: Iterable[str], count: int) -> set[int]:
+    """Return the numbers of units, of as many as there are, that files are named after."""
+    found = (_number(name) for name in names)
+    return {number for number in found if number is not None and number < count}
+
+
+def _number(name: str) -> int | None:
+    """Return the number of a unit, of which there is one name alone."""
+    return int(name[:-5]) if re.fullmatch(r"(\d{6}|[1-9]\d{6,18})\.json", name, re.ASCII) else None

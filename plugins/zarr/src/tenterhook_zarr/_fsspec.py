@@ -8,7 +8,9 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
+from tenterhook.errors import TenterhookError
 from tenterhook_zarr._object_protocol import Refused
+from tenterhook_zarr._signs import Signs
 from tenterhook_zarr._urls import ObjectUrl
 
 TIMEOUTS: Mapping[str, Callable[[float], dict[str, Any]]] = {
@@ -22,7 +24,7 @@ TIMEOUTS: Mapping[str, Callable[[float], dict[str, Any]]] = {
 FIRST_WAIT, LONGEST_WAIT = 0.1, 15.0
 """Seconds before the second try, doubled before each one after it."""
 
-OURS = (ValueError, TypeError, LookupError, AttributeError, ImportError)
+OURS = (TenterhookError, ValueError, TypeError, LookupError, AttributeError, ImportError)
 """What no server's failure is raised as."""
 
 
@@ -42,8 +44,8 @@ class FsspecObjects:
         self._bucket = url.bucket
         self._tries = retries + 1
 
-    def get(self, key: str) -> bytes:
-        """Return an object."""
+    def get(self, key: str, most: int) -> bytes:
+        """Return an object, however long it is."""
         return bytes(self._try(self._files.cat_file, self._path(key)))
 
     def size(self, key: str) -> int:
@@ -87,8 +89,8 @@ class FsspecObjects:
         except FileNotFoundError:
             return
 
-    def zarr_store(self, prefix: str) -> Any:
-        """Return a store of zarr's that reads below a prefix."""
+    def zarr_store(self, prefix: str, signs: Signs) -> Any:
+        """Return a store of zarr's that reads below a prefix what was signed."""
         from fsspec.implementations.asyn_wrapper import (  # type: ignore[import-untyped]
             AsyncFileSystemWrapper,
         )
@@ -100,7 +102,7 @@ class FsspecObjects:
             files = fsspec.filesystem(self._scheme, asynchronous=True, **self._options)
         else:
             files = AsyncFileSystemWrapper(self._files, asynchronous=True)
-        return StrictReads(FsspecStore(files, read_only=True, path=self._path(prefix)))
+        return StrictReads(FsspecStore(files, read_only=True, path=self._path(prefix)), signs)
 
     @contextmanager
     def talking(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from tenterhook_store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES
 from tenterhook_zarr._codecs import codec_metadata
 from tenterhook_zarr._dtypes import Stored, stored_as
+from tenterhook_zarr._plain_json import plain_json
 
 CHUNK_ROWS = 256
 """Rows of a layer that are read at once."""
@@ -82,6 +83,18 @@ class ArrayLayout:
         """Bytes of one row."""
         return (self.features or 1) * self.stored.numpy.itemsize
 
+    def is_as_planned(self, planned: "ArrayLayout", rows_per_unit: int) -> bool:
+        """Say whether it differs from a plan's in the sizes of chunks and shards alone, if at all.
+
+        A unit is whole shards, and a shard whole chunks.
+        """
+        sizes = self.chunk_rows, self.shard_rows
+        if not all(type(each) is int and 1 <= each <= rows_per_unit for each in sizes):
+            return False
+        fits = rows_per_unit % self.shard_rows == 0 == self.shard_rows % self.chunk_rows
+        same = attrs.evolve(planned, chunk_rows=self.chunk_rows, shard_rows=self.shard_rows)
+        return fits and self == same
+
     def shard_key(self, shard: int) -> str:
         """Return the name of a shard's file in the array's folder."""
         return f"c/{shard}" if self.features is None else f"c/{shard}/0"
@@ -139,8 +152,8 @@ class ArrayLayout:
     @classmethod
     def read(cls, metadata: bytes, path: str) -> "ArrayLayout":
         """Read what `metadata` wrote; `DamagedStore` where it is something else."""
+        found = plain_json(metadata, path)
         try:
-            found = json.loads(metadata)
             shape = found["shape"]
             (sharding,) = found["codecs"]
             _, *between, _ = sharding["configuration"]["codecs"]

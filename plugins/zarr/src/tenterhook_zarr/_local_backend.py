@@ -1,14 +1,13 @@
 """A store's own folder: where it may be, the mark in it, and taking it back when it fails."""
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tenterhook_store import NoStore, NotAStore, NotWritable
+from tenterhook_store import DamagedStore, NoStore, NotAStore, NotWritable
 from tenterhook_zarr._backend import Files
 from tenterhook_zarr._files import (
     LocalFiles,
@@ -23,10 +22,14 @@ from tenterhook_zarr._files import (
     write_once,
 )
 from tenterhook_zarr._layout import to_json
+from tenterhook_zarr._plain_json import plain_json
 
 MARK = "tenterhook.json"
 FORMAT = {"format": "tenterhook store", "version": 1}
 _LOOKS = 50
+
+TIDYING = 60.0
+"""Seconds in which a store looks once for what was left in its folders: it lists them whole."""
 
 
 class LocalBackend:
@@ -34,7 +37,8 @@ class LocalBackend:
 
     def __init__(self, path: str | os.PathLike[str], create: bool) -> None:
         self.root = Path(_checked_path(path)).expanduser().absolute()
-        self.files: Files = LocalFiles()
+        self.files: Files = LocalFiles(self.root)
+        self._next_tidying = 0.0
         self._check_folder(create)
 
     @property
@@ -65,7 +69,7 @@ class LocalBackend:
                     raise NoStore(self.location, "there is no such folder")
             elif self._holds_store():
                 with contextlib.suppress(FileNotFoundError):  # taken back with the empty store
-                    check_format((self.root / MARK).read_bytes(), self.location)
+                    check_format(self.files.read(self.root / MARK), self.location)
             elif not create:
                 raise NoStore(self.location, "this folder is empty")
         except (NotAStore, NoStore):
@@ -106,8 +110,10 @@ class LocalBackend:
             new = make_folders(self.root)
             marked = self._mark()
             for folder in (self.root, *self._parts):
-                remove_abandoned(folder)
+                if time.monotonic() >= self._next_tidying:
+                    remove_abandoned(folder)
                 make_folders(folder)
+            self._next_tidying = time.monotonic() + TIDYING
             yield
             if not is_there(self.root / MARK):  # another process failed, and took it back
                 self._mark()
@@ -150,9 +156,9 @@ def _check_names(standing: Path, path: Path) -> None:
 def check_format(mark: bytes, location: str) -> None:
     """Raise `NotAStore` unless the mark is one of a store that this version reads."""
     try:
-        found: Any = json.loads(mark)
+        found: Any = plain_json(mark, MARK)
         version = found["version"] if found["format"] == FORMAT["format"] else None
-    except (ValueError, LookupError, TypeError):
+    except (DamagedStore, LookupError, TypeError):
         version = None
     if version is None:
         raise NotAStore(location, f"its {MARK} is not one of a store")

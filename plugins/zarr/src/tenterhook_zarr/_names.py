@@ -1,7 +1,9 @@
 """Folder names for layers and tensors: one each, on every file system."""
 
 import hashlib
+import re
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from tenterhook_store import fold, is_reserved
 
@@ -25,6 +27,16 @@ def folder_name(name: str) -> str:
     if len(escaped) > MAX_LETTERS:
         escaped = f"{escaped[:MAX_LETTERS]}%{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return escaped
+
+
+def name_of(folder: str) -> str | None:
+    """Return the name that a folder's name was made of; `None` where it has a hash of it."""
+    if len(folder) > MAX_LETTERS:
+        return None
+    plain = folder.removesuffix("%")
+    if plain.startswith("%") and not re.match(r"%[0-9A-F]{2}", plain):
+        plain = plain[1:]
+    return unquote(plain, errors="replace")
 
 
 def folder_names(names: Iterable[str]) -> dict[str, str]:

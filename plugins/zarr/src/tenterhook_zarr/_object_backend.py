@@ -8,6 +8,7 @@ import contextlib
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath, PurePosixPath
@@ -16,9 +17,11 @@ from typing import Any
 from tenterhook_store import NoStore, NotAStore, NotWritable, Unreachable
 from tenterhook_zarr._backend import Files
 from tenterhook_zarr._checksums import checksum
+from tenterhook_zarr._inside import LARGEST, check_length_below
 from tenterhook_zarr._layout import to_json
 from tenterhook_zarr._local_backend import FORMAT, MARK, check_format
 from tenterhook_zarr._object_protocol import NO_BUCKET, Objects, Refused
+from tenterhook_zarr._signs import Signs
 from tenterhook_zarr._urls import ObjectUrl
 
 DELETED = "deleted.json"
@@ -51,6 +54,7 @@ class ObjectFiles:
     """The files of a store in an object store."""
 
     is_local = False
+    root = None
 
     def __init__(self, url: ObjectUrl, objects: Objects) -> None:
         self._url = url
@@ -61,10 +65,15 @@ class ObjectFiles:
         bucket = f"{self._url.scheme}://{self._url.bucket}"
         return f"{bucket}/{self._key(path)}".rstrip("/")
 
-    def read(self, path: PurePath) -> bytes:
+    def read(self, path: PurePath, most: int = LARGEST) -> bytes:
         """Return an object; `FileNotFoundError` where there is none."""
         with self._reading(path):
-            return self._objects.get(self._key(path))
+            found = self._objects.get(self._key(path), most)
+        check_length_below(len(found), most, self.show(path))
+        return found
+
+    def look(self, path: PurePath) -> None:
+        """Do nothing: an object is no link and no pipe."""
 
     def size(self, path: PurePath) -> int:
         """Return how many bytes an object has; `FileNotFoundError` where there is none."""
@@ -109,8 +118,20 @@ class ObjectFiles:
     def make(self, *folders: PurePath) -> None:
         """Do nothing: there are no folders."""
 
-    def make_below(self, folder: PurePath, standing: PurePath) -> None:
+    def make_below(self, standing: PurePath, *folders: PurePath) -> None:
         """Do nothing: there are no folders."""
+
+    def is_exactly(self, path: PurePath) -> bool:
+        """Say that it is: other names are other objects."""
+        return True
+
+    def newest(self, folder: PurePath, count: int) -> list[str]:
+        """Return the names that come last: when each was put would have to be asked for."""
+        return self.names(folder)[-count:]
+
+    def state(self, folder: PurePath) -> object:
+        """Return the minute: a folder says nothing of what was added to it."""
+        return time.monotonic() // 60
 
     def remove(self, path: PurePath) -> None:
         """Remove an object, if it is there."""
@@ -142,12 +163,12 @@ class ObjectFiles:
         name = checksum(self.show(folder).encode())
         return Path(tempfile.gettempdir()) / f"tenterhook-{_user()}" / name
 
-    def open_array(self, folder: PurePath) -> Any:
-        """Open a zarr array for reading."""
+    def open_array(self, folder: PurePath, signs: Signs) -> Any:
+        """Open a zarr array for reading, in which all that is read is what was signed."""
         import zarr
 
         with self._reading(folder), self._objects.talking():
-            store = self._objects.zarr_store(self._key(folder))
+            store = self._objects.zarr_store(self._key(folder), signs)
             return _Reading(zarr.open_array(store=store, mode="r", zarr_format=3), self, folder)
 
     def _upload(self, path: PurePath, content: bytes | Path, *, once: bool) -> bool:

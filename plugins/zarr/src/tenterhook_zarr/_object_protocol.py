@@ -7,6 +7,8 @@ import contextlib
 from pathlib import Path
 from typing import Any, Protocol
 
+from tenterhook_zarr._signs import Signs
+
 NO_BUCKET = "there is no such bucket; make it first, or correct its name"
 
 
@@ -21,8 +23,8 @@ class Objects(Protocol):
     may not, another kind for what failed after the tries that were allowed.
     """
 
-    def get(self, key: str) -> bytes:
-        """Return an object."""
+    def get(self, key: str, most: int) -> bytes:
+        """Return an object; what is longer than `most` bytes may be cut after some more."""
 
     def size(self, key: str) -> int:
         """Return how many bytes an object has."""
@@ -39,8 +41,8 @@ class Objects(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
 
-    def zarr_store(self, prefix: str) -> Any:
-        """Return a store of zarr's that reads below a prefix."""
+    def zarr_store(self, prefix: str, signs: Signs) -> Any:
+        """Return a store of zarr's that reads below a prefix what was signed."""
 
     def talking(self) -> contextlib.AbstractContextManager[None]:
         """Raise what such a store raises as the `OSError` that it is."""

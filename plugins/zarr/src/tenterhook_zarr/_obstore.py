@@ -11,6 +11,7 @@ from obstore import exceptions
 from obstore.store import MemoryStore, from_url
 
 from tenterhook_zarr._object_protocol import NO_BUCKET, Refused
+from tenterhook_zarr._signs import Signs
 from tenterhook_zarr._urls import ObjectUrl
 
 FORKED = (
@@ -66,10 +67,13 @@ class ObstoreObjects:
                 },
             )
 
-    def get(self, key: str) -> bytes:
-        """Return an object."""
+    def get(self, key: str, most: int) -> bytes:
+        """Return an object; of one that is longer than `most` bytes, a byte more."""
         with self.talking():
-            return bytes(self._store.get(key).bytes())
+            found = self._store.get(key)
+            if found.meta["size"] > most:
+                return bytes(self._store.get_range(key, start=0, end=most + 1))
+            return bytes(found.bytes())
 
     def size(self, key: str) -> int:
         """Return how many bytes an object has."""
@@ -106,13 +110,13 @@ class ObstoreObjects:
         except FileNotFoundError:
             return
 
-    def zarr_store(self, prefix: str) -> Any:
-        """Return a store of zarr's that reads below a prefix."""
+    def zarr_store(self, prefix: str, signs: Signs) -> Any:
+        """Return a store of zarr's that reads below a prefix what was signed."""
         from zarr.storage import ObjectStore, StorePath
 
         from tenterhook_zarr._strict_reads import StrictReads
 
-        return StorePath(StrictReads(ObjectStore(self._store, read_only=True)), prefix)
+        return StorePath(StrictReads(ObjectStore(self._store, read_only=True), signs), prefix)
 
     @contextmanager
     def talking(self) -> Iterator[None]:

@@ -1,17 +1,23 @@
 """Records: JSON files of ours that carry their own checksum.
 
 The key `crc32c` of a record is the checksum of the file without that key. A record is always
-written the same way, so that not even a blank of it can change unnoticed.
+written the same way, so that not even a blank of it can change unnoticed. The checksum tells what
+was changed by accident; what a record says may still be anything, and is structured before use.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tenterhook_store import DamagedStore
+from tenterhook_store.structuring import structured
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
+from tenterhook_zarr._plain_json import plain_json
+
+T = TypeVar("T")
 
 SEAL = "crc32c"
 
@@ -21,7 +27,7 @@ _SEAL_LINE = re.compile(rb',?\n  "crc32c": "([0-9a-f]{8})"(,?)(?=\n)')
 def sealed(facts: Mapping[str, Any]) -> bytes:
     """Return a record of plain JSON values."""
     # As they come back: keys that are no strings are sorted otherwise.
-    plain = json.loads(json.dumps(dict(facts)))
+    plain = json.loads(json.dumps(_finite(dict(facts))))
     return to_json({**plain, SEAL: checksum(to_json(plain))})
 
 
@@ -29,15 +35,45 @@ def unsealed(record: bytes, path: str) -> dict[str, Any]:
     """Return what a record says; `DamagedStore` where it is not what was written."""
     plain, seal = _without_seal(record)
     if seal == checksum(plain):
-        return dict(json.loads(plain))
+        return _object(plain, path)
+    found = _object(record, path)
     try:
-        found = json.loads(record)
         seal = found.pop(SEAL)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except LookupError as error:
         raise DamagedStore(path, f"this is no record of ours ({error!r})") from error
     if seal != checksum(to_json(found)) or record != to_json({**found, SEAL: seal}):
         raise DamagedStore(path, "its checksum says that it is not what was written")
-    return dict(found)
+    return found
+
+
+def record_of(kind: type[T], facts: Mapping[str, Any], path: str, *, more: bool = False) -> T:
+    """Return what a record says as an attrs class; `DamagedStore` where it cannot be one.
+
+    With `more` it may have keys that the class has not.
+    """
+    try:
+        return structured(kind, facts, forbid_extra=not more)
+    except ValueError as error:
+        raise DamagedStore(path, f"this is no record of ours ({error})") from error
+
+
+def _object(content: bytes, path: str) -> dict[str, Any]:
+    found = plain_json(content, path)
+    if not isinstance(found, dict):
+        kind = type(found).__name__
+        raise DamagedStore(path, f"this is no record of ours (a {kind} and no object)")
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """Return plain JSON values with `null` for what JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
 
 
 def _without_seal(record: bytes) -> tuple[bytes, str]:

@@ -18,15 +18,15 @@ from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
 from tenterhook_zarr._codecs import encoder
 from tenterhook_zarr._files import start_writing, take_room
 from tenterhook_zarr._layout import INDEX_ENTRY_BYTES, ArrayLayout
+from tenterhook_zarr._signs import ABSENT
 
 Bytes = "np.ndarray[Any, np.dtype[np.uint8]]"
-ABSENT = 2**64 - 1
 STARTED_AT_ONCE = 16 * 2**20
 """Bytes of a shard after which the disk is told to begin with them."""
 
 
 def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> dict[str, Any]:
-    """Return the size and the checksum of a shard, as `ShardWriter.finish` does.
+    """Return the size and the checksums of a shard, as `ShardWriter.finish` does.
 
     Reads every checksum in it; `DamagedStore` where one is not that of its bytes.
     """
@@ -49,7 +49,12 @@ def shard_facts(content: bytes, layout: ArrayLayout, shard: int, path: str) -> d
         checksums += found
     if end != at:
         raise DamagedStore(path, f"it has {at} bytes of chunks and should have {end}")
-    return {"bytes": len(content), "crc32c": checksum(bytes(checksums) + index)}
+    return _facts(len(content), bytes(checksums), index)
+
+
+def _facts(size: int, checksums: bytes, index: bytes) -> dict[str, Any]:
+    """Return what a commit record says of a shard."""
+    return {"bytes": size, "crc32c": checksum(checksums + index), "chunks": checksums.hex()}
 
 
 class ShardWriter:
@@ -84,9 +89,9 @@ class ShardWriter:
                 self._filled = 0
 
     def finish(self) -> dict[str, Any]:
-        """Write what is left and the index, make it durable; say its size and checksum.
+        """Write what is left and the index, make it durable; say its size and checksums.
 
-        The checksum is that of the chunks' checksums, in order, and of the index.
+        `crc32c` is the checksum of the chunks' checksums, in order, and of the index.
         """
         if self._filled:
             fill = np.frombuffer(self._layout.stored.fill_bytes(), dtype=np.uint8)
@@ -98,7 +103,7 @@ class ShardWriter:
         index = struct.pack(f"<{2 * chunks}Q", *self._index)
         self._write(index + crc32c(index))
         os.fsync(self._file.fileno())
-        return {"bytes": self._at, "crc32c": checksum(bytes(self._checksums) + index)}
+        return _facts(self._at, bytes(self._checksums), index)
 
     def close(self) -> None:
         """Close the file, finished or not."""

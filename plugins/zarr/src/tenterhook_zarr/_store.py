@@ -2,13 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
 from torch import Tensor
 
 from tenterhook_store import (
+    BadName,
+    DamagedStore,
     NotWritable,
     Problem,
     Run,
@@ -20,14 +23,14 @@ from tenterhook_store import (
     check_free,
     check_run_id,
     check_tensor_name,
-    fold,
 )
 from tenterhook_zarr._backend import Backend, Files
 from tenterhook_zarr._dtypes import stored_as, to_bytes
 from tenterhook_zarr._folder import PLAN, RunFolder, UnitTensors
 from tenterhook_zarr._local_backend import LocalBackend, cannot_write
-from tenterhook_zarr._names import folder_name
+from tenterhook_zarr._names import folder_name, name_of
 from tenterhook_zarr._records import sealed
+from tenterhook_zarr._rivals import Rivals
 from tenterhook_zarr._tensors import CURRENT, load_tensor, name_in, save_tensor
 from tenterhook_zarr._urls import local_path_of, split_url
 from tenterhook_zarr._verify import verify
@@ -66,6 +69,10 @@ class ZarrStore:
 
             self._backend = ObjectBackend(url, create=create, retries=retries, timeout=timeout)
         self._settings = (retries, timeout)
+        self._tensor_names = Rivals(
+            "tensor", self._files, self._tensors, self._tensor_name, self._holds_tensor
+        )
+        self._run_names = Rivals("run", self._files, self._runs, str, self._holds_run)
 
     @property
     def path(self) -> PurePath:
@@ -93,9 +100,10 @@ class ZarrStore:
         """
         check_tensor_name(name)
         to_bytes(tensor)
-        check_free("tensor", name, self.list_tensors())
+        self._tensor_names.check(name)
         with self._backend.made():
             save_tensor(self._files, self._tensors / folder_name(name), tensor, name)
+        self._tensor_names.added(name)
 
     def load_tensor(self, name: str) -> Tensor:
         """Return the tensor as it was saved, bit for bit, on the CPU, in memory of its own.
@@ -103,16 +111,22 @@ class ZarrStore:
         Raises `UnknownTensor` where there is none, `DamagedStore` where it is not what was written.
         """
         check_tensor_name(name)
-        found = load_tensor(self._files, self._tensors / folder_name(name))
+        found = load_tensor(self._files, self._tensors / folder_name(name), name)
         if found is None:
             raise UnknownTensor(name, self.list_tensors(), self.location)
         return found
 
     def list_tensors(self) -> list[str]:
-        """Return the names of all tensors, sorted."""
-        folders = self._folders_with(self._tensors, CURRENT)
-        names = (name_in(self._files, folder) for folder in folders)
-        return sorted(name for name in names if name is not None)
+        """Return the names of all tensors, sorted; a `UserWarning` says which are damaged."""
+        found = []
+        for folder in self._folders_with(self._tensors, CURRENT):
+            try:
+                name = name_in(self._files, folder)
+            except DamagedStore as error:
+                warnings.warn(f"A tensor is left out: {error}", stacklevel=2)
+            else:
+                found += [] if name is None else [name]
+        return sorted(found)
 
     def delete_tensor(self, name: str) -> None:
         """Remove a tensor, for good; `UnknownTensor` where there is none."""
@@ -126,8 +140,15 @@ class ZarrStore:
     # --- runs
 
     def runs(self) -> list[str]:
-        """Return the ids of all runs, sorted."""
-        return sorted(folder.name for folder in self._folders_with(self._runs, PLAN))
+        """Return the ids of all runs, sorted; a `UserWarning` says which folders can be none."""
+        found = []
+        for folder in self._folders_with(self._runs, PLAN):
+            try:
+                found.append(check_run_id(folder.name))
+            except BadName as error:
+                where = self._files.show(self._runs)
+                warnings.warn(f"{where} has a folder that is left out: {error}", stacklevel=2)
+        return sorted(found)
 
     def run(self, run_id: str) -> Run:
         """Open a run for reading, which changes nothing; `UnknownRun` where there is none."""
@@ -141,6 +162,7 @@ class ZarrStore:
             load_records=folder.records,
             take_layer=lambda name, rows, check: folder.take(("layer", name), rows, check),
             take_number=lambda name, rows, check: folder.take(("row", name), rows, check),
+            load_recent=folder.recent,
             store=self,
             load_attributes=folder.notes,
             kept=UnitTensors(folder),
@@ -170,7 +192,7 @@ class ZarrStore:
             if value is None:
                 self._files.remove(path)
             else:
-                self._files.make_below(path.parent, folder.path)
+                self._files.make_below(folder.path, path.parent)
                 self._files.write(path, sealed({"name": name, "value": value}))
 
     def write_run(self, run_id: str, plan: RunPlan) -> ZarrRunWriter:
@@ -178,15 +200,36 @@ class ZarrStore:
         check_run_id(run_id)
         for layer in plan.layers:
             stored_as(layer.dtype)
-        rivals = self._folders_with(self._runs, PLAN, named=lambda name: fold(name) == fold(run_id))
-        check_free("run", run_id, [rival.name for rival in rivals])
+        self._run_names.check(run_id)
         with self._backend.made():
-            return begin_run(self._files, self._runs / run_id, plan)
+            writer = begin_run(self._files, self._runs / run_id, plan)
+        self._run_names.added(run_id)
+        return writer
 
     def _check_known(self, run_id: str) -> None:
         check_run_id(run_id)
-        if not self._folders_with(self._runs, PLAN, named=lambda name: name == run_id):
+        if not self._holds_run(run_id) or not self._files.is_exactly(self._runs / run_id):
             raise UnknownRun(run_id, self.runs(), self.location)
+
+    def _holds_run(self, run_id: str) -> bool:
+        return self._is_there(self._runs / run_id / PLAN)
+
+    def _holds_tensor(self, name: str) -> bool:
+        return self._is_there(self._tensors / folder_name(name) / CURRENT)
+
+    def _tensor_name(self, folder: str) -> str | None:
+        found = name_of(folder)
+        if found is None:
+            with contextlib.suppress(DamagedStore):
+                found = name_in(self._files, self._tensors / folder)
+        return found
+
+    def _is_there(self, path: PurePath) -> bool:
+        """Say whether a file is there; one that cannot be looked at is, and says so when read."""
+        try:
+            return self._files.is_there(path)
+        except PermissionError:
+            return True
 
     def _opened(self, run_id: str) -> RunFolder:
         self._check_known(run_id)
@@ -227,17 +270,12 @@ class ZarrStore:
     def _tensors(self) -> PurePath:
         return self._backend.root / "tensors"
 
-    def _folders_with(
-        self, parent: PurePath, file: str, *, named: Callable[[str], bool] = bool
-    ) -> list[PurePath]:
-        """Return the folders that have the file; `NotWritable` where they cannot be looked at.
-
-        With `named`, those alone whose names it takes, so that no others are looked at.
-        """
+    def _folders_with(self, parent: PurePath, file: str) -> list[PurePath]:
+        """Return the folders that have the file; `NotWritable` where they cannot be listed."""
         try:
-            names = filter(named, self._files.names(parent))
+            names = self._files.names(parent)
             folders = [parent / name for name in names if not name.startswith(".")]
-            return [folder for folder in folders if self._files.is_there(folder / file)]
+            return [folder for folder in folders if self._is_there(folder / file)]
         except (NotWritable, Unreachable):
             raise
         except OSError as error:

@@ -1,7 +1,6 @@
 """Tensors by name: each a zarr array of one chunk, and a record that says which is current."""
 
 import contextlib
-import json
 import math
 import os
 import secrets
@@ -11,9 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tenterhook_store import DamagedStore, dtype_name
+from tenterhook_store import CannotKeep, DamagedStore, dtype_name
+from tenterhook_store.structuring import WHOLE
 from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._checksums import CRC_BYTES, checksum, crc32c
+from tenterhook_zarr._commits import TensorRecord
 from tenterhook_zarr._dtypes import from_numpy, stored_as, to_bytes
 from tenterhook_zarr._files import (
     TRIES,
@@ -26,7 +27,8 @@ from tenterhook_zarr._files import (
     write_aside,
 )
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._records import sealed, unsealed
+from tenterhook_zarr._plain_json import plain_json
+from tenterhook_zarr._records import record_of, sealed, unsealed
 
 CURRENT = "current.json"
 
@@ -35,7 +37,7 @@ def save_tensor(files: Files, folder: PurePath, tensor: Tensor, name: str) -> No
     """Keep a tensor of any shape in its folder, in place of what was there; atomic."""
     content = to_bytes(tensor).tobytes()
     array = f"array-{secrets.token_hex(8)}"
-    metadata = _metadata(tensor, name)
+    metadata = to_json(_metadata(list(tensor.shape), dtype_name(tensor.dtype), name))
     record = sealed({"name": name, "array": array, "metadata": checksum(metadata)})
     axes = tensor.ndim
     if files.is_local:
@@ -72,8 +74,8 @@ def _save_here(
         remove_if_empty(folder)
 
 
-def load_tensor(files: Files, folder: PurePath) -> Tensor | None:
-    """Return the current tensor of a folder, bit for bit; `None` where there is none.
+def load_tensor(files: Files, folder: PurePath, name: str) -> Tensor | None:
+    """Return the tensor of that name, bit for bit; `None` where its folder has none.
 
     Raises `DamagedStore` where it is not what was written.
     """
@@ -81,11 +83,14 @@ def load_tensor(files: Files, folder: PurePath) -> Tensor | None:
         record = _current(files, folder / CURRENT)
         if record is None:
             return None
+        if record.name != name:
+            reason = f"it is of the tensor {record.name!r} and stands in the place of {name!r}"
+            raise DamagedStore(files.show(folder / CURRENT), reason)
         try:
-            return _read_tensor(files, folder / record["array"], record["metadata"])
+            return _read_tensor(files, folder / record.array, record)
         except DamagedStore as error:
             # What is current stays; what another process has replaced meanwhile is removed.
-            if _array_of(files, folder / CURRENT) == record["array"]:
+            if _array_of(files, folder / CURRENT) == record.array:
                 raise
             failed = error
     raise failed
@@ -94,25 +99,26 @@ def load_tensor(files: Files, folder: PurePath) -> Tensor | None:
 def name_in(files: Files, folder: PurePath) -> str | None:
     """Return the name of the tensor in a folder; `None` where there is none."""
     found = _current(files, folder / CURRENT)
-    return None if found is None else str(found["name"])
+    return None if found is None else found.name
 
 
 def _only_chunk(axes: int) -> str:
     return "/".join(["c", *["0"] * axes])
 
 
-def _current(files: Files, path: PurePath) -> dict[str, Any] | None:
+def _current(files: Files, path: PurePath) -> TensorRecord | None:
     """Return what a record says of a tensor; `None` where there is no such file."""
     try:
-        return unsealed(files.read(path), files.show(path))
+        content = files.read(path)
     except FileNotFoundError:
         return None
+    return record_of(TensorRecord, unsealed(content, files.show(path)), files.show(path))
 
 
 def _array_of(files: Files, path: PurePath) -> str | None:
     """Return the array that a record names; `None` where there is no such file."""
     found = _current(files, path)
-    return None if found is None else str(found["array"])
+    return None if found is None else found.array
 
 
 def _remove_old(files: Files, folder: Path) -> None:
@@ -133,27 +139,41 @@ def _remove_old(files: Files, folder: Path) -> None:
             remove_tree(folder / array)
 
 
-def _read_tensor(files: Files, array: PurePath, metadata: str) -> Tensor:
+def _read_tensor(files: Files, array: PurePath, record: TensorRecord) -> Tensor:
     """Read what `_write_tensor` wrote, each file at once.
 
     Not through zarr, to which a chunk that is removed meanwhile is one of fill values.
     """
     path = array / "zarr.json"
     content = read_file(files, path)
-    if checksum(content) != metadata:
+    if checksum(content) != record.metadata:
         raise DamagedStore(files.show(path), "its checksum says that it is not what was written")
-    facts = json.loads(content)
-    shape, dtype = facts["shape"], facts["attributes"]["torch_dtype"]
+    shape, dtype = _shape_and_dtype(content, record.name, files.show(path))
     stored = stored_as(dtype).numpy
     if 0 in shape:
         return from_numpy(np.empty(shape, dtype=stored), dtype)
     path = array / _only_chunk(len(shape))
-    chunk = read_file(files, path)
+    chunk = read_file(files, path, math.prod(shape) * stored.itemsize + CRC_BYTES)
     values = chunk[:-CRC_BYTES]
     if len(values) != math.prod(shape) * stored.itemsize or crc32c(values) != chunk[-CRC_BYTES:]:
         reason = "this tensor cannot be read: its checksum says that it is not what was written"
         raise DamagedStore(files.show(path), reason)
     return from_numpy(np.frombuffer(values, dtype=stored).reshape(shape), dtype)
+
+
+def _shape_and_dtype(content: bytes, name: str, path: str) -> tuple[list[int], str]:
+    """Read what `_metadata` wrote; `DamagedStore` where it is something else."""
+    found = plain_json(content, path)
+    try:
+        shape, dtype = found["shape"], found["attributes"]["torch_dtype"]
+        if (
+            all(type(each) is int and 0 <= each < WHOLE for each in shape)
+            and to_json(_metadata(shape, dtype, name)) == content
+        ):
+            return shape, dtype
+    except (LookupError, TypeError, CannotKeep):
+        pass
+    raise DamagedStore(path, f"this is not the metadata of the tensor {name!r}")
 
 
 def _write_tensor(
@@ -168,27 +188,23 @@ def _write_tensor(
     files.write(array / "zarr.json", metadata)
 
 
-def _metadata(tensor: Tensor, name: str) -> bytes:
-    """Return the `zarr.json` of a tensor: an array of one chunk."""
-    dtype = dtype_name(tensor.dtype)
-    shape = list(tensor.shape)
+def _metadata(shape: list[int], dtype: str, name: str) -> dict[str, Any]:
+    """Return what the `zarr.json` of a tensor says: an array of one chunk."""
     stored = stored_as(dtype)
     values: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if stored.numpy.itemsize == 1:
         values = {"name": "bytes"}
-    return to_json(
-        {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": shape,
-            "data_type": stored.zarr,
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [max(axis, 1) for axis in shape]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": stored.fill,
-            "codecs": [values, {"name": "crc32c"}],
-            "attributes": {"torch_dtype": dtype, "tensor": name},
-        }
-    )
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": stored.zarr,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [max(axis, 1) for axis in shape]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": stored.fill,
+        "codecs": [values, {"name": "crc32c"}],
+        "attributes": {"torch_dtype": dtype, "tensor": name},
+    }

@@ -11,6 +11,7 @@ from torch import Tensor
 from tenterhook_store import CannotKeep, DamagedStore, dtype_name, plain_tensor
 from tenterhook_zarr._backend import check_length
 from tenterhook_zarr._checksums import checksum
+from tenterhook_zarr._commits import SignedTensors
 
 NOT_STORABLE = (torch.complex128,)
 
@@ -37,18 +38,18 @@ def describe(content: bytes, names: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"bytes": len(content), "crc32c": checksum(content), "names": sorted(names)}
 
 
-def unpack(content: bytes, facts: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+def unpack(content: bytes, signed: SignedTensors, path: str) -> dict[str, Tensor]:
     """Return the tensors of a file, by name, as they were kept, on the CPU.
 
     Raises `DamagedStore` where it is not the file of the record.
     """
-    check_length(len(content), facts["bytes"], path)
-    if checksum(content) != facts["crc32c"]:
+    check_length(len(content), signed.bytes, path)
+    if checksum(content) != signed.crc32c:
         raise DamagedStore(path, "its checksum says that it is not what was written")
     try:
         found = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise DamagedStore(path, f"this is no safetensors file ({error})") from error
-    if sorted(found) != facts["names"]:
-        raise DamagedStore(path, f"it has {sorted(found)} and should have {facts['names']}")
+    if sorted(found) != list(signed.names):
+        raise DamagedStore(path, f"it has {sorted(found)} and should have {list(signed.names)}")
     return found

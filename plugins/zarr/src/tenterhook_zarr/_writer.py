@@ -53,10 +53,11 @@ from tenterhook_store import (
     WrongRows,
     torch_dtype,
 )
-from tenterhook_zarr._backend import Files, check_size, read_file
+from tenterhook_store.unit_numbers import UnitNumbers
+from tenterhook_zarr._backend import Files, check_length, read_file
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._dtypes import to_bytes
-from tenterhook_zarr._files import LocalFiles, in_folder, make_scratch, remove_if_empty, remove_tree
+from tenterhook_zarr._files import in_folder, make_scratch, remove_if_empty, remove_tree
 from tenterhook_zarr._folder import (
     PLAN,
     Key,
@@ -123,8 +124,9 @@ class ZarrRunWriter:
 
         What a process that lives is writing stays: it is doing a unit again, and removes its own.
         """
-        missing = sorted(set(range(self.plan.unit_count)) - self.committed())
-        if missing:
+        committed = self.committed()
+        if len(committed) < self.plan.unit_count:
+            missing = UnitNumbers.missing(committed, self.plan.unit_count)
             raise IncompleteRun(self.run_id, missing)
         remove_tree(self._writing)
         _tidy(self._folder)
@@ -311,11 +313,14 @@ class _UnitArray:
 
     def _move_shard(self, files: Files, shard: int, folder: PurePath) -> dict[str, Any]:
         target, aside = folder / self._layout.shard_key(shard), self._path(shard)
-        check_size(LocalFiles(), aside, self._done[shard]["bytes"])
-        files.make_below(target.parent, folder)
+        try:
+            check_length(aside.stat().st_size, self._done[shard]["bytes"], str(aside))
+        except FileNotFoundError:
+            raise DamagedStore(str(aside), "this file is gone") from None
+        files.make_below(folder, target.parent)
         if not files.move_once(aside, target):
             try:
-                found = read_file(files, target)
+                found = read_file(files, target, 2 * self._layout.shard_bytes(shard) + 2**20)
                 return shard_facts(found, self._layout, shard, files.show(target))
             except DamagedStore:
                 files.move(aside, target)
@@ -344,12 +349,9 @@ def _finished(writer: ShardWriter) -> dict[str, Any]:
 def naming(folder: RunFolder, what: str) -> Iterator[None]:
     """Say of what the system refuses which part of the run it was, and what to do."""
     try:
-        yield
-    except (NotWritable, NotAStore, Unreachable):
-        raise
-    except (FileNotFoundError, DamagedStore) as error:
-        if not folder.files.is_there(folder.path / PLAN):
-            raise DeletedRun(folder.path.name) from error
+        with noticing_removal(folder):
+            yield
+    except (NotWritable, NotAStore, Unreachable, FileNotFoundError):
         raise
     except OSError as error:
         # What an object store refuses is another error: this was where shards are laid down.
@@ -360,6 +362,17 @@ def naming(folder: RunFolder, what: str) -> Iterator[None]:
             "same command goes on. What is committed stays"
         )
         raise NotWritable(where, reason) from error
+
+
+@contextlib.contextmanager
+def noticing_removal(folder: RunFolder) -> Iterator[None]:
+    """Raise `DeletedRun` for a file that is gone where the whole run is."""
+    try:
+        yield
+    except (FileNotFoundError, DamagedStore) as error:
+        if not folder.files.is_there(folder.path / PLAN):
+            raise DeletedRun(folder.path.name) from error
+        raise
 
 
 def check_there(folder: RunFolder, plan: str) -> None:
@@ -397,13 +410,16 @@ def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
     """
     files.settle(path)
     _remove_remains(files, path)
-    is_new = _publish(files, path, plan_record(plan))
-    folder = RunFolder(files, path, plan) if is_new else RunFolder.open(files, path)
-    if differences := plan.differences(folder.plan):
-        raise OtherRun(path.name, differences)
-    _tidy(folder)
-    _lay_out(folder)
-    return ZarrRunWriter(folder)
+    record = plan_record(plan)
+    is_new = _publish(files, path, record)
+    folder = RunFolder(files, path, plan, checksum(record))
+    with noticing_removal(folder):
+        folder = folder if is_new else RunFolder.open(files, path)
+        if differences := plan.differences(folder.plan):
+            raise OtherRun(path.name, differences)
+        _tidy(folder)
+        _lay_out(folder)
+        return ZarrRunWriter(folder)
 
 
 def _remove_remains(files: Files, path: PurePath) -> None:
@@ -435,7 +451,7 @@ def _lay_out(folder: RunFolder) -> None:
         if not files.is_there(node / "zarr.json"):
             files.write_once(node / "zarr.json", to_json(nodes[node]))
 
-    files.make(*folder.folders(), *nodes)
+    files.make_below(folder.path, *folder.folders(), *nodes)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(describe, nodes))
 
