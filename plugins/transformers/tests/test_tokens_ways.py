@@ -4,6 +4,7 @@ The oracle is a bare torch hook on a bare model. Models are small and in float64
 another row or place cannot pass for the right one.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -261,3 +262,167 @@ def test_rows(name: str, way: str) -> None:
         return found
 
     check(model, layer, captured_rows(model, layer, call), mask, ends)
+
+
+@pytest.fixture
+def push() -> Tensor:
+    """Return a vector that the text shows."""
+    return 3 * torch.randn(16, generator=torch.Generator().manual_seed(1)).double()
+
+
+PLAIN: dict[str, Any] = {"max_new_tokens": NEW, "pad_token_id": PAD, "do_sample": False}
+SELECTED: list[dict[str, Any]] = [
+    {"tokens": "last"},
+    {"phase": "generated"},
+    {"phase": "prompt"},
+    {"tokens": "-3:"},
+    {"tokens": [1, 8]},
+    {"phase": "prompt", "tokens": -1},
+]
+
+
+class TestAssisted:
+    """Candidates are proposed and mostly rejected."""
+
+    @pytest.fixture(params=ATTENTION)
+    def model(self, request: pytest.FixtureRequest) -> Any:
+        """One family after another."""
+        return made(request.param)
+
+    @pytest.fixture(params=["assistant", "sampled", "lookup"])
+    def way(self, request: pytest.FixtureRequest, model: Any) -> dict[str, Any]:
+        """Another model proposes, or the prompt."""
+        if request.param == "lookup":
+            return {"prompt_lookup_num_tokens": 3}
+        assistant = made(next(name for name in MODELS if _is(model, name)))
+        torch.manual_seed(5)
+        for weight in assistant.parameters():
+            weight.data += 0.05 * torch.randn_like(weight)
+        return {"assistant_model": assistant, "do_sample": request.param == "sampled"}
+
+    IDS = IDS[1:].repeat(1, 2)
+
+    def test_rows(self, model: Any, way: dict[str, Any]) -> None:
+        """What is kept when it returns is the text's."""
+        ends, layer, mask = {ends_of(model)}, block_of(model), torch.ones_like(self.IDS)
+        torch.manual_seed(3)
+
+        def call() -> Tensor:
+            settings = {**PLAIN, **way, "eos_token_id": list(ends)}
+            found: Tensor = model.generate(self.IDS, attention_mask=mask, **settings)
+            return found
+
+        check(model, layer, captured_rows(model, layer, call), mask, ends)
+
+    @pytest.mark.parametrize("selected", SELECTED, ids=str)
+    def test_steering(self, model: Any, selected: dict[str, Any], push: Tensor) -> None:
+        """A change reaches every candidate as the token that it would be."""
+        mask = torch.ones_like(self.IDS)
+        found = []
+        for way in ({"use_cache": False}, {"prompt_lookup_num_tokens": 3}):
+            scope = tenterhook.attach(model).steer(
+                block_of(model), lambda h: h + push, missing="ignore", **selected
+            )
+            with scope:
+                settings = {**PLAIN, **way, "eos_token_id": None}
+                found.append(model.generate(self.IDS, attention_mask=mask, **settings))
+        assert torch.equal(*found)
+
+
+def _is(model: Any, name: str) -> bool:
+    return type(MODELS[name]()) is type(model)
+
+
+def block_of(model: Any) -> str:
+    """Return the name of the second block."""
+    return next(BLOCKS[name] for name in MODELS if _is(model, name))
+
+
+@pytest.mark.parametrize("selected", SELECTED, ids=str)
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_steered_text(name: str, selected: dict[str, Any], push: Tensor) -> None:
+    """A change by a selection gives the text of the plain way: one row, greedy, no cache."""
+    model = made(name)
+
+    def steered(ids: Tensor, mask: Tensor, **way: Any) -> Tensor:
+        scope = tenterhook.attach(model).steer(
+            BLOCKS[name], lambda h: h + push, missing="ignore", **selected
+        )
+        with scope:
+            settings = {**PLAIN, **way, "eos_token_id": None}
+            found: Tensor = model.generate(ids, attention_mask=mask, **settings)
+        return found[:, ids.shape[1] :]
+
+    wanted = []
+    for row, real in zip(IDS, LEFT.bool(), strict=True):
+        ids = row[real][None]
+        wanted.append(steered(ids, torch.ones_like(ids), use_cache=False)[0])
+    for way in ({}, {"use_cache": False}, WAYS["static"], WAYS["chunks"]):
+        for got, want in zip(steered(IDS, LEFT, **way), wanted, strict=True):
+            assert torch.equal(got, want), way
+
+
+def test_turns() -> None:
+    """In a cache that is used again positions go on, and what is new and given is prompt."""
+    model, layer = made("llama"), BLOCKS["llama"]
+    attached, cache = tenterhook.attach(model), hf.DynamicCache(config=model.config)
+    settings = {**PLAIN, "eos_token_id": None, "past_key_values": cache}
+    with attached.capture(layer, tokens=":") as whole, attached.capture(layer, phase="prompt") as p:
+        first = model.generate(IDS, attention_mask=LEFT, **settings)
+        ids = torch.cat([first, torch.tensor([[30, 31, 32], [33, 34, 35]])], 1)
+        mask = torch.cat([LEFT, torch.ones(2, ids.shape[1] - 7, dtype=torch.long)], 1)
+        second = model.generate(ids, attention_mask=mask, **settings)
+    for text, row in zip(texts_of(second, LEFT, set()), whole.by_row(layer), strict=True):
+        expected = alone(model, layer, text.ids)[:-1]
+        torch.testing.assert_close(row, expected, rtol=0, atol=1e-9)
+    # the prompt of the second turn is the token that the first did not run, and the new ones
+    assert [len(call) for call in p[layer] if len(call)] == [11, 8]
+
+
+def test_unlisted_search() -> None:
+    """A search of one's own is refused, with what is right."""
+
+    def own(model: Any, input_ids: Tensor, **more: Any) -> Tensor:
+        return torch.cat([input_ids, model(input_ids).logits[:, -1:].argmax(-1)], 1)
+
+    model = made("llama")
+    attached = tenterhook.attach(model)
+    with (
+        pytest.raises(ValueError, match=r"custom_generate=.*Right are greedy search, sampling"),
+        attached.capture(BLOCKS["llama"], tokens=":"),
+    ):
+        model.generate(IDS[1:], custom_generate=own, max_new_tokens=1)
+    with attached.capture(BLOCKS["llama"]) as captured:
+        model.generate(IDS[1:], custom_generate=own, max_new_tokens=1)
+    assert len(captured[BLOCKS["llama"]]) == 1
+
+
+def test_threads() -> None:
+    """Eight threads, each with selections and searches of its own."""
+    model, layer = made("llama"), BLOCKS["llama"]
+    reference, ends = made("llama"), {ends_of(made("llama"))}
+    attached, wrong = tenterhook.attach(model), list[Any]()
+    ways: list[dict[str, Any]] = [{}, {"num_beams": 2}, {"use_cache": False}]
+    done: list[tuple[Tensor, list[Tensor]]] = []
+
+    def work(number: int) -> None:
+        try:
+            ids = (IDS + 3 * number) % WORDS * LEFT
+            settings = {**PLAIN, **ways[number % 3], "eos_token_id": list(ends)}
+            with attached.capture(layer, tokens=":") as captured:
+                sequences = model.generate(ids, attention_mask=LEFT, **settings)
+            done.append((sequences, captured.by_row(layer)))
+        except Exception as error:  # noqa: BLE001 - whatever it was, the test fails
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    for sequences, rows in done:
+        for text, row in zip(texts_of(sequences, LEFT, ends), rows, strict=True):
+            expected = alone(reference, layer, text.ids)[: len(row)]
+            torch.testing.assert_close(row, expected, rtol=0, atol=1e-9)
+    assert not hasattr(hf.GenerationMixin._sample, "tenterhook_search")  # nothing is left

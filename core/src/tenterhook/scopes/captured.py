@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from tenterhook.layers import LayerIndex, LayerSpec
-from tenterhook.scopes.selecting import Selecting
 
 
 class Captured(Mapping[str, list[Tensor]]):
@@ -18,7 +17,7 @@ class Captured(Mapping[str, list[Tensor]]):
         index: LayerIndex,
         calls: dict[str, list[Tensor]],
         places: dict[str, list[Tensor]] | None = None,
-        selecting: Selecting | None = None,
+        selecting: Any = None,
     ) -> None:
         self._index = index
         self._calls = calls
@@ -70,9 +69,8 @@ class Captured(Mapping[str, list[Tensor]]):
         Rows are those that a generation returned. Takes a capture of selected tokens; `tokens=":"`
         selects them all.
         """
-        calls, places = self[layer], self.where(layer)
-        assert self._selecting is not None
-        return self._selecting.by_row(calls, places)
+        places = self.where(layer)
+        return self._selecting.by_row(self[layer], places)  # type: ignore[no-any-return]
 
     def __contains__(self, layer: object) -> bool:
         return self.get(layer) is not None

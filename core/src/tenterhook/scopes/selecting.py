@@ -5,12 +5,12 @@ with the distribution tenterhook-selections; any object with these methods serve
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 from torch import Tensor, nn
 
 from tenterhook._dispatch.frames import NO_STEPS, Place, Steps
-from tenterhook._dispatch.sites import site_of
+from tenterhook._dispatch.sites import Side, site_of
 
 
 class Selector(Protocol):
@@ -43,13 +43,16 @@ class Selecting(Protocol):
     """The first call of a layer counts, and each `every`-th one after it."""
 
     modules: Sequence[nn.Module]
-    """The model, and those of its parts, before whose forwards it is called."""
+    """The model, and those of its parts, before and after whose forwards it is called."""
 
     places: Sequence[Place]
     """What else is entered when the scope opens, and left when it closes."""
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at what one of `modules` is given, before each of its forwards."""
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Look at what it returns, after each of its forwards."""
 
     def detecting(self) -> Any:
         """Return itself: it looks on while controllers are off."""
@@ -82,4 +85,5 @@ class Selecting(Protocol):
 def steps_of(selecting: Selecting) -> dict[Place, Steps]:
     """Return where a selector looks on."""
     steps: dict[Place, Steps] = dict.fromkeys(selecting.places, NO_STEPS)
-    return steps | {site_of(m, "before"): Steps((selecting,)) for m in selecting.modules}
+    sides = [(m, side) for m in selecting.modules for side in get_args(Side)]
+    return steps | {site_of(*each): Steps((selecting,)) for each in sides}

@@ -31,6 +31,10 @@ class Choice(Protocol):
         """Rows of the batch; `None` for all."""
 
     @property
+    def features(self) -> object:
+        """Indices along the last axis; `None` for all."""
+
+    @property
     def of_tokens(self) -> bool:
         """Whether it selects among tokens."""
 
@@ -76,8 +80,8 @@ class SelectionAtWork:
         self.places: Sequence[Place] = (GENERATE,)
         """What else is to know of the scope."""
         self._watch = Watch(model, frozenset(self.modules))
-        self.before = self._watch.before
-        self._carriers = Carriers(model)
+        self.before, self.after = self._watch.before, self._watch.after
+        self._carriers = Carriers.of(model)
         self._picked: tuple[Forward, _Part] | None = None
         self._key = object()
 
@@ -116,6 +120,8 @@ class SelectionAtWork:
             tensor = flat if part.is_all else flat.index_select(0, part.index)
             if places is not None and forward is not None:
                 self._picked = forward, part
+        if selection.features is None:
+            return Picked(tensor, places)
         features = selection.feature_index(tensor.shape[-1], tensor.device)
         return Picked(tensor if features is None else tensor.index_select(-1, features), places)
 
@@ -155,7 +161,7 @@ class SelectionAtWork:
         if forward is None:
             seen = self._watch.tokens_for(selection, None)
             return self._work_out(shape, tensor.device, seen), None
-        key = (self._key, shape[:2] if len(shape) > 2 else shape[:1], len(shape), tensor.device)
+        key = (self._key, shape, tensor.device)
         part = forward.masks.get(key)
         if part is None:
             seen = self._watch.tokens_for(selection, forward)

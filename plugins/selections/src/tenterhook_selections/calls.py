@@ -6,7 +6,7 @@ those that ask for it. On the stack a call is for exactly as long as it runs, wh
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import Any
 
@@ -34,18 +34,23 @@ def is_call_of(frame: FrameType, module: nn.Module) -> bool:
     return frame.f_locals.get("self") is module
 
 
-def runs_itself(module: nn.Module, limit: int = 200) -> bool:
-    """Whether the `forward` of `module` runs here though nobody called the module."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+def runs_itself(modules: Collection[nn.Module], limit: int = 200) -> nn.Module | None:
+    """Return the one of `modules` whose `forward` runs here though nobody called the module."""
+    codes = {getattr(inspect.unwrap(type(module).forward), "__code__", None) for module in modules}
     frame: FrameType | None = sys._getframe(1)
-    called = False
-    while frame is not None and limit and code is not None:
-        if frame.f_code is code and frame.f_locals.get("self") is module:
-            outer = frame.f_back
-            while outer is not None and outer.f_code.co_name in ("inner", "_call_impl") and limit:
-                called = called or is_call_of(outer, module)
-                outer, limit = outer.f_back, limit - 1
-            return not called
+    while frame is not None and limit:
+        module = frame.f_locals.get("self") if frame.f_code in codes else None
+        if isinstance(module, nn.Module) and module in modules:
+            return None if _is_called(frame.f_back, module) else module
+        frame, limit = frame.f_back, limit - 1
+    return None
+
+
+def _is_called(frame: FrameType | None, module: nn.Module, limit: int = 12) -> bool:
+    """Whether a call of `module` is one of the next frames up: decorators may be in between."""
+    while frame is not None and limit:
+        if frame.f_code.co_name == "_call_impl":
+            return is_call_of(frame, module)
         frame, limit = frame.f_back, limit - 1
     return False
 

@@ -60,13 +60,20 @@ _CHANNELS_FIRST: tuple[type, ...] = (
 
 
 class Carriers:
-    """Which layers of one model carry its text. Shared by nobody: each scope has its own."""
+    """Which layers of one model carry its text: worked out once, for all scopes on it."""
 
     def __init__(self, root: nn.Module) -> None:
         self._root = weakref.ref(root)
-        self._why: dict[int, str | None] = {}
-        self._towers: dict[int, str | None] = {}
-        self._above: dict[int, list[nn.Module]] | None = None
+        self._why: dict[nn.Module, tuple[str | None, str | None]] = {}
+        self._above: dict[nn.Module, list[nn.Module]] = {}
+
+    @classmethod
+    def of(cls, root: nn.Module) -> "Carriers":
+        """Return those of a model."""
+        found = _of_roots.get(root)
+        if found is None:
+            found = _of_roots[root] = cls(root)
+        return found
 
     def why_not(
         self, layer: nn.Module, forward: Forward | None, given: Tensor | None
@@ -75,24 +82,24 @@ class Carriers:
 
         `given` is the layer's first input.
         """
-        key = id(layer)
-        if key not in self._why:
-            self._why[key] = self._by_kind(layer)
-        why = self._why[key]
-        if why is None and forward is not None and forward.shape is not None:
-            if key not in self._towers:
-                self._towers[key] = self._by_tower(layer)
-            why = self._towers[key] or self._by_inputs(layer, forward, given)
-        return why
+        whys = self._why.get(layer)
+        if whys is None:
+            whys = self._why[layer] = self._by_kind(layer), self._by_tower(layer)
+        kind, tower = whys
+        if kind is not None or forward is None or forward.shape is None:
+            return kind
+        return tower or self._by_inputs(layer, forward, given)
 
     def _by_kind(self, layer: nn.Module) -> str | None:
         """Return why a layer of this kind has no tokens on its second axis."""
         if isinstance(layer, _CHANNELS_FIRST):
             return f"a {type(layer).__name__} has its channels before the places, and no tokens"
-        above = self._modules_above(layer)
-        for module in (layer, *above):
-            inner = getattr(module, "self_attn", None)
-            if any(getattr(each, "batch_first", None) is False for each in (module, inner)):
+        for module in (layer, *self._modules_above(layer)):
+            blocks = getattr(module, "layers", None)  # a TransformerEncoder, itself or around it
+            first = blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) else module
+            first = first if isinstance(module, _STACKS) else module
+            inner = getattr(first, "self_attn", None)
+            if any(getattr(each, "batch_first", None) is False for each in (first, inner)):
                 name = type(module).__name__
                 return f"a {name} with batch_first=False has the sequence before the batch"
         return None
@@ -112,6 +119,8 @@ class Carriers:
     def _by_inputs(self, layer: nn.Module, forward: Forward, given: Tensor | None) -> str | None:
         """Return why it cannot be told whether a layer of this forward carries the text."""
         named = forward.named
+        if forward.is_plain:
+            return None
         encoders = named.get("encoder_hidden_states")
         if encoders is not None and given is not None and _shares(given, encoders):
             return (
@@ -123,6 +132,7 @@ class Carriers:
             other = forward.masks["other inputs"] = [
                 name for name, value in named.items() if _is_other(name, value)
             ]
+        forward.is_plain = not other and encoders is None
         if not other or layer is forward.module:
             return None
         ids = named.get("input_ids")
@@ -138,17 +148,19 @@ class Carriers:
 
     def _modules_above(self, layer: nn.Module) -> list[nn.Module]:
         """Return the modules that a layer is part of, from the innermost out."""
-        if self._above is None:
+        if layer not in self._above:
             root = self._root()
-            self._above = {}
             named = dict(root.named_modules(remove_duplicate=False)) if root is not None else {}
             for name, module in named.items():
                 parts = name.split(".") if name else []
                 paths = [".".join(parts[:end]) for end in range(len(parts) - 1, -1, -1)]
-                self._above.setdefault(
-                    id(module), [named[path] for path in paths if path in named] if name else []
-                )
-        return self._above.get(id(layer), [])
+                above = [named[path] for path in paths if path in named]
+                self._above[module] = above if name else []
+        return self._above.get(layer, [])
+
+
+_of_roots: "weakref.WeakKeyDictionary[nn.Module, Carriers]" = weakref.WeakKeyDictionary()
+_STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
 
 
 def _shares(one: Tensor, other: Any) -> bool:

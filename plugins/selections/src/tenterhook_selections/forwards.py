@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tenterhook.activations import inputs_of, named_inputs, parameters_of
 from tenterhook_selections.calls import calls_here, is_call_of, note
 from tenterhook_selections.generation import Running, running_generation
 from tenterhook_selections.searches import Search, Step
+from tenterhook_selections.states import LostState, remember, tokens_behind, with_past
 from tenterhook_selections.tokens import Seen, past_length, same_text, token_shape
 from tenterhook_selections.virtual import learned_tokens, virtual_tokens
 
@@ -42,6 +44,7 @@ class Forward:
         "_tokens",
         "frame",
         "generation",
+        "is_plain",
         "is_read",
         "kept",
         "masks",
@@ -50,6 +53,7 @@ class Forward:
         "outer",
         "past",
         "shape",
+        "state",
         "step",
         "virtual",
     )
@@ -72,6 +76,10 @@ class Forward:
         """The step of a search that it is."""
         self.virtual = 0
         """How many of the first columns, or of the cache, are no text, as prompt tuning has it."""
+        self.state: Tensor | LostState | None = None
+        """The real tokens behind the state that it goes on from, or why they are not known."""
+        self.is_plain = False
+        """Whether it is known to have been given nothing but text."""
         self.is_read = False
         self._tokens: Seen | None = None
         self.kept: dict[str, Any] = {}
@@ -94,7 +102,15 @@ class Forward:
             return self.step.tokens(self.shape, self.named.get("input_ids"))
         if self.outer is not None and self.is_text_of(self.outer):
             return self.outer.tokens
-        return Seen.of_call(self.named, self.past, generation=self.generation, virtual=self.virtual)
+        if isinstance(self.state, LostState):
+            raise self.state
+        return Seen.of_call(
+            self.named,
+            self.past,
+            generation=self.generation,
+            virtual=self.virtual,
+            before=self.state,
+        )
 
     @property
     def whole_step(self) -> Step | None:
@@ -123,7 +139,13 @@ _here = _Here()
 def takes_text(module: nn.Module) -> bool:
     """Whether a module's forward takes token ids by name: a vision tower may take embeddings."""
     kind: Any = type(module)
-    return "input_ids" in parameters_of(kind)
+    found = _takes.get(kind)
+    if found is None:
+        found = _takes[kind] = "input_ids" in parameters_of(kind)
+    return found
+
+
+_takes: dict[type, bool] = {}
 
 
 def begin(module: nn.Module, args: Any, kwargs: Any) -> Forward | None:
@@ -139,9 +161,32 @@ def begin(module: nn.Module, args: Any, kwargs: Any) -> Forward | None:
     part = outer is not None and forward.is_text_of(outer)
     if forward.shape is not None and not part and not learned_tokens(module):
         _place(forward, call)
+        if forward.step is None:
+            try:
+                forward.state = tokens_behind(type(module), named)
+            except LostState as lost:
+                forward.state = lost
     note(call, _KEY, forward)
     _here.stack.append(weakref.ref(forward))
     return forward
+
+
+def end(module: nn.Module, output: Any) -> None:
+    """Take note of what the innermost forward returned, if it is one of `module`."""
+    forward = innermost_forward()
+    if forward is None or forward.module is not module or forward.shape is None:
+        return
+    part = forward.outer is not None and forward.is_text_of(forward.outer)
+    if forward.step is None and not part:
+        remember(forward.named, output, lambda: _real_of(forward))
+
+
+def _real_of(forward: Forward) -> Tensor:
+    shape, lost = forward.shape, isinstance(forward.state, LostState)
+    assert shape is not None
+    tokens = None if lost else forward.tokens
+    real = torch.ones(shape, dtype=torch.bool) if tokens is None else tokens.real
+    return with_past(None if isinstance(forward.state, LostState) else forward.state, real)
 
 
 _KEY = "forwards"
@@ -227,7 +272,7 @@ def _innermost(frame: FrameType, asks: object = None) -> Forward | None:
             for far, each in enumerate(_frames(frame)):
                 if id(each) == forward.frame:
                     if asks is not None:
-                        _here.far[id(asks)] = far + 1
+                        _here.far[id(asks)] = far
                         if len(_here.far) > _MOST:
                             _here.far.clear()
                     return forward

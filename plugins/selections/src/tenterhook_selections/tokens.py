@@ -87,18 +87,20 @@ class Seen:
         *,
         generation: Running | None = None,
         virtual: int = 0,
+        before: Tensor | None = None,
     ) -> "Seen | None":
         """Return the tokens of a call of the whole model; `None` where it was given none.
 
         `named` are its inputs by name; `past` is how many tokens its cache held as it began;
         `generation` is the one that the call is a step of; `virtual` of the columns, or of what the
-        cache holds, come before the text and are none of it.
+        cache holds, come before the text and are none of it. `before` says which of the tokens
+        behind a state are real, bool `(batch, n)`.
         """
         shape = token_shape(named)
         if shape is None:
             return None
         ids = ids_of(named)
-        seen = cls._of_shape(named, past, shape, generation, virtual)
+        seen = cls._of_shape(named, past, shape, generation, virtual, before)
         return seen if ids is None else attrs.evolve(seen, ids=ids)
 
     @classmethod
@@ -109,6 +111,7 @@ class Seen:
         shape: tuple[int, int],
         generation: Running | None,
         virtual: int,
+        before: Tensor | None,
     ) -> "Seen":
         batch, seq = shape
         mask = named.get("attention_mask")
@@ -122,6 +125,8 @@ class Seen:
         else:
             real = torch.ones(batch, past + seq, dtype=torch.bool)
             unread = None if mask is None else _described(mask)
+        if before is not None and len(before) == batch and real.shape[1] == seq:
+            real = torch.cat([before, real], 1)
         if virtual:
             real = real.clone()
             real[:, :virtual] = False

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook_selections.calls import calls_here, is_call_of, runs_itself
-from tenterhook_selections.forwards import Forward, begin, running_forward
+from tenterhook_selections.forwards import Forward, begin, end, running_forward
 from tenterhook_selections.tokens import Seen
 
 
@@ -82,9 +82,10 @@ class Watch:
         whole = self._module
         if whole is None:
             return
-        if runs_itself(whole):
+        called = runs_itself(self._parts or (whole,))
+        if called is not None:
             raise ValueError(
-                f"Tokens are selected, and the forward of {type(whole).__name__} was called past "
+                f"Tokens are selected, and the forward of {type(called).__name__} was called past "
                 "its hooks, which do not know what it was given. Call the model, not its forward."
             )
         if any(is_call_of(call, whole) for call in calls_here(_NEAR)):
@@ -112,6 +113,10 @@ class Watch:
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Take note of the inputs; they are looked at when a selection asks."""
         begin(module, args, kwargs)
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Take note of the state that a forward returns."""
+        end(module, output)
 
     def forward_at(self, asks: object) -> Forward | None:
         """Return the innermost forward that runs here; `asks` is the layer that asks, if any."""
