@@ -41,24 +41,26 @@ def leave_to_python(kind: type, *methods: str) -> None:
     _ours.extend((kind, method) for method in methods)
 
 
-def hooks_change() -> None:
+def hooks_change() -> bool:
     """Make compiled code look at hooks, and leave scopes to Python.
 
     What is compiled from the first change of a hook on is guarded by the hooks of its modules.
+    Returns whether there may be code from before, which passes over them.
     """
     dynamo = sys.modules.get("torch._dynamo")
     config = None if dynamo is None else getattr(dynamo, "config", None)
     if dynamo is None or config is None:
-        return
+        return False
     if not (left_to_python or dynamo.eval_frame.cached_backends):
-        return  # nothing has been given to torch.compile yet
+        return False  # nothing has been given to torch.compile yet
     if not left_to_python:
         left_to_python.append(True)
         compiler: Any = torch.compiler  # this function of it has no types
         for kind, name in _ours:
             disabled = compiler.disable(getattr(kind, name), reason=WHY_NOT_COMPILED)
             setattr(kind, name, disabled)
-    config.skip_nnmodule_hook_guards = False
+    passed_over, config.skip_nnmodule_hook_guards = config.skip_nnmodule_hook_guards, False
+    return bool(passed_over)
 
 
 def look_anew(module: nn.Module, hooked: bool) -> None:
