@@ -1,5 +1,6 @@
 """Small real models, made from config, of the families that people use, and a real tokenizer."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ def make_model() -> Callable[..., Any]:
         tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
         part = "Text" if family == "gemma3" else ""
         config = getattr(transformers, f"{name}{part}Config")(
-            vocab_size=320, **{**sizes, **tokens, **settings}
+            **{"vocab_size": 320, **sizes, **tokens, **settings}
         )
         torch.manual_seed(0)
         model = getattr(transformers, f"{name}{head}")(config).eval()
@@ -123,3 +124,35 @@ def make_model() -> Callable[..., Any]:
 def texts() -> list[str]:
     """Texts of unequal length."""
     return list(TEXTS)
+
+
+MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+MARKERS += ["<start_of_turn>", "<end_of_turn>", "<think>", "</think>"]
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(
+    trained: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
+    """Return a function that gives a tokenizer with a chat template, from files.
+
+    `marks` says whether `<think>` is a token. It is made once for each template.
+    """
+    made: dict[tuple[str, bool], Any] = {}
+
+    def of(template: str, *, marks: bool = True) -> Any:
+        key = template, marks
+        if key not in made:
+            folder = tmp_path_factory.mktemp("tokenizer")
+            trained.save(str(folder / "tokenizer.json"))
+            names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+            kind = {"tokenizer_class": "PreTrainedTokenizerFast"}
+            (folder / "tokenizer_config.json").write_text(json.dumps({**kind, **names}))
+            (folder / "chat_template.jinja").write_text(template)
+            auto: Any = transformers.AutoTokenizer
+            tokenizer = made[key] = auto.from_pretrained(str(folder))
+            markers = [each for each in MARKERS if marks or "think" not in each]
+            tokenizer.add_tokens(markers, special_tokens=True)
+        return made[key]
+
+    return of

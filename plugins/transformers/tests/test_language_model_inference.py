@@ -218,7 +218,7 @@ def test_nothing_to_run_on(
 def test_not_text(lm: LanguageModel) -> None:
     """Anything but text is an error that shows it."""
     with pytest.raises(TypeError, match="Text 1 is int, not str: 3"):
-        lm.inference.execute_inference(["a", 3])  # type: ignore[list-item]
+        lm.inference.execute_inference(["a", 3])  # type: ignore[arg-type]
 
 
 def test_text_longer_than_the_context(lm: LanguageModel) -> None:

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from tenterhook_selections.generation import RunningGeneration
     from tenterhook_selections.own_loops import generating
     from tenterhook_selections.positions import Where
+    from tenterhook_selections.roles import Roles
     from tenterhook_selections.selection import Selection
     from tenterhook_selections.tokens import Seen
     from tenterhook_selections.watch import Watch
 
-__all__ = ["RunningGeneration", "Seen", "Selection", "Watch", "Where", "generating"]
+__all__ = ["Roles", "RunningGeneration", "Seen", "Selection", "Watch", "Where", "generating"]
 
 _HOMES = {
+    "Roles": "roles",
     "RunningGeneration": "generation",
     "Seen": "tokens",
     "Selection": "selection",

@@ -1,10 +1,13 @@
 """The generation that runs in this thread or task, and which forwards are its steps."""
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 import attrs
 from torch import Tensor, nn
+
+from tenterhook_selections.roles import Roles
 
 
 class Running(Protocol):
@@ -16,6 +19,10 @@ class Running(Protocol):
     @property
     def prompt(self) -> Tensor:
         """Long `(batch,)`: the real tokens of each prompt."""
+
+    @property
+    def roles(self) -> Sequence[Roles] | None:
+        """Who says what in each prompt; `None` where it is not known."""
 
     def has_part(self, module: nn.Module) -> bool:
         """Whether the module has a part in it: is the model, within it or around it."""
@@ -33,6 +40,9 @@ class RunningGeneration:
 
     within: int | None = None
     """The `id` of the frame of the forward in which the generation began."""
+
+    roles: Sequence[Roles] | None = None
+    """Who says what in each prompt; `None` where it is not known."""
 
     search: Any = None
     """The call of transformers' `generate` that was made in it, when it is over."""

@@ -18,7 +18,7 @@ text is known when it returns. So there are two questions, and the ledger answer
 `offset` later where a cache from before, or embeddings, hold what comes first.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook_selections.generation import is_part, running
+from tenterhook_selections.generation import RunningGeneration, is_part, running
+from tenterhook_selections.roles import Roles
 from tenterhook_selections.tokens import Seen
 
 Kind = Literal["one by one", "beams", "assisted"]
@@ -66,6 +67,16 @@ class Search:
         if self.text is None:
             return torch.zeros(1, dtype=torch.long)
         return self.text.lengths[:: self.text.copies]
+
+    @property
+    def roles(self) -> Sequence[Roles] | None:
+        """Who says what in each prompt, where whoever called `generate` said so."""
+        outer = self.outer
+        return (
+            outer.roles
+            if isinstance(outer, RunningGeneration) and outer.has_part(self.model)
+            else None
+        )
 
     def has_part(self, module: nn.Module) -> bool:
         """Whether the module has a part in it: is the model, within it or around it."""
@@ -188,7 +199,10 @@ class Step:
             if self.search.refused is not None and not self.search.aside:
                 raise ValueError(self.search.refused)
             return Seen.nothing(*shape)
-        return attrs.evolve(self.text.seen(self.start, self.seq), ids=ids)
+        roles = self.search.roles
+        made = None if roles is None else self.text.made_before(self.start)
+        seen = self.text.seen(self.start, self.seq)
+        return attrs.evolve(seen, ids=ids, roles=roles, made=made)
 
 
 class Text:
@@ -226,6 +240,8 @@ class Text:
         self.sequences = mask[:, :0]
         self.held: Tensor | None = None
         """Of beams, the text that the cache holds of each slot, `(slots, seq)`."""
+        self.latest: Tensor | None = None
+        """Of other searches, the text of each slot at the last look, `(slots, seq)`."""
         self._next_words: Tensor | None = None
         self._pending: list[Step] = []
         self._next = self.begin - to_feed
@@ -260,6 +276,8 @@ class Text:
             return  # looked at candidates, too
         for step in self._pending:
             step.words = ids
+        if self.kind == "one by one":
+            self.latest = ids
         self._pending, self.held = [], ids
         self._is_prompt = False
         self.width = ids.shape[1] + self.offset + 1
@@ -277,9 +295,20 @@ class Text:
         if self.kind == "beams":
             return
         self._is_prompt = False
+        self.latest = ids
         self.width = ids.shape[1] + self.offset
         if fills and isinstance(over, Tensor) and over.shape == (self.slots,):
             self._news.append((self.width, over))
+
+    def made_before(self, start: int) -> Tensor | None:
+        """Return what each slot's text has after the prompt and before a column, `(slots, n)`.
+
+        `None` where that is not known, as while beams are exchanged.
+        """
+        if start <= self.begin:
+            return None
+        text = self.held if self._next_words is not None else self.latest
+        return None if text is None else text[:, self.begin - self.offset : start - self.offset]
 
     def ended(self) -> Tensor:
         """Return the column behind the last token of each slot, long `(slots,)`."""
@@ -355,7 +384,7 @@ class Text:
         )
         again._is_prompt = False
         again.width = sequences.shape[1] + self.offset
-        again._over = self.row_ends
+        again._over, again.latest = self.row_ends, sequences
         again.settle(sequences)
         return again
 

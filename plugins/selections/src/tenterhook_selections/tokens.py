@@ -1,6 +1,6 @@
 """The tokens of one forward: which are real, read off its attention mask, and where they stand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tenterhook_selections.generation import Running, copies_of, running_generation
+from tenterhook_selections.roles import Roles
 
 
 @attrs.frozen(eq=False)
@@ -35,6 +36,12 @@ class Seen:
 
     unread: str | None = None
     """What was given as attention mask, where it does not say which tokens are real."""
+
+    roles: Sequence[Roles] | None = None
+    """Who says what in each prompt; `None` where it is not known."""
+
+    made: Tensor | None = None
+    """Int `(batch, n)`: what was generated in earlier forwards, where that is known."""
 
     known: Tensor = attrs.field()
     """Long `(batch, seq)`: how many tokens its row had when a token was new.
@@ -75,7 +82,15 @@ class Seen:
         if generation is not None and copies * len(generation.prompt) == len(mask):
             prompt = generation.prompt.repeat_interleave(copies)
             known = torch.maximum(place[:, past:] + 1, prompt[:, None])
-            return cls(mask[:, past:], place[:, past:], total, prompt, copies, known=known)
+            return cls(
+                mask[:, past:],
+                place[:, past:],
+                total,
+                prompt,
+                copies,
+                roles=generation.roles,
+                known=known,
+            )
         prompt = mask[:, :past].sum(1) if past else total
         return cls(mask[:, past:], place[:, past:], total, prompt, copies)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from tenterhook.errors import closest
 from tenterhook.plugins import PluginManager, Registered, default_manager
 from tenterhook_selections import plugin
+from tenterhook_selections.role_masks import has_role
+from tenterhook_selections.roles import ROLES, is_role, parse_role
 from tenterhook_selections.tokens import Seen
 
 
@@ -31,12 +33,15 @@ def generated(tokens: Seen) -> Tensor:
 
 def is_word(text: str) -> bool:
     """Say whether text has the form of a selector's name; positions and slices have not."""
-    return text.replace("-", "_").isidentifier()
+    return text.replace("-", "_").isidentifier() or ("[" in text and is_role(text))
 
 
 def check_word(word: str) -> None:
     """Raise `ValueError` where there is no selector of that name."""
-    known = _known()
+    if is_role(word):
+        parse_role(word)
+        return
+    known = [*_known(), *ROLES]
     if word in known:
         return
     if clash := default_manager().clash("selectors", word):
@@ -68,6 +73,8 @@ def selected_by(word: str, tokens: Seen) -> Tensor:
     Padding is never among them. Raises `BrokenExtension` where the selector returns no such mask,
     and what it raises itself.
     """
+    if is_role(word):
+        return has_role(tokens, word)
     check_word(word)
     selector = _known()[word]
     found = selector.call(tokens)

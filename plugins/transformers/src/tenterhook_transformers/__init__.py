@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tenterhook_transformers.dataset_source import read
     from tenterhook_transformers.errors import (
+        BadConversation,
         EmptyText,
         MissingWeights,
+        NoChatTemplate,
         TooLong,
         UnknownDataset,
         UnknownModel,
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
     from tenterhook_transformers.model_loader import load
 
 __all__ = [
+    "BadConversation",
     "EmptyText",
     "Generation",
     "LanguageModel",
     "MissingWeights",
+    "NoChatTemplate",
     "TooLong",
     "UnknownDataset",
     "UnknownModel",

@@ -77,5 +77,26 @@ class TooLong(TenterhookError, ValueError):
         )
 
 
+class NoChatTemplate(TenterhookError, ValueError):
+    """A tokenizer that does not say how messages are written."""
+
+    def __str__(self) -> str:
+        return (
+            "The tokenizer has no chat template, so messages cannot be written as text. Set "
+            "tokenizer.chat_template, or run text: lm.generate(prompts)."
+        )
+
+
+@attrs.define(slots=False)
+class BadConversation(TenterhookError, ValueError):
+    """Messages that a chat template does not take."""
+
+    reason: str
+    """What the template says."""
+
+    def __str__(self) -> str:
+        return f"The chat template does not take these messages: {self.reason.removesuffix('.')}."
+
+
 class MissingWeights(TenterhookWarning):
     """A checkpoint lacks weights of the model, which are random now."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tenterhook.activity import capturing
-from tenterhook_selections import generating
+from tenterhook_selections import Roles, generating
 from tenterhook_selections.generate_calls import known_searches
 from tenterhook_selections.searches import Search, real_tokens
 from tenterhook_transformers.encoding import encode
@@ -79,9 +79,10 @@ def generate(
     *,
     tok_kwargs: Mapping[str, Any] | None = None,
     with_controllers: bool = True,
+    roles: Sequence[Roles] | None = None,
     **settings: Any,
 ) -> Generation:
-    """Go on with the prompts; see `LanguageModel.generate`.
+    """Go on with the prompts; see `LanguageModel.generate`. `roles` say who says what in them.
 
     Raises `ValueError` for a model that cannot generate, `EmptyText`, `TooLong`, `HookError`.
     """
@@ -99,7 +100,7 @@ def generate(
         scopes.enter_context(torch.no_grad())
         scopes.enter_context(known_searches())
         lengths = prompt_mask.sum(1).tolist()
-        generation = scopes.enter_context(generating(lengths, model=module))
+        generation = scopes.enter_context(generating(lengths, model=module, roles=roles))
         if not with_controllers:
             scopes.enter_context(model.without_controllers())
         as_asked = settings.pop("return_dict_in_generate", None)
@@ -116,7 +117,7 @@ def generate(
     real = None if search is None else search.real.to(sequences.device)
     if real is None:
         made = sequences[:, 0 if _is_encoder_decoder(module) else prompt_mask.shape[1] :]
-        real = real_tokens(made, _eos_ids(module, settings), padding)
+        real = real_tokens(made, eos_ids(module, settings), padding)
     return _result(model, raw, sequences, prompt_mask, real)
 
 
@@ -208,8 +209,8 @@ def _settle_padding(model: TokenizedModel, settings: dict[str, Any]) -> int:
     return int(settings["pad_token_id"])
 
 
-def _eos_ids(module: Any, settings: Mapping[str, Any]) -> set[int]:
-    """Return the ids that end a row."""
+def eos_ids(module: Any, settings: Mapping[str, Any]) -> set[int]:
+    """Return the ids that end a row, as the settings of a generation or the model's own say."""
     configs = settings.get("generation_config"), getattr(unwrapped(module), "generation_config", {})
     found = settings.get("eos_token_id")
     for config in configs:

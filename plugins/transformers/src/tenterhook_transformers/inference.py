@@ -1,6 +1,6 @@
 """Running a language model on texts, batch by batch, hooks included."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,9 @@ from warnings import warn
 import torch
 
 from tenterhook.hooks import HookWarning
+from tenterhook_selections import generating
+from tenterhook_transformers.chat_template import conversations_of
+from tenterhook_transformers.chatting import rendered
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import model_inputs, raise_of_two_sequences
@@ -17,6 +20,8 @@ from tenterhook_transformers.tokenized_model import TokenizedModel
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
+
+    from tenterhook_transformers.chat_template import Conversation
 
 
 class Inference:
@@ -27,7 +32,7 @@ class Inference:
 
     def execute_inference(
         self,
-        texts: str | Iterable[str],
+        texts: "str | Iterable[str] | Conversation | Sequence[Conversation]",
         tok_kwargs: Mapping[str, Any] | None = None,
         autocast: bool = False,
         autocast_dtype: torch.dtype | None = None,
@@ -35,6 +40,9 @@ class Inference:
         stop_after_layer: str | int | None = None,
     ) -> "tuple[Any, BatchEncoding]":
         """Run the model once on the texts, as one batch; return its output and its inputs.
+
+        Texts may be conversations, lists of messages as `LanguageModel.chat` takes them, written as
+        the chat template has it; selections of roles apply to them.
 
         The model runs in eval mode, without gradients; its own mode comes back afterwards.
         Registered hooks and open scopes see the forward. `tok_kwargs` go to the tokenizer;
@@ -55,8 +63,17 @@ class Inference:
         model = self._model
         if stop_after_layer is not None:
             model.layers.index.resolve(stop_after_layer)
-        encodings = encode(model, texts, **(tok_kwargs or {}))
+        given: Any = texts
+        roles = None
+        if conversations_of(texts) is not None:
+            chats = rendered(model, texts)
+            given, roles = [chat.text for chat in chats], [chat.roles for chat in chats]
+            tok_kwargs = {"add_special_tokens": False, **(tok_kwargs or {})}
+        encodings = encode(model, given, **(tok_kwargs or {}))
         with ExitStack() as scopes:
+            if roles is not None:
+                lengths = [len(each) for each in roles]
+                scopes.enter_context(generating(lengths, model=model.module, roles=roles))
             scopes.enter_context(evaluating(model.module))
             scopes.enter_context(torch.no_grad())
             if autocast:

@@ -13,7 +13,7 @@ from tenterhook.hooks import Controller, Detector, Hook
 from tenterhook.registry import OnError
 from tenterhook_capture.loading import ModelName, load_model, note_name
 from tenterhook_store.schemes import split_scheme
-from tenterhook_transformers import encoding, generation
+from tenterhook_transformers import chatting, encoding, generation
 from tenterhook_transformers.description import describe
 from tenterhook_transformers.errors import BadLoadOption, EmptyText, UnknownModel
 from tenterhook_transformers.evaluating import evaluating
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from transformers import BatchEncoding
 
+    from tenterhook_selections import Roles
     from tenterhook_store import Store
+    from tenterhook_transformers.chat_template import Conversation
 
 
 class LanguageModel(HookedModel):
@@ -247,6 +249,49 @@ class LanguageModel(HookedModel):
         return generation.generate(
             self, prompts, tok_kwargs=tok_kwargs, with_controllers=with_controllers, **kwargs
         )
+
+    def chat(
+        self,
+        messages: "Conversation | Sequence[Conversation]",
+        *,
+        template_kwargs: "Mapping[str, Any] | None" = None,
+        tok_kwargs: "Mapping[str, Any] | None" = None,
+        with_controllers: bool = True,
+        **kwargs: Any,
+    ) -> generation.Generation:
+        """Have the assistant answer a conversation, or several; what `generate` returns.
+
+        A conversation is a list of messages, `{"role": "user", "content": "Hello"}`, as the
+        tokenizer's chat template takes them; `template_kwargs` go to the template
+        (`enable_thinking`, `tools`, `continue_final_message`). The answers are the
+        `continuations`. The rest is as `generate` has it, and selections of roles apply:
+        `tokens="user"`, `"assistant"`, `"system"`, `"thinking"`, `"tool"`. What the model says is
+        the assistant's.
+
+        Raises `NoChatTemplate`, `BadConversation` where the template does not take the messages
+        (both a `ValueError`), `TypeError` for what are no messages, and what `generate` raises.
+        Roles that cannot be told are a `ValueError` when a selection asks for them.
+        """
+        return chatting.chat(
+            self,
+            messages,
+            template_kwargs=template_kwargs,
+            tok_kwargs=tok_kwargs,
+            with_controllers=with_controllers,
+            **kwargs,
+        )
+
+    def roles(
+        self,
+        messages: "Conversation | Sequence[Conversation]",
+        *,
+        template_kwargs: "Mapping[str, Any] | None" = None,
+    ) -> "list[Roles]":
+        """Return, of each conversation, the ids of its tokens and the role of each.
+
+        Nothing is run. Raises what `chat` raises of messages.
+        """
+        return chatting.roles_of(self, messages, template_kwargs=template_kwargs)
 
     # --- what a capture needs
 
