@@ -27,6 +27,7 @@ from tenterhook_cli.options import (
     tries_option,
 )
 from tenterhook_cli.progress import Remembered, progress_bar, stoppable
+from tenterhook_cli.terminal import echo
 
 if TYPE_CHECKING:
     from tenterhook_capture import Capture, CaptureRecipe
@@ -222,7 +223,7 @@ def capture(
             inputs=inputs,
         )
         say = _dry_run if dry_run else _plan
-        click.echo(say(store, prepared, run_name or prepared.spec.run_id(), as_json))
+        echo(*say(store, prepared, run_name or prepared.spec.run_id(), as_json).split("\n"))
         return
     with progress_bar() as show:
         progress = Remembered(show)
@@ -241,8 +242,11 @@ def capture(
         )
     run = store.run(run_id)
     if not progress.rows_new:
-        click.echo("This run was complete already; there was nothing to do.", err=True)
-    click.echo(json.dumps(_summary(store, run), indent=2) if as_json else _report(store, run))
+        echo("This run was complete already; there was nothing to do.", err=True)
+    if as_json:
+        click.echo(json.dumps(_summary(store, run), indent=2))
+    else:
+        echo(*_report(store, run).split("\n"))
 
 
 def _chosen(ctx: click.Context, options: dict[str, Any]) -> CaptureOptions:

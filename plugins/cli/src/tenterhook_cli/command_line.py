@@ -20,6 +20,7 @@ from tenterhook.errors import TenterhookError
 from tenterhook.one_line import error_line, type_name
 from tenterhook_cli.plugin import tenterhook_commands
 from tenterhook_cli.stdout import claim_stdout
+from tenterhook_cli.terminal import echo
 
 # What a user can repair by typing something else; the rest is a failure.
 BAD_INPUT = (
@@ -106,7 +107,7 @@ def _run(args: list[str], *, debug: bool) -> int:
         return _usage(error)
     except Exception as error:  # noqa: BLE001 - it is shown
         if debug:
-            traceback.print_exception(error)
+            echo(*"".join(traceback.format_exception(error)).splitlines(), err=True)
         return _failed(error, debug=debug)
     return code if isinstance(code, int) else 0
 
@@ -140,7 +141,7 @@ def _of_the_disk(error: BaseException) -> bool:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def _show_warning(

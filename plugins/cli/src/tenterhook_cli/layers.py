@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tenterhook_cli.terminal import echo
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -28,7 +30,7 @@ def layers(model: str, as_json: bool) -> None:
     cells = [(row["name"], row["type"], _shapes(row["weights"])) for row in rows]
     widths = [max((len(row[column]) for row in cells), default=0) for column in (0, 1)]
     for name, kind, shapes in cells:
-        click.echo(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shapes}".rstrip())
+        echo(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shapes}".rstrip())
 
 
 def _describe(name: str, module: "nn.Module") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tenterhook.plugins import BLOCK_VARIABLE, ONLY_VARIABLE, PluginManager, Reg
 from tenterhook_cli.command_line import COMMANDS
 from tenterhook_cli.plugin_commands import manager_without_warnings, misplaced, stdout_to_stderr
 from tenterhook_cli.scaffold import BEGINNINGS, scaffold
+from tenterhook_cli.terminal import echo, escaped
 
 
 @click.group()
@@ -33,7 +34,7 @@ def list_plugins(as_json: bool) -> None:
     else:
         _print_table(rows)
     for problem in (*manager.problems, *misplaced(COMMANDS)):
-        click.echo(f"warning: {problem}", err=True)
+        echo(f"warning: {problem}", err=True)
 
 
 @plugins.command()
@@ -50,10 +51,10 @@ def info(name: str, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     for number, row in enumerate(rows):
-        click.echo("\n" * bool(number) + _bold(row["name"]))
+        click.echo("\n" * bool(number) + _bold(escaped(row["name"])))
         for key in ("kinds", "help", "target", "plugin", "distribution", "version"):
             value = ", ".join(row[key]) if key == "kinds" else row[key]
-            click.echo(f"  {key:<13}{value or '-'}")
+            echo(f"  {key:<13}{value or '-'}")
         _print_parameters(row)
 
 
@@ -72,7 +73,7 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(found.values(), indent=2))
     else:
         for line in found.lines():
-            click.echo(line)
+            echo(line)
     if found.complaints:
         raise click.exceptions.Exit(1)
 
@@ -229,11 +230,11 @@ def _type(annotation: Any) -> str:
 
 def _print_parameters(row: dict[str, Any]) -> None:
     if row["parameters"] is None:
-        click.echo(f"  parameters   cannot be read: {row['error']}")
+        echo(f"  parameters   cannot be read: {row['error']}")
         return
     for each in row["parameters"]:
         default = "required" if each["required"] else f"= {each['default']}"
-        click.echo(f"  {'parameter':<13}{each['name']}: {each['type']}  {default}")
+        echo(f"  {'parameter':<13}{each['name']}: {each['type']}  {default}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -243,7 +244,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             hint = f"No plugins are loaded. See {' and '.join(kept_out)} in the environment."
         else:
             hint = "No plugins are installed. Try `pip install tenterhook`."
-        click.echo(hint, err=True)
+        echo(hint, err=True)
     cells = [
         (
             row["name"],
@@ -255,7 +256,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row_cells in cells:
+    for row_cells in (tuple(map(escaped, each)) for each in cells):
         padded = [text.ljust(width) for text, width in zip(row_cells, widths, strict=True)]
         click.echo("  ".join([_bold(padded[0]), *padded[1:]]).rstrip())
 

@@ -5,9 +5,8 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from tenterhook_cli.amounts import size
+from tenterhook_cli.terminal import echo
 
 if TYPE_CHECKING:
     from tenterhook_capture import Progress
@@ -25,7 +24,7 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         for note in getattr(error, "__notes__", ()):
-            click.echo(note, err=True)
+            echo(note, err=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -87,7 +86,7 @@ class _Lines:
         self._next = progress.seconds + self.seconds
         left = progress.seconds_left
         rest = "" if left is None or ended else f", {left:,.0f} s left"
-        click.echo(f"{described(progress)}{rest}", err=True)
+        echo(f"{described(progress)}{rest}", err=True)
 
 
 def described(progress: "Progress") -> str:

@@ -14,8 +14,16 @@ from tenterhook_cli.amounts import how_long, many, progress_of, size
 from tenterhook_cli.contents import layers_of, reduced
 from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
+from tenterhook_cli.terminal import echo, escaped
 from tenterhook_cli.work import do_part, elsewhere
-from tenterhook_store import DamagedStore, find_run, find_runs, natural_order, open_store
+from tenterhook_store import (
+    DamagedStore,
+    UnknownRun,
+    find_run,
+    find_runs,
+    natural_order,
+    open_store,
+)
 
 if TYPE_CHECKING:
     from tenterhook_capture import OpenSession, RunStatus
@@ -56,9 +64,9 @@ def list_runs(store: str, as_json: bool) -> int:
     widths = [max((len(cell[column]) for cell in cells), default=0) for column in range(3)]
     for cell in cells:
         start = "  ".join(f"{text:<{width}}" for text, width in zip(cell, widths, strict=False))
-        click.echo(f"{start}  {cell[3]}")
-    if not opened.runs():
-        click.echo("This store holds no runs.", err=True)
+        echo(f"{start}  {cell[3]}")
+    if not looked.names:
+        echo("This store holds no runs.", err=True)
     return looked.code
 
 
@@ -76,7 +84,7 @@ def show(store: str, run: str | None, as_json: bool) -> None:
         click.echo(json.dumps(found.metadata, indent=2))
         return
     for name, value in _facts(found):
-        click.echo(f"{name:<26}{value}".rstrip())
+        echo(f"{name:<26}{value}".rstrip())
 
 
 @runs.command()
@@ -96,7 +104,7 @@ def status(store: str, run: str | None, as_json: bool) -> int:
         click.echo(json.dumps([attrs.asdict(each) for each in found], indent=2))
         return looked.code
     for each in found:
-        click.echo("\n".join(_status_lines(each)))
+        echo(*_status_lines(each))
     return looked.code
 
 
@@ -115,9 +123,9 @@ def verify(store: str, run: str | None, as_json: bool) -> int:
     for name, problems in looked.each(opened.verify_run):
         rows.append({"run": name, "problems": [attrs.asdict(each) for each in problems]})
         if not as_json:
-            click.echo(f"{name}: {_units(opened, name)}, {many(len(problems), 'problem')}")
+            echo(f"{name}: {_units(opened, name)}, {many(len(problems), 'problem')}")
             for each in problems:
-                click.echo(f"  {each}")
+                echo(f"  {each}")
             _say_how_to_mend(opened, name, problems)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -133,7 +141,7 @@ def finalize(store: str, run: str | None) -> None:
     """
     opened, run_id = find_run(store, run)
     opened.write_run(run_id, opened.run(run_id).plan).finish()
-    click.echo(f"Run {run_id}: {progress_of(opened.run(run_id))}.")
+    echo(f"Run {run_id}: {progress_of(opened.run(run_id))}.")
 
 
 @runs.command()
@@ -187,16 +195,16 @@ def export(
     found = opened.run(run_id)
     rows = found.rows_committed if missing == "skip" else len(found)
     if not found.is_complete:
-        click.echo(f"warning: {progress_of(found)}; {rows:,} rows are exported.", err=True)
+        echo(f"warning: {progress_of(found)}; {rows:,} rows are exported.", err=True)
     if left_out := found.rows_committed - rows:
         what = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
-        click.echo(f"warning: {what}: left out. Export them too by --missing skip.", err=True)
+        echo(f"warning: {what}: left out. Export them too by --missing skip.", err=True)
     write(found, folder, layers=layers or None, missing=missing, overwrite=overwrite)
     written = f"{many(rows, 'row')} of run {run_id} to {folder}"
     if found.layers:
-        click.echo(f"Wrote {written}.")
+        echo(f"Wrote {written}.")
     else:
-        click.echo(
+        echo(
             f"Wrote token, document and position of {written}. The run keeps statistics of its "
             "layers and not their rows: run.reduced reads them."
         )
@@ -220,35 +228,45 @@ def delete(store: str, run: str | None, yes: bool) -> None:
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError(f"Nobody is there to be asked: say --yes to delete {what}.")
-        click.confirm(f"Delete {what}{how_large}, for good?", abort=True)
+        click.confirm(escaped(f"Delete {what}{how_large}, for good?"), abort=True)
     opened.delete_run(run_id)
-    click.echo(f"Deleted {what}.")
+    echo(f"Deleted {what}.")
 
 
 class _Looked:
     """Runs that are looked at one after the other, and the exit code that follows."""
 
     def __init__(self, store: "Store", names: list[str]) -> None:
-        self._store, self._names = store, names
+        self._store, self.names = store, names
         self.code = 0
 
     def each(self, look: Callable[[str], T]) -> Iterator[tuple[str, T]]:
         """Look at them; one that is damaged or deleted meanwhile is said, and the others go on."""
-        for name in self._names:
+        for name in self.names:
             error: TenterhookError | None = None
             try:
                 found = look(name)
             except TenterhookError as raised:
                 error = raised
-            if name not in self._store.runs():
-                click.echo(f"{name}: deleted meanwhile", err=True)
+            # What was deleted in the middle looks damaged; what was fine need not be looked at.
+            if (error is not None or isinstance(found, list)) and not self._is_there(name):
+                echo(f"{name}: deleted meanwhile", err=True)
             elif error is None:
                 yield name, found
             elif isinstance(error, DamagedStore):
-                click.echo(f"error: {error}", err=True)
+                echo(f"error: {error}", err=True)
                 self.code = 1
             else:
                 raise error
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._store.run(name)
+        except UnknownRun:
+            return False
+        except TenterhookError:
+            return True
+        return True
 
 
 def _units(store: "Store", name: str) -> str:
@@ -263,7 +281,7 @@ def _say_how_to_mend(store: "Store", name: str, problems: list["Problem"]) -> No
     """Name the record to delete; none where metadata are damaged, which no unit makes again."""
     units = sorted({each.unit for each in problems if each.unit is not None})
     if units and not any(each.file.endswith("zarr.json") for each in problems):
-        click.echo(
+        echo(
             f"hint: Unit {units[0]} of {name} is made again once "
             f"runs/{name}/commits/{units[0]:06}.json is deleted, by the command that began the run "
             f"or by: {shlex.join(['tenterhook', 'runs', 'resume', store.location, name])}",
@@ -331,20 +349,20 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
     from tenterhook_store import ranges
 
     found = run.metadata
-    model, documents = found.get("model", {}), found.get("documents", {})
+    model, documents = _object(found.get("model")), _object(found.get("documents"))
     facts = [
         ("run", run.id),
         ("state", _state(run)),
         ("rows", f"{run.rows_committed:,} of {run.plan.rows:,}"),
         *([("missing", _stretches(ranges(run.missing, None)))] if run.missing else []),
-        ("model", found["spec"].get("model") or model.get("name", "-")),
+        ("model", str(found["spec"].get("model") or model.get("name") or "-")),
         ("documents", f"{run.plan.documents:,} of {documents.get('source', '-')}"),
         ("start", found["start"] or "-"),
         ("end", found["end"] or "-"),
     ]
     facts += [
         (name.replace("_", " "), _plain(value))
-        for name, value in found.get("counts", {}).items()
+        for name, value in _object(found.get("counts")).items()
         if value and name != "documents"
     ]
     if tokens := run.plan.spec.get("tokens"):
@@ -352,12 +370,17 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
     facts += [("layer", each) for each in layers_of(run.plan)]
     facts += [("reduced", each) for each in reduced(run.plan)]
     for session in found["sessions"][-1:]:
-        versions = session.get("versions", {})
+        versions = session.get("versions") or {}
         facts.append(("made with", ", ".join(f"{name} {at}" for name, at in versions.items())))
         if session.get("git"):
             changed = ", with changes" if session["git"].get("changed") else ""
-            facts.append(("code", f"{session['git']['commit']}{changed}"))
+            facts.append(("code", f"{session['git'].get('commit')}{changed}"))
     return facts
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return what a run says of something in several words; it may say anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def _plain(value: Any) -> str:

@@ -15,6 +15,7 @@ from tenterhook_cli.options import (
     tries_option,
 )
 from tenterhook_cli.progress import Remembered, progress_bar, stoppable
+from tenterhook_cli.terminal import echo
 from tenterhook_store import find_run
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ def work(store: str, run: str | None, *, part: str | None, **settings: Any) -> N
         chosen: Slice | None = Slice.parse(part)
     elif taken := slice_of_launcher(os.environ):
         chosen, variables = taken
-        click.echo(f"Slice {chosen}, from {variables}.", err=True)
+        echo(f"Slice {chosen}, from {variables}.", err=True)
     else:
         chosen = None
-        click.echo("No --slice, and no variables of a launcher: all units.", err=True)
+        echo("No --slice, and no variables of a launcher: all units.", err=True)
     do_part(*find_run(store, run), chosen, **settings)
 
 
@@ -105,7 +106,7 @@ def do_part(
             store, run_id, part=part, recipe=recipe, tries=tries, engine=engine, progress=progress
         )
     run = store.run(run_id)
-    click.echo(_report(run, part, done=bool(progress.rows_new)))
+    echo(_report(run, part, done=bool(progress.rows_new)))
 
 
 def _report(run: "Run", part: "Slice | None", *, done: bool) -> str:

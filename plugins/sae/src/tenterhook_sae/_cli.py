@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tenterhook.one_line import printable
+
 if TYPE_CHECKING:
     from tenterhook_capture.documents import Documents
     from tenterhook_sae.progress import ProgressCallback, TrainingProgress
@@ -243,7 +245,7 @@ def _around(tokens: tuple[str, ...], example: Any, width: int = 10) -> str:
     """Return the tokens around the most active one, on one line."""
     at = example.top.position
     before, after = max(0, at - width), at + width + 1
-    excerpt = "".join(tokens[before:after]).replace("\n", "↵")
+    excerpt = printable("".join(tokens[before:after]).replace("\n", "↵"), 10_000)
     return f"{'…' if before else ''}{excerpt}{'…' if after < len(tokens) else ''}"
 
 
