@@ -1,6 +1,8 @@
 """Runs as npy, safetensors and data sets of Hugging Face: bit for bit, whole or not there."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tenterhook_store import (
     NotWritable,
     PlaceTaken,
     Run,
+    export_folder,
     to_datasets,
     to_npy,
     to_safetensors,
@@ -240,3 +243,60 @@ def test_disk_that_fills_up(full_disk: Path, to: Any) -> None:
     with pytest.raises(PlaceTaken, match="a file system is mounted there; choose a folder in it"):
         to(run, full_disk)
     to(a_run(), full_disk / "out")
+
+
+KILLED = """
+import os, sys, time
+import torch
+from tenterhook_store import export_folder
+from tenterhook_store.exports import folder as exports, replacing
+from tenterhook_store import MemoryStore
+from tenterhook_store.testing import a_plan, write
+
+where, moment = sys.argv[1:]
+replacing._RENAME = None if moment == "swapped" else replacing._RENAME
+real = exports.replace_folder
+
+def last(new, place, aside):
+    if moment == "swapped":
+        place.rename(aside)
+    elif moment == "after":
+        real(new, place, aside)
+    os.kill(os.getpid(), 9)
+
+exports.replace_folder = last
+store, plan = MemoryStore(), a_plan()
+write(store.write_run("one", plan), plan.units())
+run = store.run("one")
+with export_folder(where, run, run.ranges, "npy", overwrite=True) as made:
+    (made.path / "x").write_bytes(b"new")
+    if moment == "writing":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("moment", ["writing", "before", "swapped", "after"])
+def test_killed_in_an_export(tmp_path: Path, moment: str) -> None:
+    """The old export is there, or the new one; the next export removes what was left."""
+    run, place = a_run(), tmp_path / "out"
+    with export_folder(place, run, run.ranges, "npy") as made:
+        (made.path / "x").write_bytes(b"old")
+    words = [sys.executable, "-c", KILLED, str(place), moment]
+    assert subprocess.run(words).returncode == -9
+    if moment != "swapped":  # what another system does, which cannot exchange names
+        assert (place / "x").read_bytes() == (b"new" if moment == "after" else b"old")
+    with pytest.raises(PlaceTaken, match="exported to it before"):
+        to_npy(run, place)
+    assert (place / "x").read_bytes() == (b"new" if moment == "after" else b"old")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_an_export_is_of_the_process_alone_until_it_is_whole(tmp_path: Path) -> None:
+    """Nobody else may look at what is being written; what is written has the usual rights."""
+    run = a_run()
+    with export_folder(tmp_path / "out", run, run.ranges, "npy") as made:
+        assert made.path.parent.stat().st_mode & 0o777 == 0o700
+        made.path.joinpath("x").touch()
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -14,9 +14,9 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 from tenterhook_store import DamagedStore
+from tenterhook_store.unfinished import is_abandoned, unfinished_name
 from tenterhook_zarr._inside import LARGEST, check_inside, open_inside, read_inside
 from tenterhook_zarr._signs import Signs
-from tenterhook_zarr._unfinished import is_abandoned, unfinished_name
 
 T = TypeVar("T")
 TRIES = 100

@@ -53,6 +53,7 @@ from tenterhook_store import (
     WrongRows,
     torch_dtype,
 )
+from tenterhook_store.unfinished import is_abandoned, unfinished_name
 from tenterhook_store.unit_numbers import UnitNumbers
 from tenterhook_zarr._backend import Files, check_length, read_file
 from tenterhook_zarr._checksums import checksum
@@ -69,7 +70,6 @@ from tenterhook_zarr._folder import (
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
 from tenterhook_zarr._records import sealed
 from tenterhook_zarr._shards import ShardWriter, shard_facts
-from tenterhook_zarr._unfinished import is_abandoned, unfinished_name
 from tenterhook_zarr._unit_tensors import describe, pack, storable
 
 FORMAT = 1

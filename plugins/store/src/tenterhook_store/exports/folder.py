@@ -1,10 +1,14 @@
-"""The folder of an export: written beside its place, and named once it is whole and on the disk."""
+"""The folder of an export: written beside its place, and named once it is whole and on the disk.
+
+It is written in a folder of the process's own, whose name says which process that is. What a
+process leaves that is killed, the next export beside it removes.
+"""
 
 import contextlib
 import errno
 import json
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +18,18 @@ import attrs
 
 from tenterhook.errors import TenterhookError
 from tenterhook_store.errors import NotWritable, PlaceTaken
+from tenterhook_store.exports.replacing import replace_folder, restore
 from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import RowRanges, ranges
+from tenterhook_store.unfinished import is_abandoned, unfinished_name
 
 MARK = "run.json"
 """Says what is in the folder, and that it may be overwritten."""
 
 FORMAT = "tenterhook export"
+
+OLD = "old"
+"""Where what is replaced is for a moment, where nothing else can be."""
 
 REFUSED = (
     errno.ENOSPC,
@@ -64,17 +73,23 @@ def export_folder(
     and `overwrite` is true; `NotWritable` where the system refuses.
     """
     target = Path(folder).expanduser().resolve()
+    _remove_abandoned(target)
     _check_place(target, overwrite)
-    aside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.partial")
+    aside = target.with_name(f".{target.name[:100]}.{unfinished_name()}.partial")
+    whole = aside / "export"
     try:
-        aside.mkdir(parents=True)
-        made = ExportFolder(aside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(mode=0o700)
+        whole.mkdir()
+        made = ExportFolder(whole)
         yield made
-        _mark(aside, run, rows, kind, made.facts)
-        for path in aside.iterdir():
+        _mark(whole, run, rows, kind, made.facts)
+        for path in whole.iterdir():
             _sync(path)
-        _sync(aside)
-        _move_into_place(aside, target, overwrite)
+        _sync(whole)
+        _check_place(target, overwrite)  # again: it took long
+        replace_folder(whole, target, aside / OLD)
+        _sync(target.parent)
     except OSError as error:
         if error.errno not in REFUSED or isinstance(error, TenterhookError):
             raise
@@ -115,16 +130,17 @@ def _is_export(target: Path) -> bool:
         return False
 
 
-def _move_into_place(aside: Path, target: Path, overwrite: bool) -> None:
-    _check_place(target, overwrite)  # again: it took long
-    old: Path | None = None
-    if target.exists():
-        old = aside.with_suffix(".old")
-        target.rename(old)
-    aside.rename(target)
-    _sync(target.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+def _remove_abandoned(target: Path) -> None:
+    """Remove what exports to this place have left that were killed."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(target.parent):
+            found = re.fullmatch(r"\.(.*)\.([^.]+)\.partial", name, re.DOTALL)
+            path = target.with_name(name)
+            if found is None or found[1] != target.name[:100] or path.is_symlink():
+                continue
+            if is_abandoned(path, found[2]):
+                restore(target, path / OLD)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
