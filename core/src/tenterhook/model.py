@@ -26,7 +26,7 @@ from tenterhook.scopes.selecting import Selector
 from tenterhook.scopes.steering import Change, Hooks, Steering
 
 if TYPE_CHECKING:
-    from tenterhook.selections import Where
+    from tenterhook.selections import Tokens, Where
     from tenterhook.specs import Given, HookSpec, ModelSpec
     from tenterhook.taps import Taps
 
@@ -119,11 +119,12 @@ class HookedModel:
         dtype: torch.dtype | str | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
-        tokens: "Where | None" = None,
+        tokens: "Tokens | None" = None,
         phase: Phase | None = None,
         rows: "Where | None" = None,
         features: "Where | None" = None,
         every: int = 1,
+        step: "Where | None" = None,
         selection: Selector | None = None,
         missing: Report = "warn",
     ) -> CaptureScope:
@@ -137,13 +138,13 @@ class HookedModel:
         once that layer has run. `missing` says what happens when a layer never ran, or nothing
         was selected: `"warn"`, `"raise"` or `"ignore"`.
 
-        `tokens`, `phase`, `rows`, `features` and `every`, or a `selection` that has them, keep a
+        `tokens`, `phase`, `rows`, `features`, `every`, `step`, or a `selection` of them, keep a
         part: see `Selection`. Of selected tokens the tensors are `(n, features)`, in the order of
         the rows and of the tokens in each, and `captured.where(layer)` says which they are.
 
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
-        chosen = _chosen(selection, tokens, phase, rows, features, every=every)
+        chosen = _chosen(selection, tokens, phase, rows, features, every=every, step=step)
         path = path_to(field, item)
         if path and inputs:
             raise ValueError(f"field={field!r} and item={item!r} are of outputs; leave inputs out.")
@@ -153,16 +154,17 @@ class HookedModel:
     def steer(
         self,
         layer: LayerChoice,
-        change: Change | Hook,
+        change: "Change | Hook | torch.Tensor",
         *,
         hook_type: HookType | str | None = None,
         field: str | None = None,
         item: int | None = None,
-        tokens: "Where | None" = None,
+        tokens: "Tokens | None" = None,
         phase: Phase | None = None,
         rows: "Where | None" = None,
         features: "Where | None" = None,
         every: int = 1,
+        step: "Where | None" = None,
         selection: Selector | None = None,
         missing: Report = "warn",
     ) -> Hooks:
@@ -173,8 +175,14 @@ class HookedModel:
         part of an output: a field by its name, an item of a tuple or list, an item of a field. A
         function with another parameter `layer` is told where it is, by the layer's name. Or a
         `Controller`, with all that of its own. With a selection (see `Selection`) the change is
-        made of the whole activation and counts only where it says; it keeps the shape then.
+        made of the whole activation and counts only where it says; it keeps the shape then. Or a
+        tensor, as a capture with the same selection gave it, which is put in its place row by row.
         """
+        chosen = _chosen(selection, tokens, phase, rows, features, every=every, step=step)
+        if chosen is not None and isinstance(change, torch.Tensor):
+            from tenterhook.selections import PutBack
+
+            change = PutBack(change)
         if isinstance(change, Hook):
             kind = None if hook_type is None else HookType(hook_type)
             for name, value in {"hook_type": kind, "field": field, "item": item}.items():
@@ -185,7 +193,6 @@ class HookedModel:
             hook = Steering(change, hook_type or HookType.FORWARD, field, item)
         else:
             raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
-        chosen = _chosen(selection, tokens, phase, rows, features, every=every)
         return Hooks(self.layers, [(layer, hook)], selection=chosen, missing=missing)
 
     def hooks(self, *pairs: tuple[LayerChoice, Hook], missing: Report = "warn") -> Hooks:
@@ -276,20 +283,20 @@ def _runs(module: nn.Module | None) -> bool:
     return at is not None
 
 
-def _chosen(selection: Selector | None, *parts: Any, every: int) -> Selector | None:
+def _chosen(selection: Selector | None, *parts: Any, every: int, step: Any) -> Selector | None:
     """Return the selector, given whole or in parts; `None` where everything is selected.
 
     The parts, tokens, phase, rows and features, go unread to `tenterhook.selections.Selection`;
     where the distribution that has it is not installed, its door raises `ImportError` with the pip
     command.
     """
-    if every == 1 and all(part is None for part in parts):
+    if every == 1 and all(part is None for part in (step, *parts)):
         return None if getattr(selection, "everything", False) else selection
     if selection is not None:
         raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
     from tenterhook.selections import Selection
 
-    return Selection(*parts, every)  # type: ignore[call-arg]  # the parts are four
+    return Selection(*parts, every, step)  # type: ignore[call-arg]  # the parts are four
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (

@@ -22,7 +22,7 @@ class Captured(Mapping[str, list[Tensor]]):
         self._index = index
         self._calls = calls
         self._places = places or {}
-        self._selecting = selecting
+        self._by_row: Any = getattr(selecting, "by_row", None)
 
     def __getitem__(self, layer: LayerSpec) -> list[Tensor]:
         """Return the tensors seen at `layer`, one per call, in order.
@@ -69,8 +69,7 @@ class Captured(Mapping[str, list[Tensor]]):
         Rows are those that a generation returned. Takes a capture of selected tokens; `tokens=":"`
         selects them all.
         """
-        places = self.where(layer)
-        return self._selecting.by_row(self[layer], places)  # type: ignore[no-any-return]
+        return self._by_row(self[layer], self.where(layer))  # type: ignore[no-any-return]
 
     def __contains__(self, layer: object) -> bool:
         return self.get(layer) is not None

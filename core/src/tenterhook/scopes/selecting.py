@@ -5,7 +5,7 @@ with the distribution tenterhook-selections; any object with these methods serve
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol, get_args
 
 from torch import Tensor, nn
 
@@ -37,25 +37,21 @@ class Picked(NamedTuple):
 
 class Selecting(Protocol):
     """A selector in one open scope. `mask` and `pick` raise `ValueError` or `IndexError` for an
-    activation that has no such part."""
+    activation that has no such part.
+
+    It is a step of the scope, too: `before(module, args, kwargs)` is called before each forward of
+    one of its `modules`, `after(module, args, kwargs, output)` after it, and `detecting()` gives
+    itself, since it looks on while controllers are off.
+    """
 
     every: int
     """The first call of a layer counts, and each `every`-th one after it."""
 
     modules: Sequence[nn.Module]
-    """The model, and those of its parts, before and after whose forwards it is called."""
+    """The model, and those of its parts whose forwards it looks at."""
 
     places: Sequence[Place]
     """What else is entered when the scope opens, and left when it closes."""
-
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Look at what one of `modules` is given, before each of its forwards."""
-
-    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Look at what it returns, after each of its forwards."""
-
-    def detecting(self) -> Any:
-        """Return itself: it looks on while controllers are off."""
 
     def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
         """Return where the selected part is, bool and of `tensor`'s shape or broadcast to it.
@@ -84,6 +80,5 @@ class Selecting(Protocol):
 
 def steps_of(selecting: Selecting) -> dict[Place, Steps]:
     """Return where a selector looks on."""
-    steps: dict[Place, Steps] = dict.fromkeys(selecting.places, NO_STEPS)
-    sides = [(m, side) for m in selecting.modules for side in get_args(Side)]
-    return steps | {site_of(*each): Steps((selecting,)) for each in sides}
+    at: list[Place] = [site_of(m, side) for m in selecting.modules for side in get_args(Side)]
+    return dict.fromkeys(selecting.places, NO_STEPS) | dict.fromkeys(at, Steps((selecting,)))

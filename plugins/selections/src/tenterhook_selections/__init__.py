@@ -8,24 +8,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tenterhook_selections.generate_calls import known_searches
     from tenterhook_selections.generation import RunningGeneration
+    from tenterhook_selections.here import tokens_here
     from tenterhook_selections.own_loops import generating
-    from tenterhook_selections.positions import Where
+    from tenterhook_selections.positions import Tokens, Where
+    from tenterhook_selections.putting_back import PutBack
     from tenterhook_selections.roles import Roles
     from tenterhook_selections.selection import Selection
     from tenterhook_selections.tokens import Seen
     from tenterhook_selections.watch import Watch
 
-__all__ = ["Roles", "RunningGeneration", "Seen", "Selection", "Watch", "Where", "generating"]
+__all__ = [
+    "PutBack",
+    "Roles",
+    "RunningGeneration",
+    "Seen",
+    "Selection",
+    "Tokens",
+    "Watch",
+    "Where",
+    "generating",
+    "known_searches",
+    "tokens_here",
+]
 
 _HOMES = {
+    "PutBack": "putting_back",
     "Roles": "roles",
     "RunningGeneration": "generation",
     "Seen": "tokens",
     "Selection": "selection",
+    "Tokens": "positions",
     "Watch": "watch",
     "Where": "positions",
     "generating": "own_loops",
+    "known_searches": "generate_calls",
+    "tokens_here": "here",
 }
 
 

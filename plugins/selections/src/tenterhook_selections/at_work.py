@@ -1,11 +1,13 @@
 """A selection in one open scope: what core's scopes ask which part of an activation is meant.
 
 What is selected is the same at every layer of a forward that has the same axes. So it is worked out
-for the first of them and kept with the forward (`_Part`): at the others it costs a look.
+for the first of them and kept with the forward (`Part`): at the others it costs a look.
 """
 
+import threading
+import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from tenterhook.scopes import Picked, Place
 from tenterhook_selections.carriers import Carriers
-from tenterhook_selections.forwards import Forward, takes_text
+from tenterhook_selections.forwards import Forward, begin, takes_text
 from tenterhook_selections.generate_calls import GENERATE
 from tenterhook_selections.tokens import Seen
 from tenterhook_selections.watch import Watch
@@ -38,6 +40,13 @@ class Choice(Protocol):
     def of_tokens(self) -> bool:
         """Whether it selects among tokens."""
 
+    @property
+    def step(self) -> object:
+        """Forwards of a generation, or of the model; `None` for all."""
+
+    def is_at(self, step: int) -> bool:
+        """Whether a step is selected, counted from 0."""
+
     def token_mask(self, shape: torch.Size, device: torch.device, seen: Seen | None) -> Tensor:
         """Return which rows and tokens are selected, a bool mask of the first axis or two."""
 
@@ -46,7 +55,7 @@ class Choice(Protocol):
 
 
 @attrs.frozen(eq=False)
-class _Part:
+class Part:
     """What is selected of the activations of one shape in one forward."""
 
     mask: Tensor
@@ -68,6 +77,18 @@ class _Part:
     """Whether everything is selected."""
 
 
+_Mask = tuple["weakref.ref[SelectionAtWork]", "weakref.ref[nn.Module]", Part, bool]
+
+
+class _Latest(threading.local):
+    mask: _Mask | None = None
+
+
+latest = _Latest()
+"""What was selected at the layer that this thread is changing, by whom, and whether rows are mixed
+there, as beams are. It keeps neither alive, nor the forward: that ends when it ends."""
+
+
 class SelectionAtWork:
     """A selection in one open scope; see `tenterhook.scopes.Selecting`."""
 
@@ -80,10 +101,18 @@ class SelectionAtWork:
         self.places: Sequence[Place] = (GENERATE,)
         """What else is to know of the scope."""
         self._watch = Watch(model, frozenset(self.modules))
-        self.before, self.after = self._watch.before, self._watch.after
+        self.after = self._watch.after
+        self._steps = 0
         self._carriers = Carriers.of(model)
-        self._picked: tuple[Forward, _Part] | None = None
+        self._picked: tuple[Forward, Part] | None = None
         self._key = object()
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Take note of the inputs of a forward; they are looked at when a layer asks."""
+        forward = begin(module, args, kwargs)
+        if forward is not None and module is self.modules[0]:
+            forward.masks[self] = self._steps
+            self._steps += 1
 
     def detecting(self) -> "SelectionAtWork":
         """Return itself: it looks on while controllers are off."""
@@ -96,7 +125,10 @@ class SelectionAtWork:
         """
         _check_one_shape(tensor)
         selection = self.selection
-        part, _ = self._part(module, tensor, given)
+        part, forward = self._part(module, tensor, given)
+        step = None if forward is None else forward.whole_step
+        mixed = step is not None and step.text is not None and step.text.kind != "one by one"
+        latest.mask = weakref.ref(self), weakref.ref(module), part, mixed
         if not len(part.index):
             return None
         mask = part.mask.reshape(part.mask.shape + (1,) * (tensor.ndim - part.mask.ndim))
@@ -113,7 +145,7 @@ class SelectionAtWork:
         selection = self.selection
         places = None
         self._picked = None
-        if selection.of_tokens or selection.rows is not None:
+        if selection.of_tokens or selection.rows is not None or selection.step is not None:
             part, forward = self._part(module, tensor, given)
             places = part.places
             flat = tensor if part.mask.ndim == 1 else tensor.flatten(0, 1)
@@ -153,7 +185,7 @@ class SelectionAtWork:
 
     def _part(
         self, module: nn.Module, tensor: Tensor, given: Tensor | None
-    ) -> tuple[_Part, Forward | None]:
+    ) -> tuple[Part, Forward | None]:
         selection, shape = self.selection, tensor.shape
         forward = self._watch.forward_at(module)
         if selection.of_tokens:
@@ -165,8 +197,22 @@ class SelectionAtWork:
         part = forward.masks.get(key)
         if part is None:
             seen = self._watch.tokens_for(selection, forward)
-            part = forward.masks[key] = self._work_out(shape, tensor.device, seen)
+            at = selection.step is None or selection.is_at(self._step_of(forward))
+            part = forward.masks[key] = self._work_out(shape, tensor.device, seen, at=at)
         return part, forward
+
+    def _step_of(self, forward: Forward) -> int:
+        """Return which step a forward is: of its generation, or of the model in this scope."""
+        step = forward.whole_step
+        if step is not None:
+            return step.number
+        each: Forward | None = forward
+        while each is not None:
+            if self in each.masks:
+                number: int = each.masks[self]
+                return number
+            each = each.outer
+        return 0
 
     def _check_layer(
         self, module: nn.Module, forward: Forward | None, given: Tensor | None
@@ -175,9 +221,12 @@ class SelectionAtWork:
         if why is not None:
             raise ValueError(f"Tokens are selected, and {why}.")
 
-    def _work_out(self, shape: torch.Size, device: torch.device, seen: Seen | None) -> _Part:
+    def _work_out(
+        self, shape: torch.Size, device: torch.device, seen: Seen | None, *, at: bool = True
+    ) -> Part:
         selection = self.selection
         mask = selection.token_mask(shape, device, seen)
+        mask = mask if at else torch.zeros_like(mask)
         index = mask.reshape(-1).nonzero()[:, 0]
         flat = index.cpu()
         width = 1 if mask.ndim == 1 else mask.shape[1]
@@ -188,7 +237,7 @@ class SelectionAtWork:
         if selection.of_tokens:
             position = columns if seen is None else seen.position[rows, columns]
             places = torch.stack([rows, position], 1)
-        return _Part(mask, index, rows, columns, places, len(index) == mask.numel())
+        return Part(mask, index, rows, columns, places, len(index) == mask.numel())
 
 
 def _check_one_shape(tensor: Tensor) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook.activations import inputs_of, named_inputs, parameters_of
-from tenterhook_selections.calls import calls_here, is_call_of, note
+from tenterhook_selections.calls import calls_here, is_call_of, note, noted
 from tenterhook_selections.generation import Running, running_generation
 from tenterhook_selections.searches import Search, Step
 from tenterhook_selections.states import LostState, remember, tokens_behind, with_past
@@ -151,11 +151,14 @@ _takes: dict[type, bool] = {}
 def begin(module: nn.Module, args: Any, kwargs: Any) -> Forward | None:
     """Take note of a forward of `module` that begins; called by a hook before it runs."""
     call = next(calls_here(limit=_NEAR), None)
-    if call is None:
-        return None
+    return None if call is None else begin_at(call, module, args, kwargs)
+
+
+def begin_at(call: FrameType, module: nn.Module, args: Any, kwargs: Any) -> Forward:
+    """Take note of a forward whose call Python runs in this frame."""
     outer = _innermost(call)
-    if outer is not None and outer.frame == id(call):
-        return outer  # of another scope's hook
+    if outer is not None and outer.frame == id(call):  # another scope's hook took note of it
+        return outer
     named = named_inputs(module, inputs_of(module, args, kwargs))
     forward = Forward(module, named, id(call), outer)
     part = outer is not None and forward.is_text_of(outer)
@@ -270,7 +273,10 @@ def _innermost(frame: FrameType, asks: object = None) -> Forward | None:
         forward = stack[-1]()
         if forward is not None:
             for far, each in enumerate(_frames(frame)):
-                if id(each) == forward.frame:
+                if id(each) != forward.frame:
+                    continue
+                is_noted: bool = noted(each, _KEY) is forward
+                if is_noted:
                     if asks is not None:
                         _here.far[id(asks)] = far
                         if len(_here.far) > _MOST:

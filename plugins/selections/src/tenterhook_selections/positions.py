@@ -9,7 +9,64 @@ from torch import Tensor
 Where = int | str | slice | Sequence[int]
 """Positions: one, several, a slice (as `slice` or as text, `"2:5"`), or `"last"`."""
 
+Tokens = Where | Sequence[Sequence[int]] | Tensor
+"""Positions of tokens, for all rows or for each; or a bool mask `(batch, seq)`."""
+
 Positions = tuple[int, ...] | str
+InRows = tuple[tuple[int, ...], ...] | tuple[tuple[bool, ...], ...]
+"""Positions for each row; or, as bools, a mask of the columns that the model was given."""
+
+
+def in_rows(where: Any) -> InRows | None:
+    """Return positions for each row, or a mask `(batch, seq)`, as a `Selection` keeps them.
+
+    `None` for what is neither: a bool tensor of two axes, or a list of lists of ints. Raises
+    `ValueError` for a tensor of another form.
+    """
+    if isinstance(where, Tensor):
+        if where.dtype != torch.bool or where.ndim != 2:
+            raise ValueError(
+                f"A selection of tokens by a tensor takes a bool mask (batch, seq), not "
+                f"{where.dtype} of shape {tuple(where.shape)}."
+            )
+        return tuple(tuple(row) for row in where.tolist())
+    if isinstance(where, str) or not isinstance(where, Sequence) or not len(where):
+        return None
+    rows = [row for row in where if isinstance(row, Sequence) and not isinstance(row, str)]
+    if len(rows) != len(where):
+        return None
+    kinds = {type(at) for row in rows for at in row}
+    if kinds not in ({int}, {bool}, set()):
+        raise ValueError(f"{where!r} are not positions for each row: give lists of ints, or bools.")
+    return tuple(tuple(row) for row in rows)
+
+
+def is_in_rows(where: InRows, position: Tensor, known: Tensor, copies: int, first: int) -> Tensor:
+    """Return which tokens `(batch, seq)` are among those of their rows.
+
+    `copies` rows of the forward stand for one of `where`; `first` is the column of the first token.
+    Raises `ValueError` where it is for another batch.
+    """
+    batch, seq = position.shape
+    if len(where) * copies != batch:
+        raise ValueError(
+            f"Tokens are selected in {len(where)} rows, and the model was given {batch // copies}."
+        )
+    found = torch.zeros(batch, seq, dtype=torch.bool)
+    is_mask = any(type(at) is bool for row in where for at in row)
+    if is_mask and first == 0 and seq < len(where[0]):
+        raise ValueError(
+            f"Tokens are selected by a mask of {len(where[0])} columns, and the model was given "
+            f"{seq}."
+        )
+    for row in range(batch):
+        chosen = where[row // copies]
+        if is_mask:
+            mask = torch.tensor(chosen, dtype=torch.bool)[first : first + seq]
+            found[row, : len(mask)] = mask
+        for at in () if is_mask else chosen:
+            found[row] |= position[row] == (at if at >= 0 else known[row] + at)
+    return found
 
 
 def positions_of(where: Where | None) -> Positions | None:

@@ -177,7 +177,7 @@ class Search:
 class Step:
     """One forward of a search."""
 
-    __slots__ = ("ids", "search", "seq", "start", "text", "words")
+    __slots__ = ("ids", "number", "search", "seq", "start", "text", "words")
 
     def __init__(self, search: Search, text: "Text | None", seq: int, start: int) -> None:
         self.search = search
@@ -185,6 +185,8 @@ class Step:
         """`None` where it is no text of the search's."""
         self.seq, self.start = seq, start
         """How many columns it was fed, from which one on; negative ones are virtual."""
+        self.number = 0
+        """Which of the search's it is, from 0 on."""
         self.ids: Tensor | None = None
         """What it was fed, `(slots, seq)`; `None` where it was embeddings."""
         self.words: Tensor | None = None
@@ -243,6 +245,7 @@ class Text:
         self.latest: Tensor | None = None
         """Of other searches, the text of each slot at the last look, `(slots, seq)`."""
         self._next_words: Tensor | None = None
+        self._count = 0
         self._pending: list[Step] = []
         self._next = self.begin - to_feed
         self._is_prompt = True
@@ -263,6 +266,7 @@ class Text:
 
     def fed(self, step: Step) -> None:
         """Take note of a step that begins."""
+        step.number, self._count = self._count, self._count + 1
         if self._next_words is not None:
             step.words = self._next_words
         elif self.kind == "beams":
@@ -333,7 +337,7 @@ class Text:
         position[:, made] = lengths + (columns[made] - self.begin)
         count = self.lengths + (torch.minimum(self._over, columns[-1:] + 1) - self.begin).clamp(0)
         known = torch.maximum(position + 1, lengths)
-        return Seen(real, position, count, self.lengths, self.copies, known=known)
+        return Seen(real, position, count, self.lengths, self.copies, known=known, first=start)
 
     # --- when it has returned
 

@@ -15,10 +15,12 @@ from tenterhook.activations import parameters_of
 from tenterhook_selections.at_work import SelectionAtWork
 from tenterhook_selections.generation import copies_of, running_generation
 from tenterhook_selections.positions import (
+    InRows,
     Positions,
-    Where,
+    in_rows,
     indices_of,
     is_among,
+    is_in_rows,
     positions_of,
     slice_of,
 )
@@ -26,8 +28,10 @@ from tenterhook_selections.tokens import Seen
 from tenterhook_selections.words import check_word, generated, is_word, prompt, selected_by
 
 
-def _tokens_of(where: Where | None) -> Positions | None:
+def _tokens_of(where: Any) -> Positions | InRows | None:
     """Return positions, or the word, in the form that a `Selection` keeps."""
+    if (rows := in_rows(where)) is not None:
+        return rows
     if isinstance(where, str) and where != "last" and is_word(where):
         check_word(where)
         return where
@@ -43,9 +47,11 @@ def _at_least_one(_: object, attribute: "attrs.Attribute[int]", value: Any) -> N
 class Selection:
     """A part of the activations of a layer; what is `None` selects everything."""
 
-    tokens: Positions | None = attrs.field(default=None, converter=_tokens_of)
+    tokens: Positions | InRows | None = attrs.field(default=None, converter=_tokens_of)
     """Positions among the real tokens of each row, negative ones counting from the latest token; or
-    the name of a selector that a plugin offers, `"last"`, `"prompt"`, `"generated"` among them."""
+    a list of such for each row, or a bool mask `(batch, seq)` of the columns that the model is
+    given, in a generation those of the prompt; or the name of a selector that a plugin offers,
+    `"last"`, `"prompt"`, `"generated"` among them."""
 
     phase: Literal["prompt", "generated"] | None = attrs.field(default=None)
     """Tokens that were given, or tokens that the model generated."""
@@ -60,6 +66,19 @@ class Selection:
     every: int = attrs.field(default=1, validator=_at_least_one)
     """The first call of a layer and each `every`-th one after it."""
 
+    step: Positions | None = attrs.field(default=None, converter=positions_of)
+    """Forwards of a generation, or of the model in this scope, from 0 on."""
+
+    @step.validator
+    def _check_step(self, _: object, step: Positions | None) -> None:
+        part = slice_of(step) if isinstance(step, str) else None
+        found = step if isinstance(step, tuple) else (part and part.start, part and part.stop)
+        if any(at is not None and at < 0 for at in found):
+            raise ValueError(
+                f"step={step!r} counts from the end, which is not known while it runs. Count from "
+                "0, or give a slice as '2:'."
+            )
+
     @phase.validator
     def _check_phase(self, _: object, phase: object) -> None:
         if phase not in (None, "prompt", "generated"):
@@ -73,7 +92,7 @@ class Selection:
     @property
     def everything(self) -> bool:
         """Whether it selects all there is."""
-        parts = (self.tokens, self.phase, self.rows, self.features)
+        parts = (self.tokens, self.phase, self.rows, self.features, self.step)
         return self.every == 1 and all(part is None for part in parts)
 
     def positions(self, count: int) -> Sequence[int]:
@@ -87,7 +106,9 @@ class Selection:
                     "positions, a slice as '2:5', or 'last'."
                 )
             return range(count)[slice_of(self.tokens)]
-        found = {at if at >= 0 else count + at for at in self.tokens}
+        if any(isinstance(at, tuple) for at in self.tokens):
+            raise ValueError("Tokens of each row are known in a forward alone, not beforehand.")
+        found = {at if at >= 0 else count + at for at in self.tokens if isinstance(at, int)}
         return sorted(at for at in found if 0 <= at < count)
 
     def token_mask(self, shape: torch.Size, device: torch.device, seen: Seen | None) -> Tensor:
@@ -120,11 +141,24 @@ class Selection:
         mask = seen.real.clone()
         if isinstance(self.tokens, str) and is_word(self.tokens):
             mask &= selected_by(self.tokens, seen)
+        elif isinstance(self.tokens, tuple) and isinstance(self.tokens[0], tuple):
+            where: Any = self.tokens
+            mask &= is_in_rows(where, seen.position, seen.known, seen.copies, seen.first)
         elif self.tokens is not None:
-            mask &= is_among(self.tokens, seen.position, seen.known)
+            among: Any = self.tokens
+            mask &= is_among(among, seen.position, seen.known)
         if self.phase is not None:
             mask &= generated(seen) if self.phase == "generated" else prompt(seen)
         return mask.to(device) & rows[:, None]
+
+    def is_at(self, step: int) -> bool:
+        """Whether a step is selected, counted from 0."""
+        if self.step is None:
+            return True
+        if isinstance(self.step, str):
+            part = slice_of(self.step)
+            return step in range(part.start or 0, part.stop or step + 1, part.step or 1)
+        return step in self.step
 
     def feature_index(self, count: int, device: torch.device) -> Tensor | None:
         """Return the selected features of `count`, long `(n,)`; `None` for all of them.

@@ -51,9 +51,17 @@ class Seen:
     several candidates at once.
     """
 
+    first: int = 0
+    """The column of the first token, in what the model was given before and now."""
+
     @known.default
     def _known(self) -> Tensor:
         return self.count[:, None].expand(self.position.shape)
+
+    @property
+    def generated(self) -> Tensor:
+        """Bool `(batch, seq)`: the real tokens that the model generated."""
+        return self.real & (self.position >= self.prompt[:, None])
 
     @classmethod
     def of_all(cls, batch: int, seq: int) -> "Seen":
@@ -90,9 +98,10 @@ class Seen:
                 copies,
                 roles=generation.roles,
                 known=known,
+                first=past,
             )
         prompt = mask[:, :past].sum(1) if past else total
-        return cls(mask[:, past:], place[:, past:], total, prompt, copies)
+        return cls(mask[:, past:], place[:, past:], total, prompt, copies, first=past)
 
     @classmethod
     def of_call(
