@@ -107,10 +107,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill captures 100 times at random moments; fill disks, flip bytes, cut connections."""
+    """Kill captures 100 times at random; fill disks, flip bits, change records, cut connections."""
     install_for_work(session)
-    tests = sorted(map(str, HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3i]*.py")))
-    session.run("pytest", *tests, *session.posargs, env={"TENTERHOOK_KILLS": "100"})
+    tests = sorted(map(str, HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3iu]*.py")))
+    env = {"TENTERHOOK_KILLS": "100", "TENTERHOOK_FUZZ": "10000"}
+    session.run("pytest", *tests, *session.posargs, env=env)
 
 
 @nox.session

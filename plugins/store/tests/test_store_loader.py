@@ -548,3 +548,11 @@ def test_nothing_to_give() -> None:
     """A run of which nothing is committed, or a part without rows, gives no batch."""
     for kind in ({}, {"mixing": "exact"}, {"shuffle": False}):
         assert list(small(rows=slice(0, 0), **kind)) == []
+
+
+@pytest.mark.parametrize("rows", [8192 + 70, 8192 + 256, 12_000, 5000])
+def test_the_last_bufferful_is_as_well_mixed(rows: int) -> None:
+    """However many rows there are, no batch has many more rows of one block than the others."""
+    loader = run_of(rows).loader("h.0", 128, also=["rows"], buffer_rows=2048, block_rows=256)
+    most = [int(torch.bincount(batch["rows"] // 256).max()) for batch in loader]
+    assert max(most) < 60  # 16 to 32 in the mean; a last bufferful of 70 rows had 70

@@ -1,12 +1,14 @@
 """Which rows come when: every row once, in orders that follow from their keys."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenterhook_store import order as ordering
-from tenterhook_store.order import Cut, Permutation, ShuffledBlocks
+from tenterhook_store.order import Bufferfuls, Cut, Permutation, ShuffledBlocks
 
 
 @settings(max_examples=200, deadline=None)
@@ -100,3 +102,23 @@ def test_large_permutation_takes_no_memory() -> None:
     assert len(set(some.tolist())) == 100_000
     assert 0 <= int(some.min()) < 10**5
     assert 10**9 - 10**5 < int(some.max()) < 10**9 + 7
+
+
+@given(
+    rows=st.integers(1, 3000),
+    batch_size=st.integers(1, 70),
+    buffer_rows=st.integers(1, 500),
+)
+def test_bufferfuls_are_equal(rows: int, batch_size: int, buffer_rows: int) -> None:
+    """They are whole batches, the larger first, none larger than the buffer, all rows in one."""
+    cut = Bufferfuls(rows, batch_size, buffer_rows)
+    begins = [cut.begin(number) for number in range(cut.count + 1)]
+    sizes = [-(-(last - first) // batch_size) for first, last in itertools.pairwise(begins)]
+    assert (begins[0], begins[-1]) == (0, rows)
+    assert all(begin % batch_size == 0 for begin in begins[:-1])
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[-1] <= 1
+    assert sizes[0] <= max(1, buffer_rows // batch_size)
+    for row in range(0, rows, batch_size):
+        number = cut.of(row)
+        assert begins[number] <= row < begins[number + 1]

@@ -30,7 +30,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tenterhook_store.columns import Also, Batch, Columns, Room
 from tenterhook_store.errors import BadSetting, OtherLoader
-from tenterhook_store.order import Cut, Permutation, ShuffledBlocks, generator, seed
+from tenterhook_store.order import Bufferfuls, Cut, Permutation, ShuffledBlocks, generator, seed
 from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import Missing
 
@@ -192,6 +192,7 @@ class RowLoader(IterableDataset[Any]):
             shuffling = {"seed": self._seed, "mixing": self._mixing}
         if self._is_mixed:
             shuffling |= {"buffer_rows": self._buffer_rows, "block_rows": self._block_rows}
+            shuffling["bufferfuls"] = "equal"  # earlier versions had a last one that was smaller
         return {
             "run": self.run.id,
             "rows": self._rows_of_part(),
@@ -277,28 +278,31 @@ class RowLoader(IterableDataset[Any]):
     ) -> Iterator[list[Tensor]]:
         """Yield the rows from one place of the shuffled blocks to another, in shuffled groups.
 
-        A group is as many rows as the buffer has. `given` rows were yielded before the state that
-        is gone on from. Their groups are skipped unread; of a group that was begun, the places
-        that were given are filled with the next group's rows, as they had been.
+        A group is a bufferful, and all are as large as each other (`Bufferfuls`). `given` rows were
+        yielded before the state that is gone on from. Their groups are skipped unread; of a group
+        that was begun, the places that were given are filled with the next group's rows, as they
+        had been.
         """
         batch = self._cut.batch_size
-        size = max(1, self._buffer_rows // batch) * batch
-        at = start + given // size * size
-        given = start + given - at
-        if at >= stop:
+        if start + given >= stop:
             return
+        groups = Bufferfuls(stop - start, batch, self._buffer_rows)
+        number = groups.of(given)
+        at = start + groups.begin(number)
+        given = start + given - at
         blocks = ShuffledBlocks(self._cut.rows, self._block_rows, *key)
         read = (_slicing(columns, first, last) for first, last in blocks.stretch(at, stop))
         with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
             incoming = _Incoming(_ahead(pool, read, 2 * self._threads))
-            places = torch.arange(min(size, stop - at))
+            places = torch.arange(start + groups.begin(number + 1) - at)
             room = columns.room(len(places))
             incoming.fill(room, places)
             while at < stop:
                 # Keyed by the place: the group can be shuffled again without those before it.
                 order = places[torch.randperm(len(places), generator=generator(*key, at))]
                 at += len(places)
-                places = order[: stop - at]  # of the next group
+                number += 1
+                places = order[: start + groups.begin(number + 1) - at]  # of the next group
                 incoming.fill(room, places[:given])
                 for first in range(given, len(order), batch):
                     some = order[first : first + batch]

@@ -81,6 +81,39 @@ def _part(count: int, parts: int, part: int) -> int:
     return count // parts + (part < count % parts)
 
 
+@attrs.frozen
+class Bufferfuls:
+    """A stretch of rows in bufferfuls, of whole batches each and as equal as these allow.
+
+    A last one that is small would be badly mixed: its batches would have whole blocks. The larger
+    ones come first, by a batch.
+    """
+
+    rows: int
+    batch_size: int
+    buffer_rows: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return -(-self._batches // max(1, self.buffer_rows // self.batch_size))
+
+    def begin(self, number: int) -> int:
+        """Return after how many rows one begins; of the number after the last, all of them."""
+        size, larger = divmod(self._batches, max(self.count, 1))
+        return min((number * size + min(number, larger)) * self.batch_size, self.rows)
+
+    def of(self, given: int) -> int:
+        """Return which one has the batch that comes after so many rows."""
+        size, larger = divmod(self._batches, max(self.count, 1))
+        batch, of_larger = given // self.batch_size, larger * (size + 1)
+        return batch // (size + 1) if batch < of_larger else larger + (batch - of_larger) // size
+
+    @property
+    def _batches(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+
 class ShuffledBlocks:
     """All rows, in blocks of rows that follow each other; the blocks in random order."""
 
