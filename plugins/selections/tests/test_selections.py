@@ -688,7 +688,8 @@ class TestUnmatched:
                 for _ in range(3):
                     model(torch.arange(4)[None])
             assert [str(w.message) for w in said] == [
-                f"{Selection(tokens=9)} matched no token at 'line', 'flat'."
+                f"{Selection(tokens=9)} matched no token at 'line', 'flat'. The longest row had 4 "
+                "tokens and the model got no attention mask, so padding counts."
             ]
 
     @pytest.mark.parametrize("part", [{"tokens": 9}, {"phase": "generated"}])

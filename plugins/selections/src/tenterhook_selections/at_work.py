@@ -41,6 +41,10 @@ class Choice(Protocol):
         """Whether it selects among tokens."""
 
     @property
+    def phase(self) -> object:
+        """`"prompt"`, `"generated"` or `None`."""
+
+    @property
     def step(self) -> object:
         """Forwards of a generation, or of the model; `None` for all."""
 
@@ -77,6 +81,24 @@ class Part:
     """Whether everything is selected."""
 
 
+@attrs.define
+class _Asked:
+    """What the forwards had that a selection was asked for, to say why it matched nothing."""
+
+    forwards: int = 0
+    longest: int = 0
+    generated: bool = False
+    masked: bool = False
+
+    def of(self, seen: Seen | None) -> None:
+        """Take note of a forward's tokens."""
+        if seen is None:
+            return
+        self.forwards += 1
+        self.longest = max([self.longest, *seen.count[seen.real.any(1)].tolist()])
+        self.generated = self.generated or bool(seen.generated.any())
+
+
 _Mask = tuple["weakref.ref[SelectionAtWork]", "weakref.ref[nn.Module]", Part, bool]
 
 
@@ -106,6 +128,7 @@ class SelectionAtWork:
         self._carriers = Carriers.of(model)
         self._picked: tuple[Forward, Part] | None = None
         self._key = object()
+        self._asked = _Asked()
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Take note of the inputs of a forward; they are looked at when a layer asks."""
@@ -179,9 +202,27 @@ class SelectionAtWork:
         return [torch.stack([value for _, value in row]) for row in rows]
 
     def unmatched(self, layers: Sequence[str]) -> list[str]:
-        """Return the sentence that says that nothing was selected at the layers."""
+        """Return the sentence that says that nothing was selected at the layers, and why."""
         names = ", ".join(map(repr, layers))
-        return [f"{self.selection} matched no token at {names}."] if layers else []
+        why = self._likeliest()
+        return [f"{self.selection} matched no token at {names}.{why}"] if layers else []
+
+    def _likeliest(self) -> str:
+        """Return the likeliest cause of a selection that matched nothing, if one is known."""
+        root, phase, asked = self.modules[0], self.selection.phase, self._asked
+        if not self._steps and not asked.forwards:
+            return (
+                f" The {type(root).__name__} that was attached was not called, but a part of it, "
+                "or another object: attach to what is called."
+            )
+        if asked.forwards and not asked.longest:
+            return " All that it was given was padding, or of rows that had ended."
+        if asked.forwards and phase == "generated" and not asked.generated:
+            return " Nothing was generated: the model was called, and not to go on from a past."
+        if self.selection.step is not None:
+            return ""
+        mask = "" if asked.masked else " and the model got no attention mask, so padding counts"
+        return f" The longest row had {asked.longest} tokens{mask}." if asked.longest else ""
 
     def _part(
         self, module: nn.Module, tensor: Tensor, given: Tensor | None
@@ -197,6 +238,7 @@ class SelectionAtWork:
         part = forward.masks.get(key)
         if part is None:
             seen = self._watch.tokens_for(selection, forward)
+            self._asked.masked |= forward.named.get("attention_mask") is not None
             at = selection.step is None or selection.is_at(self._step_of(forward))
             part = forward.masks[key] = self._work_out(shape, tensor.device, seen, at=at)
         return part, forward
@@ -225,6 +267,7 @@ class SelectionAtWork:
         self, shape: torch.Size, device: torch.device, seen: Seen | None, *, at: bool = True
     ) -> Part:
         selection = self.selection
+        self._asked.of(seen)
         mask = selection.token_mask(shape, device, seen)
         mask = mask if at else torch.zeros_like(mask)
         index = mask.reshape(-1).nonzero()[:, 0]
