@@ -23,6 +23,7 @@ from torch import Tensor
 from tenterhook.scopes import Place
 from tenterhook_selections.forwards import innermost_forward
 from tenterhook_selections.generation import RunningGeneration, is_part, running
+from tenterhook_selections.padding import why_not_told
 from tenterhook_selections.searches import RIGHT, Kind, Search, Text
 from tenterhook_selections.virtual import learned_tokens
 
@@ -156,7 +157,17 @@ def _search(plain: Callable[..., Any]) -> Callable[..., Any]:
             )
         if search.refused is not None or search.is_draft:
             return plain(self, input_ids, *args, **kwargs)
-        text = search.text = _text(self, kind, input_ids, kwargs)
+        text = _text(self, kind, input_ids, kwargs)
+        search.text = text
+        two = getattr(self.config, "is_encoder_decoder", False)
+        text.untold = why_not_told(
+            self,
+            text.mask,
+            past=_length_of(kwargs.get("past_key_values")),
+            beams=kind == "beams",
+            in_chunks=text.in_chunks,
+            encoder=kwargs.get("attention_mask") if two else None,
+        )
         kwargs["logits_processor"] = _Looks(kwargs["logits_processor"], search)
         kwargs["stopping_criteria"] = _Stops(kwargs["stopping_criteria"], text)
         with _reorders(kwargs.get("past_key_values"), text):
@@ -189,6 +200,8 @@ def _text(model: Any, kind: Kind, ids: Tensor, given: dict[str, Any]) -> Text:
     owner = getattr(model.prepare_inputs_for_generation, "__self__", model)
     ends = getattr(config, "_eos_token_tensor", None)
     padding = getattr(config, "_pad_token_tensor", None)
+    if kind == "assisted" or _only_ends(given["stopping_criteria"]):
+        padding = None  # what is behind an end follows from the end; else it is a token as any
     return Text(
         kind,
         mask.cpu(),
@@ -200,6 +213,12 @@ def _text(model: Any, kind: Kind, ids: Tensor, given: dict[str, Any]) -> Text:
         ends=frozenset() if ends is None else frozenset(ends.flatten().tolist()),
         padding=None if padding is None else int(padding),
     )
+
+
+def _only_ends(criteria: Any) -> bool:
+    """Whether rows end with certain ids alone, or all at once."""
+    known = ("EosTokenCriteria", "MaxLengthCriteria", "MaxTimeCriteria")
+    return all(type(each).__name__ in known for each in criteria)
 
 
 @contextmanager

@@ -226,7 +226,8 @@ class Text:
         """`mask` says which columns of each slot's prompt are real, `(slots, width)`, on the CPU.
 
         `copies` slots stand for one prompt. `to_feed` columns of the prompt are not in the cache
-        yet. `ends` are the ids that end a row, which `padding` fills then.
+        yet. `ends` are the ids that end a row; what ended without one is filled with `padding`,
+        `None` where nothing can.
         """
         self.kind = kind
         self.mask = mask.bool()
@@ -235,6 +236,8 @@ class Text:
         self.virtual = virtual
         self.in_chunks = in_chunks
         self.ends, self.padding = ends, padding
+        self.untold: str | None = None
+        """Why its tokens cannot be selected; see `Seen.untold`."""
         self.width = self.begin
         """How wide the text is so far."""
         self.lengths = self.mask.sum(1)
@@ -337,7 +340,16 @@ class Text:
         position[:, made] = lengths + (columns[made] - self.begin)
         count = self.lengths + (torch.minimum(self._over, columns[-1:] + 1) - self.begin).clamp(0)
         known = torch.maximum(position + 1, lengths)
-        return Seen(real, position, count, self.lengths, self.copies, known=known, first=start)
+        return Seen(
+            real,
+            position,
+            count,
+            self.lengths,
+            self.copies,
+            known=known,
+            first=start,
+            untold=self.untold,
+        )
 
     # --- when it has returned
 

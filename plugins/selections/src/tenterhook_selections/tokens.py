@@ -43,6 +43,9 @@ class Seen:
     made: Tensor | None = None
     """Int `(batch, n)`: what was generated in earlier forwards, where that is known."""
 
+    untold: str | None = None
+    """Why what the model gives for them is not what it gives for their text."""
+
     known: Tensor = attrs.field()
     """Long `(batch, seq)`: how many tokens its row had when a token was new.
 

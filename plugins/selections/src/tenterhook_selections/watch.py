@@ -75,6 +75,8 @@ class Watch:
                 "are real. Give the model a mask (batch, seq) of 1 and 0, or one prepared for "
                 "attention (batch, heads, seq, keys)."
             )
+        if selection.of_tokens and seen is not None and seen.untold is not None:
+            raise ValueError(f"Tokens are selected, and {seen.untold}.")
         return seen
 
     def _check_outside(self) -> None:
