@@ -127,6 +127,17 @@ def interleavings(session: nox.Session) -> None:
 
 
 @nox.session
+def tokens(session: nox.Session) -> None:
+    """Generate with every small architecture in every way; hold captures to the texts alone.
+
+    Takes a quarter of an hour. With TENTERHOOK_TABLE=write it writes the table of the docs anew.
+    """
+    install_for_work(session)
+    matrix = "plugins/transformers/tests/test_tokens_matrix.py"
+    session.run("pytest", matrix, *session.posargs, env={"TENTERHOOK_WHOLE": "1"})
+
+
+@nox.session
 def repeat(session: nox.Session) -> None:
     """Run the contracts on our own plugins 200 times over, with two busy processes beside.
 
