@@ -12,6 +12,7 @@ import attrs
 from tenterhook.errors import closest
 from tenterhook.one_line import type_name
 from tenterhook_capture import text_files
+from tenterhook_capture.conversations import MESSAGES, conversation_text, is_conversation
 from tenterhook_capture.document_errors import NoDocuments, NoSuchData, UnknownField, UnreadableData
 from tenterhook_capture.lazy_texts import AT_ONCE, LazyTexts, texts_with_content
 from tenterhook_capture.spilled import Numbers
@@ -78,6 +79,9 @@ class Documents:
     """The numbers, from 0 and rising, of the records that were empty and left out."""
     origin: DataName | None = attrs.field(default=None, kw_only=True)
     """The name that `read_documents` read them by; `None` for texts that were given."""
+    are_messages: bool = attrs.field(default=False, kw_only=True)
+    """Whether each is a conversation: its messages as JSON, which the model's chat template makes
+    text of."""
 
     @texts.validator
     def _check_texts(self, attribute: object, texts: Sequence[str]) -> None:
@@ -99,13 +103,22 @@ class Documents:
         return len(self.empty)
 
     @classmethod
-    def of(cls, texts: "Documents | Iterable[str]") -> "Documents":
-        """Return texts as documents; documents as they are. Raises `UnreadableData` for a `str`."""
+    def of(cls, texts: "Documents | Iterable[str] | Iterable[Any]") -> "Documents":
+        """Return texts, or conversations, as documents; documents as they are.
+
+        A conversation is a list of messages with `role` and `content`. Raises `UnreadableData` for
+        a `str`.
+        """
         if isinstance(texts, Documents):
             return texts
         if isinstance(texts, str):
             raise UnreadableData("documents", "this is one str; give a list of texts")
-        return cls(tuple(texts))
+        found: tuple[Any, ...] = tuple(texts)
+        if not found or not all(map(is_conversation, found)):
+            return cls(found)
+        source = "the conversations given"
+        made = [conversation_text(each, f"document {at}") for at, each in enumerate(found)]
+        return cls(made, source=source, are_messages=True)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -119,7 +132,7 @@ class Documents:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of the texts, in order; the same whatever they were read from."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"messages" if self.are_messages else b"")
         for text in self.texts:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(len(content).to_bytes(8, "little"))
@@ -156,10 +169,10 @@ def read_documents(
     """Read documents by name.
 
     A name with a scheme, `tiny:sample`, is read by the plugin that serves the scheme. A file is
-    read as JSON lines if it ends in `.jsonl`, `.ndjson` or `.json` (`field` names the text in a
-    record, `text` by default), else as text in UTF-8, of which `sample_by` says what a document
-    is. A folder, or any other name, is a data set of Hugging Face. Empty documents are left out
-    and counted.
+    read as JSON lines if it ends in `.jsonl`, `.ndjson` or `.json`, else as text in UTF-8, of which
+    `sample_by` says what a document is. `field` names the text in a record: `text` by default, or
+    `messages`, which holds conversations. A folder, or any other name, is a data set of Hugging
+    Face. Empty documents are left out and counted.
 
     Raises `NoSuchData`, `NoDocuments`, `UnknownField`, `UnreadableData`, `UnknownScheme`,
     `MissingPlugin`, `ValueError` for another `sample_by`, `BrokenExtension` where a plugin returns
@@ -198,9 +211,10 @@ def _read_file(path: Path, field: str | None, sample_by: SampleBy) -> Documents:
             str(path), f"{ending} files are not read; give text, JSON lines, or a data set's folder"
         )
     if ending in JSON_LINES:
-        field = "text" if field is None else field
+        field = text_files.default_field(path) if field is None else field
         texts, empty = text_files.read_records(path, field)
-        return Documents(texts, source=str(path), field=field, empty=empty)
+        chats = field == MESSAGES
+        return Documents(texts, source=str(path), field=field, empty=empty, are_messages=chats)
     if field is not None:
         raise UnreadableData(
             str(path), f"a text file has no field {field!r}; leave it out, or name the file .jsonl"

@@ -78,7 +78,7 @@ def wanted_tokens(tokens: "Where | Selection | None") -> str | None:
         return None
     from tenterhook_selections import Selection
 
-    if isinstance(tokens, str) and "," in tokens:
+    if isinstance(tokens, str) and "," in tokens and "[" not in tokens:
         tokens = _numbers(tokens)
     try:
         found = tokens if isinstance(tokens, Selection) else Selection(tokens=_number(tokens))
@@ -91,12 +91,21 @@ def wanted_tokens(tokens: "Where | Selection | None") -> str | None:
     return ",".join(map(str, found.tokens))
 
 
+def is_role(tokens: str | None) -> bool:
+    """Whether the tokens that are wanted are those of a role, as `user` or `user[-1]`."""
+    from tenterhook_selections.roles import is_role
+
+    return tokens is not None and is_role(tokens)
+
+
 def selected(tokens: str | None) -> "Selection | None":
     """Return what `wanted_tokens` gave as a selection."""
     if tokens is None:
         return None
     from tenterhook_selections import Selection
 
+    if is_role(tokens):
+        return Selection(tokens=tokens)
     return Selection(tokens=tokens if ":" in tokens else _numbers(tokens))
 
 

@@ -11,7 +11,7 @@ from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass
 from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity
 from tenterhook_capture.option_fields import check_count
-from tenterhook_capture.options import CaptureOptions
+from tenterhook_capture.options import CaptureOptions, is_role
 from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
@@ -54,7 +54,8 @@ def prepare_capture(
         check_count("sample_limit", sample_limit)
     points = points_of(model, layers, inputs=inputs)
     documents = Documents.of(documents).first(sample_limit)
-    tokens = tokenize(model, documents, long_documents=options.long_documents)
+    role = options.tokens if is_role(options.tokens) else None
+    tokens = tokenize(model, documents, long_documents=options.long_documents, role=role)
     rows = ChosenRows(tokens, options.tokens)
     forward = ForwardPass(model, points, keys=rows.longest)
     description = model.describe_model()

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal
 
 import attrs
 
+from tenterhook_capture.conversations import MESSAGES, conversation_text
 from tenterhook_capture.document_errors import UnknownField, UnreadableData
 from tenterhook_capture.lazy_texts import LazyTexts, texts_with_content
 from tenterhook_capture.spilled import Numbers
@@ -50,7 +51,24 @@ def read_records(path: Path, field: str) -> Found:
         return texts_with_content(
             _text_of(each, field, f"{path}, record {at}") for at, each in records
         )
-    return _found(path, _records(path, field), lambda line: json.loads(line)[field])
+    return _found(
+        path,
+        _records(path, field),
+        lambda line: _text_of(json.loads(line), field, str(path)) or "",
+    )
+
+
+def default_field(path: Path) -> str:
+    """Return the field that holds the documents if nobody says: `text`, or else `messages`."""
+    with _open(path) as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        record = json.loads(first.removeprefix(MARK))
+    except (ValueError, RecursionError):  # a list over several lines, or no JSON: read as text
+        return "text"
+    record = record[0] if isinstance(record, list) and record else record
+    chat = isinstance(record, dict) and "text" not in record and MESSAGES in record
+    return MESSAGES if chat else "text"
 
 
 def _found(path: Path, parts: Iterable[TextSpan], text_of: Callable[[bytes], str]) -> Found:
@@ -205,6 +223,8 @@ def _text_of(record: Any, field: str, where: str) -> str | None:
     if field not in record:
         raise UnknownField(field, list(record), where)
     text = record[field]
+    if field == MESSAGES and text is not None and not isinstance(text, str):
+        return conversation_text(text, where) if text else None
     if text is not None and not isinstance(text, str):
         raise UnreadableData(
             where, f"field {field!r} holds a {type(text).__name__}, and must hold text"

@@ -7,13 +7,14 @@ run, and finds which windows a unit has to run for its rows.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_capture.documents import Documents
+from tenterhook_capture.conversations import conversations
+from tenterhook_capture.documents import Documents, UnreadableData
 from tenterhook_capture.errors import BadArgument, NothingChosen, NothingToCapture
 from tenterhook_capture.lazy_texts import AT_ONCE
 from tenterhook_capture.options import LongDocuments, selected
@@ -74,10 +75,19 @@ class TokenRows:
     """
 
     def __init__(
-        self, counts: TokenCounts, ids: Numbers, windows: Numbers, without: "array[int]"
+        self,
+        counts: TokenCounts,
+        ids: Numbers,
+        windows: Numbers,
+        without: "array[int]",
+        with_role: Numbers | None = None,
     ) -> None:
-        """`windows` has the first row, the document and the position of each, one after another."""
+        """`windows` has the first row, the document and the position of each, one after another.
+
+        `with_role` is 1 for each token that has the role that is wanted, and 0 for others.
+        """
         self.counts = counts
+        self.with_role = with_role
         self.without = without
         """The documents that have no token, in order."""
         self._ids = ids
@@ -114,9 +124,13 @@ class TokenRows:
 
 
 def tokenize(
-    model: TextModel, documents: Documents, *, long_documents: LongDocuments = "truncate"
+    model: TextModel,
+    documents: Documents,
+    *,
+    long_documents: LongDocuments = "truncate",
+    role: str | None = None,
 ) -> TokenRows:
-    """Give every token of the documents its row.
+    """Give every token of the documents its row, and note which of them have a role, if asked.
 
     A document without tokens has no rows; raises `NothingToCapture` where none has any, and
     `BadArgument` for another `long_documents`.
@@ -126,7 +140,11 @@ def tokenize(
     longest = model.max_tokens
     ids, windows, without = Numbers("i"), Numbers("q"), array("q")
     too_long = cut = 0
-    for document, found in enumerate(_token_ids(model, documents)):
+    with_role = None if role is None else Numbers("i")
+    if role is not None and not documents.are_messages:
+        hint = "positions: these documents are texts, and messages alone have roles"
+        raise BadArgument("tokens", role, hint)
+    for document, (found, roles) in enumerate(_token_ids(model, documents)):
         if not found:
             without.append(document)
         if longest is not None and len(found) > longest:
@@ -137,6 +155,8 @@ def tokenize(
         for position in range(0, len(found), longest or len(found) or 1):
             windows.extend((len(ids) + position, document, position))
         ids.extend(found)
+        if with_role is not None:
+            with_role.extend(_has_role(roles, role, document, len(found)))
     if not len(ids):
         raise NothingToCapture(documents.source, len(documents))
     counts = TokenCounts(
@@ -146,12 +166,31 @@ def tokenize(
         tokens=len(ids),
         tokens_cut=cut,
     )
-    return TokenRows(counts, ids, windows, without)
+    return TokenRows(counts, ids, windows, without, with_role)
 
 
-def _token_ids(model: TextModel, documents: Documents) -> Iterator[list[int]]:
+def _token_ids(model: TextModel, documents: Documents) -> Iterator[tuple[list[int], Any]]:
+    """Yield the tokens of each document, and of a conversation who says them."""
+    roles_of = getattr(model, "roles", None)
+    if documents.are_messages and roles_of is None:
+        why = f"they are messages, and a {type(model).__name__} has no chat template (`roles`)"
+        raise UnreadableData(documents.source, f"{why}; give texts")
     for start in range(0, len(documents), AT_ONCE):
-        yield from model.token_ids(documents.texts[start : start + AT_ONCE])
+        some = documents.texts[start : start + AT_ONCE]
+        if documents.are_messages and roles_of is not None:
+            yield from ((list(each.ids), each) for each in roles_of([*conversations(some)]))
+        else:
+            yield from ((ids, None) for ids in model.token_ids(some))
+
+
+def _has_role(roles: Any, role: str | None, document: int, kept: int) -> list[int]:
+    """Return 1 for each token that is kept of a document and has the role, 0 for each other."""
+    cut = attrs.evolve(roles, ids=roles.ids[:kept], names=roles.names[:kept], turn=kept)
+    try:
+        places = {*cut.where(role)}
+    except ValueError as error:
+        raise BadArgument("tokens", role, f"told in document {document}: {error}") from None
+    return [int(at in places) for at in range(kept)]
 
 
 def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,7 +265,7 @@ class ChosenRows:
             start, number, count = self._windows[PARTS * at : PARTS * (at + 1)]
             window = self.tokens.window(number)
             own = slice(max(unit.start - start, 0), unit.stop - start)
-            offsets = self._offsets(window.position, len(window.ids), count)[own]
+            offsets = self._offsets(window.start, window.position, len(window.ids), count)[own]
             yield Piece(window, start + own.start, offsets)
 
     def _start(self, window: int) -> int:
@@ -235,11 +274,14 @@ class ChosenRows:
     def _add(self, spans: list[Span], first: int) -> None:
         count = sum(span.length for span in spans)
         for number, span in enumerate(spans, first):
-            if chosen := len(self._offsets(span.position, span.length, count)):
+            if chosen := len(self._offsets(span.start, span.position, span.length, count)):
                 self._windows.extend((self._rows, number, count))
                 self._rows += chosen
 
-    def _offsets(self, position: int, length: int, count: int) -> Sequence[int]:
+    def _offsets(self, start: int, position: int, length: int, count: int) -> Sequence[int]:
+        flags = self.tokens.with_role
+        if flags is not None:
+            return [at for at, flag in enumerate(flags[start : start + length]) if flag]
         here = range(position, position + length)
         if self._selection is None:
             return range(length)

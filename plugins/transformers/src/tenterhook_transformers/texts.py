@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any
 
+from tenterhook_capture.conversations import MESSAGES, conversation_text, conversations
 from tenterhook_capture.documents import (
     AT_ONCE,
     Documents,
@@ -16,17 +17,21 @@ from tenterhook_capture.documents import (
 )
 
 
-def iterate_texts(dataset: Any, field: str | None = None) -> Iterator[str]:
-    """Yield the texts of a data set, one at a time.
+def iterate_texts(dataset: Any, field: str | None = None) -> Iterator[Any]:
+    """Yield the texts of a data set, one at a time; of conversations, their messages.
 
     It may be texts, `Documents`, a data set of Hugging Face, a name or path. Raises `UnknownField`
     and `UnreadableData` at once where the field is wrong, `ValueError` for a `field` of what has
     none; `TypeError` for what is no data set.
     """
     if isinstance(dataset, str | PathLike):
-        return iter(read_documents(fspath(dataset), field=field))
+        dataset, field = read_documents(fspath(dataset), field=field), None
+    if isinstance(dataset, Documents) and dataset.are_messages:
+        return conversations(dataset.texts)
     if is_huggingface(dataset):
-        return _records(dataset, text_field(dataset, field, "the data set"))
+        found = text_field(dataset, field, "the data set")
+        texts = _records(dataset, found)
+        return conversations(texts) if found == MESSAGES else texts
     if isinstance(dataset, Mapping):
         columns = ", ".join(map(repr, dataset))
         raise TypeError(f"A mapping is no data set; pass one of its columns: {columns}.")
@@ -49,7 +54,7 @@ def documents_of(dataset: Any, field: str | None = None, limit: int | None = Non
     if is_huggingface(dataset):
         name = _name(dataset)
         return read_records(dataset, text_field(dataset, field, name), name, limit=limit)
-    return Documents(tuple(iterate_texts(dataset, field))).first(limit)
+    return Documents.of(iterate_texts(dataset, field)).first(limit)
 
 
 def is_huggingface(dataset: Any) -> bool:
@@ -65,7 +70,9 @@ def read_records(dataset: Any, field: str, name: str, *, limit: int | None = Non
     """
     if not hasattr(dataset, "num_rows"):
         texts, empty = texts_with_content(_records(dataset, field), limit)
-        return Documents(texts, source=name, field=field, empty=empty)
+        return Documents(
+            texts, source=name, field=field, empty=empty, are_messages=field == MESSAGES
+        )
     column = dataset.select_columns([field])
     rows, empty = array("q"), []
     for row, text in enumerate(_by_number(column, field)):
@@ -79,11 +86,15 @@ def read_records(dataset: Any, field: str, name: str, *, limit: int | None = Non
     def read(start: int, stop: int) -> list[str]:
         return _texts_at(column, field, rows[start:stop].tolist())
 
-    return Documents(LazyTexts(len(rows), read), source=name, field=field, empty=empty)
+    found = LazyTexts(len(rows), read)
+    chats = field == MESSAGES
+    return Documents(found, source=name, field=field, empty=empty, are_messages=chats)
 
 
 def text_field(dataset: Any, field: str | None, name: str) -> str:
     """Return the field that holds the text: the one asked for, `text`, or the only one of text.
+
+    A column `messages` holds conversations, and is taken where there is no `text`.
 
     Raises `UnknownField`, `UnreadableData`.
     """
@@ -95,11 +106,13 @@ def text_field(dataset: Any, field: str | None, name: str) -> str:
     if field is not None:
         if field not in columns:
             raise UnknownField(field, columns, name)
-        if field not in texts:
+        if field not in texts and field != MESSAGES:
             raise UnreadableData(name, f"field {field!r} holds no text; {_shown(texts)} do")
         return field
     if "text" in texts:
         return "text"
+    if MESSAGES in columns:
+        return MESSAGES
     if len(texts) == 1:
         return texts[0]
     raise UnreadableData(name, f"say which field is the text (field, --field): {_shown(texts)}")
@@ -108,8 +121,7 @@ def text_field(dataset: Any, field: str | None, name: str) -> str:
 def _records(dataset: Any, field: str) -> Iterator[str]:
     """Yield the field of every record; a missing value is an empty text."""
     for record in dataset.select_columns([field]):
-        text = record[field]
-        yield "" if text is None else text
+        yield _as_text(record[field], field)
 
 
 def _by_number(column: Any, field: str) -> Iterator[str]:
@@ -122,7 +134,15 @@ def _texts_at(column: Any, field: str, rows: list[int]) -> list[str]:
     """Return the field of some records; a missing value is an empty text."""
     follow = bool(rows) and rows[-1] - rows[0] == len(rows) - 1
     found = column[slice(rows[0], rows[-1] + 1) if follow else rows][field]
-    return ["" if text is None else str(text) for text in found]
+    return [_as_text(text, field) for text in found]
+
+
+def _as_text(value: Any, field: str) -> str:
+    if not value:
+        return ""
+    if field == MESSAGES and not isinstance(value, str):
+        return conversation_text(value, f"field {field!r}")
+    return str(value)
 
 
 def _holds_text(dataset: Any, column: str) -> bool:
