@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 LICENSE = ROOT.joinpath("LICENSE").read_text()
 MEMBERS = [ROOT / "core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
-EXAMPLES = ("tenterhook-statistics", "tenterhook-token-norms")
+EXAMPLES = ("tenterhook-quoted", "tenterhook-statistics", "tenterhook-token-norms")
 
 
 def name_of(folder: Path) -> str:

@@ -202,7 +202,7 @@ def _text(model: Any, kind: Kind, ids: Tensor, given: dict[str, Any]) -> Text:
     padding = getattr(config, "_pad_token_tensor", None)
     if kind == "assisted" or _only_ends(given["stopping_criteria"]):
         padding = None  # what is behind an end follows from the end; else it is a token as any
-    return Text(
+    text = Text(
         kind,
         mask.cpu(),
         copies=1 if kind == "assisted" or len(ids) % copies else copies,
@@ -213,6 +213,8 @@ def _text(model: Any, kind: Kind, ids: Tensor, given: dict[str, Any]) -> Text:
         ends=frozenset() if ends is None else frozenset(ends.flatten().tolist()),
         padding=None if padding is None else int(padding),
     )
+    text.latest = ids
+    return text
 
 
 def _only_ends(criteria: Any) -> bool:

@@ -64,12 +64,11 @@ def _names_of_row(tokens: Seen, row: int, *, by_model: bool) -> list[str | None]
         return [*roles.names, *[None] * made]
     if roles.thinks is None:
         return roles.going_on([0] * made)
-    own = real & (position >= len(roles))
-    before = [] if tokens.made is None else tokens.made[row].tolist()
-    if ids is None or len(before) != int(position[own].min()) - len(roles):
+    so_far = tokens.ids_so_far(row)
+    if so_far is None:
         raise ValueError(
             "Tokens of a role are selected, and whether the next one is thinking depends on those "
             "before, which are not known in this search: with beams or a loop of one's own, run it "
             "with use_cache=False."
         )
-    return roles.going_on([*before, *ids[own].tolist()])
+    return roles.going_on(so_far[len(roles) :])

@@ -20,6 +20,7 @@ text is known when it returns. So there are two questions, and the ledger answer
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -201,10 +202,9 @@ class Step:
             if self.search.refused is not None and not self.search.aside:
                 raise ValueError(self.search.refused)
             return Seen.nothing(*shape)
-        roles = self.search.roles
-        made = None if roles is None else self.text.made_before(self.start)
+        earlier = partial(self.text.earlier, max(self.start, 0))
         seen = self.text.seen(self.start, self.seq)
-        return attrs.evolve(seen, ids=ids, roles=roles, made=made)
+        return attrs.evolve(seen, ids=ids, roles=self.search.roles, earlier=earlier)
 
 
 class Text:
@@ -307,15 +307,18 @@ class Text:
         if fills and isinstance(over, Tensor) and over.shape == (self.slots,):
             self._news.append((self.width, over))
 
-    def made_before(self, start: int) -> Tensor | None:
-        """Return what each slot's text has after the prompt and before a column, `(slots, n)`.
+    def earlier(self, start: int) -> Tensor | None:
+        """Return the ids of each slot's text before a column, `(slots, start)`; -1 for no token.
 
-        `None` where that is not known, as while beams are exchanged.
+        `None` where they are not known, as while beams are exchanged.
         """
-        if start <= self.begin:
-            return None
         text = self.held if self._next_words is not None else self.latest
-        return None if text is None else text[:, self.begin - self.offset : start - self.offset]
+        if self.offset or text is None or text.shape[1] < start:
+            return None
+        real = torch.arange(start) < self.ended()[:, None]
+        given = min(start, self.begin)
+        real[:, :given] &= self.mask[:, :given]
+        return torch.where(real, text[:, :start].cpu(), -1)
 
     def ended(self) -> Tensor:
         """Return the column behind the last token of each slot, long `(slots,)`."""

@@ -1,6 +1,6 @@
 """The tokens of one forward: which are real, read off its attention mask, and where they stand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -40,8 +40,8 @@ class Seen:
     roles: Sequence[Roles] | None = None
     """Who says what in each prompt; `None` where it is not known."""
 
-    made: Tensor | None = None
-    """Int `(batch, n)`: what was generated in earlier forwards, where that is known."""
+    earlier: Callable[[], Tensor | None] | None = None
+    """Gives the ids of earlier columns, `(batch, n)`, -1 for no token; see `ids_so_far`."""
 
     untold: str | None = None
     """Why what the model gives for them is not what it gives for their text."""
@@ -65,6 +65,22 @@ class Seen:
     def generated(self) -> Tensor:
         """Bool `(batch, seq)`: the real tokens that the model generated."""
         return self.real & (self.position >= self.prompt[:, None])
+
+    def ids_so_far(self, row: int) -> list[int] | None:
+        """Return the ids of a row's text from its first token on, this forward's included.
+
+        So a selector can look back while a model generates. `None` where they are not known: with
+        a cache and beams, or in a loop of one's own.
+        """
+        real = self.real[row]
+        if self.ids is None or not bool(real.any()):
+            return None if self.ids is None else []
+        first = int(self.position[row][real].min())
+        before = self.earlier() if first and self.earlier is not None else None
+        past = [] if before is None else before[row][before[row] >= 0].tolist()
+        if len(past) != first:
+            return None
+        return [*past, *self.ids[row].cpu()[real].tolist()]
 
     @classmethod
     def of_all(cls, batch: int, seq: int) -> "Seen":

@@ -1,0 +1,1 @@
+"""A word for the tokens inside quotes."""
