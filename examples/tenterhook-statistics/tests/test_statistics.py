@@ -7,8 +7,9 @@ from click.testing import CliRunner
 from torch import nn
 
 import tenterhook
-from tenterhook.hooks import StatisticsDetector
+from tenterhook.hooks import Detector, StatisticsDetector
 from tenterhook.testing.hooks import DetectorContract
+from tenterhook.testing.selectors import CountingDetectorContract
 from tenterhook_statistics.command import statistics
 
 
@@ -18,6 +19,21 @@ class TestStatisticsDetector(DetectorContract):
     def make(self) -> StatisticsDetector:
         """Return a detector."""
         return StatisticsDetector("inner")
+
+
+class TestCounting(CountingDetectorContract):
+    """Padding is not counted, and threads lose nothing."""
+
+    def make(self) -> StatisticsDetector:
+        """Return a detector."""
+        return StatisticsDetector("embed")
+
+    def result(self, detector: Detector) -> torch.Tensor:
+        """Return all that it sums up."""
+        assert isinstance(detector, StatisticsDetector)
+        assert detector.mean is not None
+        count = torch.full_like(detector.mean, detector.count)
+        return torch.stack([count, detector.mean, detector.variance(), *detector.quantiles([0.5])])
 
 
 def fed(*batches: torch.Tensor, keep_values: bool = True) -> StatisticsDetector:

@@ -1,5 +1,6 @@
 """The detector: what it has seen, summed up feature by feature."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 
 from tenterhook.hooks import Detector, HookType
 from tenterhook.hooks.utils import extract_tensor_from_output
+from tenterhook_selections import tokens_here
 
 
 class StatisticsDetector(Detector):
-    """Keeps mean, variance and quantiles of each feature, over all tokens of all calls.
+    """Keeps mean, variance and quantiles of each feature, over all real tokens of all calls.
 
-    Padding counts like any token; select real ones with a scope's `tokens`, or run without it.
-    Not for gradients, and not for several threads at once: give each its own and merge them.
+    Padding of a model that takes token ids is left out, so batches of any size give the same. Calls
+    may come from several threads at once. Not for gradients.
     """
+
+    _lock = threading.Lock()  # of the class, since a detector can be copied and pickled
 
     def __init__(
         self,
@@ -59,21 +63,31 @@ class StatisticsDetector(Detector):
     def values(self) -> Tensor:
         """Return every value seen, `(tokens, features)`, in the dtype that the layer gave."""
         self._check_seen()
-        if len(self._values) > 1:
-            self._values = [torch.cat(self._values)]
-        return self._values[0]
+        with self._lock:
+            if len(self._values) > 1:
+                self._values = [torch.cat(self._values)]
+            return self._values[0]
 
     def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
-        """Take in the activation of one call, `(..., features)`."""
+        """Take in the activation of one call, `(..., features)`.
+
+        Raises `ValueError` where the layer does not carry the text that the model was given.
+        """
         activation = extract_tensor_from_output(output)
         if activation is None or not activation.numel():
             return
         rows = activation.detach().reshape(-1, activation.shape[-1])
+        tokens = tokens_here(module)
+        if tokens is not None and len(rows) == tokens.real.numel():
+            rows = rows[tokens.real.reshape(-1).to(rows.device)]
+        if not len(rows):
+            return
         exact = rows.to("cpu", torch.float64)
         mean = exact.mean(0)
-        self._take(len(rows), mean, (exact - mean).square().sum(0))
-        if self.keep_values:
-            with torch.inference_mode(False):
+        squares = (exact - mean).square().sum(0)
+        with self._lock, torch.inference_mode(False):
+            self._take(len(rows), mean, squares)
+            if self.keep_values:
                 self._values.append(rows.to("cpu", copy=True))
 
     def merge(self, other: "StatisticsDetector") -> None:
@@ -87,8 +101,9 @@ class StatisticsDetector(Detector):
             raise ValueError(
                 "One detector kept its values and the other did not; merge alike ones."
             )
-        self._take(other.count, other.mean, other.tensor_metadata["squares"])
-        self._values += other._values
+        with self._lock:
+            self._take(other.count, other.mean, other.tensor_metadata["squares"])
+            self._values += other._values
 
     def _take(self, count: int, mean: Tensor, squares: Tensor) -> None:
         """Add `count` tokens, by their mean and their sum of squares about it."""
