@@ -1,4 +1,4 @@
-"""The contract of detectors that count: one that asks who is real keeps it, careless ones do not."""
+"""The contract of detectors that count: one that asks who is real keeps it, others do not."""
 
 import threading
 import time
