@@ -12,6 +12,9 @@ from tenterhook_store import Run
 RECENT = 600.0
 """Seconds before the last activity whose units give the rate."""
 
+UNITS = 200
+"""How many units are looked at, those that were committed last: a run may have very many."""
+
 
 @attrs.frozen(kw_only=True)
 class OpenSession:
@@ -60,7 +63,7 @@ class RunStatus:
 
 def run_status(run: Run) -> RunStatus:
     """Return how far a run was when it was opened."""
-    plan, found = run.plan, run.recent()
+    plan, found = run.plan, run.recent(UNITS)
     done = run.rows_committed
     failed = {
         int(number): what["error"]

@@ -334,10 +334,11 @@ class LocalFiles:
         self._check(folder)
         try:
             with os.scandir(folder) as found:
-                stats = [(each.stat(follow_symlinks=False), each.name) for each in found]
+                times = [
+                    (each.stat(follow_symlinks=False).st_mtime_ns, each.name) for each in found
+                ]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        times = [(stat.st_mtime_ns, name) for stat, name in stats]
         return [name for _, name in heapq.nlargest(count, times)]
 
     def state(self, folder: PurePath) -> object:
