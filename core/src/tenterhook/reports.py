@@ -42,7 +42,7 @@ NOT_CALLED = (
 
 def not_called(name: str, module: nn.Module) -> str:
     """Return the sentence that says why a module may not have run."""
-    if type(module).forward is not nn.Module.forward or "forward" in vars(module):
+    if getattr(module.forward, "__func__", None) is not nn.Module.forward:
         return NOT_CALLED
     kind = type(module).__name__
     return f"{name!r} is a {kind} that has no forward, so it never runs: give what it holds."

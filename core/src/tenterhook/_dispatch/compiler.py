@@ -51,7 +51,8 @@ def hooks_change() -> bool:
     config = None if dynamo is None else getattr(dynamo, "config", None)
     if dynamo is None or config is None:
         return False
-    if not (left_to_python or dynamo.eval_frame.cached_backends):
+    # Importing it notes a backend `None`, as transformers does without compiling anything.
+    if not (left_to_python or any(dynamo.eval_frame.cached_backends.values())):
         return False  # nothing has been given to torch.compile yet
     if not left_to_python:
         left_to_python.append(True)
