@@ -681,7 +681,7 @@ class TestClosing:
         thread = threading.Thread(target=scope.__enter__)
         thread.start()
         thread.join()
-        with pytest.raises(tenterhook.NotClean, match="left by threads .* at 'second'"):
+        with pytest.raises(tenterhook.NotClean, match=r"left by threads .* at 'second'"):
             tenterhook.assert_clean(model)
         other = threading.Thread(target=lambda: outs.append(model(ONE)))
         outs: list[Tensor] = []

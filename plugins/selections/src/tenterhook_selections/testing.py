@@ -41,13 +41,17 @@ REAL = {
 def tokens_of(mask: list[list[int]], *, seq: int | None = None, prompt: int | None = None) -> Seen:
     """Return the last `seq` tokens of a batch, with ids; of a generation where `prompt` is given.
 
-    `mask` says which tokens are real, past ones included; `prompt` how many of a row were given.
+    The ids of those before are known, too. `mask` says which tokens are real, past ones included;
+    `prompt` how many of a row were given.
     """
     real = torch.tensor(mask)
     seq = real.shape[1] if seq is None else seq
     given = None if prompt is None else RunningGeneration(torch.full((len(mask),), prompt))
-    ids = torch.arange(real.numel()).reshape(real.shape)[:, real.shape[1] - seq :]
-    return attrs.evolve(Seen.read(real, seq, generation=given), ids=ids)
+    ids = torch.arange(real.numel()).reshape(real.shape)
+    past = real.shape[1] - seq
+    before = torch.where(real.bool(), ids, -1)[:, :past]
+    seen = Seen.read(real, seq, generation=given)
+    return attrs.evolve(seen, ids=ids[:, past:], earlier=lambda: before)
 
 
 class SelectorContract:
