@@ -61,7 +61,9 @@ class LayerActivationDetector(Detector):
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
                 copy = copy.clone()
         self.tensor_metadata["activations"] = copy
-        self.metadata["activations_shape"] = shape_of(copy)
+        # One call of a function more would be some hundredths of a hooked call.
+        shape = shape_of(copy) if copy.is_nested else tuple(copy.shape)
+        self.metadata["activations_shape"] = shape
 
     def get_captured(self) -> Tensor | None:
         """Return the latest activation, on the CPU; `None` if there is none.
