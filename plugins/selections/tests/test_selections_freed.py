@@ -28,7 +28,6 @@ SCOPES: dict[str, Callable[[HookedModel], Any]] = {
 }
 
 
-@pytest.mark.matrix(sample=8)
 @pytest.mark.parametrize("name", SCOPES)
 @pytest.mark.parametrize("fails", [False, True])
 def test_freed_without_the_collector(name: str, fails: bool) -> None:

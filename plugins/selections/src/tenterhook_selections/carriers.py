@@ -63,9 +63,12 @@ class Carriers:
     """Which layers of one model carry its text: worked out once, for all scopes on it."""
 
     def __init__(self, root: nn.Module) -> None:
+        # All weakly: what a model is remembered by must not keep it.
         self._root = weakref.ref(root)
-        self._why: dict[nn.Module, tuple[str | None, str | None]] = {}
-        self._above: dict[nn.Module, list[nn.Module]] = {}
+        self._why: weakref.WeakKeyDictionary[nn.Module, tuple[str | None, str | None]]
+        self._why = weakref.WeakKeyDictionary()
+        self._above: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[nn.Module]]]
+        self._above = weakref.WeakKeyDictionary()
 
     @classmethod
     def of(cls, root: nn.Module) -> "Carriers":
@@ -155,8 +158,9 @@ class Carriers:
                 parts = name.split(".") if name else []
                 paths = [".".join(parts[:end]) for end in range(len(parts) - 1, -1, -1)]
                 above = [named[path] for path in paths if path in named]
-                self._above[module] = above if name else []
-        return self._above.get(layer, [])
+                self._above[module] = list(map(weakref.ref, above)) if name else []
+        found = (each() for each in self._above.get(layer, ()))
+        return [module for module in found if module is not None]
 
 
 _of_roots: "weakref.WeakKeyDictionary[nn.Module, Carriers]" = weakref.WeakKeyDictionary()
