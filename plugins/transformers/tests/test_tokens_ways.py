@@ -21,91 +21,51 @@ END, PAD = 2, 0
 NEW = 8
 
 
+COMMON: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "pad_token_id": PAD,
+}
+ATTENDING: dict[str, Any] = {
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+}
+
+
 def _llama(**more: Any) -> nn.Module:
-    sizes = {
-        "vocab_size": WORDS,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 128,
-        "bos_token_id": 1,
-        "eos_token_id": END,
-        "pad_token_id": PAD,
-    }
-    return hf.LlamaForCausalLM(hf.LlamaConfig(**{**sizes, **more}))
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**{**COMMON, **ATTENDING, **more}))
 
 
 def _gpt2() -> nn.Module:
-    config = hf.GPT2Config(
-        vocab_size=WORDS,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        n_positions=128,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    return hf.GPT2LMHeadModel(config)
+    more: dict[str, Any] = {**COMMON, "num_attention_heads": 2, "n_positions": 128}
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**more))
 
 
 def _mistral() -> nn.Module:
-    config = hf.MistralConfig(
-        vocab_size=WORDS,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=6,
-        max_position_embeddings=128,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    return hf.MistralForCausalLM(config)
+    return hf.MistralForCausalLM(hf.MistralConfig(**COMMON, **ATTENDING, sliding_window=6))
 
 
 def _mamba() -> nn.Module:
-    config = hf.MambaConfig(
-        vocab_size=WORDS,
-        hidden_size=16,
-        num_hidden_layers=2,
-        state_size=4,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    return hf.MambaForCausalLM(config)
+    return hf.MambaForCausalLM(hf.MambaConfig(**COMMON, state_size=4))
 
 
 def _rwkv() -> nn.Module:
-    config = hf.RwkvConfig(
-        vocab_size=WORDS,
-        hidden_size=16,
-        num_hidden_layers=2,
-        attention_hidden_size=16,
-        bos_token_id=1,
-        eos_token_id=END,
-    )
-    return hf.RwkvForCausalLM(config)
+    return hf.RwkvForCausalLM(hf.RwkvConfig(**COMMON, attention_hidden_size=16))
 
 
 def _recurrent_gemma() -> nn.Module:
-    config = hf.RecurrentGemmaConfig(
-        vocab_size=WORDS,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        lru_width=16,
-        attention_window_size=32,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
+    sizes: dict[str, Any] = {
+        **COMMON,
+        "num_hidden_layers": 3,
+        "intermediate_size": 24,
+        "num_attention_heads": 2,
+    }
+    config = hf.RecurrentGemmaConfig(**sizes, lru_width=16, attention_window_size=32)
     return hf.RecurrentGemmaForCausalLM(config)
 
 

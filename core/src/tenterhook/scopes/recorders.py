@@ -141,7 +141,7 @@ class SelectedRecorder(Recorder):
             if places is not None:
                 self.where.append(places)
             self._add(self.form.of(values))
-            self.selecting.kept(self.opening.own[self.at], self.where)
+            self.selecting.recorded(self.opening.own[self.at], self.where)
 
 
 def make_own(lists: Sequence[list[Tensor]]) -> None:

@@ -62,7 +62,7 @@ class Selecting(Protocol):
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
         """Return the selected part of `tensor`. `given` is the first input of `module`."""
 
-    def kept(self, calls: list[Tensor], places: list[Tensor]) -> None:
+    def recorded(self, calls: list[Tensor], places: list[Tensor]) -> None:
         """Take note that the latest pick is now the last of `calls`, in the form it is kept in.
 
         When more is known, it may be replaced there.

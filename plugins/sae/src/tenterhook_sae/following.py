@@ -90,12 +90,12 @@ class Following:
     @property
     def forward(self) -> ModelForward | None:
         """The forward that runs in this thread, the innermost; where caches are looked at."""
-        found: ModelForward | None = (self._watch.kept or {}).get("forward")
+        found: ModelForward | None = (self._watch.notes or {}).get("forward")
         return found
 
     @eager
     def _begin(self, *_: Any) -> None:
-        notes, cache = self._watch.kept, _cache((self._watch.inputs or {}).get)
+        notes, cache = self._watch.notes, _cache((self._watch.inputs or {}).get)
         if notes is not None:
             notes["forward"] = ModelForward(cache, marks(cache))
 

@@ -180,14 +180,14 @@ class SelectionAtWork:
         features = selection.feature_index(tensor.shape[-1], tensor.device)
         return Picked(tensor if features is None else tensor.index_select(-1, features), places)
 
-    def kept(self, calls: list[Tensor], places: list[Tensor]) -> None:
+    def recorded(self, calls: list[Tensor], places: list[Tensor]) -> None:
         """Take note of where the latest pick was added: a search puts it in order at its end."""
         if self._picked is not None:
             forward, part = self._picked
             self._picked = None
             step = forward.whole_step
             if step is not None and step.text is not None:
-                step.search.keep(step, part.rows, part.columns, calls, places)
+                step.search.record(step, part.rows, part.columns, calls, places)
 
     def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Return what was kept of each row, `(tokens, features)`, in token order.

@@ -46,10 +46,10 @@ class Forward:
         "generation",
         "is_plain",
         "is_read",
-        "kept",
         "masks",
         "module",
         "named",
+        "notes",
         "outer",
         "past",
         "shape",
@@ -82,7 +82,7 @@ class Forward:
         """Whether it is known to have been given nothing but text."""
         self.is_read = False
         self._tokens: Seen | None = None
-        self.kept: dict[str, Any] = {}
+        self.notes: dict[str, Any] = {}
         """What hooks keep with the forward, to be forgotten with it."""
         self.masks: dict[Any, Any] = {}
         """What selections have worked out for it."""

@@ -7,7 +7,7 @@ nothing outside knows: the prompts as they are fed, with their mask; which copie
 what looks at the logits (a step is over then, and what runs the model meanwhile is guidance); and
 what says which rows have ended. A model that has methods of its own in their place is refused.
 
-Nothing is wrapped for calls where no selection is at work: they go straight through.
+While no such scope is open, in any thread, nothing is wrapped.
 """
 
 import functools
@@ -168,8 +168,8 @@ def _search(plain: Callable[..., Any]) -> Callable[..., Any]:
             in_chunks=text.in_chunks,
             encoder=kwargs.get("attention_mask") if two else None,
         )
-        kwargs["logits_processor"] = _Looks(kwargs["logits_processor"], search)
-        kwargs["stopping_criteria"] = _Stops(kwargs["stopping_criteria"], text)
+        kwargs["logits_processor"] = _WatchedProcessors(kwargs["logits_processor"], search)
+        kwargs["stopping_criteria"] = _WatchedCriteria(kwargs["stopping_criteria"], text)
         with _reorders(kwargs.get("past_key_values"), text):
             result = plain(self, input_ids, **kwargs)
         search.settle(getattr(result, "sequences", result))
@@ -249,7 +249,7 @@ def _length_of(cache: Any) -> int:
         return 0
 
 
-class _Looks(list[Any]):
+class _WatchedProcessors(list[Any]):
     """The logits processors of a search. Their call is where a step's text is known."""
 
     def __init__(self, processors: Any, search: Search) -> None:
@@ -259,7 +259,7 @@ class _Looks(list[Any]):
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Any:
         search = self._search
         assert search.text is not None
-        search.text.judged(input_ids)
+        search.text.scored(input_ids)
         search.aside += 1
         try:
             return self._processors(input_ids, scores, **kwargs)
@@ -267,7 +267,7 @@ class _Looks(list[Any]):
             search.aside -= 1
 
 
-class _Stops(list[Any]):
+class _WatchedCriteria(list[Any]):
     """The stopping criteria of a search. Their call says which rows have ended."""
 
     def __init__(self, criteria: Any, text: Text) -> None:
@@ -277,7 +277,7 @@ class _Stops(list[Any]):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         over = self._criteria(input_ids, scores, **kwargs)
-        self._text.grown(input_ids, over, self._fills)
+        self._text.extended(input_ids, over, self._fills)
         return over
 
     def __getattr__(self, name: str) -> Any:

@@ -103,12 +103,12 @@ class Search:
         self.text.fed(step)
         return step
 
-    def keep(
+    def record(
         self, step: "Step", rows: Tensor, columns: Tensor, calls: list[Tensor], places: list[Tensor]
     ) -> None:
         """Take note that the last of `calls` has these rows and columns of a step's tokens."""
         layer = self.layers.setdefault(id(calls), _Layer(calls, places))
-        layer.tickets.append(_Ticket(step, rows, columns, len(calls) - 1))
+        layer.records.append(_CallRecord(step, rows, columns, len(calls) - 1))
 
     def settle(self, sequences: Tensor) -> None:
         """Put in order what captures have kept, now that the search has returned `sequences`.
@@ -120,7 +120,7 @@ class Search:
             return
         self.sequences = sequences
         text.settle(sequences)
-        layers = [layer for layer in self.layers.values() if layer.tickets]
+        layers = [layer for layer in self.layers.values() if layer.records]
         if not layers:
             return
         if self.refused is not None:
@@ -277,7 +277,7 @@ class Text:
         if self._is_prompt:
             self._next = step.start + step.seq
 
-    def judged(self, ids: Tensor) -> None:
+    def scored(self, ids: Tensor) -> None:
         """Take note of the slots' text `(slots, seq)` as the last step's logits are looked at."""
         if self.kind == "assisted":
             return  # looked at candidates, too
@@ -294,7 +294,7 @@ class Text:
         if self.held is not None:
             self.held = self.held[beams.to(self.held.device)]
 
-    def grown(self, ids: Tensor, over: Any, fills: bool) -> None:
+    def extended(self, ids: Tensor, over: Any, fills: bool) -> None:
         """Take note of the text `(slots, seq)` after a step, and of which slots are `over`.
 
         `fills` says whether those are given padding from now on.
@@ -482,8 +482,8 @@ class Text:
 _NEVER = 2**62
 
 
-class _Ticket:
-    """What one call of a layer kept of a step."""
+class _CallRecord:
+    """Which tokens of a step one call of a layer has."""
 
     __slots__ = ("at", "columns", "rows", "step")
 
@@ -496,7 +496,7 @@ class _Layer:
 
     def __init__(self, calls: list[Tensor], places: list[Tensor]) -> None:
         self.calls, self.places = calls, places
-        self.tickets: list[_Ticket] = []
+        self.records: list[_CallRecord] = []
         self.seen: Tensor | None = None
         """Which columns of which returned rows it has, bool `(rows, width)`."""
         self.history: tuple[int, ...] = ()
@@ -507,31 +507,33 @@ class _Layer:
         `owners` and `moves` hold what was worked out for other layers.
         """
         sequences = text.sequences
-        for ticket in self.tickets:
-            step = ticket.step
-            self.history = (*self.history, id(step), id(ticket.rows))
+        for record in self.records:
+            step = record.step
+            self.history = (*self.history, id(step), id(record.rows))
             if self.history not in moves:
                 if id(step) not in owners:
                     owners[id(step)] = text.owners(step, sequences)
-                moves[self.history] = self._moves(text, ticket, owners[id(step)])
+                moves[self.history] = self._moves(text, record, owners[id(step)])
             index, places, self.seen = moves[self.history]
-            values = self.calls[ticket.at]
+            values = self.calls[record.at]
             if len(index) != len(values) or not torch.equal(index, torch.arange(len(values))):
-                self.calls[ticket.at] = values.index_select(0, index.to(values.device))
-            self.places[ticket.at] = places
-        self.tickets = []
+                self.calls[record.at] = values.index_select(0, index.to(values.device))
+            self.places[record.at] = places
+        self.records = []
 
-    def _moves(self, text: Text, ticket: _Ticket, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _moves(
+        self, text: Text, record: _CallRecord, owner: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return which of a call's rows come where: indices, places, and what is seen now."""
-        step = ticket.step
+        step = record.step
         rows = len(owner)
         width = max(text.width, step.start + step.seq) + 1
         seen = torch.zeros(rows, width, dtype=torch.bool) if self.seen is None else self.seen
         if seen.shape[1] < width:
             seen = torch.cat([seen, seen.new_zeros(rows, width - seen.shape[1])], 1)
-        kept = torch.full((text.slots, step.seq), -1, dtype=torch.long)
-        kept[ticket.rows, ticket.columns] = torch.arange(len(ticket.rows))
-        index = kept.gather(0, owner.clamp(min=0)) if rows else kept[:0]
+        place = torch.full((text.slots, step.seq), -1, dtype=torch.long)
+        place[record.rows, record.columns] = torch.arange(len(record.rows))
+        index = place.gather(0, owner.clamp(min=0)) if rows else place[:0]
         index = torch.where(owner >= 0, index, -1)
         columns = torch.arange(step.start, step.start + step.seq)
         fresh = ~seen[:, columns.clamp(min=0)] & (columns >= 0)

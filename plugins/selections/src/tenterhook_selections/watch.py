@@ -103,10 +103,10 @@ class Watch:
             )
 
     @property
-    def kept(self) -> dict[str, Any] | None:
+    def notes(self) -> dict[str, Any] | None:
         """What hooks keep with the forward that runs, to be forgotten with it; `None` outside."""
         forward = self.forward_at(self)
-        return None if forward is None else forward.kept
+        return None if forward is None else forward.notes
 
     def detecting(self) -> "Watch":
         """Run while controllers are off, too."""
