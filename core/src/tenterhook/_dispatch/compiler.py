@@ -6,14 +6,15 @@ nothing. And it would trace what a scope runs, which depends on the thread that 
 that every thread runs.
 
 `hooks_change` is called, under the lock, whenever what stands on a module is about to change. In a
-process that never compiles it is one look into `sys.modules`. The order of events in one that does:
+process that never compiles it is a look or two. The order of events in one that does:
 
-1. A model is given to `torch.compile`, and perhaps called.
-2. The first hook that changes after that takes our methods from the compiler:
-   `test_first_scope_after_the_first_call`.
-3. From then on compiled code is guarded by the hooks of its modules, and torch compiles anew what a
-   change makes different, once a state: `test_switching_compiles_twice_alone`.
-4. What was compiled before that is not taken any more for a module that has hooks, or had some
+1. From the first change on, code is compiled with guards for the hooks of its modules, and torch
+   compiles anew what a change makes different, once a state: `test_switching_compiles_twice_alone`.
+   Where the compiler is imported later, that is set then (`_AtImport`); code that was compiled of
+   another model of the class is not taken for a hooked one: `test_another_of_the_class`.
+2. The first hook that changes once a model was given to `torch.compile` takes our methods from the
+   compiler: `test_first_scope_after_the_first_call`.
+3. What was compiled before 1 is not taken any more for a module that has hooks, or had some
    (`look_anew`). Code of other models stays: `test_code_of_others_stays`.
 """
 
@@ -50,7 +51,10 @@ def hooks_change() -> bool:
     dynamo = sys.modules.get("torch._dynamo")
     config = None if dynamo is None else getattr(dynamo, "config", None)
     if dynamo is None or config is None:
+        if _at_import not in sys.meta_path:
+            sys.meta_path.insert(0, _at_import)
         return False
+    passed_over, config.skip_nnmodule_hook_guards = config.skip_nnmodule_hook_guards, False
     # Importing it notes a backend `None`, as transformers does without compiling anything.
     if not (left_to_python or any(dynamo.eval_frame.cached_backends.values())):
         return False  # nothing has been given to torch.compile yet
@@ -58,10 +62,25 @@ def hooks_change() -> bool:
         left_to_python.append(True)
         compiler: Any = torch.compiler  # this function of it has no types
         for kind, name in _ours:
-            disabled = compiler.disable(getattr(kind, name), reason=WHY_NOT_COMPILED)
-            setattr(kind, name, disabled)
-    passed_over, config.skip_nnmodule_hook_guards = config.skip_nnmodule_hook_guards, False
+            setattr(kind, name, compiler.disable(getattr(kind, name), reason=WHY_NOT_COMPILED))
     return bool(passed_over)
+
+
+class _AtImport:
+    """Has code be guarded by hooks where the compiler is imported after the first of them.
+
+    Else what another model of the same class was compiled to would be taken for a hooked one.
+    """
+
+    def find_spec(self, *_: Any) -> None:
+        """Find nothing; of the compiler's imports the first after its settings changes one."""
+        config = sys.modules.get("torch._dynamo.config")
+        if hasattr(config, "skip_nnmodule_hook_guards"):
+            sys.meta_path[:] = [each for each in sys.meta_path if each is not self]
+            config.skip_nnmodule_hook_guards = False  # type: ignore[union-attr]
+
+
+_at_import: Any = _AtImport()
 
 
 def look_anew(module: nn.Module, hooked: bool) -> None:

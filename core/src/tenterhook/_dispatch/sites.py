@@ -28,7 +28,6 @@ What a trick buys is said beside it: `benchmarks/bench_tricks.py` takes out one 
 """
 
 import itertools
-import sys
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -406,8 +405,7 @@ def open_frame(
     """
     with lock:
         frame = Frame(own, mute)
-        if "torch._dynamo" in sys.modules:
-            compiler.hooks_change()
+        compiler.hooks_change()
         if installs is None or frame.muted or compiler.left_to_python:
             for place in own:
                 place.enter()
@@ -443,8 +441,7 @@ def close_frame(frame: Frame, installs: Installs | None = None) -> bool:
         # First: a call that comes now, by a torch hook that still stands, finds no steps.
         is_free = frame.close()
         _open.pop(id(frame), None)
-        if "torch._dynamo" in sys.modules:
-            compiler.hooks_change()
+        compiler.hooks_change()
         if installs is None or compiler.left_to_python:
             for place in frame.own:
                 place.leave()

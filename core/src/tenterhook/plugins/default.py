@@ -117,6 +117,4 @@ def _load_attribute(module: str, kind: str, name: str) -> Any:
 
 def _is_submodule(package: str, name: str) -> bool:
     found = sys.modules.get(package)
-    return found is not None and (
-        PathFinder.find_spec(f"{package}.{name}", found.__path__) is not None
-    )
+    return bool(found and PathFinder.find_spec(f"{package}.{name}", found.__path__))

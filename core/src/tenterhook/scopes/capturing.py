@@ -58,9 +58,7 @@ class CaptureScope(Scope):
     def _opening(self) -> Opening:
         if self._selection is None:
             opening = self._plan.take()
-            opening.mixed = False
-            if opening.without:
-                opening.without = {}
+            opening.mixed, opening.without = False, {}
         else:
             self._selecting = selecting = self._selection.begin(self.model)
             kind = partial(SelectedRecorder, form=Form(*self._asked[1]), selecting=selecting)

@@ -159,8 +159,7 @@ class Muted(Scope):
 
     def _opening(self) -> Opening:
         sites = [site for m in self.model.modules() for site in sites_of(m) if site.held]
-        opening = Opening()
-        opening.steps.update(dict.fromkeys(sites, NO_STEPS))
+        opening = Opening(steps=dict.fromkeys(sites, NO_STEPS))
         self._registry.muting.append(opening)
         return opening
 

@@ -29,6 +29,7 @@ from tenterhook.activations import (
     inputs_of,
     part_of,
     replace,
+    shape_of,
     with_item,
     with_part,
 )
@@ -335,13 +336,10 @@ class SelectedChange(Entry):
             return {name: self._mixed(was, new[name], module, given) for name, was in old.items()}
         was, now = activation_of(old), activation_of(new)
         if was is None or now is None or now.shape != was.shape:
+            shapes = [None if each is None else shape_of(each) for each in (was, now)]
             raise ValueError(
-                f"A change of a selected part keeps the activation's shape {_shape(was)}; this one "
-                f"returned {_shape(now)}."
+                "A change of a selected part keeps the activation's shape {}; this one returned "
+                "{}.".format(*shapes)
             )
         mask = self.selecting.mask(module, was, given)
         return old if mask is None else replace(old, torch.where(mask, now.to(was.dtype), was))
-
-
-def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)
