@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,14 @@ from tenterhook_capture.loading import ModelName, load_model, name_of
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore
 from tenterhook_store.schemes import UnknownScheme
-from tenterhook_transformers import LanguageModel, MissingWeights, UnknownModel, load, plugin
+from tenterhook_transformers import (
+    LanguageModel,
+    MissingWeights,
+    ModelWithoutTokenizer,
+    UnknownModel,
+    load,
+    plugin,
+)
 from tenterhook_transformers.errors import BadLoadOption
 
 Make = Callable[..., Any]
@@ -292,9 +300,57 @@ def test_file(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path, make_model: Make) -> None:
-    """A folder with a model and no tokenizer says which is missing."""
+    """It is loaded without one; where there are files of one, they must give it."""
     make_model().save_pretrained(tmp_path / "m")
+    lm = load(str(tmp_path / "m"))
+    assert lm.tokenizer is None
+    with pytest.raises(ModelWithoutTokenizer, match="no tokenizer, so it reads no text"):
+        lm.token_ids(["a"])
+    (tmp_path / "m" / "tokenizer_config.json").write_text("{}")
     assert "its tokenizer cannot be loaded" in message_of(tmp_path / "m")
+
+
+CODE = """open({mark!r}, "w")
+from transformers import GPT2Config, PreTrainedTokenizerFast
+class Config(GPT2Config):
+    model_type = "of-its-own"
+class Tokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("part", ["config", "tokenizer"])
+def test_code_of_a_folder(
+    part: str, saved: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not run, and nothing asks on stdin; the message says how it would."""
+    folder, mark = saved(), tmp_path / "it-ran"
+    (folder / "code.py").write_text(CODE.format(mark=str(mark)))
+    if part == "config":
+        values = {"model_type": "of-its-own", "auto_map": {"AutoConfig": "code.Config"}}
+        (folder / "config.json").write_text(json.dumps(values))
+    else:
+        path = folder / "tokenizer_config.json"
+        kinds = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "code.Tokenizer"]}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **kinds}))
+    asked: list[str] = []
+
+    def answer(text: str = "") -> str:
+        asked.append(text)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
+    # In the place of a tokenizer's own class transformers makes do with one that it has.
+    refused: Any = (
+        nullcontext()
+        if part == "tokenizer"
+        else pytest.raises(UnknownModel, match=r"its config needs code .* trust_remote_code=True")
+    )
+    for options in ({}, {"trust_remote_code": None}, {"trust_remote_code": False}):
+        with refused:
+            LanguageModel.from_pretrained(str(folder), **options)
+        assert asked == []
+        assert not mark.exists()
 
 
 def test_folder_without_weights(saved: Make) -> None:

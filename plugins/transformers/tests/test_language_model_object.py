@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import tenterhook
 from tenterhook.hooks import Controller, Detector
 from tenterhook_store import MemoryStore
-from tenterhook_transformers import EmptyText, LanguageModel
+from tenterhook_transformers import EmptyText, LanguageModel, ModelWithoutTokenizer
 from tenterhook_transformers.description import tokenizer_fingerprint, weights_fingerprint
 
 Make = Callable[..., Any]
@@ -107,9 +107,27 @@ def test_wrong_model() -> None:
 
 
 def test_wrong_tokenizer(make_model: Make) -> None:
-    """No tokenizer is an error that names the way without one."""
-    with pytest.raises(TypeError, match=r"NoneType is no tokenizer.*attach"):
-        LanguageModel(make_model(), None)
+    """What is none is an error that names the way without one."""
+    with pytest.raises(TypeError, match=r"str is no tokenizer. Leave it out"):
+        LanguageModel(make_model(), "gpt2")
+
+
+def test_without_a_tokenizer(make_model: Make, tokenizer: Any) -> None:
+    """Text is refused with the way out, and token ids are run."""
+    lm = LanguageModel(make_model())
+    (ids,) = LanguageModel(make_model(), tokenizer).token_ids(["a text"])
+    assert lm.run_token_ids([ids]).tolist() == [[True] * len(ids)]
+    assert lm.describe_model()["tokenizer"] is None
+    ways: list[Callable[[], Any]] = [
+        lambda: lm.token_ids(["a text"]),
+        lambda: lm.generate("a text"),
+        lambda: lm.tokenize("a text"),
+        lambda: lm.inference.execute_inference("a text"),
+        lambda: lm.chat([{"role": "user", "content": "hi"}]),
+    ]
+    for way in ways:
+        with pytest.raises(ModelWithoutTokenizer, match=r"no tokenizer.*token ids.*tokenizer="):
+            way()
 
 
 def test_context(lm: LanguageModel, tokenizer: Any) -> None:

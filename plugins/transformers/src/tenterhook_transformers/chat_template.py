@@ -3,7 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tenterhook_transformers.errors import BadConversation, NoChatTemplate
+from tenterhook_transformers.errors import (
+    BadConversation,
+    ModelWithoutTokenizer,
+    NoChatTemplate,
+)
 
 Conversation = Sequence[Mapping[str, Any]]
 """Messages, each with its `role` and its `content`, as `apply_chat_template` takes them."""
@@ -30,8 +34,11 @@ def render(
     """Return the text that the template makes of the messages, its special tokens included.
 
     With `goes_on` it ends where the assistant speaks next. `settings` go to the template, as
-    `tools` or `enable_thinking`. Raises `NoChatTemplate`, `BadConversation`.
+    `tools` or `enable_thinking`. Raises `NoChatTemplate`, `BadConversation`,
+    `ModelWithoutTokenizer`.
     """
+    if tokenizer is None:
+        raise ModelWithoutTokenizer
     if not getattr(tokenizer, "chat_template", None):
         raise NoChatTemplate
     from jinja2 import TemplateError

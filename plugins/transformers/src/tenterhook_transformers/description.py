@@ -34,7 +34,7 @@ def describe(
     tensors = _tensors(inner)
     with ThreadPoolExecutor(1) as pool:  # hashing lets go of the interpreter
         weights = pool.submit(_fingerprint, tensors)
-        tokenizer_hash = tokenizer_fingerprint(tokenizer)
+        tokenizer_hash = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
     dtypes = {t.dtype for t in inner.parameters() if t.is_floating_point()}
     return {
         "name": name,
@@ -44,7 +44,9 @@ def describe(
         "attention": getattr(getattr(inner, "config", None), "_attn_implementation", None),
         "weights": weights.result(),
         "parameters": sum(parameter.numel() for parameter in inner.parameters()),
-        "tokenizer": {
+        "tokenizer": None
+        if tokenizer is None
+        else {
             "class": type(tokenizer).__qualname__,
             "fingerprint": tokenizer_hash,
             "padding_side": getattr(tokenizer, "padding_side", None),

@@ -77,6 +77,18 @@ class TooLong(TenterhookError, ValueError):
         )
 
 
+class ModelWithoutTokenizer(TenterhookError, ValueError):
+    """Text was given to a model that has no tokenizer."""
+
+    def __str__(self) -> str:
+        return (
+            "This model has no tokenizer, so it reads no text. Give token ids: "
+            "lm.activations.save(layer, [[1, 5, 9], ...]), a column input_ids, or "
+            "lm(input_ids=...). Or give it a tokenizer: "
+            "LanguageModel.from_pretrained(name, tokenizer=...)."
+        )
+
+
 class NoChatTemplate(TenterhookError, ValueError):
     """A tokenizer that does not say how messages are written."""
 

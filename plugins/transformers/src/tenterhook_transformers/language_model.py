@@ -51,7 +51,7 @@ class LanguageModel(HookedModel):
     def __init__(
         self,
         model: nn.Module | HookedModel,
-        tokenizer: Any,
+        tokenizer: Any = None,
         store: "Store | None" = None,
         *,
         model_id: str | None = None,
@@ -61,7 +61,8 @@ class LanguageModel(HookedModel):
     ) -> None:
         """`model_id` is the name it goes by, by default what its config was loaded from.
 
-        Raises `TypeError` unless `model` is a module and `tokenizer` a tokenizer.
+        A model without a tokenizer takes token ids, and refuses text (`ModelWithoutTokenizer`).
+        Raises `TypeError` unless `model` is a module and `tokenizer` a tokenizer or `None`.
         """
         module = model.module if isinstance(model, HookedModel) else model
         if not isinstance(module, nn.Module):
@@ -69,10 +70,10 @@ class LanguageModel(HookedModel):
                 f"LanguageModel takes an nn.Module and a tokenizer, not {type(module).__name__}. "
                 "For a name use LanguageModel.from_pretrained."
             )
-        if not callable(tokenizer):
+        if tokenizer is not None and not callable(tokenizer):
             raise TypeError(
-                f"{type(tokenizer).__name__} is no tokenizer. For a model without one use "
-                "tenterhook.attach(model)."
+                f"{type(tokenizer).__name__} is no tokenizer. Leave it out for a model without "
+                "one, which takes token ids."
             )
         name = model_id or getattr(getattr(module, "config", None), "_name_or_path", "") or None
         super().__init__(
@@ -137,8 +138,10 @@ class LanguageModel(HookedModel):
 
         `dtype` is the checkpoint's unless given; `device` moves the model. A causal language model
         is made of a checkpoint, or what its config names: a masked one, or the bare model.
-        `tokenizer` is a tokenizer, or the name of another one. `kwargs` go to `from_pretrained` of
-        transformers: `revision`, `trust_remote_code`, `attn_implementation`, ...
+        `tokenizer` is a tokenizer, or the name of another one; a folder without a file of one gives
+        a model without, which takes token ids. Code that comes with a model is not run, and nothing
+        asks whether it should be, unless `trust_remote_code=True` says so. `kwargs` go to
+        `from_pretrained` of transformers: `revision`, `attn_implementation`, ...
 
         Raises `UnknownModel` (an `OSError` and a `LookupError`) where there is none or it cannot
         be loaded, `ValueError` for a dtype, device or attention implementation that is not there,

@@ -25,6 +25,9 @@ _SHARED = (
 )
 """What holds for the config, the weights and the tokenizer alike."""
 
+_OF_TOKENIZERS = ("*token*", "vocab*", "merges*", "*spiece*", "*sentencepiece*", "*.tiktoken")
+"""What files of a tokenizer are called, whatever its kind. `special_tokens_map.json` is one."""
+
 
 def load_parts(
     name_or_path: str | os.PathLike[str],
@@ -34,20 +37,27 @@ def load_parts(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> tuple[nn.Module, Any]:
-    """Return a model, in eval mode, and its tokenizer; see `LanguageModel.from_pretrained`."""
+    """Return a model, in eval mode, and its tokenizer; see `LanguageModel.from_pretrained`.
+
+    The tokenizer is `None` where the folder has no file of one.
+    """
     import transformers
 
     wanted_dtype, place = _dtype(dtype), _device(device)
     name = checked_name(name_or_path)
     if "local_files_only" not in options and not Path(name).is_dir() and hub_is_out_of_reach():
         options["local_files_only"] = True
+    if options.get("trust_remote_code") is None:
+        # Told nothing, transformers asks on stdin, and runs a folder's code where it hears "y".
+        options["trust_remote_code"] = False
     shared = {key: options[key] for key in _SHARED if options.get(key) is not None}
     with _errors_of(name, "config"):
         config = options.pop("config", None)
         config = config or transformers.AutoConfig.from_pretrained(name, **shared)
     if tokenizer is None or isinstance(tokenizer, str):
         with _errors_of(tokenizer or name, "tokenizer"):
-            tokenizer = _load_tokenizer(tokenizer or name, **shared)
+            required = tokenizer is not None
+            tokenizer = _load_tokenizer(tokenizer or name, required=required, **shared)
     with _errors_of(name, "weights"):
         module, missing = _load_weights(name, config, dtype=wanted_dtype, **options)
     if missing:
@@ -57,14 +67,33 @@ def load_parts(
     return module.eval(), tokenizer
 
 
-def _load_tokenizer(name: str, **options: Any) -> Any:
+def _load_tokenizer(name: str, *, required: bool, **options: Any) -> Any:
+    """Return the tokenizer; `None` where there is no file of one and none is required."""
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+    except Exception:
+        # Not of a narrower kind: tokenizers, sentencepiece and the hub each raise their own.
+        if required or _has_tokenizer(name, **options):
+            raise
+        return None
     # Of some families one is made without any files, and knows no words.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise ValueError("there are no files of one; pass tokenizer=")
+        if required or _has_tokenizer(name, **options):
+            raise ValueError("it knows no words; pass tokenizer=")
+        return None
     return tokenizer
+
+
+def _has_tokenizer(name: str, **options: Any) -> bool:
+    """Whether the folder has a file of a tokenizer, or the part of the hub that was fetched."""
+    from transformers.utils.hub import cached_file
+
+    where = {key: value for key, value in options.items() if key != "trust_remote_code"}
+    config = cached_file(name, "config.json", **where)
+    folder = Path(str(config)).parent
+    return any(any(folder.glob(pattern)) for pattern in _OF_TOKENIZERS)
 
 
 def _load_weights(name: str, config: Any, **options: Any) -> tuple[nn.Module, list[str]]:
@@ -193,6 +222,13 @@ def _errors_of(name: str, part: str) -> Iterator[None]:
 
 def _unknown(name: str, part: str, error: BaseException) -> UnknownModel:
     causes = {type(each).__name__ for each in _chain(error)}
+    if any("trust_remote_code" in str(each) for each in _chain(error)):
+        return UnknownModel(
+            name,
+            f"its {part} needs code that comes with it, which is not run unless you say so",
+            "Read the code, and if you trust it pass trust_remote_code=True to "
+            "LanguageModel.from_pretrained.",
+        )
     if Path(name).is_dir():
         return UnknownModel(name, f"its {part} cannot be loaded: {_first_line(error)}")
     if causes & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}:

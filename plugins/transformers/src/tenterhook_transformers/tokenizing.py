@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tenterhook.errors import TenterhookError
+from tenterhook_transformers.errors import ModelWithoutTokenizer
 
 _guard = threading.Lock()
 _locks: "weakref.WeakKeyDictionary[Any, threading.Lock]" = weakref.WeakKeyDictionary()
@@ -47,8 +48,11 @@ def run_tokenizer(tokenizer: Any, texts: list[str], **settings: Any) -> Any:
     """Return what the tokenizer makes of the texts; it is as it was afterwards.
 
     Where it has no pad token, a copy of it pads with the token that ends, begins or separates
-    texts; padded places are masked, so which token it is makes no difference.
+    texts; padded places are masked, so which token it is makes no difference. Raises
+    `ModelWithoutTokenizer` where there is no tokenizer.
     """
+    if tokenizer is None:
+        raise ModelWithoutTokenizer
     with lock_of(tokenizer):
         pads = bool(settings.get("padding"))
         chosen = _with_pad_token(tokenizer) if pads else tokenizer
