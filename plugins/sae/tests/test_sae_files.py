@@ -53,6 +53,17 @@ def test_a_batch_topk_that_learned_nothing(tmp_path: Path) -> None:
     assert float(other.threshold) == -1
 
 
+def test_a_batch_topk_whose_threshold_is_zero(tmp_path: Path) -> None:
+    """Everything positive is active, which is not the same as having no threshold."""
+    sae = BatchTopKSae(40, 12, 40)
+    sae.threshold.zero_()
+    save_sae(sae, tmp_path / "sae")
+    other = load_sae(tmp_path / "sae")
+
+    assert isinstance(other, BatchTopKSae)
+    assert float(other.threshold) == 0
+
+
 def test_what_is_there_is_not_overwritten(sae: Sae, tmp_path: Path) -> None:
     """Unless it is asked for."""
     save_sae(sae, tmp_path)

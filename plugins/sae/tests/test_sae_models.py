@@ -16,6 +16,7 @@ from tenterhook_sae import (
     BatchTopKSae,
     JumpReLUSae,
     L1Sae,
+    NotFinite,
     Sae,
     SparseLatents,
     TopKSae,
@@ -102,6 +103,57 @@ def test_batchtopk_learns_its_threshold_from_batches() -> None:
 
     expected = 0.99 * float(one[one > 0].min()) + 0.01 * float(two[two > 0].min())
     assert float(sae.threshold) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "k"), [(3, 0.4), (7, 2.5), (600, 3), (1300, 39.5)])
+def test_batchtopk_calibrated_has_k_active_on_average(
+    rows: int, k: float, dtype: torch.dtype
+) -> None:
+    """To the latent where no two are the same; of few rows, and of more than one block."""
+    torch.manual_seed(0)
+    sae = randomized(BatchTopKSae(40, 8, k, dtype=dtype))
+    with torch.no_grad():
+        sae.b_enc.add_(20)  # so that enough are positive
+    x = torch.randn(rows, 8)
+    sae.calibrate(x)
+
+    active = int((sae.encode(x) != 0).sum())
+    if dtype is torch.float32:
+        assert active == int(k * rows)
+    else:
+        assert 0.95 * int(k * rows) - 1 < active <= int(k * rows)
+    whole = BatchTopKSae(40, 8, k)  # without a threshold: the batch decides
+    whole.load_state_dict({**sae.float().state_dict(), "threshold": torch.tensor(-1.0)})
+    if dtype is torch.float32:
+        assert torch.equal(whole.encode(x) != 0, sae.encode(x) != 0)
+
+
+def test_batchtopk_calibrated_where_too_few_are_positive() -> None:
+    """All of these are active, and it is saved as what it is; with no row nothing changes."""
+    sae = randomized(BatchTopKSae(40, 8, 40))
+    x = torch.randn(30, 8)
+    sae.calibrate(x[:0])
+    assert float(sae.threshold) == -1
+    sae.calibrate(x)
+
+    assert float(sae.threshold) == 0
+    torch.testing.assert_close(sae.encode(x), sae.pre_activations(x).relu())
+
+
+def test_rows_to_calibrate_with(make: Callable[..., Sae]) -> None:
+    """Other kinds do nothing; NaN and another width are errors, and the threshold stays."""
+    sae = make(40, 8)
+    before = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    if isinstance(sae, BatchTopKSae):
+        with pytest.raises(NotFinite, match="The rows to calibrate with: 1 of 2 rows hold NaN"):
+            sae.calibrate(torch.tensor([[1.0] * 8, [torch.nan] * 8]))
+        with pytest.raises(WrongWidth, match="takes 8 inputs, and what it was given has 7"):
+            sae.calibrate(torch.ones(2, 7))
+    else:
+        sae.calibrate(torch.ones(2, 8))
+    for name, tensor in sae.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_jumprelu_keeps_what_is_above_the_threshold() -> None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tenterhook_tiny
@@ -150,6 +152,66 @@ def test_resumed_it_comes_to_the_same_numbers(make: Callable[..., Sae], tmp_path
         again, first = (p / "training.json" for p in (out, tmp_path / "whole"))
         assert again.read_text() == first.read_text()
         assert torch.equal(load_sae(out).W_enc, whole.W_enc)
+
+
+@pytest.mark.parametrize("batch", [256, 3000], ids=["all rows kept", "the latest kept"])
+def test_a_batch_topk_resumed_calibrates_on_the_same_rows(tmp_path: Path, batch: int) -> None:
+    """The checkpoint has those of before: the threshold is the same to the bit."""
+
+    def trained(out: Path, at: int = -1) -> BatchTopKSae:
+        torch.manual_seed(0)
+        sae = BatchTopKSae(64, 48, 4)
+        chosen = few(log_every=1, checkpoint_every=1)
+        train_sae(sae, Synthetic(batch=batch), chosen, out=out, progress=stopping(at))
+        return sae
+
+    whole = trained(tmp_path / "whole")
+    for at in (1, 8, 12):
+        with pytest.raises(Stopped):
+            trained(tmp_path / str(at), at)
+        resumed = trained(tmp_path / str(at))
+        assert torch.equal(resumed.threshold, whole.threshold)
+    assert torch.equal(trained(tmp_path / "whole").threshold, whole.threshold)  # finished already
+    kept = load_file(tmp_path / "whole" / "checkpoint.safetensors")["latest"]
+    assert len(kept) == min(12 * batch, 8192)
+    used = evaluate_rows(whole, kept)
+    assert abs(used.l0 - 4) < 1 / len(kept)
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["from a run", "live"])
+def test_a_batch_topk_in_use_has_k_active(loaded: Any, run: Run, live: bool) -> None:
+    """After a few steps already, when the running mean of its threshold lags far behind."""
+    torch.manual_seed(0)
+    sae = BatchTopKSae(256, 128, 16.5)
+    texts = tenterhook_tiny.read("sample").texts[:150]
+    batches = (
+        ModelBatches(loaded, LAYER, texts, batch_size=256, buffer_rows=2048)
+        if live
+        else RunBatches(run, LAYER, batch_size=256)
+    )
+    train_sae(sae, batches, TrainingSettings(steps=60, learning_rate=5e-3))
+
+    found = evaluate_rows(sae, run[LAYER][:])
+    assert found.l0 == pytest.approx(16.5, rel=0.05)
+    assert found.explained_variance > 0.6
+
+
+def test_a_batch_topk_stopped_is_calibrated_too(tmp_path: Path) -> None:
+    """Whatever stopped it: the SAE in memory is one to use. An older checkpoint has no rows."""
+    torch.manual_seed(0)
+    sae = BatchTopKSae(64, 48, 4)
+    with pytest.raises(Stopped):
+        train_sae(sae, Synthetic(), few(log_every=1), out=tmp_path, progress=stopping(6))
+    seen = [next(each) for each in [iter(Synthetic())] for _ in range(6)]
+    assert evaluate_rows(sae, torch.cat(seen)).l0 == pytest.approx(4, abs=0.01)
+
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as opened:
+        facts = opened.metadata()
+    older = {name: tensor for name, tensor in load_file(path).items() if name != "latest"}
+    save_file(older, path, metadata=facts)
+    resumed = train_sae(BatchTopKSae(64, 48, 4), Synthetic(), few(log_every=1), out=tmp_path)
+    assert evaluate_rows(resumed, torch.cat(seen)).l0 == pytest.approx(4, rel=0.2)
 
 
 def seeded() -> TopKSae:

@@ -239,11 +239,12 @@ def _written_as(architecture: str) -> str:
 
 def _with_one_threshold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a BatchTopK's weights with its threshold as we have it: one number, -1 for none."""
-    found = weights.pop("topk_threshold", None)
-    if found is None:
-        found = weights.pop("threshold", torch.zeros(()))
-    threshold = found.double().reshape(-1)[0]
-    weights["threshold"] = threshold if threshold > 0 else torch.full_like(threshold, -1.0)
+    if "topk_threshold" in weights:  # of SAELens in training, where 0 says that it has none yet
+        threshold = weights.pop("topk_threshold").double().reshape(-1)[0]
+        threshold = threshold if threshold > 0 else torch.full_like(threshold, -1.0)
+    else:
+        threshold = weights["threshold"].double().reshape(-1)[0]
+    weights["threshold"] = threshold
     return weights
 
 

@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tenterhook_sae.errors import BadSetting
+from tenterhook_sae.errors import BadSetting, NotFinite
 from tenterhook_sae.sae import Mode, Sae, count
 from tenterhook_sae.sparse_latents import SparseLatents
 
 K = TypeVar("K", int, float)
+
+CALIBRATED_AT_ONCE = 512
+"""Rows whose latents `calibrate` has in memory at once."""
 
 
 class TopKSae(Sae):
@@ -73,12 +76,14 @@ class BatchTopKSae(Sae):
     """Keeps `k` latents a token on average: the largest of the whole batch, where positive.
 
     Bussmann et al. 2024, arXiv:2412.06410. In use each token has to stand for itself: latents
-    above `threshold` are kept, the running mean over training of the smallest that a batch kept
-    (equation 5 there). Before any training, when it is negative, the batch given decides.
+    above `threshold` are kept. During training it is the running mean of the smallest that a batch
+    kept (equation 5 there), which lags behind weights that change, and as training ends
+    `calibrate` sets it. Before any training, when it is negative, the batch given decides.
     """
 
     architecture = "batchtopk"
     resampled_length = TopKSae.resampled_length
+    calibration_rows = 8192
     threshold: Tensor
 
     def __init__(
@@ -139,6 +144,42 @@ class BatchTopKSae(Sae):
                     torch.where(fresh, least, 0.99 * self.threshold + 0.01 * least)
                 )
         return latents
+
+    @torch.no_grad()
+    def calibrate(self, rows: Tensor) -> None:
+        """Set the threshold so that of `rows`, `(rows, n_inputs)`, `k` latents each are active.
+
+        On average, and to the latent: as many as `training_latents` would keep of them all as one
+        batch. Fewer are positive only where the weights have it so; then all of these are active.
+        Where rows and `k` are so few that no latent may be active, the threshold stays.
+
+        Equation 5 of arXiv:2412.06410 asks for the mean of what batches kept least. One batch of
+        many rows, by the final weights, is that mean without what the weights were before.
+
+        Raises `WrongWidth`, and `NotFinite` for rows with NaN or infinity. Memory is `k` numbers a
+        row, and the latents of `CALIBRATED_AT_ONCE` rows.
+        """
+        wanted = int(self.k * len(rows))
+        if not wanted:
+            return
+        bad = ~torch.isfinite(rows).all(1)
+        if bad.any():
+            raise NotFinite(int(bad.sum()), len(rows), "The rows to calibrate with")
+        # The largest so far, one more than are wanted: the threshold lies before the last.
+        largest = torch.empty(0, device=self.device, dtype=self.dtype)
+        for block in rows.split(CALIBRATED_AT_ONCE):  # type: ignore[no-untyped-call]
+            pre = self.pre_activations(block).reshape(-1)
+            least = largest.min() if len(largest) > wanted else largest.new_zeros(())
+            largest = torch.cat((largest, pre[pre > least]))
+            if len(largest) > wanted + 1:
+                largest = largest.topk(wanted + 1, sorted=False).values
+        if len(largest) <= wanted:
+            self.threshold.zero_()
+            return
+        out, least = largest.topk(2, largest=False).values.sort().values
+        # Midway, so that rounding later lets none in and keeps none out; if the dtype has a midway.
+        middle = ((out.double() + least.double()) / 2).to(self.dtype)
+        self.threshold.copy_(torch.where(middle < least, middle, out))
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:

@@ -50,6 +50,9 @@ class Sae(Detector, Controller, nn.Module):
     """The length of the encoder of a latent that training makes anew, in that of those alive; and
     its threshold, where it has its own, in theirs."""
 
+    calibration_rows: ClassVar[int] = 0
+    """How many rows, the latest, a training keeps for `calibrate`; 0 for kinds that need none."""
+
     W_enc: nn.Parameter
     b_enc: nn.Parameter
     W_dec: nn.Parameter
@@ -193,6 +196,12 @@ class Sae(Detector, Controller, nn.Module):
         """
         self.b_enc.mul_(factor)
         self.b_dec.mul_(factor)
+
+    def calibrate(self, rows: Tensor) -> None:
+        """Fit to rows `(rows, n_inputs)` what training only estimates; does nothing for most.
+
+        A training calls it as it ends, with the rows that it saw last.
+        """
 
     def settings(self) -> dict[str, Any]:
         """Return what, beside sizes and weights, says which function this is; JSON values."""

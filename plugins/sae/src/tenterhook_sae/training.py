@@ -59,6 +59,8 @@ class Trainer:
         """Rows since each latent was active."""
         self._scale = 0.0
         """What activations are multiplied by; 0 before the first batch."""
+        self._latest: list[Tensor] = []
+        """The latest batches since training began or was finished, for `calibrate`; see `_keep`."""
         self._optimizer = torch.optim.AdamW(
             sae.parameters(),
             lr=self.settings.learning_rate,
@@ -82,6 +84,7 @@ class Trainer:
         sae, settings = self.sae, self.settings
         if not self._scale:
             self._begin(batch)
+        self._keep(batch)
         x = batch.to(sae.device, sae.dtype) * self._scale
         rate = self._schedule()
         for group in self._optimizer.param_groups:
@@ -154,6 +157,20 @@ class Trainer:
         sae.rescale(self._scale)
         if untrained:
             sae.b_dec.copy_(x.mean(0) * self._scale)
+
+    def _keep(self, batch: Tensor) -> None:
+        """Keep a copy of a batch, and no more batches than `calibrate` needs."""
+        wanted = self.sae.calibration_rows
+        if not wanted:
+            return
+        self._latest.append(batch.detach().to(self.sae.device, self.sae.dtype, copy=True))
+        rows = sum(map(len, self._latest))
+        while rows - len(self._latest[0]) >= wanted:
+            rows -= len(self._latest.pop(0))
+
+    def _calibration_rows(self) -> Tensor:
+        """Return the latest rows, `(rows, n_inputs)`: the same ones wherever training resumed."""
+        return torch.cat(self._latest)[-self.sae.calibration_rows :]
 
     def _warmed(self, share: float) -> float:
         steps = share * self.settings.steps
@@ -237,10 +254,16 @@ class Trainer:
         return self.sae
 
     def finish(self) -> None:
-        """Have the SAE work on activations as they are; further steps scale them again."""
+        """Have the SAE work on activations as they are; further steps scale them again.
+
+        And calibrate it on the latest rows: see `Sae.calibrate`.
+        """
         if self._scale:
             self.sae.rescale(1 / self._scale)
             self._scale = 0.0
+        if self._latest:
+            self.sae.calibrate(self._calibration_rows())
+            self._latest = []
         self.sae.about = {
             **self.batches.about,
             "steps": self.step,
@@ -271,6 +294,8 @@ class Trainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors["idle"] = self._idle
+        if self._latest:
+            tensors["latest"] = self._calibration_rows()
         for name, parameter in self.sae.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
@@ -322,6 +347,8 @@ class Trainer:
                 key: value if key == "step" else value.to(device) for key, value in state.items()
             }
         self._idle = tensors["idle"].to(device)
+        # Checkpoints of earlier versions have none.
+        self._latest = [tensors["latest"].to(device)] if "latest" in tensors else []
         self.step, self._scale = facts["step"], facts["scale"]
         self.history = facts["history"]
         self.batches.load_state_dict(facts["batches"])
