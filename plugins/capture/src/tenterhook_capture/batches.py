@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from tenterhook_capture.token_rows import Piece, numbers
+from tenterhook_capture.token_rows import Piece, numbers, spans
 from tenterhook_store import Unit
 
 
@@ -43,6 +43,11 @@ class Batch:
             return found
         tokens, documents, positions = (each[picks] for each in found)
         return tokens, documents, positions
+
+    def spans(self) -> Tensor | None:
+        """Where the characters of each row are in its document, int32 `(rows, 2)`, if known."""
+        found, picks = spans([piece.window for piece in self.pieces]), self.picks()
+        return found if found is None or picks is None else found[picks]
 
 
 def batches(

@@ -16,7 +16,7 @@ from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.token_rows import ChosenRows, tokenize
-from tenterhook_store import SCALE, LayerArray, RunPlan, dtype_name
+from tenterhook_store import SCALE, SPANS, LayerArray, RunPlan, dtype_name
 
 PROBE_TOKENS = 13
 """Tokens of a document that show what a point gives; no number that models have of other things."""
@@ -94,6 +94,7 @@ def prepare_capture(
             "documents_without_tokens": ranges(tokens.without),
             "spellings": spellings(model, points),
             "recipe": recipe.values(),
+            SPANS: tokens.characters is not None,
             **_attention_shapes(points, spec.layers, keys=rows.longest),
         },
     )

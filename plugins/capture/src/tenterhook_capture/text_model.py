@@ -32,6 +32,10 @@ class TextModel(Protocol):
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, special tokens included, unpadded, never truncated."""
 
+    # A model may have `token_ids_and_spans(texts)` too, which gives the same ids and, of each text,
+    # where each token's characters begin and end in it, `(-1, -1)` for a token that stands for
+    # none; or `None` in their place where the tokenizer does not tell. Then runs keep the spans.
+
     def run_token_ids(self, documents: Sequence[Sequence[int]]) -> "Tensor":
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.
 

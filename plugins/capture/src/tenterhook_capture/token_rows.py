@@ -6,7 +6,8 @@ run, and finds which windows a unit has to run for its rows.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, get_args
 
 import attrs
@@ -66,6 +67,19 @@ class Window:
     position: int
     """Of its first token, in the document."""
     ids: list[int]
+    characters: "array[int] | None" = None
+    """Where those of each token begin and end in the document, one token after another; -1 and -1
+    for a token that stands for none. `None` where the tokenizer does not tell."""
+
+
+@attrs.frozen
+class _Encoded:
+    """A document as tokens."""
+
+    ids: Sequence[int]
+    characters: Iterable[tuple[int, int]] | None = None
+    roles: Any = None
+    """Of a conversation: who says each of them."""
 
 
 class TokenRows:
@@ -81,15 +95,18 @@ class TokenRows:
         windows: Numbers,
         without: "array[int]",
         with_role: Numbers | None = None,
+        characters: Numbers | None = None,
     ) -> None:
         """`windows` has the first row, the document and the position of each, one after another.
 
         `with_role` is 1 for each token that has the role that is wanted, and 0 for others.
+        `characters` has where those of each token begin and end.
         """
         self.counts = counts
         self.with_role = with_role
         self.without = without
         """The documents that have no token, in order."""
+        self.characters = characters
         self._ids = ids
         self._windows = windows
 
@@ -120,7 +137,8 @@ class TokenRows:
         found = self._windows[PARTS * number : PARTS * (number + 1) + 1]
         start, document, position = found[:PARTS]
         stop = found[PARTS] if len(found) > PARTS else len(self._ids)
-        return Window(start, document, position, self._ids[start:stop].tolist())
+        characters = None if self.characters is None else self.characters[2 * start : 2 * stop]
+        return Window(start, document, position, self._ids[start:stop].tolist(), characters)
 
 
 def tokenize(
@@ -141,10 +159,12 @@ def tokenize(
     ids, windows, without = Numbers("i"), Numbers("q"), array("q")
     too_long = cut = 0
     with_role = None if role is None else Numbers("i")
+    characters: Numbers | None = Numbers("i")
     if role is not None and not documents.are_messages:
         hint = "positions: these documents are texts, and messages alone have roles"
         raise BadArgument("tokens", role, hint)
-    for document, (found, roles) in enumerate(_token_ids(model, documents)):
+    for document, encoded in enumerate(_encoded(model, documents)):
+        found = encoded.ids
         if not found:
             without.append(document)
         if longest is not None and len(found) > longest:
@@ -155,8 +175,12 @@ def tokenize(
         for position in range(0, len(found), longest or len(found) or 1):
             windows.extend((len(ids) + position, document, position))
         ids.extend(found)
+        if encoded.characters is None:
+            characters = None  # all tokens have them, or none
+        elif characters is not None:
+            characters.extend(chain.from_iterable(islice(encoded.characters, len(found))))
         if with_role is not None:
-            with_role.extend(_has_role(roles, role, document, len(found)))
+            with_role.extend(_has_role(encoded.roles, role, document, len(found)))
     if not len(ids):
         raise NothingToCapture(documents.source, len(documents))
     counts = TokenCounts(
@@ -166,21 +190,26 @@ def tokenize(
         tokens=len(ids),
         tokens_cut=cut,
     )
-    return TokenRows(counts, ids, windows, without, with_role)
+    return TokenRows(counts, ids, windows, without, with_role, characters)
 
 
-def _token_ids(model: TextModel, documents: Documents) -> Iterator[tuple[list[int], Any]]:
+def _encoded(model: TextModel, documents: Documents) -> Iterator[_Encoded]:
     """Yield the tokens of each document, and of a conversation who says them."""
     roles_of = getattr(model, "roles", None)
+    with_spans = getattr(model, "token_ids_and_spans", None)
     if documents.are_messages and roles_of is None:
         why = f"they are messages, and a {type(model).__name__} has no chat template (`roles`)"
         raise UnreadableData(documents.source, f"{why}; give texts")
     for start in range(0, len(documents), AT_ONCE):
         some = documents.texts[start : start + AT_ONCE]
         if documents.are_messages and roles_of is not None:
-            yield from ((list(each.ids), each) for each in roles_of([*conversations(some)]))
+            for each in roles_of([*conversations(some)]):
+                yield _Encoded(each.ids, getattr(each, "spans", None), each)
+        elif with_spans is not None:
+            ids, spans = with_spans(some)
+            yield from map(_Encoded, ids, [None] * len(ids) if spans is None else spans)
         else:
-            yield from ((ids, None) for ids in model.token_ids(some))
+            yield from map(_Encoded, model.token_ids(some))
 
 
 def _has_role(roles: Any, role: str | None, document: int, kept: int) -> list[int]:
@@ -208,6 +237,19 @@ def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
         ]
     )
     return ids, documents, positions
+
+
+def spans(windows: list[Window]) -> Tensor | None:
+    """Return the characters of every row of the windows, int32 `(rows, 2)`, in its document.
+
+    `None` where they are not known.
+    """
+    found = array("i")
+    for window in windows:
+        if window.characters is None:
+            return None
+        found += window.characters
+    return torch.frombuffer(found, dtype=torch.int32).reshape(-1, 2)
 
 
 @attrs.frozen

@@ -41,7 +41,16 @@ from tenterhook_capture.writing import (
     UnitWriting,
     uses_thread,
 )
-from tenterhook_store import SCALE, ErrorMeter, Reducing, RunWriter, Unit, quantize, torch_dtype
+from tenterhook_store import (
+    SCALE,
+    SPANS,
+    ErrorMeter,
+    Reducing,
+    RunWriter,
+    Unit,
+    quantize,
+    torch_dtype,
+)
 
 
 class CaptureWorker:
@@ -84,7 +93,7 @@ class CaptureWorker:
 
     def start(self, unit: Unit) -> Pending:
         """Compute a unit; return once its rows are handed over, to be written and committed."""
-        work = _UnitWork(unit, self._spec)
+        work = _UnitWork(unit, self._spec, with_spans=bool(self._writer.plan.about.get(SPANS)))
         writing = self._open(unit)
         try:
             found = batches(
@@ -121,6 +130,7 @@ class CaptureWorker:
         places = batch.places(unit) if self._spec.bucket or self._spec.reduce else None
         rows = work.arrays(seen, batch.picks(), places)
         tokens, documents, positions = batch.numbers()
+        work.add_spans(batch)
         return StagedBlock(
             tokens=tokens,
             documents=documents,
@@ -133,8 +143,10 @@ class CaptureWorker:
 class _UnitWork:
     """What is computed of one unit beside its rows."""
 
-    def __init__(self, unit: Unit, spec: CaptureSpec) -> None:
+    def __init__(self, unit: Unit, spec: CaptureSpec, *, with_spans: bool) -> None:
         self._unit = unit
+        # A run that was begun without them goes on without.
+        self._spans = torch.empty(unit.rows if with_spans else 0, 2, dtype=torch.int32)
         self._spec = spec
         self._start, self._began = now(), time.perf_counter()
         self._forward = self._handing = 0.0
@@ -178,6 +190,11 @@ class _UnitWork:
             found[layer.name + SCALE] = FlatRows(scale, None, scale.dtype)
         return found
 
+    def add_spans(self, batch: Batch) -> None:
+        """Keep where the characters of the batch's rows are, if the run has that."""
+        if len(self._spans) and (found := batch.spans()) is not None:
+            self._spans[batch.places(self._unit)] = found
+
     def count(self, batch: Batch, *, forward: float, handing: float) -> None:
         """Count a batch, and the seconds that it took."""
         self._documents += len(batch.pieces)
@@ -192,6 +209,8 @@ class _UnitWork:
             for number, reducing in enumerate(self._reducing)
             for part, tensor in reducing.finish(first=self._unit.start).items()
         }
+        if len(self._spans):
+            tensors[SPANS] = self._spans
         return Closing(self._facts, tensors)
 
     def _facts(self) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class Roles:
     refused: str | None = None
     """Why the roles cannot be told."""
 
+    spans: Sequence[tuple[int, int]] | None = None
+    """Where the characters of each token are in the text, if the tokenizer tells."""
+
     @turn.default
     def _end(self) -> int:
         return len(self.ids)

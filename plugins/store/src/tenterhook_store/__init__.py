@@ -13,10 +13,12 @@ from tenterhook.plugins import load_store
 
 __all__ = [
     "CODECS",
+    "NOWHERE",
     "RANGES",
     "REDUCTIONS",
     "ROW_ARRAYS",
     "SCALE",
+    "SPANS",
     "AmbiguousRun",
     "BadName",
     "BadSetting",
@@ -34,6 +36,7 @@ __all__ = [
     "MemoryStore",
     "MissingRows",
     "NameTaken",
+    "NoSpans",
     "NoStore",
     "NoTokenizer",
     "NotAStore",
@@ -94,10 +97,12 @@ __all__ = [
 
 _HOMES = {
     "CODECS": "plan",
+    "NOWHERE": "spans",
     "RANGES": "row_ranges",
     "REDUCTIONS": "reductions",
     "ROW_ARRAYS": "plan",
     "SCALE": "int8",
+    "SPANS": "spans",
     "AmbiguousRun": "errors",
     "BadName": "errors",
     "BadSetting": "errors",
@@ -115,6 +120,7 @@ _HOMES = {
     "MemoryStore": "memory",
     "MissingRows": "errors",
     "NameTaken": "errors",
+    "NoSpans": "errors",
     "NoStore": "errors",
     "NoTokenizer": "errors",
     "NotAStore": "errors",

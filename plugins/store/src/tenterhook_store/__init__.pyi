@@ -15,6 +15,7 @@ from tenterhook_store.errors import (
     IncompleteRun,
     MissingRows,
     NameTaken,
+    NoSpans,
     NoStore,
     NotAStore,
     NotCaptured,
@@ -62,16 +63,19 @@ from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
 from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
 from tenterhook_store.rows import Rows
 from tenterhook_store.run import Run
+from tenterhook_store.spans import NOWHERE, SPANS
 from tenterhook_store.statistics import TopTokens
 from tenterhook_store.tensors import dtype_name, flat_bytes, plain_tensor, torch_dtype
 from tenterhook_zarr import ZarrStore
 
 __all__ = [
     "CODECS",
+    "NOWHERE",
     "RANGES",
     "REDUCTIONS",
     "ROW_ARRAYS",
     "SCALE",
+    "SPANS",
     "AmbiguousRun",
     "BadName",
     "BadSetting",
@@ -89,6 +93,7 @@ __all__ = [
     "MemoryStore",
     "MissingRows",
     "NameTaken",
+    "NoSpans",
     "NoStore",
     "NoTokenizer",
     "NotAStore",

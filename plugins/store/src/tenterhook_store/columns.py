@@ -15,9 +15,9 @@ from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.rows import Rows, as_bytes
 
-Also = Literal["tokens", "documents", "positions", "rows"]
-"""What can be had beside the layers: token ids, the document and the position in it of each row,
-and the number of the row."""
+Also = Literal["tokens", "spans", "documents", "positions", "rows"]
+"""What can be had beside the layers: token ids, their characters in the document, the document and
+the position in it of each row, and the number of the row."""
 
 Batch = Any
 """Rows of one layer, a `Tensor`; or of several arrays by name, `dict[str, Tensor]`."""
@@ -50,6 +50,7 @@ class Columns:
             raise BadSetting("layers", layers, f"each once, and none of {list(also)}")
         numbers = {
             "tokens": run.tokens,
+            "spans": run.spans if "spans" in also else None,
             "documents": run.documents.index,
             "positions": run.documents.position,
             "rows": None,

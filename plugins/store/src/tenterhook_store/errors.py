@@ -131,6 +131,21 @@ class NotKept(TenterhookError, LookupError):
 
 
 @attrs.define(slots=False)
+class NoSpans(TenterhookError, LookupError):
+    """A run does not say which characters its tokens are."""
+
+    run_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Run {self.run_id!r} has no spans: it was begun before runs had them, is of token "
+            "ids, or its tokenizer does not say which characters a token is (those that "
+            "transformers calls fast do). Tokenize the documents again, "
+            "tokenizer(texts, return_offsets_mapping=True), or capture them under another name."
+        )
+
+
+@attrs.define(slots=False)
 class NotCaptured(TenterhookError, KeyError):
     """A run has no rows of that layer."""
 

@@ -47,6 +47,10 @@ class Readable(Protocol):
         """The token id of every row, int32 `[rows]`."""
 
     @property
+    def spans(self) -> Rows:
+        """The characters of its document that every row is of; `NoSpans` where none are there."""
+
+    @property
     def documents(self) -> DocumentMap:
         """Where every row comes from."""
 

@@ -17,6 +17,7 @@ from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
 from tenterhook_store.rows import Rows
+from tenterhook_store.spans import span_rows
 from tenterhook_store.statistics import DEFAULT_QUANTILES, quantile_error, reduced
 from tenterhook_store.tensors import torch_dtype
 from tenterhook_store.tokenizer import load_tokenizer
@@ -174,6 +175,20 @@ class Run:
         return self._numbers("token")
 
     @property
+    def spans(self) -> Rows:
+        """The characters of its document that every row's token is of, int32 `[rows, 2]`.
+
+        `text[start:stop]` of a span is what the tokenizer says the token stands for: of a text the
+        document itself, of a conversation the text that the chat template makes of it. The tokens
+        of one character that is cut in bytes each have that character. A special token that the
+        tokenizer adds has `(-1, -1)`.
+
+        Raises `NoSpans` (a `LookupError`) where the run has none: one of an earlier version, of
+        token ids, or of a tokenizer that does not tell.
+        """
+        return span_rows(self)
+
+    @property
     def documents(self) -> DocumentMap:
         """Where every row comes from."""
         if self._documents is None:
@@ -275,8 +290,8 @@ class Run:
         """Return batches of rows for training, streamed: a torch `IterableDataset`.
 
         Of one layer they are tensors `[batch, features]`. Of a list of layers, or with `also`
-        (`tokens`, `documents`, `positions`, `rows`), they are dicts of aligned tensors by the
-        names given. `device` is where batches are copied to, on CUDA through pinned memory.
+        (`tokens`, `spans`, `documents`, `positions`, `rows`), they are dicts of aligned tensors by
+        the names given. `device` is where batches are copied to, on CUDA through pinned memory.
 
         Shuffling follows from `seed` and the epoch. With `mixing="blocks"` the run is cut into
         blocks of `block_rows` rows, which are taken in random order, `buffer_rows` rows at a time,

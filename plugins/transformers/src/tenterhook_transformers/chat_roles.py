@@ -94,13 +94,14 @@ def rendered_chat(
         tokenizer, [text], add_special_tokens=False, return_offsets_mapping=fast, verbose=False
     )
     ids: list[int] = found["input_ids"][0]
+    offsets = found["offset_mapping"][0] if fast else None
     marks = _marks_of(tokenizer)
     thinks = _thinks(tokenizer, marks) if marks else None
     try:
-        if not fast:
+        if offsets is None:
             kind = type(tokenizer).__name__
             raise _CannotTell(f"{kind} does not say where its tokens stand in a text; a fast does")
-        extents = _extents(found["offset_mapping"][0])
+        extents = _extents(offsets)
         spans = _spans(tokenizer, messages, text, goes_on=goes_on, **settings)
         tail = _tail(tokenizer, messages, text, goes_on=goes_on, **settings)
         open_message = len(messages) - 1 if settings.get("continue_final_message") else None
@@ -109,9 +110,11 @@ def rendered_chat(
         _add_ends(names, ids, extents, text, parts, messages, ends, open_message)
     except _CannotTell as reason:
         nobody = [None] * len(ids)
-        return RenderedChat(text, Roles(ids=ids, names=nobody, refused=str(reason)))
+        refused = Roles(ids=ids, names=nobody, refused=str(reason), spans=offsets)
+        return RenderedChat(text, refused)
     turn = next((at for at, (_, stop) in enumerate(extents) if stop > turn_start), len(ids))
-    return RenderedChat(text, Roles(ids=ids, names=names, thinks=thinks, turn=turn))
+    roles = Roles(ids=ids, names=names, thinks=thinks, turn=turn, spans=offsets)
+    return RenderedChat(text, roles)
 
 
 # --- where the contents are

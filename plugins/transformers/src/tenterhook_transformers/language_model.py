@@ -28,7 +28,7 @@ from tenterhook_transformers.inference import Inference
 from tenterhook_transformers.padding import pad
 from tenterhook_transformers.pretrained import load_parts
 from tenterhook_transformers.saving import Activations
-from tenterhook_transformers.tokenizing import run_tokenizer, texts_of
+from tenterhook_transformers.tokenizing import Spans, ids_and_spans, run_tokenizer, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -319,6 +319,19 @@ class LanguageModel(HookedModel):
         )
         ids: list[list[int]] = encodings["input_ids"]
         return ids
+
+    def token_ids_and_spans(
+        self, texts: Sequence[str]
+    ) -> tuple[list[list[int]], list[Spans] | None]:
+        """Return what `token_ids` does, and of each text which of its characters each token is.
+
+        `text[start:stop]` of a span is what the tokenizer says the token stands for. Those that it
+        adds have `(-1, -1)`. `None` in the place of spans where the tokenizer does not tell: those
+        that transformers calls fast do.
+        """
+        if not getattr(self.tokenizer, "is_fast", False):
+            return self.token_ids(texts), None
+        return ids_and_spans(self.tokenizer, texts_of(texts))
 
     def run_token_ids(self, documents: Sequence[Sequence[int]]) -> Tensor:
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.

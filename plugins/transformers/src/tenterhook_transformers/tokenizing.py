@@ -10,11 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tenterhook.errors import TenterhookError
+from tenterhook_store import NOWHERE
 from tenterhook_transformers.errors import ModelWithoutTokenizer
 
 _guard = threading.Lock()
 _locks: "weakref.WeakKeyDictionary[Any, threading.Lock]" = weakref.WeakKeyDictionary()
 _padders: "weakref.WeakKeyDictionary[Any, tuple[int, Any]]" = weakref.WeakKeyDictionary()
+
+Spans = list[tuple[int, int]]
+"""Of each token of a text, where its characters begin and end in it."""
 
 
 class NoPadding(TenterhookError, ValueError):
@@ -57,6 +61,29 @@ def run_tokenizer(tokenizer: Any, texts: list[str], **settings: Any) -> Any:
         pads = bool(settings.get("padding"))
         chosen = _with_pad_token(tokenizer) if pads else tokenizer
         return chosen(texts, **settings)
+
+
+def ids_and_spans(
+    tokenizer: Any, texts: list[str], **settings: Any
+) -> tuple[list[list[int]], list[Spans]]:
+    """Return the ids of each text, and the characters of it that each of them is.
+
+    Takes a fast tokenizer. What it adds to a text, and no character stands for, has `(-1, -1)`.
+    """
+    if not texts:
+        return [], []
+    found = run_tokenizer(
+        tokenizer,
+        texts,
+        **{"padding": False, "truncation": False, "verbose": False, **settings},
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    spans = [
+        [NOWHERE if is_added else span for span, is_added in zip(offsets, mask, strict=True)]
+        for offsets, mask in zip(found["offset_mapping"], found["special_tokens_mask"], strict=True)
+    ]
+    return found["input_ids"], spans
 
 
 def _with_pad_token(tokenizer: Any) -> Any:
