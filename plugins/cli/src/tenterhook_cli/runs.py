@@ -11,6 +11,7 @@ import click
 
 from tenterhook.errors import TenterhookError
 from tenterhook_cli.amounts import how_long, many, progress_of, size
+from tenterhook_cli.compare import compare
 from tenterhook_cli.contents import layers_of, reduced
 from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
@@ -38,7 +39,10 @@ class _Runs(click.Group):
 
 @click.group(cls=_Runs)
 def runs() -> None:
-    """Show, check, finish, export and delete the runs of a store."""
+    """Show, check, compare, finish, export and delete the runs of a store."""
+
+
+runs.add_command(compare)
 
 
 @runs.command("list")

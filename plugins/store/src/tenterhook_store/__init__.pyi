@@ -2,6 +2,12 @@
 
 from typing import Any
 
+from tenterhook_store.comparing import (
+    LayerComparison,
+    RunComparison,
+    RunDifference,
+    compare,
+)
 from tenterhook_store.dataset import RowDataset
 from tenterhook_store.default import LocalStore, open_store
 from tenterhook_store.document_map import DocumentMap
@@ -89,6 +95,7 @@ __all__ = [
     "IncompleteRun",
     "Int8Error",
     "LayerArray",
+    "LayerComparison",
     "LocalStore",
     "MemoryStore",
     "MissingRows",
@@ -116,6 +123,8 @@ __all__ = [
     "RowRanges",
     "Rows",
     "Run",
+    "RunComparison",
+    "RunDifference",
     "RunPlan",
     "RunWriter",
     "Store",
@@ -133,6 +142,7 @@ __all__ = [
     "check_free",
     "check_run_id",
     "check_tensor_name",
+    "compare",
     "dequantize",
     "dtype_name",
     "export_folder",
