@@ -15,6 +15,7 @@ from tenterhook_capture import (
     NothingToCapture,
     NotPerToken,
     NotRebuildable,
+    SeveralCalls,
     UnitsFailed,
     WrongMask,
 )
@@ -36,6 +37,7 @@ ERRORS = [
     (NothingToCapture("a.txt", 2), "None of the 2 documents of a.txt has a token"),
     (NotPerToken("pooled", "[2, 3]", (2, 4)), "Layer 'pooled' gave [2, 3]"),
     (NotRebuildable("r", ["a model"]), "Run 'r' was made from a model, which"),
+    (SeveralCalls("shared", 3), "Layer 'shared' is called 3 times in a forward"),
     (UnitsFailed("r", {3: "ValueError"}, 2), "1 unit failed, tried 2 times each"),
     (UnknownEngine("pol", ("local", "pool")), "Did you mean 'pool'?"),
     (UnknownField("txt", ["text"], "a.jsonl"), "it has 'text'. Did you mean 'text'?"),

@@ -117,9 +117,9 @@ def test_a_layer_that_is_called_twice_has_whole_forwards() -> None:
 
     model = Twice()
     head = count_calls(model.module.get_submodule("head"))
-    run = captured(model, "blocks.0")
+    run = captured(model, "blocks.0:call=1")
     assert len(head) == len(model.batches) == 7
-    assert run["blocks.0"].shape == (22, 12)
+    assert run["blocks.0:call=1"].shape == (22, 12)
 
 
 def test_a_model_that_does_not_let_itself_be_stopped() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         NothingToCapture,
         NotPerToken,
         NotRebuildable,
+        SeveralCalls,
         UnitsFailed,
         WrongMask,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "Progress",
     "ProgressCallback",
     "RunStatus",
+    "SeveralCalls",
     "Slice",
     "TokenCounts",
     "UnitsFailed",
@@ -93,6 +95,7 @@ _HOMES = {
     "Progress": "progress",
     "ProgressCallback": "progress",
     "RunStatus": "status",
+    "SeveralCalls": "errors",
     "Slice": "slices",
     "TokenCounts": "token_rows",
     "UnitsFailed": "errors",

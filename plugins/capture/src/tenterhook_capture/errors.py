@@ -60,6 +60,33 @@ class NotPerToken(TenterhookError, ValueError):
 
 
 @attrs.define(slots=False)
+class SeveralCalls(TenterhookError, ValueError):
+    """A forward calls a layer several times, and it was not said which call, or one there is not.
+
+    Calls are counted from 0, as `captured[layer]` has them.
+    """
+
+    layer: str
+    calls: int
+    call: int | None = None
+    """The one that was asked for."""
+
+    def __str__(self) -> str:
+        times = "once" if self.calls == 1 else f"{self.calls} times"
+        if self.call is not None:
+            last = f"the last is call={self.calls - 1}"
+            return (
+                f"Layer {self.layer!r} is called {times} in a forward, so there is no "
+                f"call={self.call}: calls are counted from 0, and {last}."
+            )
+        return (
+            f"Layer {self.layer!r} is called {times} in a forward, and a run keeps a row per "
+            f"token. Say which call, counted from 0: {f'{self.layer}:call=0'!r} is the first, "
+            f"{f'{self.layer}:call={self.calls - 1}'!r} the last."
+        )
+
+
+@attrs.define(slots=False)
 class WrongMask(TenterhookError, ValueError):
     """A model's mask does not mark the tokens that it was given."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tenterhook.activity import watching
 from tenterhook.hooks import Detector, Hook, HookType
 from tenterhook.scopes import Hooks
-from tenterhook_capture.errors import NoPattern, NotPerToken, WrongMask
+from tenterhook_capture.errors import NoPattern, NotPerToken, SeveralCalls, WrongMask
 from tenterhook_capture.points import Point
 from tenterhook_capture.text_model import TextModel
 from tenterhook_store import dtype_name
@@ -40,7 +40,7 @@ class ForwardPass:
     while detectors or other captures watch it. The rows are those of whole forwards, to the bit:
     they are copied before the forward ends.
 
-    Of a layer that a forward calls several times, the last call counts.
+    Of a layer that a forward calls several times, the point says which call.
     """
 
     def __init__(self, model: TextModel, points: Sequence[Point], *, keys: int = 0) -> None:
@@ -55,7 +55,8 @@ class ForwardPass:
     def __call__(self, documents: Sequence[Sequence[int]]) -> ForwardResult:
         """Run the documents.
 
-        Raises `NotPerToken` where a point has no row for each token, `NoPattern`, `WrongMask`.
+        Raises `NotPerToken` where a point has no row for each token, `NoPattern`, `SeveralCalls`,
+        `WrongMask`.
         """
         # Whoever watches the model may look at later layers: then it runs whole
         # (test_who_watches_sees_whole_forwards).
@@ -82,11 +83,11 @@ class ForwardPass:
         documents: Sequence[Sequence[int]],
         stop_after: str | None,
         order: list[str] | None = None,
-    ) -> tuple[Tensor | None, dict[str, Sequence[Tensor]]]:
+    ) -> tuple[Tensor | None, dict[str, Sequence[Tensor | None]]]:
         """Return the mask, and each point's calls."""
-        by_side: dict[str, list[str]] = {"input": [], "attention": [], "output": []}
+        by_side: dict[str, dict[str, None]] = {"input": {}, "attention": {}, "output": {}}
         for point in self._points:
-            by_side[point.side].append(point.layer)
+            by_side[point.side][point.layer] = None  # once, whatever calls of it are meant
         patterns = [(layer, _Pattern()) for layer in by_side["attention"]]
         mask = None
         with ExitStack() as scopes:
@@ -105,7 +106,7 @@ class ForwardPass:
                 scopes.enter_context(Hooks(self._model.layers, hooks, missing="ignore"))
             mask = self._model.run_token_ids(documents)
         kept = {layer: pattern.calls for layer, pattern in patterns}
-        sides: dict[str, Mapping[str, Sequence[Tensor]]] = {
+        sides: dict[str, Mapping[str, Sequence[Tensor | None]]] = {
             "output": outputs,
             "input": inputs,
             "attention": kept,
@@ -115,21 +116,21 @@ class ForwardPass:
     def _seen(
         self,
         mask: Tensor,
-        found: Mapping[str, Sequence[Tensor]],
+        found: Mapping[str, Sequence[Tensor | None]],
         documents: Sequence[Sequence[int]],
     ) -> ForwardResult:
         _check_mask(mask, documents)
         real = mask.reshape(-1).nonzero().squeeze(1)
         layers = {}
         for point in self._points:
-            calls = found[point.name]
+            tensor = _of_call(point, found[point.name])
             if point.side == "attention":
-                if not _has_pattern(calls, mask):
+                if tensor is None or (tensor.shape[0], tensor.shape[2]) != tuple(mask.shape):
                     attention = self._model.describe_model().get("attention")
                     raise NoPattern(point.layer, attention)
-                layers[point.name] = _aligned(calls[-1], mask, self._keys)
+                layers[point.name] = _aligned(tensor, mask, self._keys)
             else:
-                layers[point.name] = _flat(point, calls, mask)
+                layers[point.name] = _flat(point, tensor, mask)
         return ForwardResult(real, len(real) == mask.numel(), layers)
 
 
@@ -147,13 +148,14 @@ class _Order(Detector):
 
 
 class _Pattern(Detector):
-    """Keeps the attention pattern that a layer returns beside its output."""
+    """Keeps the attention pattern that each call of a layer returns beside its output."""
 
     reads_only = True
 
     def __init__(self) -> None:
         super().__init__(HookType.FORWARD)
-        self.calls: list[Tensor] = []
+        self.calls: list[Tensor | None] = []
+        """`None` for a call that returned none."""
 
     def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
         parts = output.values() if isinstance(output, Mapping) else output
@@ -161,6 +163,7 @@ class _Pattern(Detector):
             if isinstance(part, Tensor) and part.ndim == 4 and part.shape[2] == part.shape[3]:
                 self.calls.append(part.detach())
                 return
+        self.calls.append(None)
 
 
 def _last_needed(points: Sequence[Point], order: Sequence[str]) -> str | None:
@@ -176,11 +179,22 @@ def _check_mask(mask: Tensor, documents: Sequence[Sequence[int]]) -> None:
         raise WrongMask(found, expected)
 
 
-def _flat(point: Point, calls: Sequence[Tensor], mask: Tensor) -> Tensor:
-    batch = tuple(mask.shape)
+def _of_call(point: Point, calls: Sequence[Tensor | None]) -> Tensor | None:
+    """Return what the point's call gave; `None` where there was none, nor another."""
     if not calls:
+        return None
+    if point.call is None and len(calls) == 1:
+        return calls[0]
+    if point.call is None or point.call >= len(calls):
+        layer = Point(point.layer, point.side).name
+        raise SeveralCalls(layer, len(calls), point.call)
+    return calls[point.call]
+
+
+def _flat(point: Point, tensor: Tensor | None, mask: Tensor) -> Tensor:
+    batch = tuple(mask.shape)
+    if tensor is None:
         raise NotPerToken(point.name, "no tensor", batch)
-    tensor = calls[-1]
     # As OPT has its tokens inside a block.
     is_flat = tensor.ndim == 2 and len(tensor) == mask.numel() and tensor.is_floating_point()
     if not is_flat and (
@@ -191,10 +205,6 @@ def _flat(point: Point, calls: Sequence[Tensor], mask: Tensor) -> Tensor:
             found += " (token ids, which a run keeps of every row anyway)"
         raise NotPerToken(point.name, found, batch)
     return tensor.reshape(mask.numel(), -1)
-
-
-def _has_pattern(calls: Sequence[Tensor], mask: Tensor) -> bool:
-    return bool(calls) and (calls[-1].shape[0], calls[-1].shape[2]) == tuple(mask.shape)
 
 
 def _aligned(pattern: Tensor, mask: Tensor, keys: int) -> Tensor:

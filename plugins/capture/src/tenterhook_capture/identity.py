@@ -34,7 +34,7 @@ class CaptureSpec:
     """In the model's order, each once, with its width and the dtype that is kept.
 
     An input or an attention pattern is called by its layer's name with `:input` or `:attention`
-    after it."""
+    after it, one call of a layer that has several with `:call=2`."""
     documents_fingerprint: str
     """Of the texts, in order, those within the limit alone."""
     documents: int = attrs.field(validator=_count)

@@ -1,5 +1,9 @@
-"""Where rows are taken: the outputs and inputs of layers, and the patterns of attention layers."""
+"""Where rows are taken: the outputs and inputs of layers, and the patterns of attention layers.
 
+A layer that a forward calls several times has one of each for every call.
+"""
+
+import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -11,6 +15,8 @@ from tenterhook_capture.text_model import TextModel
 Side = Literal["input", "attention", "output"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
+_CALL = re.compile(r"call=([0-9]{1,9})")
+
 
 @attrs.frozen
 class Point:
@@ -18,11 +24,24 @@ class Point:
 
     layer: str
     side: Side = "output"
+    call: int | None = None
+    """Which call of a forward, from 0; `None` where there is one."""
 
     @property
     def name(self) -> str:
-        """What its rows go by: `blocks.0`, `blocks.0:input`, `blocks.0.attn:attention`."""
-        return self.layer if self.side == "output" else f"{self.layer}:{self.side}"
+        """What its rows go by: `blocks.0`, `blocks.0:input`, `shared:attention:call=2`."""
+        side = "" if self.side == "output" else f":{self.side}"
+        return f"{self.layer}{side}{self._call}"
+
+    @property
+    def _call(self) -> str:
+        return "" if self.call is None else f":call={self.call}"
+
+    def name_by(self, layer: str) -> list[str]:
+        """Return what it may be called, where its layer goes by another name."""
+        if self.side != "output":
+            return [f"{layer}:{self.side}{self._call}"]
+        return [f"{layer}{self._call}", f"{layer}:output{self._call}"]
 
 
 def points_of(
@@ -31,7 +50,8 @@ def points_of(
     """Return the points that are asked for, each once, in the model's order.
 
     A choice is a layer in any spelling, of which the output is meant, or with `inputs` the input;
-    with `:input`, `:output` or `:attention` after it, that side.
+    with `:input`, `:output` or `:attention` after it, that side; with `:call=2`, its third call of
+    a forward alone.
 
     Raises `BadArgument` for no layer, and for what only a layer inside the model has; what
     `LayerIndex.expand` raises for an unknown one.
@@ -42,13 +62,13 @@ def points_of(
     known = model.layers.list_layers()
     found = set()
     for choice in choices:
-        name, side = _parted(choice, known)
+        name, side, call = _parted(choice, known)
         if name == "":
             raise BadArgument(
                 "layer", choice, "the name of a layer; 'output' is what the model returns"
             )
         for layer in model.layers.index.expand([name]):
-            point = Point(layer.name, side or ("input" if inputs else "output"))
+            point = Point(layer.name, side or ("input" if inputs else "output"), call)
             if layer.module is model.layers.index.module and point.side != "output":
                 raise BadArgument(
                     "layer",
@@ -58,9 +78,12 @@ def points_of(
                 )
             found.add(point)
     place = {name: at for at, name in enumerate(known)}
-    return sorted(
-        found, key=lambda p: (place.get(p.layer, len(known)), p.layer, SIDES.index(p.side))
-    )
+
+    def order(p: Point) -> tuple[int, str, int, int]:
+        call = -1 if p.call is None else p.call
+        return place.get(p.layer, len(known)), p.layer, SIDES.index(p.side), call
+
+    return sorted(found, key=order)
 
 
 def spellings(model: TextModel, points: Sequence[Point]) -> dict[str, str]:
@@ -75,19 +98,24 @@ def spellings(model: TextModel, points: Sequence[Point]) -> dict[str, str]:
         if point.layer in known:
             at = known.index(point.layer)
             others += [str(at), str(at - len(known))]
-        suffix = "" if point.side == "output" else f":{point.side}"
-        found |= {f"{other}{suffix}": point.name for other in others}
-        if point.side == "output":
-            found |= {f"{other}:output": point.name for other in (point.layer, *others)}
+        names = [name for other in (point.layer, *others) for name in point.name_by(other)]
+        found |= {name: point.name for name in names if name != point.name}
     return found
 
 
-def _parted(choice: str | int, known: Sequence[str]) -> tuple[str | int, Side | None]:
-    if isinstance(choice, int) or choice in known:
-        return choice, None
-    name, colon, side = choice.rpartition(":")
-    if not colon:
-        return choice, None
-    if side not in SIDES:
-        raise BadArgument("layer", choice, f"a layer, or one with :{', :'.join(SIDES)} after it")
-    return name, side
+def _parted(choice: str | int, known: Sequence[str]) -> tuple[str | int, Side | None, int | None]:
+    """Return a choice as the layer, the side and the call that it says, in either order."""
+    name: str | int = choice
+    side: Side | None = None
+    call: int | None = None
+    while isinstance(name, str) and name not in known and ":" in name:
+        name, _, word = name.rpartition(":")
+        number = _CALL.fullmatch(word)
+        if number and call is None:
+            call = int(number[1])
+        elif word in SIDES and side is None:
+            side = word
+        else:
+            words = [f":{each}" for each in (*SIDES, "call=0")]
+            raise BadArgument("layer", choice, f"a layer, or one with {', '.join(words)} after it")
+    return name, side, call

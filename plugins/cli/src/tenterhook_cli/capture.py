@@ -80,7 +80,8 @@ def _flag(name: str) -> str:
     metavar="LAYER",
     group="What is captured",
     help="A layer: its dotted name, layer_N, or a pattern such as 'transformer.h.*.mlp'; with "
-    ":input or :attention after it, that instead of its output. Repeat.",
+    ":input or :attention after it, that instead of its output; with :call=2, its third call of a "
+    "forward. Repeat.",
 )
 @option(
     "--inputs",
