@@ -17,7 +17,8 @@ import tenterhook
 from tenterhook.hooks import Controller, Detector
 from tenterhook_store import MemoryStore
 from tenterhook_transformers import EmptyText, LanguageModel, ModelWithoutTokenizer
-from tenterhook_transformers.description import tokenizer_fingerprint, weights_fingerprint
+from tenterhook_transformers.description import tokenizer_fingerprint
+from tenterhook_transformers.weights import weights_fingerprint
 
 Make = Callable[..., Any]
 

@@ -5,6 +5,7 @@ import time
 
 import attrs
 
+from tenterhook_capture.identity import differences
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.workers import make_worker
 from tenterhook_store import MemoryStore, OtherRun, Store, Unit
@@ -43,8 +44,8 @@ def estimate(store: Store, capture: Capture, run_id: str) -> Estimate:
     plan, committed = capture.plan, frozenset[int]()
     if run_id in store.runs():
         run = store.run(run_id)
-        if differences := plan.differences(run.plan):
-            raise OtherRun(run_id, differences)
+        if found := differences(plan, run.plan):
+            raise OtherRun(run_id, found)
         committed = run.committed
     missing = [unit for unit in plan.units() if unit.number not in committed]
     return Estimate(

@@ -11,13 +11,17 @@ import attrs
 from attrs import validators
 
 from tenterhook_capture.options import LongDocuments
-from tenterhook_store import LayerArray
+from tenterhook_store import LayerArray, RunPlan
 
 ALGORITHM = 1
 """Raised when the same spec comes to give other bytes."""
 
 NOT_IDENTITY = ("device", "versions")
 """What of a model's description may differ between two processes that write one run."""
+
+LATER = ("buffers", "adapters")
+"""What descriptions by earlier versions lack. Where a model has none of it, it is no part of a
+fingerprint, so that runs of earlier versions are the same runs."""
 
 _count = validators.and_(validators.instance_of(int), validators.ge(1))
 
@@ -75,7 +79,13 @@ class CaptureSpec:
 def model_fingerprint(description: Mapping[str, Any]) -> str:
     """Return the hash of what a model is, wherever it runs and by whatever name it is found."""
     found = model_identity(description)
-    return fingerprint({key: value for key, value in found.items() if key != "name"})
+    return fingerprint(
+        {
+            key: value
+            for key, value in found.items()
+            if key != "name" and not (key in LATER and value is None)
+        }
+    )
 
 
 def model_identity(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,3 +97,42 @@ def fingerprint(values: Mapping[str, Any]) -> str:
     """Return the sha256 of plain JSON values, whatever the order of their keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- runs of earlier versions
+
+
+def differences(plan: RunPlan, begun: RunPlan) -> list[str]:
+    """Return where a run that is there is not the one of a plan, a phrase each; empty if it is.
+
+    A run that an earlier version began is compared by what that version noted of the model.
+    """
+    found = plan.differences(begun)
+    if not found or not is_of_earlier_version(plan, begun):
+        return found
+    ours, theirs = _model(plan), _model(begun)
+    known = {key: value for key, value in ours.items() if key not in LATER and key != "name"}
+    noted = {key: value for key, value in theirs.items() if key != "name"}
+    if noted.get("weights", "") is None:  # it did not read weights that are offloaded
+        known["weights"] = None
+    if known != noted or begun.spec.get("model_fingerprint") != fingerprint(noted):
+        return found
+    same = {**plan.spec, "model_fingerprint": begun.spec["model_fingerprint"]}
+    return attrs.evolve(plan, spec=same).differences(begun)
+
+
+def is_of_earlier_version(plan: RunPlan, begun: RunPlan) -> bool:
+    """Whether a run was begun by a version that noted less of the model than the plan does."""
+    ours, theirs = _model(plan), _model(begun)
+    return bool(theirs) and any(key in ours and key not in theirs for key in LATER)
+
+
+def earlier_run_id(spec: CaptureSpec, description: Mapping[str, Any]) -> str:
+    """Return the id that a capture had with earlier versions."""
+    noted = {key: value for key, value in description.items() if key not in LATER}
+    return attrs.evolve(spec, model_fingerprint=model_fingerprint(noted)).run_id()
+
+
+def _model(plan: RunPlan) -> Mapping[str, Any]:
+    found = plan.about.get("model")
+    return found if isinstance(found, Mapping) else {}

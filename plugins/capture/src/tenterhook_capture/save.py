@@ -18,11 +18,13 @@ A process may stop anywhere. The same call begins at 1 again, comes to the same 
 what is missing.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.engine import Engine, engine_of
+from tenterhook_capture.identity import differences, earlier_run_id, is_of_earlier_version
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
 from tenterhook_capture.prepare import Capture, prepare_capture
@@ -32,7 +34,13 @@ from tenterhook_capture.slices import Slice
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.units import TRIES, do_units
 from tenterhook_capture.workers import rebuild_capture
-from tenterhook_store import RunWriter, Store, check_run_id
+from tenterhook_store import OtherRun, RunWriter, Store, UnknownRun, check_run_id
+
+EARLIER = (
+    "An earlier version of tenterhook began it, and noted less of a model than this one does. If "
+    "the model is the same, go on with that version, or save it anew under another run name."
+)
+"""What is to be done about a run that this version cannot tell to be of the same model."""
 
 
 @shows_options
@@ -103,7 +111,29 @@ def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> Ru
 
     Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`.
     """
-    return store.write_run(run_name or capture.spec.run_id(), capture.plan)
+    run_id = run_name or _own_id(store, capture)
+    try:
+        return store.write_run(run_id, capture.plan)
+    except OtherRun as error:
+        begun = store.run(run_id).plan
+        if found := differences(capture.plan, begun):
+            if is_of_earlier_version(capture.plan, begun) and "model not the same" in found:
+                error.add_note(EARLIER)
+            raise
+    return store.write_run(run_id, begun)
+
+
+def _own_id(store: Store, capture: Capture) -> str:
+    """Return the id that follows from a capture: of a run that is there by an earlier version, its.
+
+    That version made another id of a model of which it noted less.
+    """
+    earlier = earlier_run_id(capture.spec, capture.plan.about["model"])
+    if earlier != capture.spec.run_id():
+        with contextlib.suppress(UnknownRun):
+            if not differences(capture.plan, store.run(earlier).plan):
+                return earlier
+    return capture.spec.run_id()
 
 
 def resume_run(

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from tenterhook_capture.errors import ChangedSince, NotRebuildable
+from tenterhook_capture.identity import differences
 from tenterhook_capture.prepare import Capture, prepare_capture
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.session import Session
@@ -37,8 +38,8 @@ def rebuild_capture(store: Store, run_id: str, recipe: CaptureRecipe | None = No
     # A model is what it holds, wherever it lies; the run keeps the name that it was begun under.
     spec = attrs.evolve(capture.spec, model=run.plan.spec.get("model", capture.spec.model))
     plan = attrs.evolve(capture.plan, spec=spec.values())
-    if differences := plan.differences(run.plan):
-        raise ChangedSince(run_id, differences)
+    if found := differences(plan, run.plan):
+        raise ChangedSince(run_id, found)
     return attrs.evolve(capture, spec=spec, plan=run.plan)
 
 

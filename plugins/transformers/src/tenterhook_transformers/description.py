@@ -1,22 +1,18 @@
-"""What made the activations: a model and its tokenizer, in plain JSON values."""
+"""What made the activations: a model, its adapters and its tokenizer, in plain JSON values."""
 
 import functools
 import hashlib
 import json
-import os
 import platform
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tenterhook_transformers.adapters import describe_adapters
 from tenterhook_transformers.families import unwrapped
-
-THREADS = 16
-"""Tensors hashed at once, at most: each is copied where it is not in memory of the CPU."""
+from tenterhook_transformers.weights import buffers_fingerprint, weights_fingerprint
 
 _PACKAGES = ("tenterhook", "tenterhook-transformers", "torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
@@ -31,9 +27,8 @@ def describe(
     and `versions`.
     """
     inner = unwrapped(module)
-    tensors = _tensors(inner)
     with ThreadPoolExecutor(1) as pool:  # hashing lets go of the interpreter
-        weights = pool.submit(_fingerprint, tensors)
+        weights = pool.submit(weights_fingerprint, inner)
         tokenizer_hash = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
     dtypes = {t.dtype for t in inner.parameters() if t.is_floating_point()}
     return {
@@ -43,6 +38,8 @@ def describe(
         "config": _config(inner),
         "attention": getattr(getattr(inner, "config", None), "_attn_implementation", None),
         "weights": weights.result(),
+        "buffers": buffers_fingerprint(inner),
+        "adapters": describe_adapters(module),
         "parameters": sum(parameter.numel() for parameter in inner.parameters()),
         "tokenizer": None
         if tokenizer is None
@@ -55,25 +52,6 @@ def describe(
         "device": ", ".join(sorted({str(t.device) for t in inner.parameters()})),
         "versions": dict(_versions()),
     }
-
-
-def weights_fingerprint(module: nn.Module) -> str | None:
-    """Return the sha256 of all weights: names, dtypes, shapes and every byte.
-
-    Computed at each call, for a weight can change without torch's knowing (`.data`); a model of
-    1 GB takes about a second. `None` where weights are not in memory (the meta device).
-    """
-    return _fingerprint(_tensors(module))
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
-
-
-def _fingerprint(tensors: Mapping[str, Tensor]) -> str | None:
-    if any(tensor.is_meta for tensor in tensors.values()):
-        return None
-    return _hash(tensors)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -95,32 +73,6 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 def _special(tokenizer: Any) -> dict[str, str]:
     return {k: str(v) for k, v in getattr(tokenizer, "special_tokens_map", {}).items()}
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """Hash tensors side by side (hashing lets go of the interpreter), tied ones once."""
-    places = {
-        name: (t.data_ptr(), t.shape, t.stride(), t.dtype) if t.numel() else name
-        for name, t in tensors.items()
-    }
-    once = {place: tensors[name] for name, place in places.items()}
-    # The largest first, so that none is left for one thread while the others have no more to do.
-    once = dict(sorted(once.items(), key=lambda item: -item[1].numel() * item[1].element_size()))
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        digests = dict(zip(once, pool.map(_digest, once.values()), strict=True))
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        total.update(digests[places[name]])
-    return total.hexdigest()
-
-
-def _digest(tensor: Tensor) -> bytes:
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        return hashlib.sha256(repr(tensor).encode()).digest()
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(content.numpy().data).digest()
 
 
 def _config(module: nn.Module) -> dict[str, Any] | None:
