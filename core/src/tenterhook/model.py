@@ -3,7 +3,7 @@
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import nn
@@ -22,15 +22,12 @@ from tenterhook.reports import Report
 from tenterhook.scopes.capturing import CaptureScope
 from tenterhook.scopes.replacing import Replaced
 from tenterhook.scopes.scope import Muted
-from tenterhook.scopes.selecting import Selector
+from tenterhook.scopes.selecting import Selected, Selector, selector_of
 from tenterhook.scopes.steering import Change, Hooks, Steering
 
 if TYPE_CHECKING:
-    from tenterhook.selections import Tokens, Where
     from tenterhook.specs import Given, HookSpec, ModelSpec
     from tenterhook.taps import Taps
-
-Phase = Literal["prompt", "generated"]
 
 
 def _of_the_layers(name: str) -> Any:
@@ -119,14 +116,8 @@ class HookedModel:
         dtype: torch.dtype | str | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
-        tokens: "Tokens | None" = None,
-        phase: Phase | None = None,
-        rows: "Where | None" = None,
-        features: "Where | None" = None,
-        every: int = 1,
-        step: "Where | None" = None,
-        selection: Selector | None = None,
         missing: Report = "warn",
+        **selected: Unpack[Selected],
     ) -> CaptureScope:
         """Keep what `layers` return, or with `inputs` are given, while the scope is open.
 
@@ -144,12 +135,12 @@ class HookedModel:
 
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
-        chosen = _chosen(selection, tokens, phase, rows, features, every=every, step=step)
+        selector = selector_of(selected)
         path = path_to(field, item)
         if path and inputs:
             raise ValueError(f"field={field!r} and item={item!r} are of outputs; leave inputs out.")
-        asked = layers, (device, dtype, detach, path), inputs, stop_after
-        return CaptureScope(self.layers, asked, selection=chosen, missing=missing)
+        asked = layers, (device, dtype, detach, path), inputs, stop_after, selector
+        return CaptureScope(self.layers, asked, missing=missing)
 
     def steer(
         self,
@@ -159,14 +150,8 @@ class HookedModel:
         hook_type: HookType | str | None = None,
         field: str | None = None,
         item: int | None = None,
-        tokens: "Tokens | None" = None,
-        phase: Phase | None = None,
-        rows: "Where | None" = None,
-        features: "Where | None" = None,
-        every: int = 1,
-        step: "Where | None" = None,
-        selection: Selector | None = None,
         missing: Report = "warn",
+        **selected: Unpack[Selected],
     ) -> Hooks:
         """Apply `change` at `layer` while the scope is open.
 
@@ -178,8 +163,8 @@ class HookedModel:
         made of the whole activation and counts only where it says; it keeps the shape then. Or a
         tensor, as a capture with the same selection gave it, which is put in its place row by row.
         """
-        chosen = _chosen(selection, tokens, phase, rows, features, every=every, step=step)
-        if chosen is not None and isinstance(change, torch.Tensor):
+        selector = selector_of(selected)
+        if selector is not None and isinstance(change, torch.Tensor):
             from tenterhook.selections import PutBack
 
             change = PutBack(change)
@@ -193,10 +178,21 @@ class HookedModel:
             hook = Steering(change, hook_type or HookType.FORWARD, field, item)
         else:
             raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
-        return Hooks(self.layers, [(layer, hook)], selection=chosen, missing=missing)
+        return Hooks(self.layers, [(layer, hook, selector)], missing=missing)
 
-    def hooks(self, *pairs: tuple[LayerChoice, Hook], missing: Report = "warn") -> Hooks:
-        """Have the hooks run at their layers while the scope is open."""
+    def hooks(
+        self,
+        *pairs: tuple[LayerChoice, Hook] | tuple[LayerChoice, Hook, Selector | None],
+        missing: Report = "warn",
+        **selected: Unpack[Selected],
+    ) -> Hooks:
+        """Have the hooks run at their layers while the scope is open.
+
+        With a selection (see `Selection`), or one in a pair's third place, a controller's change
+        counts only where it says, and a detector sees that part alone, as a capture keeps it.
+        """
+        if (selector := selector_of(selected)) is not None:
+            pairs = tuple(pair if len(pair) > 2 else (*pair, selector) for pair in pairs)
         return Hooks(self.layers, pairs, missing=missing)
 
     def replace(self, layer: LayerChoice, output: Any, *, missing: Report = "warn") -> Replaced:
@@ -281,22 +277,6 @@ def _runs(module: nn.Module | None) -> bool:
     while at and (at.f_code.co_name != "_call_impl" or at.f_locals.get("self") is not module):
         at = at.f_back
     return at is not None
-
-
-def _chosen(selection: Selector | None, *parts: Any, every: int, step: Any) -> Selector | None:
-    """Return the selector, given whole or in parts; `None` where everything is selected.
-
-    The parts, tokens, phase, rows and features, go unread to `tenterhook.selections.Selection`;
-    where the distribution that has it is not installed, its door raises `ImportError` with the pip
-    command.
-    """
-    if every == 1 and all(part is None for part in (step, *parts)):
-        return None if getattr(selection, "everything", False) else selection
-    if selection is not None:
-        raise ValueError(f"Give either selection={selection!r} or its parts, not both.")
-    from tenterhook.selections import Selection
-
-    return Selection(*parts, every, step)  # type: ignore[call-arg]  # the parts are four
 
 
 _attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (

@@ -201,10 +201,10 @@ class TestValue:
         with pytest.raises(ValueError, match=r"either selection=.* or its parts, not both"):
             model.capture("line", selection=Selection(tokens=1), rows=0)
 
-    def test_no_gradients(self, model: HookedModel) -> None:
-        """A selection of gradients is refused."""
-        with pytest.raises(ValueError, match="A selection does not apply to gradients"):
-            model.steer("line", torch.neg, hook_type="backward", tokens=0)
+    def test_unknown(self, model: HookedModel) -> None:
+        """A word that is none is an error that names the nearest."""
+        with pytest.raises(TypeError, match=r"no argument 'token'\. Did you mean 'tokens'\?"):
+            model.steer("line", torch.neg, token=0)  # type: ignore[call-arg]
 
 
 class TestTokens:

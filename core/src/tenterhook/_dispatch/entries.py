@@ -123,7 +123,11 @@ class Entry:
         self.fired = True
         return self._surfacing(self._before, module, args, kwargs)
 
-    def gradient(self, module: nn.Module, grad: Tensor) -> Tensor | None:
+    def noted(self, module: nn.Module, args: Args, kwargs: Kwargs, tensor: Tensor) -> Any:
+        """Return what `gradient` has to know of the forward that made `tensor`, while it runs."""
+        return None
+
+    def gradient(self, module: nn.Module, grad: Tensor, noted: Any = None) -> Tensor | None:
         """Run on the gradient; return a new one, or `None` to keep it."""
         return self._surfacing(self._gradient, module, grad)
 

@@ -46,14 +46,16 @@ def watch_gradient(
     elif tensor._is_view() or _is_input(tensor, args, kwargs):
         own = _OwnNode.apply(tensor)  # type: ignore[no-untyped-call]
 
+    watching = [(each, each.noted(module, args, kwargs, tensor)) for each in entries]
+
     def run(grad: Tensor) -> Tensor | None:
         # Runs in whichever thread calls backward. What a hook may do is asked of the entry, not of
         # that thread's scopes: those that were open in the forward count.
         # `test_other_threads_backward`, `test_scope_closed`.
         new = grad
-        for entry in entries:
+        for entry, noted in watching:
             if entry.live and entry.hook._enabled:
-                changed = entry.gradient(module, new)
+                changed = entry.gradient(module, new, noted)
                 new = new if changed is None else changed
         return None if new is grad else new
 

@@ -10,13 +10,14 @@ from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.reports import never_ran
 from tenterhook.scopes.captured import Captured
 from tenterhook.scopes.plan import Opening, Plan, Spot, plan_for
-from tenterhook.scopes.recorders import Form, PlainRecorder, Recorder, SelectedRecorder, make_own
+from tenterhook.scopes.recorders import Form, PlainRecorder, Recorder, make_own
 from tenterhook.scopes.scope import Scope
-from tenterhook.scopes.selecting import Selecting, steps_of
+from tenterhook.scopes.selecting import Selector, steps_of
 
 _Form = tuple[torch.device | str | None, torch.dtype | str | None, bool, Path]
-Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None]
-"""What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop."""
+Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None, Selector | None]
+"""What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop, and
+which part of them."""
 
 
 class CaptureScope(Scope):
@@ -36,10 +37,10 @@ class CaptureScope(Scope):
 
     _asked: Asked
     _plan: Plan
-    _selecting: Selecting | None = None
 
     def _look(self) -> None:
-        choices, form, inputs, stop_after = self._asked
+        choices, form, inputs, stop_after, selector = self._asked
+        self._begin(selector)
         found = self._index.find(choices)
         stop = None if stop_after is None else self._index.resolve(stop_after)
 
@@ -56,19 +57,20 @@ class CaptureScope(Scope):
         self._plan = plan_for(self._index.plans, (found, form, inputs, stop), planned)
 
     def _opening(self) -> Opening:
-        if self._selection is None:
+        self._begin(self._asked[-1])
+        selecting = self._selecting.values()
+        if not selecting:
             opening = self._plan.take()
             opening.mixed, opening.without = False, {}
-        else:
-            self._selecting = selecting = self._selection.begin(self.model)
-            kind = partial(SelectedRecorder, form=Form(*self._asked[1]), selecting=selecting)
+        for each in selecting:
+            kind = partial(each.recorder, form=Form(*self._asked[1]))
             opening = self._plan.opening(kind, steps_of(selecting))
         opening.own = [[] for _ in opening.parts]
         return opening
 
     def __enter__(self) -> Captured:
         super().__enter__()
-        opening, selecting = self._now, self._selecting
+        opening, selecting = self._now, self._selecting.get(id(self._asked[-1]))
         assert opening is not None
         calls = dict(zip(self._plan.names, opening.own, strict=True))
         places = {r.layer: r.where for r in opening.parts} if selecting is not None else None
@@ -79,11 +81,10 @@ class CaptureScope(Scope):
             make_own(opening.own)
 
     def _unseen(self, opening: Opening) -> list[str]:
-        if self._selection is None and all(opening.own):
+        if all(opening.own):
             return []
-        without, parts = opening.without, list(zip(opening.parts, opening.own, strict=True))
+        without, parts = opening.without, zip(opening.parts, opening.own, strict=True)
         silent = [r.layer for r, calls in parts if not calls and r.layer not in without]
-        nothing = [r.layer for r, calls in parts if calls and not any(c.numel() for c in calls)]
         return [
             *(
                 f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."
@@ -93,5 +94,4 @@ class CaptureScope(Scope):
                 "Nothing was captured at",
                 {la.name: la.module for la in self._plan.spots if la.name in silent},
             ),
-            *([] if self._selecting is None else self._selecting.unmatched(nothing)),
         ]

@@ -1,7 +1,7 @@
 """What a capture has at each layer: a recorder, which adds a copy of each tensor to a list.
 
 A `PlainRecorder` makes a plain copy, which is nearly always what is asked for; a `Recorder` one of
-another form; a `SelectedRecorder` keeps what a selector picks.
+another form. A selector has one of its own, which keeps what is selected.
 """
 
 from asyncio import _get_running_loop
@@ -15,7 +15,6 @@ from torch import Tensor, is_inference_mode_enabled
 from tenterhook._dispatch.frames import of_thread
 from tenterhook.activations import Path, activation_of, first_input, inputs_of, part_of
 from tenterhook.scopes.plan import Part
-from tenterhook.scopes.selecting import Selecting
 
 _functorch: Any = torch._C._functorch  # private to torch, with no types
 _is_transforming: Any = torch._C._are_functorch_transforms_active
@@ -69,22 +68,24 @@ class Recorder(Part):
             part = part_of(output, self.form.path)
         except LookupError as error:
             raise LookupError(f"Layer {self.layer!r}: {error}") from None
-        self._keep(activation_of(part), module, args, kwargs, f"returned {type(part).__name__}")
+        self.keep(activation_of(part), module, args, kwargs, f"returned {type(part).__name__}")
 
     def before(self, module: Any, args: Any, kwargs: Any) -> None:
         """Keep what the layer is given."""
         tensor = first_input(inputs_of(module, args, kwargs))
-        self._keep(tensor, module, args, kwargs, "was called without a tensor")
+        self.keep(tensor, module, args, kwargs, "was called without a tensor")
 
-    def _keep(
+    def keep(
         self, tensor: Tensor | None, module: Any, args: Any, kwargs: Any, otherwise: str
     ) -> None:
+        """Keep a tensor of one call; where there is none, `otherwise` says what there was."""
         if tensor is None:
             self.opening.without[self.layer] = otherwise
         else:
-            self._add(self.form.of(tensor))
+            self.add(self.form.of(tensor))
 
-    def _add(self, copy: Tensor) -> None:
+    def add(self, copy: Tensor) -> None:
+        """Add what is kept of one call."""
         self.opening.mixed = True  # nobody looked
         self.opening.own[self.at].append(copy)
 
@@ -114,34 +115,6 @@ class PlainRecorder(Recorder):
                 opening.mixed = True
             return None
         return self.site.after_scoped(module, args, kwargs, output)
-
-
-class SelectedRecorder(Recorder):
-    """Keeps the selected part of what one layer returned, or was given."""
-
-    __slots__ = ("count", "selecting", "where")
-
-    def __init__(self, layer: str, at: int, form: Form, selecting: Selecting) -> None:
-        super().__init__(layer, at, form)
-        self.selecting, self.count = selecting, 0
-        self.where: list[Tensor] = []
-
-    def _keep(
-        self, tensor: Tensor | None, module: Any, args: Any, kwargs: Any, otherwise: str
-    ) -> None:
-        call, self.count = self.count, self.count + 1
-        if tensor is None:
-            self.opening.without[self.layer] = otherwise
-        elif call % self.selecting.every == 0:
-            given = first_input(inputs_of(module, args, kwargs))
-            try:
-                values, places = self.selecting.pick(module, tensor, given)
-            except (ValueError, IndexError) as error:
-                raise type(error)(f"Layer {self.layer!r}: {error}") from None
-            if places is not None:
-                self.where.append(places)
-            self._add(self.form.of(values))
-            self.selecting.recorded(self.opening.own[self.at], self.where)
 
 
 def make_own(lists: Sequence[list[Tensor]]) -> None:

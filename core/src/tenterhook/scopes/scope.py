@@ -16,8 +16,8 @@ import copy
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from tenterhook._dispatch.entries import StopForward
@@ -27,7 +27,7 @@ from tenterhook.errors import HookWarning
 from tenterhook.layers import LayerIndex
 from tenterhook.reports import Report, tell
 from tenterhook.scopes.plan import CLOSED, Opening, Plan
-from tenterhook.scopes.selecting import Selector
+from tenterhook.scopes.selecting import Selecting, Selector
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,15 +52,10 @@ class Scope(ABC):
     """What it runs while it is open."""
     _is_free = False
     """Whether nobody can be in that when it has been closed."""
+    _selecting: Mapping[int, Selecting] = MappingProxyType({})
+    """The selectors at work in this opening, by the `id` of each."""
 
-    def __init__(
-        self,
-        registry: Any,
-        asked: Any,
-        *,
-        selection: Selector | None = None,
-        missing: Report = "warn",
-    ) -> None:
+    def __init__(self, registry: Any, asked: Any, *, missing: Report = "warn") -> None:
         """`registry` is the model's `HookRegistry`.
 
         `asked` is what a kind of scope is of: layers, pairs of layer and hook, ...
@@ -69,11 +64,9 @@ class Scope(ABC):
             raise ValueError(f"missing={missing!r} is not one of 'warn', 'raise', 'ignore'.")
         self._registry, self._asked = registry, asked
         self._index: LayerIndex = registry.index
-        self._selection, self._missing = selection, missing
+        self._missing = missing
         self.model = self._index.module
         """The module that was attached."""
-        if selection is not None:
-            selection.begin(self.model)  # raises now rather than at the first call
         self._look()
 
     def _look(self) -> None:  # noqa: B027 - not where there are none
@@ -82,6 +75,10 @@ class Scope(ABC):
     @abstractmethod
     def _opening(self) -> Opening:
         """Return what runs where, for one opening."""
+
+    def _begin(self, *selectors: Selector | None) -> None:
+        """Put selectors to work; raises where one makes no sense for the model."""
+        self._selecting = {id(s): s.begin(self.model) for s in selectors if s is not None}
 
     def _again(self) -> Self:
         """Return a scope like this one that has not been opened."""
@@ -118,7 +115,8 @@ class Scope(ABC):
             if stopped and self._missing != "ignore":
                 warnings.warn(_ENDED_HERE, HookWarning, stacklevel=2)
             if now is not None and (kind is None or isinstance(error, StopForward)):
-                tell(self._unseen(now), self._missing)
+                unmatched = [said for s in self._selecting.values() for said in s.unmatched()]
+                tell([*self._unseen(now), *unmatched], self._missing)
         finally:
             if now is not None and self._plan is not None and self._is_free:
                 self._plan.give_back(now)

@@ -3,7 +3,7 @@
 import inspect
 import uuid
 from asyncio import _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tenterhook._dispatch.entries import (
     Args,
-    Entry,
     Kwargs,
     StopForward,
     a_tensor,
@@ -23,22 +22,14 @@ from tenterhook._dispatch.entries import (
 )
 from tenterhook._dispatch.frames import lock, of_thread
 from tenterhook._dispatch.sites import Side
-from tenterhook.activations import (
-    activation_of,
-    first_input,
-    inputs_of,
-    part_of,
-    replace,
-    shape_of,
-    with_item,
-    with_part,
-)
+from tenterhook.activations import replace
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Hook
+from tenterhook.layers import LayerChoice
 from tenterhook.reports import never_ran, no_gradient
 from tenterhook.scopes.plan import CLOSED, Opening, Part, Plan, Spot, plan_for
 from tenterhook.scopes.scope import Scope
-from tenterhook.scopes.selecting import Selecting, steps_of
+from tenterhook.scopes.selecting import Selector, steps_of
 
 Change = Callable[..., Tensor | None]
 
@@ -49,25 +40,27 @@ class Hooks(Scope):
     @property
     def hooks(self) -> tuple[Hook, ...]:
         """The hooks, in the order they were given."""
-        return tuple(hook for _, hook in self._asked)
+        return tuple(hook for _, hook, _ in self._asked)
 
     _plan: Plan
+    _asked: Sequence[tuple[LayerChoice, Hook, Selector | None]]
+    """Layer and hook, each with its selector."""
 
     def _look(self) -> None:
-        self._asked = tuple(self._asked)
-        for pair in self._asked:
-            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Hook):
+        pairs: tuple[Any, ...] = tuple(self._asked)
+        for pair in pairs:
+            if not (isinstance(pair, tuple) and len(pair) in (2, 3) and isinstance(pair[1], Hook)):
                 raise TypeError(f"{pair!r} is not a pair of a layer and a Hook, as (layer, hook).")
             _check_free(pair[1])
-            if pair[1].hook_type is HookType.BACKWARD and self._selection is not None:
-                raise ValueError("A selection does not apply to gradients; leave it out.")
+        self._asked = [(*pair, None)[:3] for pair in pairs]
+        self._begin(*(selector for _, _, selector in self._asked))
         index = self._index
         kinds = [(hook.hook_type, len(entry_classes(hook))) for hook in self.hooks]
-        self._found = [index.find((choice,)) for choice, _ in self._asked]
+        self._found = [index.find((choice,)) for choice, _, _ in self._asked]
 
         def planned() -> Plan:
             spots: list[Spot] = []
-            for (choice, _), (kind, count) in zip(self._asked, kinds, strict=True):
+            for (choice, *_), (kind, count) in zip(self._asked, kinds, strict=True):
                 side: Side = "before" if kind is HookType.PRE_FORWARD else "after"
                 for at in self._registry.place(choice, kind):
                     spots += [Spot(at.name, at.module, side, kind is HookType.BACKWARD)] * count
@@ -76,19 +69,19 @@ class Hooks(Scope):
         self._plan = plan_for(index.plans, (*self._found, *kinds), planned)
 
     def _opening(self) -> Opening:
-        hooks, registry, selection = self.hooks, self._registry, self._selection
+        hooks, registry = self.hooks, self._registry
         for hook in hooks:
             _check_free(hook)
+        self._begin(*(selector for _, _, selector in self._asked))
         own: list[Any] = []
-        for hook, found in zip(hooks, self._found, strict=True):
-            own += entries_for(hook, None, registry) * len(found.layers)  # its layers share them
+        for (_, hook, selector), found in zip(self._asked, self._found, strict=True):
+            entries = entries_for(hook, None, registry) * len(found.layers)  # its layers share them
+            own += map(self._selecting[id(selector)].change, entries) if selector else entries
             hook.layer_signature = self._plan.spots[len(own) - 1].name
-        if selection is None:
+        if not self._selecting:
             opening = self._plan.take()
         else:
-            selecting = selection.begin(self.model)
-            own = [SelectedChange(entry, selecting) for entry in own]
-            opening = self._plan.opening(Scoped, steps_of(selecting))
+            opening = self._plan.opening(Scoped, steps_of(self._selecting.values()))
         opening.own, opening.ran = own, bytearray(len(opening.parts))
         with lock:
             for hook in hooks:
@@ -111,7 +104,7 @@ class Hooks(Scope):
                 hook.set_context(None)
 
     def _unseen(self, opening: Opening) -> list[str]:
-        if self._selection is None and all(opening.ran):
+        if all(opening.ran):
             return []
         parts = list(zip(self._plan.spots, opening.parts, strict=True))
         ran = {(layer.name, id(part.hook)) for layer, part in parts if opening.ran[part.at]}
@@ -122,13 +115,7 @@ class Hooks(Scope):
         ]
         never = {layer.name: layer.module for layer, backward in silent if not backward}
         gradients = dict.fromkeys(layer.name for layer, backward in silent if backward)
-        changes = [change for change in opening.own if isinstance(change, SelectedChange)]
-        unmatched = {str(each.layer): None for each in changes if each.count and not each.matched}
-        return [
-            *never_ran("A hook never ran at", never),
-            *no_gradient(list(gradients)),
-            *(changes[0].selecting.unmatched(list(unmatched)) if unmatched else ()),
-        ]
+        return [*never_ran("A hook never ran at", never), *no_gradient(list(gradients))]
 
 
 def _check_free(hook: Hook) -> None:
@@ -204,9 +191,13 @@ class Scoped(Part):
         """Run on the inputs; see `Entry`."""
         return self._run("before", module, args, kwargs)
 
-    def gradient(self, module: nn.Module, grad: Tensor) -> Any:
+    def noted(self, module: nn.Module, args: Args, kwargs: Kwargs, tensor: Tensor) -> Any:
+        """Return what `gradient` has to know of this call; see `Entry`."""
+        return self.opening.own[self.at].noted(module, args, kwargs, tensor)
+
+    def gradient(self, module: nn.Module, grad: Tensor, noted: Any) -> Any:
         """Run on the gradient; see `Entry`."""
-        return self._run("gradient", module, grad)
+        return self._run("gradient", module, grad, noted)
 
     def _run(self, method: str, *given: Any) -> Any:
         entry = self.opening.own[self.at]
@@ -270,76 +261,3 @@ def _mark_checkpoint() -> None:
         # test_checkpointing.py, `test_backward_afterwards`.
         kept = vars(load).setdefault("_tenterhook", [])  # `load` lives while backward can come
         kept.append(save(torch.empty(0, 7919)))
-
-
-class SelectedChange(Entry):
-    """An entry whose change counts only where a selector says.
-
-    The hook is given the whole activation. What it returns has the same shape, and is mixed into
-    the activation through the selector's mask.
-    """
-
-    __slots__ = ("count", "entry", "matched", "selecting")
-
-    def __init__(self, entry: Entry, selecting: Selecting) -> None:
-        super().__init__(entry.hook, entry.layer, entry.policy)
-        self.entry, self.selecting = entry, selecting
-        self.count, self.matched = 0, False
-
-    def detecting(self) -> "SelectedChange | None":
-        """Return itself where it detects, which it does while controllers are off."""
-        return None if self.entry.detecting() is None else self
-
-    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        """Run on what the module returned; see `Entry`."""
-        return self._surfacing(self._after, module, args, kwargs, output)
-
-    def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        given = first_input(inputs_of(module, args, kwargs))
-        old = part_of(output, self.entry.path)
-        if not self._selected(module, activation_of(old), given):
-            return None
-        changed = self.entry.after(module, args, kwargs, output)
-        if changed is None:
-            return None
-        new = self._mixed(old, part_of(changed, self.entry.path), module, given)
-        return with_part(output, self.entry.path, new)
-
-    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
-        given = first_input(inputs_of(module, args, kwargs))
-        changed = self._selected(module, given, given) and self.entry.before(module, args, kwargs)
-        if not changed:
-            return None
-        added = changed[0][len(args) :]  # what a tuple of inputs holds beyond those passed
-        mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], module, given)
-        return (*mixed, *added), self._mixed(kwargs, changed[1], module, given)
-
-    def _selected(self, module: nn.Module, tensor: Tensor | None, given: Tensor | None) -> bool:
-        call, self.count = self.count, self.count + 1
-        if tensor is None or call % self.selecting.every:
-            return False
-        self.entry.layer = self.layer
-        selected = self.selecting.mask(module, tensor, given) is not None
-        self.matched = self.matched or selected
-        return selected
-
-    def _mixed(self, old: Any, new: Any, module: nn.Module, given: Tensor | None) -> Any:
-        """Return `old`, with what `new` has for each of its tensors where that is selected."""
-        if new is old:
-            return old
-        if isinstance(old, tuple | list):
-            for place, (was, now) in enumerate(zip(old, new, strict=True)):
-                if now is not was:
-                    old = with_item(old, place, self._mixed(was, now, module, given))
-            return old
-        if type(old) is dict:
-            return {name: self._mixed(was, new[name], module, given) for name, was in old.items()}
-        was, now = activation_of(old), activation_of(new)
-        if was is None or now is None or now.shape != was.shape:
-            shapes = [None if each is None else shape_of(each) for each in (was, now)]
-            raise ValueError(
-                "A change of a selected part keeps the activation's shape {}; this one returned "
-                "{}.".format(*shapes)
-            )
-        mask = self.selecting.mask(module, was, given)
-        return old if mask is None else replace(old, torch.where(mask, now.to(was.dtype), was))

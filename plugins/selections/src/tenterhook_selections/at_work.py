@@ -13,10 +13,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook.scopes import Picked, Place
+from tenterhook.scopes import Entry, Form, Place
 from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.forwards import Forward, begin, takes_text
 from tenterhook_selections.generate_calls import GENERATE
+from tenterhook_selections.parts import SelectedChange, SelectedDetection, SelectedRecorder
 from tenterhook_selections.tokens import Seen
 from tenterhook_selections.watch import Watch
 
@@ -81,6 +82,37 @@ class Part:
     """Whether everything is selected."""
 
 
+@attrs.frozen(eq=False)
+class Picked:
+    """Which part of one activation is selected."""
+
+    part: Part | None
+    """Which rows; `None` for all of the activation, its axes as they are."""
+
+    features: Tensor | None
+    """Long `(n,)`, along the last axis; `None` for all."""
+
+    forward: Forward | None
+    """The forward that runs."""
+
+    @property
+    def places(self) -> Tensor | None:
+        """Where the selected tokens stand; `None` where tokens are not what was selected."""
+        return None if self.part is None else self.part.places
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Take that part out of an activation of the same shape: a copy, or a view of it all."""
+        part = self.part
+        if part is not None:
+            flat = tensor if part.mask.ndim == 1 else tensor.flatten(0, 1)
+            tensor = flat if part.is_all else flat.index_select(0, part.index)
+        return tensor if self.features is None else tensor.index_select(-1, self.features)
+
+    def alone(self) -> "Picked":
+        """Return the same without the forward, to be kept when that is over."""
+        return Picked(self.part, self.features, None)
+
+
 @attrs.define
 class _Asked:
     """What the forwards had that a selection was asked for, to say why it matched nothing."""
@@ -126,7 +158,9 @@ class SelectionAtWork:
         self.after = self._watch.after
         self._steps = 0
         self._carriers = Carriers.of(model)
-        self._picked: tuple[Forward, Part] | None = None
+        self._parts: list[weakref.ref[Any]] = []
+        """What runs at the layers, weakly: it knows the selection, and a cycle would keep a model.
+        """
         self._key = object()
         self._asked = _Asked()
 
@@ -140,6 +174,19 @@ class SelectionAtWork:
     def detecting(self) -> "SelectionAtWork":
         """Return itself: it looks on while controllers are off."""
         return self
+
+    def change(self, entry: Entry) -> Entry:
+        """Return what runs a hook's entry at one layer, for the selected part alone."""
+        kind = SelectedChange if entry.detecting() is None else SelectedDetection
+        part = kind(entry, self)
+        self._parts.append(weakref.ref(part))
+        return part
+
+    def recorder(self, layer: str, at: int, form: Form) -> SelectedRecorder:
+        """Return what keeps the selected part of what a layer gives, in a capture."""
+        part = SelectedRecorder(layer, at, form, self)
+        self._parts.append(weakref.ref(part))
+        return part
 
     def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
         """Return where the selected part is, bool, of `tensor`'s shape or broadcast to it.
@@ -163,31 +210,23 @@ class SelectionAtWork:
         return mask
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
-        """Return the selected part, and where it stood if tokens were selected."""
+        """Return which part of `tensor` is selected. `given` is the first input of `module`."""
         _check_one_shape(tensor)
         selection = self.selection
-        places = None
-        self._picked = None
+        part, forward = None, None
         if selection.of_tokens or selection.rows is not None or selection.step is not None:
             part, forward = self._part(module, tensor, given)
-            places = part.places
-            flat = tensor if part.mask.ndim == 1 else tensor.flatten(0, 1)
-            tensor = flat if part.is_all else flat.index_select(0, part.index)
-            if places is not None and forward is not None:
-                self._picked = forward, part
-        if selection.features is None:
-            return Picked(tensor, places)
         features = selection.feature_index(tensor.shape[-1], tensor.device)
-        return Picked(tensor if features is None else tensor.index_select(-1, features), places)
+        return Picked(part, features, forward)
 
-    def recorded(self, calls: list[Tensor], places: list[Tensor]) -> None:
-        """Take note of where the latest pick was added: a search puts it in order at its end."""
-        if self._picked is not None:
-            forward, part = self._picked
-            self._picked = None
-            step = forward.whole_step
-            if step is not None and step.text is not None:
-                step.search.record(step, part.rows, part.columns, calls, places)
+    def recorded(self, picked: Picked, calls: list[Tensor], places: list[Tensor]) -> None:
+        """Take note of where a pick was added: a search puts it in order at its end."""
+        part = picked.part
+        if part is None or part.places is None or picked.forward is None:
+            return
+        step = picked.forward.whole_step
+        if step is not None and step.text is not None:
+            step.search.record(step, part.rows, part.columns, calls, places)
 
     def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Return what was kept of each row, `(tokens, features)`, in token order.
@@ -201,8 +240,13 @@ class SelectionAtWork:
         rows = [sorted(seen[row].items()) for row in sorted(seen)]
         return [torch.stack([value for _, value in row]) for row in rows]
 
-    def unmatched(self, layers: Sequence[str]) -> list[str]:
-        """Return the sentence that says that nothing was selected at the layers, and why."""
+    def unmatched(self) -> list[str]:
+        """Return the sentence that says where nothing was selected, and why; none if all matched.
+
+        A layer that was never called is no matter of the selection.
+        """
+        parts = (part for each in self._parts if (part := each()) is not None)
+        layers = dict.fromkeys(each.layer for each in parts if each.asked and not each.matched)
         names = ", ".join(map(repr, layers))
         why = self._likeliest()
         return [f"{self.selection} matched no token at {names}.{why}"] if layers else []

@@ -10,6 +10,7 @@ from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.forwards import Forward, begin_at, running_forward, takes_text
 from tenterhook_selections.generate_calls import KINDS
 from tenterhook_selections.generation import running_generation
+from tenterhook_selections.parts import here
 from tenterhook_selections.searches import Search
 from tenterhook_selections.tokens import Seen
 
@@ -26,6 +27,11 @@ def tokens_here(module: nn.Module) -> Seen | None:
     Raises `ValueError` where it cannot be told: for a layer that does not carry the text, and in a
     bare `generate` of transformers unless a scope with a selection or `known_searches()` is around.
     """
+    if here.module is module:
+        raise ValueError(
+            "Tokens are asked for by a detector with a selection, which is given the selected part "
+            "alone: all of it is real. Leave the selection out to see, and ask for, all tokens."
+        )
     forward = running_forward(module, lambda _: True) or _from_the_stack()
     if forward is None or forward.shape is None:
         return None

@@ -1,0 +1,274 @@
+"""What runs at a layer where a part of its activations is selected: changes, detectors, recorders.
+
+Core hands a selection what would run at the layer, and runs what it gets back. In a call:
+
+1. The selection at work says what is selected of this activation (`SelectionAtWork.part_at`). Of a
+   call that `every` leaves out, or in which nothing is selected, nothing runs.
+2. A controller is given the whole activation. What it returns keeps the shape, and counts only
+   where the mask says: the rest stays to the bit.
+3. A detector is given the selected part in the activation's place, as a capture keeps it.
+4. A gradient comes by when the forward is over. What was selected in that is noted while it runs
+   (`noted`) and holds for the gradient of the same activation.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tenterhook.activations import (
+    activation_of,
+    first_input,
+    inputs_of,
+    part_of,
+    replace,
+    replace_input,
+    shape_of,
+    with_item,
+    with_part,
+)
+from tenterhook.scopes import Entry, Form, Recorder
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Picked(Protocol):
+    """Which part of one activation is selected."""
+
+    @property
+    def places(self) -> Tensor | None:
+        """Long `(n, 2)`, row and position; `None` where tokens are not what was selected."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Take that part out of an activation of the same shape."""
+
+    def alone(self) -> "Picked":
+        """Return the same, to be kept when the forward is over."""
+
+
+class AtWork(Protocol):
+    """The selection, as far as what runs at a layer asks it."""
+
+    every: int
+
+    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
+        """Return where the selected part is; see `SelectionAtWork.mask`."""
+
+    def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Any:
+        """Return which part is selected, a `Picked`; see `SelectionAtWork.pick`."""
+
+    def recorded(self, picked: Any, calls: list[Tensor], places: list[Tensor]) -> None:
+        """Take note of where a pick was added; see `SelectionAtWork.recorded`."""
+
+
+class SelectedEntry(Entry):
+    """An entry that runs for the selected part alone."""
+
+    __slots__ = ("__weakref__", "count", "entry", "matched", "selecting")
+
+    def __init__(self, entry: Entry, selecting: AtWork) -> None:
+        super().__init__(entry.hook, entry.layer, entry.policy)
+        self.entry, self.selecting = entry, selecting
+        self.count, self.matched = 0, False
+
+    @property
+    def asked(self) -> bool:
+        """Whether any call came by."""
+        return self.count > 0
+
+    def detecting(self) -> "SelectedEntry | None":
+        """Return itself where it detects, which it does while controllers are off."""
+        return None if self.entry.detecting() is None else self
+
+    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        """Run on what the module returned; see `Entry`."""
+        self.fired = True
+        return self._surfacing(self._after, module, args, kwargs, output)
+
+    def noted(self, module: nn.Module, args: Args, kwargs: Kwargs, tensor: Tensor) -> Any:
+        """Return what is selected in this call, for the gradient of `tensor`; see `Entry`."""
+        given = first_input(inputs_of(module, args, kwargs))
+        return self._surfacing(self._noted, module, tensor, given)
+
+    def gradient(self, module: nn.Module, grad: Tensor, noted: Any = None) -> Tensor | None:
+        """Run on the gradient, where something was selected in the forward; see `Entry`."""
+        if noted is None:
+            return None
+        self.entry.layer = self.layer
+        return self._surfacing(self._of_gradient, module, grad, noted)
+
+    def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        raise AssertionError("abstract")
+
+    def _noted(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Any:
+        raise AssertionError("abstract")
+
+    def _of_gradient(self, module: nn.Module, grad: Tensor, noted: Any) -> Tensor | None:
+        raise AssertionError("abstract")
+
+    def _counts(self, tensor: Tensor | None) -> bool:
+        """Count a call, and say whether it is selected."""
+        call, self.count = self.count, self.count + 1
+        self.entry.layer = self.layer
+        return tensor is not None and call % self.selecting.every == 0
+
+    def __reduce__(self) -> Any:
+        return self.entry.__reduce__()
+
+
+class SelectedChange(SelectedEntry):
+    """A controller whose change counts only where a selection says."""
+
+    __slots__ = ()
+
+    def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
+        given = first_input(inputs_of(module, args, kwargs))
+        old = part_of(output, self.entry.path)
+        if self._noted(module, activation_of(old), given) is None:
+            return None
+        changed = self.entry.after(module, args, kwargs, output)
+        if changed is None:
+            return None
+        new = self._mixed(old, part_of(changed, self.entry.path), module, given)
+        return with_part(output, self.entry.path, new)
+
+    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+        given = first_input(inputs_of(module, args, kwargs))
+        if self._noted(module, given, given) is None:
+            return None
+        changed = self.entry.before(module, args, kwargs)
+        if changed is None:
+            return None
+        added = changed[0][len(args) :]  # what a tuple of inputs holds beyond those passed
+        mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], module, given)
+        return (*mixed, *added), self._mixed(kwargs, changed[1], module, given)
+
+    def _noted(
+        self, module: nn.Module, tensor: Tensor | None, given: Tensor | None
+    ) -> Tensor | None:
+        if not self._counts(tensor) or tensor is None:
+            return None
+        mask = self.selecting.mask(module, tensor, given)
+        self.matched = self.matched or mask is not None
+        return mask
+
+    def _of_gradient(self, module: nn.Module, grad: Tensor, noted: Tensor) -> Tensor | None:
+        new = self.entry.gradient(module, grad)
+        return None if new is None else torch.where(noted, new, grad)
+
+    def _mixed(self, old: Any, new: Any, module: nn.Module, given: Tensor | None) -> Any:
+        """Return `old`, with what `new` has for each of its tensors where that is selected."""
+        if new is old:
+            return old
+        if isinstance(old, tuple | list):
+            for place, (was, now) in enumerate(zip(old, new, strict=True)):
+                if now is not was:
+                    old = with_item(old, place, self._mixed(was, now, module, given))
+            return old
+        if type(old) is dict:
+            return {name: self._mixed(was, new[name], module, given) for name, was in old.items()}
+        was, now = activation_of(old), activation_of(new)
+        if was is None or now is None or now.shape != was.shape:
+            shapes = [None if each is None else shape_of(each) for each in (was, now)]
+            raise ValueError(
+                "A change of a selected part keeps the activation's shape {}; this one returned "
+                "{}.".format(*shapes)
+            )
+        mask = self.selecting.mask(module, was, given)
+        return old if mask is None else replace(old, torch.where(mask, now.to(was.dtype), was))
+
+
+class _Here(threading.local):
+    module: nn.Module | None = None
+
+
+here = _Here()
+"""The layer whose selected part a detector of this thread is looking at."""
+
+
+@contextmanager
+def _looking_at(module: nn.Module) -> Iterator[None]:
+    before, here.module = here.module, module
+    try:
+        yield
+    finally:
+        here.module = before
+
+
+class SelectedDetection(SelectedEntry):
+    """A detector that is given the selected part in the activation's place."""
+
+    __slots__ = ()
+
+    def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        tensor = activation_of(output)
+        picked = self._noted(module, tensor, first_input(inputs_of(module, args, kwargs)))
+        if picked is not None and tensor is not None:
+            with _looking_at(module):
+                self.entry.after(module, args, kwargs, replace(output, picked.of(tensor)))
+
+    def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        inputs = inputs_of(module, args, kwargs)
+        given = first_input(inputs)
+        picked = self._noted(module, given, given)
+        if picked is not None and given is not None:
+            with _looking_at(module):
+                self.entry.before(module, *replace_input(inputs, picked.of(given)))
+
+    def _noted(
+        self, module: nn.Module, tensor: Tensor | None, given: Tensor | None
+    ) -> Picked | None:
+        if not self._counts(tensor) or tensor is None:
+            return None
+        picked: Picked = self.selecting.pick(module, tensor, given)
+        is_empty = not picked.of(tensor).numel()
+        self.matched = self.matched or not is_empty
+        return None if is_empty else picked.alone()
+
+    def _of_gradient(self, module: nn.Module, grad: Tensor, noted: Picked) -> None:
+        self.entry.gradient(module, noted.of(grad))
+
+
+class SelectedRecorder(Recorder):
+    """Keeps the selected part of what one layer returned, or was given."""
+
+    __slots__ = ("__weakref__", "count", "selecting", "where")
+
+    def __init__(self, layer: str, at: int, form: Form, selecting: AtWork) -> None:
+        super().__init__(layer, at, form)
+        self.selecting, self.count = selecting, 0
+        self.where: list[Tensor] = []
+        """Where the selected tokens of each call stood."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything was kept."""
+        return bool(self.opening.own[self.at])
+
+    @property
+    def matched(self) -> bool:
+        """Whether anything was selected in what was kept."""
+        return any(each.numel() for each in self.opening.own[self.at])
+
+    def keep(
+        self, tensor: Tensor | None, module: Any, args: Any, kwargs: Any, otherwise: str
+    ) -> None:
+        """Keep the selected part of a tensor; see `Recorder`."""
+        call, self.count = self.count, self.count + 1
+        if tensor is None:
+            super().keep(tensor, module, args, kwargs, otherwise)
+        elif call % self.selecting.every == 0:
+            given = first_input(inputs_of(module, args, kwargs))
+            try:
+                picked = self.selecting.pick(module, tensor, given)
+                part = picked.of(tensor)
+            except (ValueError, IndexError) as error:
+                raise type(error)(f"Layer {self.layer!r}: {error}") from None
+            if picked.places is not None:
+                self.where.append(picked.places)
+            super().keep(part, module, args, kwargs, otherwise)
+            self.selecting.recorded(picked, self.opening.own[self.at], self.where)
