@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tenterhook_capture.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker
 from tenterhook_capture.errors import UnitsFailed
+from tenterhook_capture.lost_values import LostValues
 from tenterhook_capture.observers import observing
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.progress import Meter, ProgressCallback
@@ -56,7 +57,9 @@ def do_units(
             run as observed,
         ):
             make = WorkersHere(store, capture, writer, meter.add)
-            failed = _try(todo, make, writer, observed.watching(engine), tries, meter)
+            lost = LostValues()
+            failed = _try(todo, make, writer, observed.watching(engine), tries, meter, lost)
+            lost.warn()
             if failed:
                 session.note_failed(failed, tries)
                 causes = {number: in_one_line(error) for number, error in failed.items()}
@@ -73,6 +76,7 @@ def _try(
     engine: Engine,
     tries: int,
     meter: Meter,
+    lost: LostValues,
 ) -> dict[int, Exception]:
     """Do the units; return those that failed every time, with what they raised last."""
     left, errors = list(units), dict[int, Exception]()
@@ -80,6 +84,8 @@ def _try(
         events = engine.run(left, make)
         try:
             for event in events:
+                if isinstance(event, UnitDone):
+                    lost.add(event.facts)
                 _take(event, errors, meter)
         finally:
             _close(events)

@@ -42,12 +42,15 @@ from tenterhook_capture.writing import (
     uses_thread,
 )
 from tenterhook_store import (
+    OUT_OF_RANGE,
     SCALE,
     SPANS,
     ErrorMeter,
+    RangeMeter,
     Reducing,
     RunWriter,
     Unit,
+    is_narrower,
     quantize,
     torch_dtype,
 )
@@ -155,6 +158,7 @@ class _UnitWork:
             Reducing(spec.reduce, top=spec.top_k) for _ in (spec.layers if spec.reduce else ())
         ]
         kept = spec.layers if spec.keep_rows else ()
+        self._narrowed: dict[str, RangeMeter] = {}
         self._off = {each.name: ErrorMeter() for each in kept if each.dtype == "int8"}
 
     def arrays(
@@ -173,7 +177,9 @@ class _UnitWork:
             rows = FlatRows(
                 flat, index_on[flat.device], flat.dtype if is_int8 else torch_dtype(layer.dtype)
             )
-            if reducing is not None or is_int8:
+            if is_narrower(rows.dtype, flat.dtype):
+                rows = self._cast(layer.name, rows)
+            elif reducing is not None or is_int8:
                 # Read more than once below, so gathered once; else the copy itself gathers them.
                 rows = FlatRows(rows.gathered(), None, rows.dtype)
             if reducing is not None:
@@ -194,6 +200,13 @@ class _UnitWork:
         """Keep where the characters of the batch's rows are, if the run has that."""
         if len(self._spans) and (found := batch.spans()) is not None:
             self._spans[batch.places(self._unit)] = found
+
+    def _cast(self, layer: str, rows: FlatRows) -> FlatRows:
+        """Return rows in a dtype that does not hold all of them, and count which."""
+        exact = FlatRows(rows.flat, rows.index, rows.flat.dtype).gathered()
+        cast = exact.to(rows.dtype)
+        self._narrowed.setdefault(layer, RangeMeter()).add(exact, cast)
+        return FlatRows(cast, None, cast.dtype)
 
     def count(self, batch: Batch, *, forward: float, handing: float) -> None:
         """Count a batch, and the seconds that it took."""
@@ -226,6 +239,8 @@ class _UnitWork:
         }
         if self._off:
             facts["int8"] = {name: meter.facts() for name, meter in self._off.items()}
+        if self._narrowed:
+            facts[OUT_OF_RANGE] = {name: meter.facts() for name, meter in self._narrowed.items()}
         return facts
 
 

@@ -14,6 +14,7 @@ from tenterhook.plugins import load_store
 __all__ = [
     "CODECS",
     "NOWHERE",
+    "OUT_OF_RANGE",
     "RANGES",
     "REDUCTIONS",
     "ROW_ARRAYS",
@@ -49,6 +50,7 @@ __all__ = [
     "OtherRun",
     "PlaceTaken",
     "Problem",
+    "RangeMeter",
     "Readable",
     "Reducing",
     "Reduction",
@@ -87,9 +89,11 @@ __all__ = [
     "find_runs",
     "flat_bytes",
     "fold",
+    "is_narrower",
     "is_reserved",
     "natural_order",
     "open_store",
+    "out_of_range",
     "plain_tensor",
     "quantize",
     "ranges",
@@ -100,6 +104,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "out_of_range": "narrowing",
+    "is_narrower": "narrowing",
+    "RangeMeter": "narrowing",
+    "OUT_OF_RANGE": "narrowing",
     "CODECS": "plan",
     "NOWHERE": "spans",
     "RANGES": "row_ranges",

@@ -62,6 +62,7 @@ from tenterhook_store.names import (
     fold,
     is_reserved,
 )
+from tenterhook_store.narrowing import OUT_OF_RANGE, RangeMeter, is_narrower, out_of_range
 from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
 from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
 from tenterhook_store.readable import Readable
@@ -77,6 +78,7 @@ from tenterhook_zarr import ZarrStore
 __all__ = [
     "CODECS",
     "NOWHERE",
+    "OUT_OF_RANGE",
     "RANGES",
     "REDUCTIONS",
     "ROW_ARRAYS",
@@ -112,6 +114,7 @@ __all__ = [
     "OtherRun",
     "PlaceTaken",
     "Problem",
+    "RangeMeter",
     "Readable",
     "Reducing",
     "Reduction",
@@ -151,9 +154,11 @@ __all__ = [
     "find_runs",
     "flat_bytes",
     "fold",
+    "is_narrower",
     "is_reserved",
     "natural_order",
     "open_store",
+    "out_of_range",
     "plain_tensor",
     "quantize",
     "ranges",

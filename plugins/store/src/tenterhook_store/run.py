@@ -14,6 +14,7 @@ from torch import Tensor
 from tenterhook_store.document_map import DocumentMap
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
+from tenterhook_store.narrowing import OUT_OF_RANGE, out_of_range
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
 from tenterhook_store.rows import Rows
@@ -357,11 +358,14 @@ class Run:
         `start` and `end` (UTC, ISO 8601; `end` is `None` until it is complete), `sessions` (one
         for each process that wrote: versions, platform, device, code revision, times),
         `units` (times and counts of each committed unit) and `attributes`; of rows stored as int8
-        also `int8`, by layer the fields of `Int8Error`.
+        also `int8`, by layer the fields of `Int8Error`; of rows cast to a narrower dtype
+        `out_of_range`, by layer how many `values` there were and how many were `too_large` and
+        `too_small` for it.
         """
         records = self._load_records()
         sessions = sorted(records["sessions"], key=lambda session: str(session.get("start")))
         off = {name: attrs.asdict(each) for name, each in int8_errors(records["units"]).items()}
+        lost = out_of_range(records["units"])
         ends = [session["end"] for session in sessions if session.get("end")]
         return {
             "run": self.id,
@@ -380,6 +384,7 @@ class Run:
             "units": records["units"],
             "attributes": self.attributes,
             **({"int8": off} if off else {}),
+            **({OUT_OF_RANGE: lost} if lost else {}),
         }
 
     def recent(self, units: int = 1000) -> dict[str, Any]:
