@@ -10,8 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tenterhook_capture import BadArgument, NoPattern, NothingChosen, Progress, save_activations
-from tenterhook_capture.lost_values import ValuesLost
+from tenterhook_capture import (
+    BadArgument,
+    NoPattern,
+    NothingChosen,
+    Progress,
+    ValuesLost,
+    save_activations,
+)
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_selections.selection import Selection
 from tenterhook_store import MemoryStore, NotCaptured, NotReduced, Run

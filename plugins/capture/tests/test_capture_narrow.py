@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tenterhook_capture import save_activations
-from tenterhook_capture.lost_values import ValuesLost
+from tenterhook_capture import ValuesLost, save_activations
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore, Run
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from tenterhook_capture.estimating import Estimate, estimate
     from tenterhook_capture.identity import CaptureSpec
+    from tenterhook_capture.lost_values import ValuesLost
     from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions, LongDocuments
     from tenterhook_capture.points import Point, points_of
     from tenterhook_capture.prepare import Capture, prepare_capture
@@ -61,6 +62,7 @@ __all__ = [
     "Slice",
     "TokenCounts",
     "UnitsFailed",
+    "ValuesLost",
     "WorkerFactory",
     "WrongMask",
     "begin_run",
@@ -99,6 +101,7 @@ _HOMES = {
     "Slice": "slices",
     "TokenCounts": "token_rows",
     "UnitsFailed": "errors",
+    "ValuesLost": "lost_values",
     "WorkerFactory": "workers",
     "WrongMask": "errors",
     "begin_run": "save",
