@@ -678,7 +678,7 @@ def test_mistakes_about_what_is_kept(th: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("kind", ["npy", "safetensors", "datasets"])
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "datasets", "parquet", "csv"])
 def test_export(th: Command, tmp_path: Path, kind: str) -> None:
     """A run is written as other people's files; never over what is there, unless that is asked."""
     if kind == "datasets":
@@ -695,11 +695,9 @@ def test_export(th: Command, tmp_path: Path, kind: str) -> None:
     code, _, err = th("runs", "export", str(store), *options)
     assert (code, err.startswith("error: ")) == (2, True), err
     assert th("runs", "export", str(store), *options, "--overwrite")[0] == 0
-    code, _, err = th("runs", "export", str(store), "--format", "csv", "--to", "x")
-    assert (code, "exports runs as 'csv'. There are datasets, npy, safetensors." in err) == (
-        2,
-        True,
-    )
+    code, _, err = th("runs", "export", str(store), "--format", "xlsx", "--to", "x")
+    known = "csv, datasets, npy, parquet, safetensors"
+    assert (code, f"exports runs as 'xlsx'. There are {known}." in err) == (2, True)
 
 
 def test_export_of_a_run_without_rows_of_layers(th: Command, tmp_path: Path) -> None:

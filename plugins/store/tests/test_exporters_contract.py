@@ -1,5 +1,6 @@
 """The exporters of this distribution do what every exporter does."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tenterhook_store import Run, to_datasets, to_npy, to_safetensors
+from tenterhook_store import Run, to_csv, to_datasets, to_npy, to_parquet, to_safetensors
 from tenterhook_store.testing.exporters import ExporterContract
 
 
@@ -59,3 +60,33 @@ class TestDatasets(ExporterContract):
         """Read as datasets does."""
         found = pytest.importorskip("datasets").load_from_disk(str(folder))
         return torch.tensor(found[layer][:])
+
+
+class TestParquet(ExporterContract):
+    """A Parquet file."""
+
+    def export(self, run: Run, folder: Path, **settings: Any) -> object:
+        """Export as Parquet."""
+        pytest.importorskip("pyarrow")
+        return to_parquet(run, folder, **settings)
+
+    def read(self, folder: Path, layer: str) -> Tensor:
+        """Read as pyarrow does."""
+        parquet = pytest.importorskip("pyarrow.parquet")
+        return torch.tensor(parquet.read_table(folder / "rows.parquet")[layer].to_pylist())
+
+
+class TestCsv(ExporterContract):
+    """A CSV file."""
+
+    def export(self, run: Run, folder: Path, **settings: Any) -> object:
+        """Export as CSV."""
+        pytest.importorskip("pyarrow")
+        return to_csv(run, folder, **settings)
+
+    def read(self, folder: Path, layer: str) -> Tensor:
+        """Read as Python does."""
+        with (folder / "rows.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        names = [name for name in lines[0] if name.startswith(f"{layer}[")]
+        return torch.tensor([[float(line[name]) for name in names] for line in lines])

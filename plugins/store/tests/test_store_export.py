@@ -1,5 +1,6 @@
-"""Runs as npy, safetensors and data sets of Hugging Face: bit for bit, whole or not there."""
+"""Runs as the files of others: the values that were stored, whole or not there."""
 
+import csv
 import json
 import os
 import subprocess
@@ -22,14 +23,16 @@ from tenterhook_store import (
     PlaceTaken,
     Run,
     export_folder,
+    to_csv,
     to_datasets,
     to_npy,
+    to_parquet,
     to_safetensors,
 )
 from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 
 LAYERS = [("h.0", 3, "float32"), ("h.1", 5, "bfloat16"), ("H.0", 2, "int8"), ("../x", 1, "float16")]
-WRITERS: list[Any] = [to_npy, to_safetensors, to_datasets]
+WRITERS: list[Any] = [to_npy, to_safetensors, to_datasets, to_parquet, to_csv]
 
 each_writer = pytest.mark.parametrize("to", WRITERS, ids=lambda to: to.__name__)
 
@@ -143,6 +146,81 @@ def test_datasets(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+OVERLAY = """
+import sys
+import pyarrow
+from tenterhook_store import MemoryStore, to_datasets
+from tenterhook_store.testing import a_plan, write
+
+assert pyarrow.__file__.startswith(sys.argv[1])
+plan, store = a_plan(), MemoryStore()
+write(store.write_run("one", plan), plan.units())
+print(len(to_datasets(store.run("one"), sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_datasets_where_packages_are_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    """As `pip install --target` lays them; there dill pickles modules by value, which fails."""
+    overlay = tmp_path / "packages"
+    overlay.mkdir()
+    for name in ("datasets", "dill", "pyarrow"):
+        found = Path(pytest.importorskip(name).__file__).parent
+        (overlay / name).symlink_to(found, target_is_directory=True)
+    words = [sys.executable, "-c", OVERLAY, str(overlay), str(tmp_path / "out")]
+    env = {**os.environ, "PYTHONPATH": str(overlay)}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.stdout == "20\n", done.stderr
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group has some rows; bfloat16 is float32, float16 stays, and integers too."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from tenterhook_store.exports import parquet as writing
+
+    monkeypatch.setattr(writing, "MOST_ROWS", 16)
+    run = a_run()
+    path = to_parquet(run, tmp_path / "out")
+    assert path == tmp_path / "out/rows.parquet"
+    found, rows = parquet.ParquetFile(path), expected(run)
+    assert found.num_row_groups == 4
+    types = {field.name: field.type for field in found.schema_arrow}
+    assert [str(types[name]) for name in ("token", "document", "position")] == [
+        "int32",
+        "int64",
+        "int32",
+    ]
+    widths = {name: kind.value_type for name, kind in types.items() if name in run.layers}
+    assert [str(widths[name]) for name in run.layers] == ["float", "float", "int8", "halffloat"]
+    table = found.read()
+    for layer in run.layers:
+        values = torch.tensor(table[layer].to_pylist()).double()
+        assert torch.equal(values, rows.layers[layer].double())
+    assert table["token"].to_pylist() == rows.tokens.tolist()
+    assert table["document"].to_pylist() == rows.documents.tolist()
+
+
+def test_csv(tmp_path: Path) -> None:
+    """A column for each feature; each number reads as the float that was written."""
+    pytest.importorskip("pyarrow")
+    layers = [("h.0", 3, "float32"), ("a,b", 2, "bfloat16"), ("x", 1, "float16"), ("i", 1, "int8")]
+    plan, store = a_plan(3, 3, layers=layers), MemoryStore()
+    block = rows_of(plan, 0, 3)
+    block.layers["h.0"][:] = torch.tensor([[1 / 3, -0.0, 1e-40], [3e38, torch.nan, 2.0], [1, 2, 3]])
+    with store.write_run("one", plan).open_unit(plan.unit(0)) as writing:
+        writing.append(block)
+        writing.commit({})
+    path = to_csv(store.run("one"), tmp_path / "out")
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    first = ["token", "document", "position", "h.0[0]", "h.0[1]", "h.0[2]"]
+    assert lines[0] == [*first, "a,b[0]", "a,b[1]", "x[0]", "i[0]"]
+    assert [line[:3] for line in lines[1:]] == [["0", "0", "0"], ["7", "0", "1"], ["14", "0", "2"]]
+    found = torch.tensor([[float(each) for each in line[3:6]] for line in lines[1:]])
+    assert same_bits(found.float(), block.layers["h.0"])
+    assert [float(line[6]) for line in lines[1:]] == block.layers["a,b"][:, 0].tolist()
+
+
 @each_writer
 def test_nothing_is_overwritten_unasked(tmp_path: Path, to: Any) -> None:
     """A folder that holds something is left as it is; an export can be replaced on request."""
@@ -201,7 +279,7 @@ def test_mistakes(tmp_path: Path, to: Any, monkeypatch: pytest.MonkeyPatch) -> N
         to(a_run(), tmp_path / "out", layers=["h.9"])
     with pytest.raises(BadSetting, match="layers='token' must be another name"):
         to(a_run(layers=[("token", 1, "float32")]), tmp_path / "out")
-    needed = "datasets" if to is to_datasets else "numpy"
+    needed = {to_datasets: "datasets", to_parquet: "pyarrow", to_csv: "pyarrow"}.get(to, "numpy")
     monkeypatch.setitem(sys.modules, needed, None)
     with pytest.raises(ImportError, match=f"pip install {needed}"):
         to(a_run(), tmp_path / "out")
@@ -217,8 +295,9 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
         to_safetensors(run, tmp_path / "out", file_bytes=0)
     with pytest.raises(BadSetting, match="layers='h' must be of a dtype of float64"):
         to_safetensors(a_run(layers=[("h", 1, "complex128")]), tmp_path / "out")
-    with pytest.raises(BadSetting, match="of real numbers"):
-        to_datasets(a_run(layers=[("h", 1, "complex64")]), tmp_path / "out")
+    for to in (to_datasets, to_parquet, to_csv):
+        with pytest.raises(BadSetting, match="of real numbers"):
+            to(a_run(layers=[("h", 1, "complex64")]), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

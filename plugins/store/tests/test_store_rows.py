@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from tenterhook_store import DocumentMap, MemoryStore, RowOutOfRange, Rows, WrongIndex
-from tenterhook_store.testing import a_plan, write
+from tenterhook_store.testing import a_plan, same_bits, write
 
 ROWS, FEATURES = 700, 5
 VALUES = torch.arange(ROWS * FEATURES).reshape(ROWS, FEATURES)
@@ -242,3 +243,24 @@ def test_runs_are_let_go_of() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int32, torch.bool], ids=str
+)
+def test_torch_takes_them_for_a_tensor(dtype: torch.dtype) -> None:
+    """All rows at once, bit for bit, in the dtype that was stored, or in another."""
+    values = (VALUES % 3).to(dtype)
+    for take in (torch.as_tensor, torch.asarray, torch.tensor, from_dlpack):
+        found = take(the_rows(values))
+        assert found.dtype is dtype
+        assert same_bits(found, values)
+    assert torch.as_tensor(the_rows(values), dtype=torch.float64).equal(values.double())
+    assert torch.as_tensor(the_rows(values)[:0]).shape == (0, FEATURES)
+
+
+def test_what_torch_makes_of_them_is_the_callers_own() -> None:
+    """Writing to it changes nothing in the store."""
+    rows = the_rows()
+    torch.as_tensor(rows)[:] = 0
+    assert rows[:].equal(VALUES)

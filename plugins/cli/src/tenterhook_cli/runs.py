@@ -163,8 +163,9 @@ def resume(store: str, run: str | None, **settings: Any) -> None:
     "--format",
     "kind",
     required=True,
-    help="npy: a file for each array; safetensors: files of some rows; datasets: Hugging Face's; "
-    "or the name of an exporter of another plugin (`tenterhook plugins list`).",
+    help="npy: a file for each array; safetensors: files of some rows; parquet, csv: a table; "
+    "datasets: Hugging Face's; or the name of an exporter of another plugin "
+    "(`tenterhook plugins list`).",
 )
 @click.option("--to", "folder", required=True, help="The folder to write; made by this.")
 @click.option(

@@ -97,8 +97,10 @@ __all__ = [
     "plain_tensor",
     "quantize",
     "ranges",
+    "to_csv",
     "to_datasets",
     "to_npy",
+    "to_parquet",
     "to_safetensors",
     "torch_dtype",
 ]
@@ -189,8 +191,10 @@ _HOMES = {
     "plain_tensor": "tensors",
     "quantize": "int8",
     "ranges": "row_ranges",
+    "to_csv": "exports",
     "to_datasets": "exports",
     "to_npy": "exports",
+    "to_parquet": "exports",
     "to_safetensors": "exports",
     "torch_dtype": "tensors",
 }

@@ -46,8 +46,10 @@ from tenterhook_store.exports import (
     ExportFolder,
     export_folder,
     find_exporter,
+    to_csv,
     to_datasets,
     to_npy,
+    to_parquet,
     to_safetensors,
 )
 from tenterhook_store.finding import find_run, find_runs, natural_order
@@ -162,8 +164,10 @@ __all__ = [
     "plain_tensor",
     "quantize",
     "ranges",
+    "to_csv",
     "to_datasets",
     "to_npy",
+    "to_parquet",
     "to_safetensors",
     "torch_dtype",
 ]

@@ -25,12 +25,24 @@ def tenterhook_exporters() -> Sequence[Extension]:
     package = "tenterhook_store.exports"
     return [
         Extension(
+            "csv",
+            f"{package}.csv:to_csv",
+            "A CSV file, with a column for each feature.",
+            needs="pyarrow",
+        ),
+        Extension(
             "datasets",
             f"{package}.datasets:to_datasets",
             "A data set of Hugging Face, which maps the rows.",
             needs="datasets",
         ),
         Extension("npy", f"{package}.npy:to_npy", "An npy file for each array, which numpy maps."),
+        Extension(
+            "parquet",
+            f"{package}.parquet:to_parquet",
+            "A Parquet file, with a list of numbers for each layer.",
+            needs="pyarrow",
+        ),
         Extension(
             "safetensors",
             f"{package}.safetensors:to_safetensors",

@@ -33,6 +33,8 @@ class Rows:
     `rows[[5, 2, 2]]`, `rows[10:20, :64]`. Each reads from the store and returns a tensor on the
     CPU, in the dtype that was stored, bit for bit, in memory of the caller's own.
 
+    `torch.as_tensor(rows)` and `numpy.asarray(rows)` read all of them.
+
     Of a run that lacks units these are its first rows, up to the first that is missing; those
     after it are read by their own numbers, as `rows[a:b]`, `rows[[a, b]]` or a mask of all rows
     planned.
@@ -130,6 +132,13 @@ class Rows:
         if copy is False:
             raise ValueError("Rows are read from the store, which always copies.")
         return self.numpy(dtype=dtype)
+
+    # What `torch.as_tensor(rows)` asks for: without it torch takes rows for a list of numbers.
+    def __dlpack__(self, **settings: Any) -> Any:
+        return self[:].__dlpack__(**settings)
+
+    def __dlpack_device__(self) -> Any:
+        return torch.empty(0).__dlpack_device__()
 
     def __repr__(self) -> str:
         return f"Rows({self.name!r}, shape={self.shape}, dtype={dtype_name(self.dtype)})"

@@ -116,9 +116,13 @@ def write_rows(file: BinaryIO, rows: Tensor) -> None:
     file.write(as_bytes(rows).numpy().data if len(rows) else b"")
 
 
-def import_needed(package: str) -> Any:
-    """Import a package that not everybody has; the `ImportError` says how to install it."""
+def import_needed(module: str, distribution: str | None = None) -> Any:
+    """Import what not everybody has; the `ImportError` says how to install it.
+
+    `distribution` is what it comes with, where that has another name.
+    """
     try:
-        return importlib.import_module(package)
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"This needs {package}: `pip install {package}`.") from error
+        name = distribution or module
+        raise ImportError(f"This needs {name}: `pip install {name}`.") from error

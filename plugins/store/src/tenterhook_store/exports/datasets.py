@@ -7,10 +7,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
-from tenterhook_store.errors import BadSetting
-from tenterhook_store.exports.arrays import Pieces, Progress, RunArray, for_numpy, import_needed
+from tenterhook_store.exports.arrays import Pieces, Progress, import_needed
+from tenterhook_store.exports.arrow import arrow_batches, arrow_columns, arrow_schema
 from tenterhook_store.exports.folder import export_folder
 from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import Missing
@@ -39,12 +37,14 @@ def to_datasets(
     datasets, pyarrow = import_needed("datasets"), import_needed("pyarrow")
     pieces = Pieces(run, layers, missing, progress)
     with export_folder(folder, run, pieces.part, "datasets", overwrite=overwrite) as made:
-        columns = [_ArrowColumn(each, pyarrow) for each in pieces.arrays]
-        schema = pyarrow.schema([pyarrow.field(each.name, each.type) for each in columns])
-        features = datasets.Features.from_arrow_schema(schema)
-        # What `save_to_disk` lays around the rows, of a data set without any.
+        columns = arrow_columns(pieces, pyarrow)
+        features = datasets.Features.from_arrow_schema(arrow_schema(columns, pyarrow))
+        # What `save_to_disk` lays around the rows, of a data set without any. It has a fingerprint
+        # from the start: without one dill pickles the table, which fails (on `MonthDayNano`) where
+        # packages are installed outside of a folder `site-packages`, as by `pip --target`.
+        table = datasets.table.InMemoryTable(features.arrow_schema.empty_table())
         with _no_bars(datasets):
-            empty = datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+            empty = datasets.Dataset(table, fingerprint=secrets.token_hex(8))
             empty.save_to_disk(made.path)
         state = json.loads((made.path / "state.json").read_bytes())
         state["_fingerprint"] = secrets.token_hex(8)
@@ -54,35 +54,9 @@ def to_datasets(
             (made.path / ARROW_FILE).open("wb") as file,
             pyarrow.ipc.new_stream(file, features.arrow_schema) as stream,
         ):
-            for start, stop in pieces.cut(ARROW_ROWS):
-                read = [column.read(start, stop) for column in columns]
-                batch = pyarrow.record_batch(read, names=[column.name for column in columns])
+            for batch in arrow_batches(pieces, columns, ARROW_ROWS, pyarrow):
                 stream.write_batch(batch.cast(features.arrow_schema))
-                pieces.count((stop - start) * len(columns))
     return datasets.load_from_disk(os.fspath(folder))
-
-
-class _ArrowColumn:
-    """An array as a column of arrow."""
-
-    def __init__(self, array: RunArray, pyarrow: Any) -> None:
-        self.name = array.name
-        self._rows = array.rows
-        self._pyarrow = pyarrow
-        self._convert = for_numpy(array.rows.dtype, "float32")
-        empty = self._convert(torch.empty(0, dtype=array.rows.dtype))
-        if empty.is_complex():
-            raise BadSetting("layers", array.name, "of real numbers: arrow has no complex ones")
-        kind = pyarrow.from_numpy_dtype(empty.numpy().dtype)
-        self._width = array.rows.shape[1] if array.rows.ndim > 1 else None
-        self.type = kind if self._width is None else pyarrow.list_(kind, self._width)
-
-    def read(self, start: int, stop: int) -> Any:
-        rows = self._convert(self._rows[start:stop])
-        values = self._pyarrow.array(rows.flatten().numpy())
-        if self._width is None:
-            return values
-        return self._pyarrow.FixedSizeListArray.from_arrays(values, self._width)
 
 
 @contextlib.contextmanager

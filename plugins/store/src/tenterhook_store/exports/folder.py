@@ -93,7 +93,8 @@ def export_folder(
     except OSError as error:
         if error.errno not in REFUSED or isinstance(error, TenterhookError):
             raise
-        reason = f"it cannot be written ({error.strerror}); make room or rights, or choose another"
+        why = os.strerror(error.errno or 0)  # pyarrow writes a sentence of its own
+        reason = f"it cannot be written ({why}); make room or rights, or choose another"
         raise NotWritable(str(target), f"{reason}. Nothing of it is left") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
