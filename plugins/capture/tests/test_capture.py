@@ -389,7 +389,7 @@ def test_local_engine_goes_on_after_a_failure() -> None:
         ({"batch_size": 0}, BadArgument, "batch_size=0"),
         ({"sample_limit": -1}, BadArgument, "sample_limit=-1"),
         ({"dtype": "int3"}, BadArgument, "dtype='int3' must be one of"),
-        ({"long_documents": "drop"}, BadArgument, "'truncate' or 'split'"),
+        ({"long_documents": "drop"}, BadArgument, "'truncate', 'split' or 'head'"),
     ],
     ids=lambda value: ascii(value)[:40] if isinstance(value, dict) else "",
 )

@@ -83,7 +83,7 @@ def test_an_option_that_there_is_not() -> None:
         ({"batch_tokens": 2.5}, r"batch_tokens=2\.5 must be a whole number"),
         ({"top_k": True}, "top_k=True must be a whole number"),
         ({"writing": "quick"}, "writing='quick' must be 'auto', 'inline' or 'thread'"),
-        ({"long_documents": "cut"}, "long_documents='cut' must be 'truncate' or 'split'"),
+        ({"long_documents": "cut"}, "long_documents='cut' must be 'truncate', 'split' or 'head'"),
         ({"codec": "lz4"}, "codec='lz4' must be 'none', 'zstd' or 'blosc'"),
         ({"dtype": torch.int32}, "dtype='int32' must be one of float16"),
         ({"reduce": "median"}, "reduce='median' must be one or more of mean"),

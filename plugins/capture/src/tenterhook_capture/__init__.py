@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tenterhook_capture.recipe import CaptureRecipe
     from tenterhook_capture.save import begin_run, resume_run, save_activations
     from tenterhook_capture.slices import Slice, slice_of_launcher
+    from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
     from tenterhook_capture.status import OpenSession, RunStatus, run_status
     from tenterhook_capture.token_rows import TokenCounts
     from tenterhook_capture.units import TRIES
@@ -46,6 +47,7 @@ __all__ = [
     "CaptureRecipe",
     "CaptureSpec",
     "ChangedSince",
+    "DoubledSpecialToken",
     "Estimate",
     "LongDocuments",
     "NoPattern",
@@ -60,6 +62,7 @@ __all__ = [
     "RunStatus",
     "SeveralCalls",
     "Slice",
+    "SpecialTokens",
     "TokenCounts",
     "UnitsFailed",
     "ValuesLost",
@@ -85,6 +88,7 @@ _HOMES = {
     "CaptureRecipe": "recipe",
     "CaptureSpec": "identity",
     "ChangedSince": "errors",
+    "DoubledSpecialToken": "special_tokens",
     "Estimate": "estimating",
     "LongDocuments": "options",
     "NoPattern": "errors",
@@ -99,6 +103,7 @@ _HOMES = {
     "RunStatus": "status",
     "SeveralCalls": "errors",
     "Slice": "slices",
+    "SpecialTokens": "special_tokens",
     "TokenCounts": "token_rows",
     "UnitsFailed": "errors",
     "ValuesLost": "lost_values",

@@ -14,6 +14,7 @@ from tenterhook.one_line import type_name
 from tenterhook_capture import text_files
 from tenterhook_capture.conversations import MESSAGES, conversation_text, is_conversation
 from tenterhook_capture.document_errors import NoDocuments, NoSuchData, UnknownField, UnreadableData
+from tenterhook_capture.id_lists import as_list, ids_text, is_ids
 from tenterhook_capture.lazy_texts import AT_ONCE, LazyTexts, texts_with_content
 from tenterhook_capture.spilled import Numbers
 from tenterhook_capture.text_files import SampleBy
@@ -82,6 +83,8 @@ class Documents:
     are_messages: bool = attrs.field(default=False, kw_only=True)
     """Whether each is a conversation: its messages as JSON, which the model's chat template makes
     text of."""
+    are_token_ids: bool = attrs.field(default=False, kw_only=True)
+    """Whether each is token ids, as JSON, which the model reads as they are."""
 
     @texts.validator
     def _check_texts(self, attribute: object, texts: Sequence[str]) -> None:
@@ -91,7 +94,10 @@ class Documents:
         for number, text in enumerate(given):
             if not isinstance(text, str):
                 kind = type(text).__name__
-                raise UnreadableData(f"document {number}", f"it is a {kind}, and must be a str")
+                raise UnreadableData(
+                    f"document {number}",
+                    f"it is a {kind}, and must be a str, a list of messages or a list of token ids",
+                )
 
     def __attrs_post_init__(self) -> None:
         if not self.texts:
@@ -103,22 +109,27 @@ class Documents:
         return len(self.empty)
 
     @classmethod
-    def of(cls, texts: "Documents | Iterable[str] | Iterable[Any]") -> "Documents":
-        """Return texts, or conversations, as documents; documents as they are.
+    def of(cls, texts: "Documents | Iterable[Any]") -> "Documents":
+        """Return texts, conversations or token ids as documents; documents as they are.
 
-        A conversation is a list of messages with `role` and `content`. Raises `UnreadableData` for
-        a `str`.
+        A conversation is a list of messages with `role` and `content`; token ids are a list of
+        ints for each document, or a tensor or array `(documents, tokens)`. Raises `UnreadableData`
+        for a `str`.
         """
         if isinstance(texts, Documents):
             return texts
         if isinstance(texts, str):
             raise UnreadableData("documents", "this is one str; give a list of texts")
-        found: tuple[Any, ...] = tuple(texts)
-        if not found or not all(map(is_conversation, found)):
+        found: tuple[Any, ...] = tuple(as_list(texts))
+        if not found:
             return cls(found)
-        source = "the conversations given"
-        made = [conversation_text(each, f"document {at}") for at, each in enumerate(found)]
-        return cls(made, source=source, are_messages=True)
+        if all(map(is_conversation, found)):
+            made = [conversation_text(each, f"document {at}") for at, each in enumerate(found)]
+            return cls(made, source="the conversations given", are_messages=True)
+        if all(map(is_ids, found)):
+            made = [ids_text(each, f"document {at}") for at, each in enumerate(found)]
+            return cls(made, source="the token ids given", are_token_ids=True)
+        return cls(found)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -129,10 +140,16 @@ class Documents:
     def __getitem__(self, document: int) -> str:
         return self.texts[document]
 
+    def where(self, document: int) -> str:
+        """Return how people find a document again."""
+        given = self.source.startswith("the ")
+        return f"document {document}" if given else f"{self.source}, document {document}"
+
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of the texts, in order; the same whatever they were read from."""
-        digest = hashlib.sha256(b"messages" if self.are_messages else b"")
+        kind = b"messages" if self.are_messages else b"token ids" if self.are_token_ids else b""
+        digest = hashlib.sha256(kind)
         for text in self.texts:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(len(content).to_bytes(8, "little"))

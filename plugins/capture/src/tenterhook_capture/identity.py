@@ -26,6 +26,20 @@ fingerprint, so that runs of earlier versions are the same runs."""
 _count = validators.and_(validators.instance_of(int), validators.ge(1))
 
 
+def later(default: Any) -> Any:
+    """Return a field that earlier versions did not have.
+
+    At its default it is no part of the spec, so that the runs that they began are still the same
+    runs, under the same ids.
+    """
+    return attrs.field(default=default, metadata={"later": True})
+
+
+def is_later(field: "attrs.Attribute[Any]") -> bool:
+    """Whether earlier versions did not have the field."""
+    return bool(field.metadata.get("later"))
+
+
 @attrs.frozen(kw_only=True)
 class CaptureSpec:
     """One capture; two that are equal are one run, and give the same bytes on one machine."""
@@ -63,11 +77,16 @@ class CaptureSpec:
     """The controllers and replacements at work, by their ids, and `torch.autocast` where that is:
     what ran was not the model alone."""
     algorithm: int = ALGORITHM
+    cut: str | None = later(None)
+    """`tokenizer` where a document was cut and keeps more than its first tokens."""
+    no_special_tokens: bool = later(False)
+    window_special_tokens: bool = later(False)
 
     def values(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return it as plain JSON values, without the later ones that are as they always were."""
+        always = {each.name: each.default for each in attrs.fields(type(self)) if is_later(each)}
         found: dict[str, Any] = json.loads(json.dumps(attrs.asdict(self)))
-        return found
+        return {key: found[key] for key in found if key not in always or found[key] != always[key]}
 
     def run_id(self) -> str:
         """Return the id that follows from it: the model's name and a hash."""

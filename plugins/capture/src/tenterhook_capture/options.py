@@ -35,9 +35,10 @@ __all__ = [
     "shows_options",
 ]
 
-LongDocuments = Literal["truncate", "split"]
-"""What becomes of a document longer than the model takes: its first tokens are kept, or it is run
-as windows that follow each other, none seeing the one before."""
+LongDocuments = Literal["truncate", "split", "head"]
+"""What becomes of a document longer than the model takes: it is cut as its tokenizer cuts, special
+tokens and all; or run as windows that follow each other, none seeing the one before; or its first
+tokens are kept and nothing else, which is how captures cut that earlier versions made."""
 
 Writing = Literal["auto", "inline", "thread"]
 """Who writes: the thread that runs the model, another one, or whichever suits the device."""
@@ -160,7 +161,8 @@ class CaptureOptions:
     )
     long_documents: LongDocuments = option(  # noqa: RUF009 - it is a field
         "truncate",
-        help="What becomes of documents longer than the model takes.",
+        help="What becomes of documents longer than the model takes: cut as the tokenizer cuts, "
+        "special tokens kept; split into windows; or their first tokens alone, head.",
         group="Batches",
         choices=get_args(LongDocuments),
     )
@@ -180,6 +182,17 @@ class CaptureOptions:
     bucket: bool = option(
         False,
         help="Run the documents of a unit by length, the longest first, which needs less padding.",
+        group="Batches",
+    )
+    no_special_tokens: bool = option(
+        False,
+        help="Have the tokenizer add no special tokens, where the texts bring their own.",
+        group="What is captured",
+    )
+    window_special_tokens: bool = option(
+        False,
+        help="Have each window of a split document begin and end with the special tokens; goes "
+        "with `long_documents` split.",
         group="Batches",
     )
     tokens: str | None = attrs.field(
@@ -232,6 +245,12 @@ class CaptureOptions:
         if not keep_rows and not self.reduce:
             raise BadArgument("keep_rows", keep_rows, "True where nothing is reduced")
 
+    @window_special_tokens.validator
+    def _check_windows(self, _: object, window_special_tokens: bool) -> None:
+        if window_special_tokens and self.long_documents != "split":
+            expected = "False unless long_documents='split' makes windows"
+            raise BadArgument("window_special_tokens", True, expected)
+
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "CaptureOptions":
         """Return those that `CaptureKeywords` say, where `keep_rows=None` is its default too.
@@ -257,6 +276,8 @@ class KeywordsBesideBatchSize(TypedDict, total=False):
     rows_per_unit: int
     batch_tokens: int | None
     bucket: bool
+    no_special_tokens: bool
+    window_special_tokens: bool
     tokens: "Where | Selection | None"
     reduce: str | Sequence[str]
     top_k: int

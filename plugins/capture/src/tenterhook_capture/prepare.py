@@ -7,6 +7,7 @@ import attrs
 import torch
 
 from tenterhook.activity import changes_active
+from tenterhook_capture.document_tokens import OnDocuments
 from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass
 from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity
@@ -40,24 +41,35 @@ class Capture:
 def prepare_capture(
     model: TextModel,
     layers: str | int | Sequence[str | int],
-    documents: Documents | Iterable[str],
+    documents: Documents | Iterable[Any],
     *,
     options: CaptureOptions,
     sample_limit: int | None = None,
     inputs: bool = False,
+    on_documents: OnDocuments | None = None,
 ) -> Capture:
     """Tokenize, look at what each layer gives, and plan; makes nothing.
 
-    Raises what `save_activations` raises before anything is made.
+    `on_documents` is told how many documents have been tokenized, and of how many. Raises what
+    `save_activations` raises before anything is made.
     """
     if sample_limit is not None:
         check_count("sample_limit", sample_limit)
     points = points_of(model, layers, inputs=inputs)
     documents = Documents.of(documents).first(sample_limit)
     role = options.tokens if is_role(options.tokens) else None
-    tokens = tokenize(model, documents, long_documents=options.long_documents, role=role)
+    tokens = tokenize(
+        model,
+        documents,
+        long_documents=options.long_documents,
+        role=role,
+        no_special_tokens=options.no_special_tokens,
+        window_special_tokens=options.window_special_tokens,
+        on_documents=on_documents,
+    )
     rows = ChosenRows(tokens, options.tokens)
     forward = ForwardPass(model, points, keys=rows.longest)
+    cuts = options.long_documents in ("truncate", "head")
     description = model.describe_model()
     changes = (*changes_active(model.layers), *_autocasts())
     spec = CaptureSpec(
@@ -67,7 +79,10 @@ def prepare_capture(
         documents_fingerprint=documents.fingerprint,
         documents=len(documents),
         max_tokens=model.max_tokens,
-        long_documents=options.long_documents,
+        long_documents="truncate" if cuts else options.long_documents,
+        cut="tokenizer" if tokens.keeps_ends else None,
+        no_special_tokens=options.no_special_tokens,
+        window_special_tokens=options.window_special_tokens,
         batch_size=options.batch_size,
         rows_per_unit=options.rows_per_unit,
         batch_tokens=options.batch_tokens,

@@ -67,7 +67,7 @@ class CaptureRecipe:
         if values is None:
             raise NotRebuildable(run.id, ["its recipe, which was never kept"])
         try:
-            return _converter().structure(values, cls)
+            return _converter().structure(_as_it_was_begun(values), cls)
         except cattrs.BaseValidationError as error:
             problems = "; ".join(cattrs.transform_error(error))
             raise DamagedStore(
@@ -113,6 +113,19 @@ class CaptureRecipe:
         """Return it as plain JSON values."""
         found: dict[str, Any] = _converter().unstructure(self)
         return found
+
+
+def _as_it_was_begun(values: Any) -> Any:
+    """Return a recipe's values, with what an earlier version did without saying so.
+
+    It cut a long document to its first tokens, special tokens after it or not.
+    """
+    options = values.get("options") if isinstance(values, Mapping) else None
+    if not isinstance(options, Mapping) or "no_special_tokens" in options:
+        return values
+    if options.get("long_documents", "truncate") != "truncate":
+        return values
+    return {**values, "options": {**options, "long_documents": "head"}}
 
 
 def _converter() -> cattrs.Converter:

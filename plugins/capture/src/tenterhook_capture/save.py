@@ -20,7 +20,7 @@ what is missing.
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.engine import Engine, engine_of
@@ -47,7 +47,7 @@ EARLIER = (
 def save_activations(
     model: TextModel,
     layers: str | int | Sequence[str | int],
-    documents: Documents | Iterable[str],
+    documents: Documents | Iterable[Any],
     store: Store,
     *,
     run_name: str | None = None,
@@ -70,9 +70,11 @@ def save_activations(
     The same call again does what is missing, and nothing where nothing is; that is how a capture
     that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. With `inputs` what
     the layers are given is kept, not what they return. The other `options` are the fields of
-    `CaptureOptions`, each with its meaning there. Documents longer than `model.max_tokens` are cut,
-    and counted in the run's metadata, or with `long_documents="split"` run as several; those
-    without a token are skipped and counted.
+    `CaptureOptions`, each with its meaning there. Documents longer than `model.max_tokens` are cut
+    as their tokenizer cuts, and counted in the run's metadata, or with `long_documents="split"` run
+    as several; those without a token are skipped and counted. `documents` may be token ids, a list
+    for each. Warns `DoubledSpecialToken` of texts that bring a special token which the tokenizer
+    puts before them once more.
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),

@@ -15,7 +15,13 @@ __all__ = [
 
 
 class TextModel(Protocol):
-    """A model, its tokenizer and its hooks, as loaders return them and captures run them."""
+    """A model, its tokenizer and its hooks, as loaders return them and captures run them.
+
+    A model may have more, which captures use where it is there: `roles(messages)`, of
+    conversations; `special_tokens`, the `SpecialTokens` that its tokenizer puts around a text, and
+    `token_ids(texts, special_tokens=False)`, which leaves them out; and `vocabulary_size`, below
+    which a token id must be.
+    """
 
     @property
     def layers(self) -> "HookRegistry":
@@ -35,6 +41,7 @@ class TextModel(Protocol):
     # A model may have `token_ids_and_spans(texts)` too, which gives the same ids and, of each text,
     # where each token's characters begin and end in it, `(-1, -1)` for a token that stands for
     # none; or `None` in their place where the tokenizer does not tell. Then runs keep the spans.
+    # It takes `special_tokens` where `token_ids` does.
 
     def run_token_ids(self, documents: Sequence[Sequence[int]]) -> "Tensor":
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.

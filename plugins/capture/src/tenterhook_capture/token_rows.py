@@ -6,22 +6,23 @@ run, and finds which windows a unit has to run for its rows.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, get_args
 
 import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_capture.conversations import conversations
-from tenterhook_capture.documents import Documents, UnreadableData
+from tenterhook_capture import special_tokens
+from tenterhook_capture.document_tokens import DocumentTokens, OnDocuments
+from tenterhook_capture.documents import Documents
 from tenterhook_capture.errors import BadArgument, NothingChosen, NothingToCapture
 from tenterhook_capture.lazy_texts import AT_ONCE
 from tenterhook_capture.options import LongDocuments, selected
 from tenterhook_capture.spilled import Numbers
 from tenterhook_capture.text_model import TextModel
-from tenterhook_store import Unit
+from tenterhook_store import NOWHERE, Unit
 
 PARTS = 3
 """Numbers that are kept of a window, by `TokenRows` and by `ChosenRows`.
@@ -72,16 +73,6 @@ class Window:
     for a token that stands for none. `None` where the tokenizer does not tell."""
 
 
-@attrs.frozen
-class _Encoded:
-    """A document as tokens."""
-
-    ids: Sequence[int]
-    characters: Iterable[tuple[int, int]] | None = None
-    roles: Any = None
-    """Of a conversation: who says each of them."""
-
-
 class TokenRows:
     """All tokens that are kept, flat, in the order of the documents: a token is a row.
 
@@ -96,12 +87,17 @@ class TokenRows:
         without: "array[int]",
         with_role: Numbers | None = None,
         characters: Numbers | None = None,
+        *,
+        keeps_ends: bool = False,
     ) -> None:
         """`windows` has the first row, the document and the position of each, one after another.
 
         `with_role` is 1 for each token that has the role that is wanted, and 0 for others.
         `characters` has where those of each token begin and end.
         """
+        self.keeps_ends = keeps_ends
+        """Whether a document was cut and did not keep its first tokens alone, but the special
+        tokens after it, or its end."""
         self.counts = counts
         self.with_role = with_role
         self.without = without
@@ -147,6 +143,9 @@ def tokenize(
     *,
     long_documents: LongDocuments = "truncate",
     role: str | None = None,
+    no_special_tokens: bool = False,
+    window_special_tokens: bool = False,
+    on_documents: OnDocuments | None = None,
 ) -> TokenRows:
     """Give every token of the documents its row, and note which of them have a role, if asked.
 
@@ -154,33 +153,49 @@ def tokenize(
     `BadArgument` for another `long_documents`.
     """
     if long_documents not in get_args(LongDocuments):
-        raise BadArgument("long_documents", long_documents, "'truncate' or 'split'")
+        raise BadArgument("long_documents", long_documents, "'truncate', 'split' or 'head'")
     longest = model.max_tokens
     ids, windows, without = Numbers("i"), Numbers("q"), array("q")
-    too_long = cut = 0
+    too_long = lost = 0
+    keeps_ends = False
     with_role = None if role is None else Numbers("i")
     characters: Numbers | None = Numbers("i")
     if role is not None and not documents.are_messages:
-        hint = "positions: these documents are texts, and messages alone have roles"
+        kind = "token ids" if documents.are_token_ids else "texts"
+        hint = f"positions: these documents are {kind}, and messages alone have roles"
         raise BadArgument("tokens", role, hint)
-    for document, encoded in enumerate(_encoded(model, documents)):
+    found_tokens = DocumentTokens(
+        model, documents, no_special_tokens=no_special_tokens, on_documents=on_documents
+    )
+    for document, encoded in enumerate(found_tokens):
         found = encoded.ids
+        places: Sequence[int] = range(len(found))
         if not found:
             without.append(document)
         if longest is not None and len(found) > longest:
             too_long += 1
-            if long_documents == "truncate":
-                cut += len(found) - longest
-                found = found[:longest]
+            if long_documents == "split":
+                if window_special_tokens:
+                    places = special_tokens.windows(found, longest, found_tokens.special)
+                    found = special_tokens.window_ids(found, places, longest, found_tokens.special)
+            else:
+                lost += len(found) - longest
+                places = range(longest)
+                if long_documents == "truncate":
+                    places = special_tokens.cut(found, longest, found_tokens.around)
+                    keeps_ends = keeps_ends or places[-1] != longest - 1
+                found = [found[place] for place in places]
         for position in range(0, len(found), longest or len(found) or 1):
             windows.extend((len(ids) + position, document, position))
         ids.extend(found)
         if encoded.characters is None:
             characters = None  # all tokens have them, or none
         elif characters is not None:
-            characters.extend(chain.from_iterable(islice(encoded.characters, len(found))))
+            spans = [*encoded.characters]
+            kept = (NOWHERE if at == special_tokens.INSERTED else spans[at] for at in places)
+            characters.extend(chain.from_iterable(kept))
         if with_role is not None:
-            with_role.extend(_has_role(encoded.roles, role, document, len(found)))
+            with_role.extend(_has_role(encoded.roles, role, document, found, places))
     if not len(ids):
         raise NothingToCapture(documents.source, len(documents))
     counts = TokenCounts(
@@ -188,38 +203,25 @@ def tokenize(
         documents_without_tokens=len(without),
         documents_too_long=too_long,
         tokens=len(ids),
-        tokens_cut=cut,
+        tokens_cut=lost,
     )
-    return TokenRows(counts, ids, windows, without, with_role, characters)
+    return TokenRows(counts, ids, windows, without, with_role, characters, keeps_ends=keeps_ends)
 
 
-def _encoded(model: TextModel, documents: Documents) -> Iterator[_Encoded]:
-    """Yield the tokens of each document, and of a conversation who says them."""
-    roles_of = getattr(model, "roles", None)
-    with_spans = getattr(model, "token_ids_and_spans", None)
-    if documents.are_messages and roles_of is None:
-        why = f"they are messages, and a {type(model).__name__} has no chat template (`roles`)"
-        raise UnreadableData(documents.source, f"{why}; give texts")
-    for start in range(0, len(documents), AT_ONCE):
-        some = documents.texts[start : start + AT_ONCE]
-        if documents.are_messages and roles_of is not None:
-            for each in roles_of([*conversations(some)]):
-                yield _Encoded(each.ids, getattr(each, "spans", None), each)
-        elif with_spans is not None:
-            ids, spans = with_spans(some)
-            yield from map(_Encoded, ids, [None] * len(ids) if spans is None else spans)
-        else:
-            yield from map(_Encoded, model.token_ids(some))
+def _has_role(
+    roles: Any, role: str | None, document: int, ids: Sequence[int], places: Sequence[int]
+) -> list[int]:
+    """Return 1 for each token that is kept of a document and has the role, 0 for each other.
 
-
-def _has_role(roles: Any, role: str | None, document: int, kept: int) -> list[int]:
-    """Return 1 for each token that is kept of a document and has the role, 0 for each other."""
-    cut = attrs.evolve(roles, ids=roles.ids[:kept], names=roles.names[:kept], turn=kept)
+    `places` says which token of the document each is, or that it was inserted.
+    """
+    names = [None if at == special_tokens.INSERTED else roles.names[at] for at in places]
+    kept = attrs.evolve(roles, ids=ids, names=names, turn=len(ids))
     try:
-        places = {*cut.where(role)}
+        found = {*kept.where(role)}
     except ValueError as error:
         raise BadArgument("tokens", role, f"told in document {document}: {error}") from None
-    return [int(at in places) for at in range(kept)]
+    return [int(at in found) for at in range(len(ids))]
 
 
 def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:

@@ -77,6 +77,17 @@ def max_tokens(module: nn.Module, tokenizer: Any) -> int | None:
     return int(length) if length is not None and 0 < length < 1_000_000_000 else None
 
 
+def vocabulary_size(module: nn.Module) -> int | None:
+    """Return how many tokens the model has embeddings of; `None` where it does not say."""
+    inner: Any = unwrapped(module)
+    try:
+        embedding = inner.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    count = getattr(embedding, "num_embeddings", None)
+    return count if isinstance(count, int) else None
+
+
 def has_fixed_positions(module: nn.Module) -> bool:
     """Whether the model fails beyond its `max_tokens`; with rotary positions it goes on."""
     config = text_config(module)

@@ -12,6 +12,7 @@ from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
 from tenterhook.registry import OnError
 from tenterhook_capture.loading import ModelName, load_model, note_name
+from tenterhook_capture.special_tokens import SpecialTokens
 from tenterhook_store.schemes import split_scheme
 from tenterhook_transformers import chatting, encoding, generation
 from tenterhook_transformers.description import describe
@@ -23,12 +24,19 @@ from tenterhook_transformers.families import (
     position_ids,
     raise_of_two_sequences,
     takes,
+    vocabulary_size,
 )
 from tenterhook_transformers.inference import Inference
 from tenterhook_transformers.padding import pad
 from tenterhook_transformers.pretrained import load_parts
 from tenterhook_transformers.saving import Activations
-from tenterhook_transformers.tokenizing import Spans, ids_and_spans, run_tokenizer, texts_of
+from tenterhook_transformers.tokenizing import (
+    Spans,
+    ids_and_spans,
+    run_tokenizer,
+    special_tokens_of,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -306,22 +314,34 @@ class LanguageModel(HookedModel):
         """
         return max_tokens(self.module, self.tokenizer)
 
-    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text, special tokens included, unpadded, never truncated.
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """What the tokenizer puts before and after a text, and which end it keeps of a long one."""
+        return special_tokens_of(self.tokenizer)
 
-        Raises `TypeError` for anything but text.
+    @property
+    def vocabulary_size(self) -> int | None:
+        """How many tokens the model knows: ids are below it; `None` where it cannot be told."""
+        return vocabulary_size(self.module)
+
+    def token_ids(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[list[int]]:
+        """Return the token ids of each text, unpadded, never truncated.
+
+        The tokenizer's special tokens are around each, unless `special_tokens` is false. Raises
+        `TypeError` for anything but text, `ModelWithoutTokenizer`.
         """
         found = texts_of(texts)
         if not found:
             return []
-        encodings = run_tokenizer(
-            self.tokenizer, found, padding=False, truncation=False, verbose=False
-        )
+        settings: dict[str, Any] = {"padding": False, "truncation": False, "verbose": False}
+        if not special_tokens:
+            settings["add_special_tokens"] = False
+        encodings = run_tokenizer(self.tokenizer, found, **settings)
         ids: list[list[int]] = encodings["input_ids"]
         return ids
 
     def token_ids_and_spans(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], *, special_tokens: bool = True
     ) -> tuple[list[list[int]], list[Spans] | None]:
         """Return what `token_ids` does, and of each text which of its characters each token is.
 
@@ -330,8 +350,9 @@ class LanguageModel(HookedModel):
         that transformers calls fast do.
         """
         if not getattr(self.tokenizer, "is_fast", False):
-            return self.token_ids(texts), None
-        return ids_and_spans(self.tokenizer, texts_of(texts))
+            return self.token_ids(texts, special_tokens=special_tokens), None
+        settings = {} if special_tokens else {"add_special_tokens": False}
+        return ids_and_spans(self.tokenizer, texts_of(texts), **settings)
 
     def run_token_ids(self, documents: Sequence[Sequence[int]]) -> Tensor:
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.

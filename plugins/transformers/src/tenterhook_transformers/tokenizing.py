@@ -7,9 +7,10 @@ import copy
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tenterhook.errors import TenterhookError
+from tenterhook_capture.special_tokens import SpecialTokens
 from tenterhook_store import NOWHERE
 from tenterhook_transformers.errors import ModelWithoutTokenizer
 
@@ -84,6 +85,31 @@ def ids_and_spans(
         for offsets, mask in zip(found["offset_mapping"], found["special_tokens_mask"], strict=True)
     ]
     return found["input_ids"], spans
+
+
+def special_tokens_of(tokenizer: Any) -> SpecialTokens:
+    """Return what a tokenizer puts before and after a text, and which end it keeps of a long one.
+
+    A text is tokenized with and without: no tokenizer says it in a way that all have.
+    """
+    if tokenizer is None:
+        return SpecialTokens()
+    settings: dict[str, Any] = {"padding": False, "truncation": False, "verbose": False}
+    try:
+        (whole,), (inside,) = (
+            run_tokenizer(tokenizer, ["a"], add_special_tokens=adds, **settings)["input_ids"]
+            for adds in (True, False)
+        )
+    except TypeError:  # a function of somebody's own, which takes fewer settings
+        return SpecialTokens()
+    keeps: Literal["start", "end"] = "start"
+    if getattr(tokenizer, "truncation_side", "right") == "left":
+        keeps = "end"
+    for start in range(len(whole) - len(inside) + 1) if inside else ():
+        stop = start + len(inside)
+        if whole[start:stop] == inside:
+            return SpecialTokens(before=whole[:start], after=whole[stop:], keeps=keeps)
+    return SpecialTokens(keeps=keeps)
 
 
 def _with_pad_token(tokenizer: Any) -> Any:
