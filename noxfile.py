@@ -109,7 +109,8 @@ def demo(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Kill captures 100 times at random; fill disks, flip bits, change records, cut connections."""
     install_for_work(session)
-    tests = sorted(map(str, HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3iu]*.py")))
+    zarr = HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3iu]*.py")
+    tests = sorted(map(str, (*zarr, *HERE.glob("plugins/sae/tests/test_sae_f[au]*.py"))))
     env = {"TENTERHOOK_KILLS": "100", "TENTERHOOK_FUZZ": "10000"}
     session.run("pytest", *tests, *session.posargs, env=env)
 

@@ -1,6 +1,7 @@
 """`tenterhook sae`, as people type it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,23 @@ def test_other_kinds(store: str, tmp_path: Path, kind: str) -> None:
 
     found = load_sae(out).architecture
     assert found == {"batchtopk": "batchtopk", "jumprelu": "jumprelu", "l1": "standard"}[kind]
+
+
+@pytest.mark.parametrize(
+    "option", ["--k", "--learning-rate", "--sparsity", "--hold-out"], ids=lambda each: each[2:]
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e300"])
+def test_numbers_that_cannot_be(store: str, tmp_path: Path, option: str, value: str) -> None:
+    """A line that names the option or the setting, before anything is written."""
+    out = tmp_path / "sae"
+    words = ("--kind", "batchtopk", option, value, "--out", str(out))
+    found = CliRunner().invoke(command, ("train", store, "first", "layer_1", *words))
+
+    said = found.stderr if isinstance(found.exception, SystemExit) else str(found.exception)
+    assert isinstance(found.exception, SystemExit | BadSetting)
+    name = option[2:].replace("-", "[-_]")
+    assert re.search(f"{name}.*(is no finite number|is not in the range|must be)", said)
+    assert not out.exists()
 
 
 def test_a_dry_run_writes_nothing(store: str, tmp_path: Path) -> None:

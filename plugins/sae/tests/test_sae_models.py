@@ -16,6 +16,7 @@ from tenterhook_sae import (
     BatchTopKSae,
     JumpReLUSae,
     L1Sae,
+    Manipulation,
     NotFinite,
     Sae,
     SparseLatents,
@@ -298,6 +299,27 @@ def test_a_copy_is_an_sae_of_its_own(make: Callable[..., Sae]) -> None:
             r"initial_threshold=-1.0 must be a number, 0 or more",
         ),
         (lambda: JumpReLUSae(8, 4, bandwidth=0), r"bandwidth=0 must be a positive number"),
+        (lambda: L1Sae(10**9, 4), r"n_latents=1000000000 must be .* and 67,108,864 at most"),
+        (lambda: L1Sae(10**400, 4), r"n_latents=10+ must be .* and 67,108,864 at most"),
+        (lambda: L1Sae(2**26, 2**26), r"must be fewer: .* take 18,014,399 GB for each of two"),
+        (lambda: BatchTopKSae(8, 4, float("nan")), r"k=nan must be a number of latents"),
+        (lambda: BatchTopKSae(8, 4, float("inf")), r"k=inf must be a number of latents"),
+        (
+            lambda: JumpReLUSae(8, 4, initial_threshold=float("inf")),
+            r"initial_threshold=inf must be a number, 0 or more",
+        ),
+        (lambda: JumpReLUSae(8, 4, bandwidth=float("nan")), r"bandwidth=nan must be a positive"),
+        (
+            lambda: JumpReLUSae(8, 4, bandwidth=1e300),
+            r"bandwidth=1e\+300 must be .* at most",
+        ),
+        (lambda: JumpReLUSae(8, 4, bandwidth="1"), r"bandwidth='1' must be a positive"),  # type: ignore[arg-type]
+        (lambda: L1Sae(8, 4, dtype=torch.int8), r"dtype=torch.int8 must be a floating dtype"),
+        (lambda: L1Sae(8, 4, center="no"), r"center='no' must be True or False"),  # type: ignore[arg-type]
+        (
+            lambda: Manipulation(scale=1e300),
+            r"scale=1e\+300 must be a finite number, 1e\+09",
+        ),
         (lambda: L1Sae(8, 4, mode="edits"), r"mode='edits' must be one of 'edit', 'reconstruct'"),  # type: ignore[arg-type]
     ],
 )

@@ -243,6 +243,94 @@ def test_older_config(tmp_path: Path) -> None:
     assert sae.about["layer"] == "blocks.0.hook_mlp_out"
 
 
+FLAT = {
+    "d_in": D_IN,
+    "d_sae": D_SAE,
+    "dtype": "torch.float32",
+    "device": "cuda",
+    "model_name": "gpt2-small",
+    "hook_name": "blocks.1.hook_resid_post",
+    "hook_layer": 1,
+    "hook_head_index": None,
+    "activation_fn_str": "topk",
+    "activation_fn_kwargs": {"k": K},
+    "apply_b_dec_to_input": False,
+    "finetuning_scaling_factor": False,
+    "sae_lens_training_version": "5.10.7",
+    "prepend_bos": True,
+    "dataset_path": "monology/pile-uncopyrighted",
+    "dataset_trust_remote_code": False,
+    "context_size": 128,
+    "normalize_activations": "none",
+    "neuronpedia_id": None,
+    "model_from_pretrained_kwargs": {},
+    "seqpos_slice": [None],
+}
+"""What SAELens 4 and 5 write of an SAE, all on one level; the architecture comes to it."""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"architecture": "topk"},
+        {"architecture": "topk", "sae_lens_training_version": "4.4.5"},
+        {"architecture": "topk", "l1_coefficient": 0.0, "lp_norm": 1.0, "noise_scale": 0.0},
+        {"architecture": "standard"},
+        {"architecture": "topk", "activation_fn": "topk"},
+        {},
+    ],
+    ids=["5", "4", "a checkpoint of training", "3", "both names", "2"],
+)
+def test_topk_of_saelens_4_and_5(tmp_path: Path, more: dict[str, Any]) -> None:
+    """The activation function has `k` among its arguments."""
+    w = weights()
+    sae = load_sae(written(tmp_path, {**FLAT, **more}, w))
+
+    assert isinstance(sae, TopKSae)
+    assert (sae.k, sae.center) == (K, False)
+    assert sae.about["layer"] == "blocks.1.hook_resid_post"
+    x = rows()
+    pre = x @ w["W_enc"] + w["b_enc"]
+    values, indices = pre.topk(K)
+    latents = torch.zeros_like(pre).scatter(-1, indices, values.relu())
+    close(sae.encode(x), latents)
+    close(sae(x), latents @ w["W_dec"] + w["b_dec"])
+
+
+def test_jumprelu_of_saelens_5(tmp_path: Path) -> None:
+    """Its activation function is ReLU, and what is below the threshold is 0."""
+    w = weights(threshold=torch.rand(D_SAE))
+    flat = {**FLAT, "architecture": "jumprelu", "activation_fn_str": "relu"}
+    sae = load_sae(written(tmp_path, {**flat, "activation_fn_kwargs": {}}, w))
+
+    pre = rows() @ w["W_enc"] + w["b_enc"]
+    close(sae.encode(rows()), pre.relu() * (pre > w["threshold"]))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"architecture": "topk", "activation_fn_kwargs": {}}, "cfg.json has no 'k'"),
+        ({"architecture": "topk", "activation_fn_kwargs": {"k": 41}}, "k=41 must be a number of"),
+        ({"architecture": "topk", "activation_fn_kwargs": {"k": "5"}}, "k='5' must be a whole"),
+        ({"architecture": "topk", "activation_fn_kwargs": [5]}, r"=\[5\], which is no object"),
+        ({"architecture": "topk", "activation_fn_str": "relu"}, "'topk' with .* function 'relu'"),
+        ({"architecture": "jumprelu"}, "'jumprelu' with the activation function 'topk'"),
+        ({"architecture": "topk", "activation_fn": "relu"}, "two activation .*, relu and topk"),
+        ({"architecture": ["topk"]}, r"architecture=\['topk'\], which is no text"),
+        ({"architecture": "gated"}, "architecture 'gated'; those that can be read"),
+    ],
+)
+def test_old_configs_that_are_not_one_function(
+    tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    """The error says which value it is."""
+    folder = written(tmp_path, {**FLAT, **more}, weights())
+
+    with pytest.raises(UnreadableSae, match=message):
+        load_sae(folder)
+
+
 @pytest.mark.parametrize("kind", OURS)
 def test_what_we_write_is_in_the_layout(tmp_path: Path, kind: str) -> None:
     """The keys of the config and the names and shapes of the weights are SAELens's."""

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,10 +42,12 @@ from tenterhook_sae import (
     WrongWidth,
     evaluate_in_model,
     evaluate_rows,
+    find_examples,
     load_sae,
+    strongest_latents,
     train_sae,
 )
-from tenterhook_store import MemoryStore, Run
+from tenterhook_store import MemoryStore, OtherLoader, Run
 
 LAYER = "transformer.h.1"
 
@@ -359,6 +362,61 @@ def test_a_damaged_checkpoint(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"checkpoint.safetensors": b"half"}
 
 
+def respoken(path: Path, **facts: Any) -> None:
+    """Have a checkpoint say something else of itself."""
+    with safe_open(path, framework="pt") as opened:
+        said = json.loads(opened.metadata()["tenterhook_sae"])
+    save_file(load_file(path), path, metadata={"tenterhook_sae": json.dumps({**said, **facts})})
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"step": -1}, "it is no whole checkpoint: .*step"),
+        ({"step": "3"}, "it is no whole checkpoint: .*step"),
+        ({"scale": -1.0}, "it is no whole checkpoint: invalid value"),
+        ({"scale": math.nan}, "it is no whole checkpoint: its state: NaN is no number"),
+        ({"identity": []}, "it is no whole checkpoint: .*identity"),
+        ({"history": [1]}, "it is no whole checkpoint: .*history"),
+        ({"batches": {}}, r"does not say where its batches stand \(KeyError: 'count'\)"),
+    ],
+)
+def test_a_checkpoint_that_says_what_cannot_be(
+    tmp_path: Path, facts: dict[str, Any], message: str
+) -> None:
+    """It is said, and the SAE is as it was."""
+    train_sae(seeded(), Synthetic(), few(), out=tmp_path)
+    respoken(tmp_path / "checkpoint.safetensors", **facts)
+    trainer = Trainer(seeded(), Synthetic(), few())
+
+    with pytest.raises(UnreadableSae, match=message):
+        trainer.load_checkpoint(tmp_path)
+    assert torch.equal(trainer.sae.W_dec, seeded().W_dec)
+
+
+@pytest.mark.parametrize("name", ["sae.W_dec", "idle", "optimizer.b_enc.exp_avg", "x"])
+def test_a_checkpoint_of_other_tensors(tmp_path: Path, name: str) -> None:
+    """Each must be there, of its shape, and none else."""
+    train_sae(seeded(), Synthetic(), few(), out=tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    save_file({**load_file(path), name: torch.ones(3)}, path, metadata=metadata)
+
+    with pytest.raises(UnreadableSae, match=f"{name} is not of the shape and dtype"):
+        train_sae(seeded(), Synthetic(), few(), out=tmp_path)
+
+
+def test_states_of_batches_that_cannot_be(loaded: Any, run: Run) -> None:
+    """Of a model and of a run."""
+    live, stored = ModelBatches(loaded, LAYER, ["a b"]), RunBatches(run, LAYER)
+    for state in ({}, {"epoch": -1, "group": 0, "batch": 0}, {"epoch": "x"}):
+        with pytest.raises(BadSetting, match=r"state\['epoch'\]=.* must be a whole number, 0"):
+            live.load_state_dict(state)
+    with pytest.raises(OtherLoader, match="other batches"):
+        stored.load_state_dict({"epoch": 0})
+
+
 def test_nan_in_the_data(tmp_path: Path) -> None:
     """How many rows, and of what; the latest checkpoint stays."""
     data = Synthetic()
@@ -549,23 +607,98 @@ def test_a_first_batch_of_zeros() -> None:
     assert evaluate_rows(sae, unseen()).explained_variance > 0.1
 
 
+COUNT, AMOUNT = "a whole number, 1 or more", "a number, 0 or more"
+SHARE = "a share, between 0 and 1"
+
+FIELDS = {
+    "steps": COUNT,
+    "learning_rate": "a number above 0",
+    "warm_up": SHARE,
+    "decay": SHARE,
+    "beta1": "0 or more, and below 1",
+    "beta2": "0 or more, and below 1",
+    "weight_decay": AMOUNT,
+    "sparsity": AMOUNT,
+    "sparsity_warm_up": SHARE,
+    "normalize_decoder": "True or False",
+    "aux": AMOUNT,
+    "aux_k": COUNT,
+    "dead_after": COUNT,
+    "resample_every": COUNT,
+    "clip": "a number above 0",
+    "autocast": "True or False",
+    "seed": "a whole number, 0 or more",
+    "log_every": COUNT,
+    "checkpoint_every": COUNT,
+}
+"""Every setting, and what it has to be."""
+
+BAD_NUMBERS = [float("nan"), float("inf"), -float("inf"), -1, 10**400, 1e300, "1", b"", [1], 1j]
+
+
+def test_every_setting_is_checked() -> None:
+    """The table has all of them."""
+    assert list(FIELDS) == [field.name for field in attrs.fields(TrainingSettings)]
+
+
+@pytest.mark.parametrize("value", BAD_NUMBERS, ids=lambda value: repr(value)[:9])
+@pytest.mark.parametrize("name", FIELDS)
+def test_settings_that_cannot_be(name: str, value: Any) -> None:
+    """NaN, infinite, negative, huge, no number: name, value, and what is valid."""
+    said = f"{name}={value!r} must be {FIELDS[name]}"
+    with pytest.raises(BadSetting, match=re.escape(said)):
+        TrainingSettings(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("steps", 0, "a whole number, 1 or more"),
-        ("steps", 2.5, "a whole number, 1 or more"),
+        ("steps", 0, COUNT),
+        ("steps", 2.5, COUNT),
+        ("steps", True, COUNT),
+        ("steps", 10**13, "a whole number, 1 or more and 1,000,000,000,000 at most"),
         ("learning_rate", 0, "a number above 0"),
-        ("learning_rate", float("nan"), "a number above 0"),
-        ("warm_up", 1.5, "a share, between 0 and 1"),
-        ("sparsity", -1, "a number, 0 or more"),
+        ("learning_rate", 1e12, "a number above 0 and 1,000,000,000.0 at most"),
+        ("warm_up", 1.5, SHARE),
+        ("beta1", 1, "0 or more, and below 1"),
         ("clip", 0, "a number above 0"),
-        ("aux_k", 0, "a whole number, 1 or more"),
+        ("aux_k", 0, COUNT),
+        ("seed", 2**63, "a whole number, 0 or more and"),
     ],
 )
-def test_settings_that_cannot_be(name: str, value: Any, message: str) -> None:
-    """Name, value, and what is valid."""
+def test_settings_at_the_ends(name: str, value: Any, message: str) -> None:
+    """Just beyond what they may be."""
     with pytest.raises(BadSetting, match=f"{name}={value} must be {message}"):
         TrainingSettings(**{name: value})
+
+
+def test_the_largest_seed_trains() -> None:
+    """What is drawn follows from it."""
+    sae = TopKSae(64, 48, 4)
+    train_sae(sae, Synthetic(), few(seed=2**63 - 1, dead_after=1, resample_every=1))
+    assert all(tensor.isfinite().all() for tensor in sae.state_dict().values())
+
+
+@pytest.mark.parametrize("value", BAD_NUMBERS, ids=lambda value: repr(value)[:9])
+def test_sizes_of_batches_that_cannot_be(loaded: Any, run: Run, value: Any) -> None:
+    """Of a run, of a model, of an evaluation, of examples."""
+    sae = TopKSae(16, 128, 4)
+    makes: list[tuple[str, Callable[..., Any]]] = [
+        *((name, lambda **more: RunBatches(run, LAYER, **more)) for name in RUN_SIZES),
+        *((name, lambda **more: ModelBatches(loaded, LAYER, ["a"], **more)) for name in SIZES),
+        ("batch_size", lambda **more: evaluate_in_model(sae, loaded, LAYER, ["a b"], **more)),
+        ("batch_size", lambda **more: find_examples(sae, loaded, 0, ["a"], layer=LAYER, **more)),
+        ("top_k", lambda **more: find_examples(sae, loaded, 0, ["a"], layer=LAYER, **more)),
+        ("count", lambda **more: strongest_latents(sae, torch.ones(128), **more)),
+    ]
+    for name, make in makes:
+        said = f"{name}={value!r} must be a whole number, "
+        with pytest.raises(BadSetting, match=re.escape(said)):
+            make(**{name: value})
+
+
+RUN_SIZES = ("batch_size", "buffer_rows", "seed")
+SIZES = (*RUN_SIZES, "documents_at_once")
 
 
 # --- rows of a run, and of a model

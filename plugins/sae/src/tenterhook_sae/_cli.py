@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 KINDS = ("topk", "batchtopk", "jumprelu", "l1")
 
 
+class _Number(click.FloatRange):
+    """A number in a range; NaN, which is in none, passes click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return found
+
+
 @click.group()
 def sae() -> None:
     """Train sparse autoencoders, evaluate them, look into them."""
@@ -30,16 +41,18 @@ def sae() -> None:
 @click.option("--out", required=True, help="The folder for checkpoints and the SAE.")
 @click.option("--kind", type=click.Choice(KINDS), default="topk", show_default=True)
 @click.option("--latents", type=click.IntRange(1), help="8 times the layer's width by default.")
-@click.option("--k", type=click.FloatRange(0), default=32, show_default=True, help="Top-k kinds.")
+@click.option("--k", type=_Number(0), default=32, show_default=True, help="Top-k kinds.")
 @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
-@click.option("--sparsity", type=float, default=1.0, show_default=True, help="jumprelu and l1.")
+@click.option("--learning-rate", type=_Number(0), default=1e-3, show_default=True)
+@click.option(
+    "--sparsity", type=_Number(0), default=1.0, show_default=True, help="jumprelu and l1."
+)
 @click.option("--resample-every", type=click.IntRange(1), help="Steps; never by default.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True)
 @click.option(
     "--hold-out",
-    type=click.FloatRange(0, 0.9),
+    type=_Number(0, 0.9),
     default=0.05,
     show_default=True,
     help="The share of rows, the last ones, that it is evaluated on.",

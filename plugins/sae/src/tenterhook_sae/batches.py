@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
-from tenterhook_sae.errors import BadSetting, NoRows
+from tenterhook_sae.errors import NoRows
+from tenterhook_sae.limits import SEEDS, whole
 from tenterhook_store import Run
 
 BUFFER = 65_536
@@ -75,9 +76,14 @@ class RunBatches:
         Batches are `(batch_size, width)`, on the CPU, in the dtype that was stored (float32 for
         rows that were stored as int8).
 
-        Raises `NotCaptured` for a layer the run does not have, `NoRows` (a `ValueError`) where
-        there is none.
+        Raises `NotCaptured` for a layer the run does not have, `NoRows` and `BadSetting` (each a
+        `ValueError`) where there is no row, and for sizes and seeds that cannot be.
         """
+        batch_size, buffer_rows = (
+            whole(name, value)
+            for name, value in (("batch_size", batch_size), ("buffer_rows", buffer_rows))
+        )
+        seed = whole("seed", seed, 0, SEEDS)
         self._rows = run[layer]
         found = range(*rows.indices(len(self._rows)))
         if not found:
@@ -149,9 +155,10 @@ class ModelBatches:
         Batches are `(batch_size, width)`, on the CPU, in the dtype that the layer gives. Raises
         `UnknownLayer`, `NoDocuments`, `NoRows` where no document has a token, and `BadSetting`.
         """
-        if type(batch_size) is not int or batch_size < 1:
-            raise BadSetting("batch_size", batch_size, "a whole number, 1 or more")
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size = whole("batch_size", batch_size)
+        self._buffer_rows = max(whole("buffer_rows", buffer_rows), self._batch_size)
+        self._at_once = whole("documents_at_once", documents_at_once)
+        self._seed = whole("seed", seed, 0, SEEDS)
         self._state = {"epoch": 0, "group": 0, "batch": 0}
         self._model = model
         self._layer = model.layers.index.resolve(layer).name
@@ -162,8 +169,6 @@ class ModelBatches:
         ]
         if not self._ids:
             raise NoRows(self._documents.source)
-        self._buffer_rows = max(buffer_rows, batch_size)
-        self._at_once = documents_at_once
         self._width = self._run(self._ids[:1]).shape[1]
 
     @property
@@ -211,8 +216,8 @@ class ModelBatches:
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._state = {key: int(state[key]) for key in self._state}
+        """Go on from there; `BadSetting` where it is no such state."""
+        self._state = {key: whole(f"state[{key!r}]", state.get(key), 0) for key in self._state}
 
     def _generator(self, *numbers: int) -> torch.Generator:
         mixed = 0

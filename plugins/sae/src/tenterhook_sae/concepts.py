@@ -1,6 +1,5 @@
 """Concepts: what latents stand for, and what is done to them. `sae.concepts`."""
 
-import math
 import threading
 from asyncio import Task, _get_running_loop, current_task
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 from tenterhook import HookContext
 from tenterhook_sae.errors import BadSetting, NoSuchLatent, NoTexts
 from tenterhook_sae.following import Following
+from tenterhook_sae.limits import BEST, LARGEST, whole
 from tenterhook_sae.sparse_latents import SparseLatents
 from tenterhook_sae.top_texts import TopText, TopTexts
 from tenterhook_selections import Selection, Where
@@ -29,8 +29,14 @@ def _number(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
     bound = attribute.name in ("minimum", "maximum")
     if value is None and bound:
         return
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise BadSetting(attribute.name, value, "a finite number")
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not -LARGEST <= value <= LARGEST:
+        raise BadSetting(attribute.name, value, f"a finite number, {LARGEST:.0e} at most in size")
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise BadSetting("name", name, "a text")
 
 
 @attrs.frozen(kw_only=True)
@@ -132,8 +138,18 @@ class Concepts:
 
     @property
     def names(self) -> Mapping[int, str]:
-        """The names of latents, by number; saved with the SAE."""
+        """The names of latents, by number; saved with the SAE. Set, they replace all there were."""
         return dict(sorted(self._names.items()))
+
+    @names.setter
+    def names(self, names: Mapping[int, str]) -> None:
+        given: dict[str, int] = {}
+        for latent, name in names.items():
+            self.number(latent)
+            _check_name(name)
+            if given.setdefault(name, latent) != latent:
+                raise BadSetting("name", name, f"free: it is the name of latent {given[name]}")
+        self._names = dict(names)
 
     def name(self, latent: Latent, name: str | None) -> None:
         """Give a latent a name, by which it can be asked for too; `None` takes it away.
@@ -145,8 +161,7 @@ class Concepts:
         if name is None:
             self._names.pop(number, None)
             return
-        if not name.strip():
-            raise BadSetting("name", name, "a text")
+        _check_name(name)
         taken = next((n for n, known in self._names.items() if known == name and n != number), None)
         if taken is not None:
             raise BadSetting("name", name, f"free: it is the name of latent {taken}")
@@ -290,8 +305,7 @@ class Concepts:
 
         Raises `BadSetting` (a `ValueError`) where `top_k` is no whole positive number.
         """
-        if type(top_k) is not int or top_k < 1:
-            raise BadSetting("top_k", top_k, "a whole number, 1 or more")
+        top_k = whole("top_k", top_k, most=BEST)
         with self._lock:
             self._texts = TopTexts(self.n_latents, top_k)
             self._follow()

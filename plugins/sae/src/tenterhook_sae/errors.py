@@ -7,6 +7,7 @@ import attrs
 
 from tenterhook import TenterhookError
 from tenterhook.errors import closest
+from tenterhook.one_line import shown
 from tenterhook_store.errors import BadSetting as BadSetting  # the same one, under both names
 
 
@@ -72,26 +73,6 @@ class NoTexts(TenterhookError, RuntimeError):
 
 
 @attrs.define(slots=False)
-class UnknownArchitecture(TenterhookError, ValueError, LookupError):
-    """A saved SAE is of a kind that cannot be read."""
-
-    where: str
-    """The folder or file."""
-
-    architecture: Any
-    """The kind that it says it is."""
-
-    known: Sequence[str] = attrs.field(converter=_tuple)
-    """The kinds that can be read."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.where} holds an SAE of architecture {self.architecture!r}; those that can be "
-            f"read are {', '.join(self.known)}."
-        )
-
-
-@attrs.define(slots=False)
 class UnreadableSae(TenterhookError, ValueError):
     """A folder does not hold an SAE, or holds one that is damaged or not of the kind it says."""
 
@@ -103,6 +84,33 @@ class UnreadableSae(TenterhookError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.where} cannot be read as an SAE: {self.reason}"
+
+
+@attrs.define(slots=False)
+class UnknownArchitecture(UnreadableSae, LookupError):
+    """A saved SAE is of a kind that cannot be read."""
+
+    architecture: Any
+    """The kind that it says it is."""
+
+    known: Sequence[str] = attrs.field(converter=_tuple)
+    """The kinds that can be read."""
+
+    reason: str = attrs.field(init=False)
+    """A sentence on what is wrong with it."""
+
+    @reason.default
+    def _say_reason(self) -> str:
+        return (
+            f"it is of architecture {shown(self.architecture)}; those that can be read are "
+            f"{', '.join(self.known)}."
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where} holds an SAE of architecture {shown(self.architecture)}; those that can "
+            f"be read are {', '.join(self.known)}."
+        )
 
 
 @attrs.define(slots=False)

@@ -13,6 +13,7 @@ from tenterhook import HookedModel, attach
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.errors import NoRows, NotFinite, WrongWidth
+from tenterhook_sae.limits import whole
 from tenterhook_sae.sae import Sae
 
 
@@ -118,8 +119,9 @@ def evaluate_in_model(
     Each document is run three times, and each of its real tokens but the first is predicted from
     those before it. Documents longer than the model takes are cut. Nothing is left on the model.
     Raises `UnknownLayer`, `NoRows` where no document has two tokens, and `HookError`, from
-    `WrongWidth`, where the layer's width is not the SAE's.
+    `WrongWidth`, where the layer's width is not the SAE's, and `BadSetting`.
     """
+    whole("batch_size", batch_size)
     hooked = attach(model.context.model)
     name = hooked.layers.index.resolve(layer).name
 

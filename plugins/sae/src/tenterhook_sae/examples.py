@@ -11,6 +11,7 @@ from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.concepts import Latent
 from tenterhook_sae.evaluation import batches_of
+from tenterhook_sae.limits import whole
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.top_texts import TopText
 
@@ -42,6 +43,7 @@ def find_examples(
     the model. Raises `NoSuchLatent`, `UnknownLayer`, and `ValueError` where no layer is known.
     """
     number = sae.concepts.number(latent)
+    whole("batch_size", batch_size)
     where = layer_of(sae, layer)
     hooked = attach(model.context.model)
     sae.concepts.enable_text_tracking(top_k)
@@ -107,8 +109,9 @@ def write_page(examples: Iterable[Example], *, title: str) -> str:
 def strongest_latents(sae: Sae, activation: torch.Tensor, count: int = 10) -> list[int]:
     """Return the latents that activations `(..., n_inputs)` make most active, best first.
 
-    The highest over all rows counts; there are `count`, or all. Raises `WrongWidth`.
+    The highest over all rows counts; there are `count`, or all. Raises `WrongWidth`, `BadSetting`.
     """
+    count = whole("count", count)
     latents = sae.encode(activation).reshape(-1, sae.n_latents).amax(0)
     best: list[int] = latents.topk(min(count, sae.n_latents)).indices.tolist()
     return best

@@ -1,30 +1,48 @@
 """Saved SAEs: the folder that SAELens publishes, and one small file of ours beside it.
 
-`cfg.json` and `sae_weights.safetensors` are laid out as SAELens 6 has them (its older `cfg.json`
-is read too); `tenterhook.json` holds what that layout has no place for: the kind, the names of
+`cfg.json` and `sae_weights.safetensors` are laid out as SAELens 6 has them (`sae_lens_config` reads
+older ones too); `tenterhook.json` holds what that layout has no place for: the kind, the names of
 latents, what the SAE was made of. No pickle.
 """
 
 import json
 import os
-import threading
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
+from attrs import validators
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from tenterhook_sae.errors import SaeExists, UnknownArchitecture, UnreadableSae
+from tenterhook.one_line import error_line, printable, shown
+from tenterhook_sae.errors import (
+    BadSetting,
+    NoSuchLatent,
+    SaeExists,
+    UnknownArchitecture,
+    UnreadableSae,
+)
+from tenterhook_sae.limits import check_dtype
 from tenterhook_sae.models import SAES, BatchTopKSae
+from tenterhook_sae.reading import WeightFile, read_object
 from tenterhook_sae.sae import Sae
+from tenterhook_sae.sae_lens_config import CONFIG as CONFIG
+from tenterhook_sae.sae_lens_config import SaeConfig
+from tenterhook_store import NotWritable
+from tenterhook_store.structuring import structured
+from tenterhook_store.unfinished import is_abandoned, unfinished_name
 
-CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
+UNUSED = "scaling_factor"
+"""A tensor that older SAELens wrote and did not use."""
+
 OURS = "tenterhook.json"
 FORMAT = 1
 SAELENS = "6.0.0"
@@ -40,12 +58,12 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
     the `jumprelu` that it is in use, as SAELens does with its own, and comes back as what it was.
     Each file appears whole or not at all.
 
-    Raises `SaeExists` (a `FileExistsError`) where the folder holds an SAE, unless `overwrite`.
+    Raises `SaeExists` (a `FileExistsError`) where the folder holds an SAE, unless `overwrite`, and
+    `NotWritable` (an `OSError`) where the system refuses.
     """
     path = Path(folder)
     if not overwrite and any(path.joinpath(name).exists() for name in (CONFIG, WEIGHTS)):
         raise SaeExists(str(path), "holds an SAE already; give overwrite=True or another folder")
-    path.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().contiguous() for name, tensor in sae.state_dict().items()}
     config = {
         "architecture": sae.architecture,
@@ -90,45 +108,46 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
 def load_sae(
     folder: FileName, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Sae:
-    """Read an SAE from a folder that `save_sae` or SAELens wrote.
+    """Read an SAE from a folder that `save_sae` or SAELens, version 4 to 6, wrote.
 
-    `dtype` is the saved one unless given. Raises `UnknownArchitecture` for a kind that is not
-    among `standard`, `topk`, `batchtopk` and `jumprelu`, and `UnreadableSae` where something is
-    missing, damaged, or asks for what we do not do (both a `ValueError`).
+    `dtype` is the saved one unless given. The files may be anybody's: nothing large is allocated
+    before sizes, shapes and dtypes agree with each other and with the length of the file.
+
+    Raises `UnreadableSae` where something is missing, damaged, or asks for what we do not do; its
+    `UnknownArchitecture` for a kind that is not among `standard`, `topk`, `batchtopk` and
+    `jumprelu`; `BadSetting` for a `dtype` that no SAE is in (each a `ValueError`).
     """
-    path = Path(folder)
-    config = _modern(_read_json(path / CONFIG))
-    ours = _read_json(path / OURS) if path.joinpath(OURS).exists() else {}
-    architecture = ours.get("architecture", config["architecture"])
-    for found in (architecture, config["architecture"]):
-        if found not in SAES:
-            raise UnknownArchitecture(str(path), found, sorted(SAES))
-    _check(config, str(path))
-    weights = _read_weights(path / WEIGHTS)
-    settings: dict[str, Any] = dict(ours.get("settings", {}))
+    if dtype is not None:
+        check_dtype(dtype)
+    path, where = Path(folder), str(folder)
+    config = SaeConfig.of(read_object(path / CONFIG, where), where)
+    beside = _Beside.of(path, where)
+    file = WeightFile.open(path / WEIGHTS, where)
+    architecture = beside.architecture or config.architecture
     # Somebody else may have written over what ours described.
-    if config["architecture"] not in (architecture, _written_as(architecture)):
-        architecture, settings = config["architecture"], {}
-    settings = {key: config.get(key, value) for key, value in settings.items()}
-    if not settings and architecture in ("topk", "batchtopk"):
-        if "k" not in config:
-            raise UnreadableSae(str(path), f"{CONFIG} has no 'k'")
-        settings["k"] = config["k"]
-    if config["architecture"] == "batchtopk" or architecture == "batchtopk":
-        weights = _with_one_threshold(weights)
-    if config.get("rescale_acts_by_decoder_norm"):
+    if config.architecture not in (architecture, _written_as(architecture)):
+        architecture = config.architecture
+    _check_shapes(file, architecture, config)
+    weights = file.load([name for name in file.stored if name != UNUSED])
+    if architecture == "batchtopk":
+        one = _with_one_threshold(weights)
+        architecture, weights = ("jumprelu", weights) if one is None else (architecture, one)
+    if config.rescale:
         weights = _with_unit_decoder(weights)
-    wanted = dtype or _dtype(config.get("dtype", "float32"), str(path))
-    sae = SAES[architecture](
-        config["d_sae"], config["d_in"], **settings, center=config["apply_b_dec_to_input"]
-    ).to(dtype=wanted)
-    _load_weights(sae, weights, str(path))
-    for latent, name in ours.get("names", {}).items():
-        sae.concepts.name(int(latent), name)
-    sae.about = dict(ours.get("about", {}))
-    hook = config.get("metadata", {}).get("hook_name")
-    if hook and "layer" not in sae.about:
-        sae.about["layer"] = hook
+    settings = _settings(architecture, config, beside, where)
+    try:
+        sae = SAES[architecture](
+            config.n_latents, config.n_inputs, **settings, center=config.center
+        ).to(dtype=dtype or config.dtype)
+        sae.concepts.names = beside.names
+    except (BadSetting, NoSuchLatent) as error:
+        raise UnreadableSae(where, str(error)) from error
+    with torch.no_grad():
+        for name, tensor in sae.state_dict().items():
+            tensor.copy_(weights[name])
+    sae.about = dict(beside.about)
+    if config.hook_name:
+        sae.about.setdefault("layer", config.hook_name)
     return sae.to(device)
 
 
@@ -140,96 +159,75 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def in_place(path: Path) -> Iterator[Path]:
-    """A block that writes a file beside another, which it replaces when all went well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    """A block that writes a file beside another, which it replaces when all went well.
+
+    The folder is made. Raises `NotWritable` where the system refuses, as on a full disk; what was
+    there before stays. What a process that was killed has left of the same file is removed.
+    """
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UnreadableSae(str(path.parent), f"there is no {path.name} in it") from None
-    except (ValueError, OSError) as error:
-        raise UnreadableSae(str(path.parent), f"{path.name}: {error}") from error
-    if not isinstance(found, dict):
-        raise UnreadableSae(str(path.parent), f"{path.name} holds no object")
-    return found
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UnreadableSae(str(path.parent), f"there is no {path.name} in it") from None
-    except (SafetensorError, OSError) as error:
-        raise UnreadableSae(str(path.parent), f"{path.name}: {error}") from error
-
-
-def _modern(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config as SAELens 6 writes it; its older ones had the same facts elsewhere."""
-    found = {"apply_b_dec_to_input": True, "architecture": "standard", **config}
-    activation = found.get("activation_fn", found.get("activation_fn_str", "relu"))
-    if activation == "topk" and found["architecture"] == "standard":
-        found["architecture"] = "topk"
-        found.setdefault("k", (found.get("activation_fn_kwargs") or {}).get("k"))
-    if "hook_point" in found:
-        found.setdefault("hook_name", found["hook_point"])
-    if "hook_name" in found:
-        found["metadata"] = {"hook_name": found["hook_name"], **(found.get("metadata") or {})}
-    found["metadata"] = found.get("metadata") or {}
-    return found
-
-
-def _check(config: Mapping[str, Any], where: str) -> None:
-    for key in ("d_in", "d_sae"):
-        if not isinstance(config.get(key), int):
-            raise UnreadableSae(where, f"{CONFIG} has no whole number {key!r}")
-    center = config["apply_b_dec_to_input"]
-    if not isinstance(center, bool):
-        raise UnreadableSae(
-            where, f"{CONFIG} says apply_b_dec_to_input={center!r}, which is neither true nor false"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.part"):
+            if is_abandoned(left, left.name.removeprefix(f".{path.name}.").removesuffix(".part")):
+                left.unlink(missing_ok=True)
+        part = path.with_name(f".{path.name}.{unfinished_name()}.part")
+        try:
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = (
+            f"it cannot be written ({_cause(error)}); make room or rights, then the same call goes "
+            "on. What was there before stays"
         )
-    for key in ("normalize_activations", "reshape_activations"):
-        if config.get(key) not in (None, False, "none"):
-            raise UnreadableSae(
-                where,
-                f"{CONFIG} says {key}={config[key]!r}, which is not done here. "
-                f"{_way_out(config[key])}",
-            )
-    for key in ("activation_fn", "activation_fn_str"):
-        if config.get(key) not in (None, "relu", "topk", "batchtopk", "jumprelu"):
-            raise UnreadableSae(
-                where,
-                f"{CONFIG} says {key}={config[key]!r}, which is not done here; relu, topk, "
-                "batchtopk and jumprelu are",
-            )
-    if config.get("finetuning_scaling_factor"):
-        raise UnreadableSae(where, f"{CONFIG} says finetuning_scaling_factor, not done here")
+        raise NotWritable(str(path), reason) from error
 
 
-def _way_out(value: Any) -> str:
-    """Return what to do with an SAE whose activations SAELens changes before it encodes them."""
-    if value == "expected_average_only_in":
-        return (
-            "It is one factor: fold it into the weights with fold_activation_norm_scaling_factor "
-            "of SAELens, and save again."
-        )
-    if value == "hook_z":
-        return (
-            "For a layer that has its heads side by side in one axis, 'none' is the same: write "
-            f"that into {CONFIG}."
-        )
-    return (
-        "What each row's own numbers decide cannot be folded into weights: run this SAE with "
-        "SAELens."
+def _cause(error: Exception) -> str:
+    """Return what the system said; safetensors has it in a text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is not None:
+        return os.strerror(int(number[1]))
+    return getattr(error, "strerror", None) or error_line(error)
+
+
+@attrs.frozen(kw_only=True)
+class _Beside:
+    """What `tenterhook.json` says; nothing, of a folder that SAELens wrote."""
+
+    format: int = FORMAT
+    architecture: str | None = attrs.field(
+        default=None, validator=validators.optional(validators.in_(sorted(SAES)))
     )
+    settings: dict[str, Any] = attrs.field(factory=dict)
+    names: dict[int, str] = attrs.field(factory=dict)
+    about: dict[str, Any] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path, where: str) -> "_Beside":
+        if not os.path.lexists(folder / OURS):
+            return cls()
+        found = read_object(folder / OURS, where)
+        if found.get("format", FORMAT) != FORMAT:
+            later = f"{OURS} is of format {shown(found['format'])}; {FORMAT} is what is read here"
+            raise UnreadableSae(where, later)
+        architecture = found.get("architecture")
+        if isinstance(architecture, str) and architecture not in SAES:
+            raise UnknownArchitecture(where, architecture, sorted(SAES))
+        try:
+            names = found.pop("names", {})
+            found["names"] = {_latent(key): name for key, name in names.items()}
+            return structured(cls, found, forbid_extra=False)
+        except (ValueError, AttributeError) as error:
+            raise UnreadableSae(where, f"{OURS}: {printable(str(error))}") from error
+
+
+def _latent(key: str) -> int:
+    if not key.isascii() or not key.isdigit() or len(key) > 18:
+        raise ValueError(f"names: {shown(key)} is no number of a latent")
+    return int(key)
 
 
 def _written_as(architecture: str) -> str:
@@ -237,52 +235,73 @@ def _written_as(architecture: str) -> str:
     return "jumprelu" if architecture == "batchtopk" else architecture
 
 
-def _with_one_threshold(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a BatchTopK's weights with its threshold as we have it: one number, -1 for none."""
-    if "topk_threshold" in weights:  # of SAELens in training, where 0 says that it has none yet
-        threshold = weights.pop("topk_threshold").double().reshape(-1)[0]
-        threshold = threshold if threshold > 0 else torch.full_like(threshold, -1.0)
-    else:
-        threshold = weights["threshold"].double().reshape(-1)[0]
-    weights["threshold"] = threshold
-    return weights
+def _settings(architecture: str, config: SaeConfig, beside: _Beside, where: str) -> dict[str, Any]:
+    """Return what the kind takes beside its sizes."""
+    if architecture in ("topk", "batchtopk"):
+        k = beside.settings.get("k") if config.k is None else config.k
+        if k is None:
+            raise UnreadableSae(where, f"{CONFIG} has no 'k'")
+        return {"k": k}
+    if architecture == "jumprelu":
+        width = config.more.get("bandwidth", beside.settings.get("bandwidth"))
+        return {} if width is None else {"bandwidth": width}
+    return {}
 
 
-def _with_unit_decoder(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_shapes(file: WeightFile, architecture: str, config: SaeConfig) -> None:
+    """Raise `UnreadableSae` unless the weights are those of an SAE of the config's sizes."""
+    latents, inputs = config.n_latents, config.n_inputs
+    expected: dict[str, list[tuple[int, ...]]] = {
+        "W_enc": [(inputs, latents)],
+        "W_dec": [(latents, inputs)],
+        "b_enc": [(latents,)],
+        "b_dec": [(inputs,)],
+    }
+    if architecture == "jumprelu":
+        expected["threshold"] = [(latents,)]
+    elif architecture == "batchtopk":
+        name = "topk_threshold" if "topk_threshold" in file.stored else "threshold"
+        expected[name] = [(latents,), (), (1,)] if name == "threshold" else [(), (1,)]
+    found = {name: each.shape for name, each in file.stored.items() if name != UNUSED}
+    if found.keys() != expected.keys() or any(found[n] not in expected[n] for n in found):
+        wanted = {name: shapes[0] for name, shapes in expected.items()}
+        reason = (
+            f"{WEIGHTS} holds {_described(found)}; {SAES[architecture].__name__} of these sizes "
+            f"has {_described(wanted)}"
+        )
+        raise UnreadableSae(file.where, reason)
+    for name, each in file.stored.items():
+        if not each.dtype.is_floating_point:
+            what = f"{WEIGHTS}: {shown(name)} is in {each.dtype}, which is no floating dtype"
+            raise UnreadableSae(file.where, what)
+
+
+def _with_one_threshold(weights: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return a BatchTopK's weights with its threshold as we have it: one number, -1 for none.
+
+    `None` where latents have thresholds of their own, so that it is no BatchTopK any more.
+    """
+    found = dict(weights)
+    if "topk_threshold" in found:  # of SAELens in training, where 0 says that it has none yet
+        one = found.pop("topk_threshold").double().reshape(-1)[0]
+        found["threshold"] = one if one > 0 else torch.full_like(one, -1.0)
+        return found
+    each = found["threshold"].double().reshape(-1)
+    found["threshold"] = each[0]
+    return found if bool((each == each[0]).all()) and each[0] >= 0 else None
+
+
+def _with_unit_decoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights that do with a decoder of unit rows what these do by its rows' lengths."""
-    if not {"W_dec", "W_enc", "b_enc"} <= weights.keys():
-        return weights  # loading them reports what is missing
     length = weights["W_dec"].norm(dim=1)
     folded = {
-        "W_dec": weights["W_dec"] / length[:, None],
+        "W_dec": weights["W_dec"] / torch.where(length > 0, length, 1)[:, None],
         "W_enc": weights["W_enc"] * length,
         "b_enc": weights["b_enc"] * length,
     }
     return {**weights, **folded}
 
 
-def _dtype(name: Any, where: str) -> torch.dtype:
-    found = getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UnreadableSae(where, f"{CONFIG} says dtype={name!r}, which is no floating dtype")
-    return found
-
-
-def _load_weights(sae: Sae, weights: Mapping[str, Tensor], where: str) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if "scaling_factor" in found and "scaling_factor" not in expected:  # of older SAELens, unused
-        del found["scaling_factor"]
-    if found != expected:
-        raise UnreadableSae(
-            where,
-            f"{WEIGHTS} holds {_described(found)}; {type(sae).__name__} of these sizes has "
-            f"{_described(expected)}",
-        )
-    with torch.no_grad():
-        for name, tensor in sae.state_dict().items():
-            tensor.copy_(weights[name])
-
-
 def _described(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+    said = ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+    return printable(said) or "nothing"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook_sae.errors import BadSetting, NotFinite
-from tenterhook_sae.sae import Mode, Sae, count
+from tenterhook_sae.limits import number, whole
+from tenterhook_sae.sae import Mode, Sae
 from tenterhook_sae.sparse_latents import SparseLatents
 
 K = TypeVar("K", int, float)
@@ -42,7 +43,7 @@ class TopKSae(Sae):
         super().__init__(
             n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
-        self.k = _share(count("k", k), n_latents)
+        self.k = _share(whole("k", k), n_latents)
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the `k` largest of each row where they are positive, and 0 elsewhere.
@@ -228,11 +229,8 @@ class JumpReLUSae(Sae):
         super().__init__(
             n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
-        if not initial_threshold >= 0:
-            raise BadSetting("initial_threshold", initial_threshold, "a number, 0 or more")
-        if not bandwidth > 0:
-            raise BadSetting("bandwidth", bandwidth, "a positive number")
-        self.bandwidth, self.initial_threshold = bandwidth, initial_threshold
+        self.initial_threshold = number("initial_threshold", initial_threshold)
+        self.bandwidth = number("bandwidth", bandwidth, positive=True)
         self.threshold = nn.Parameter(torch.full_like(self.b_enc, initial_threshold))
 
     @classmethod

@@ -18,6 +18,7 @@ from tenterhook.hooks import Controller, Detector, HookType
 from tenterhook_sae.concepts import Change, Concepts
 from tenterhook_sae.eager import eager
 from tenterhook_sae.errors import BadSetting, WrongWidth
+from tenterhook_sae.limits import WIDEST, check_dtype, check_flag, whole
 from tenterhook_sae.sparse_latents import SparseLatents, compact
 
 Mode = Literal["edit", "reconstruct", "observe"]
@@ -70,15 +71,19 @@ class Sae(Detector, Controller, nn.Module):
         center: bool = True,
         mode: Mode = "edit",
     ) -> None:
-        """Raises `ValueError` for sizes that are not whole and positive."""
+        """Raises `BadSetting` (a `ValueError`) for sizes that are not whole and positive, and for
+        those whose weights do not fit into memory.
+        """
         nn.Module.__init__(self)
         super().__init__(HookType.FORWARD, hook_id, store)
-        self.n_latents = count("n_latents", n_latents)
-        self.n_inputs = count("n_inputs", n_inputs)
+        self.n_latents = n_latents = whole("n_latents", n_latents, most=WIDEST)
+        self.n_inputs = n_inputs = whole("n_inputs", n_inputs, most=WIDEST)
+        check_dtype(dtype)
+        check_flag("center", center)
         self.center = center
         self._mode: Mode = "edit"
         self.mode = mode
-        decoder = torch.randn(n_latents, n_inputs)
+        decoder = _room_for(n_latents, n_inputs).normal_()
         decoder /= decoder.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(decoder.to(device, dtype))
         self.W_enc = nn.Parameter(self.W_dec.detach().T.contiguous())
@@ -353,6 +358,15 @@ class Sae(Detector, Controller, nn.Module):
         )
 
 
+def _room_for(n_latents: int, n_inputs: int) -> Tensor:
+    try:
+        return torch.empty(n_latents, n_inputs)
+    except (RuntimeError, MemoryError) as error:
+        size = f"{4e-9 * n_latents * n_inputs:,.0f} GB for each of two"
+        few = f"fewer: weights of {n_latents:,} x {n_inputs:,} take {size}, which is not there"
+        raise BadSetting("n_latents", n_latents, few) from error
+
+
 def _columns(latents: Tensor | SparseLatents, chosen: list[int]) -> Tensor:
     if isinstance(latents, SparseLatents):
         return latents.columns(chosen)
@@ -375,10 +389,3 @@ def _exactly(device: str) -> Any:
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
-
-
-def count(name: str, value: Any) -> int:
-    """Return a whole number of things; raises `BadSetting` for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadSetting(name, value, "a whole number, 1 or more")
-    return value

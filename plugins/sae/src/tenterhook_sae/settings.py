@@ -1,25 +1,24 @@
 """How an SAE is trained; a value that serialises."""
 
+import math
 from typing import Any
 
 import attrs
+from attrs.validators import optional
 
-from tenterhook_sae.errors import BadSetting
+from tenterhook_sae.limits import LARGEST, MOST, SEEDS, check_flag, is_within
+
+_POSITIVE = is_within("a number above 0", 1e-300, LARGEST)
+_COUNT = is_within("a whole number, 1 or more", 1, MOST, is_whole=True)
+_SHARE = is_within("a share, between 0 and 1", 0, 1)
+_DECAY = is_within("0 or more, and below 1", 0, math.nextafter(1, 0))
+_AMOUNT = is_within("a number, 0 or more", 0, LARGEST)
+_LIMIT: Any = optional(_POSITIVE)
+_SEED = is_within("a whole number, 0 or more", 0, SEEDS, is_whole=True)
 
 
-def _is(what: str, low: float, high: float = float("inf"), *, whole: bool = False) -> Any:
-    def check(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-        number = type(value) is int or (not whole and type(value) is float)
-        if not number or not low <= value <= high:
-            raise BadSetting(attribute.name, value, what)
-
-    return check
-
-
-_POSITIVE = _is("a number above 0", 1e-300)
-_COUNT = _is("a whole number, 1 or more", 1, whole=True)
-_SHARE = _is("a share, between 0 and 1", 0, 1)
-_AMOUNT = _is("a number, 0 or more", 0)
+def _yes_or_no(_: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    check_flag(attribute.name, value)
 
 
 @attrs.frozen(kw_only=True)
@@ -43,8 +42,8 @@ class TrainingSettings:
     decay: float = attrs.field(default=0.2, validator=_SHARE)
     """The share of the steps, the last ones, in which it falls to 0."""
 
-    beta1: float = attrs.field(default=0.9, validator=_SHARE)
-    beta2: float = attrs.field(default=0.999, validator=_SHARE)
+    beta1: float = attrs.field(default=0.9, validator=_DECAY)
+    beta2: float = attrs.field(default=0.999, validator=_DECAY)
     weight_decay: float = attrs.field(default=0.0, validator=_AMOUNT)
 
     sparsity: float = attrs.field(default=1.0, validator=_AMOUNT)
@@ -53,7 +52,7 @@ class TrainingSettings:
     sparsity_warm_up: float = attrs.field(default=0.2, validator=_SHARE)
     """The share of the steps in which that weight rises from 0."""
 
-    normalize_decoder: bool = True
+    normalize_decoder: bool = attrs.field(default=True, validator=_yes_or_no)
     """Keep decoder rows at length 1, and take out of their gradient what would change it."""
 
     aux: float = attrs.field(default=1 / 32, validator=_AMOUNT)
@@ -61,15 +60,13 @@ class TrainingSettings:
     appendix A.2). What they miss is in units of that error, and the gradient passes those that are
     below 0 as if they were not."""
 
-    aux_k: int | None = attrs.field(default=None, validator=attrs.validators.optional(_COUNT))
+    aux_k: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """How many dead latents do; half the number of features by default."""
 
     dead_after: int = attrs.field(default=100_000, validator=_COUNT)
     """A latent that was not active for more rows than this is dead."""
 
-    resample_every: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_COUNT)
-    )
+    resample_every: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Every so many steps, of the first three quarters, dead latents are made anew from rows that
     are reconstructed badly (Bricken et al. 2023, its appendix on resampling); along the row's error
     and not along the row, and for top-k kinds with an encoder long enough to be among the largest.
@@ -77,18 +74,13 @@ class TrainingSettings:
     is shorter.
     """
 
-    clip: float | None = attrs.field(default=1.0)
+    clip: float | None = attrs.field(default=1.0, validator=_LIMIT)
     """The gradient's norm at most; `None` for no limit."""
 
-    @clip.validator
-    def _check_clip(self, attribute: "attrs.Attribute[Any]", value: float | None) -> None:
-        if value is not None:
-            _POSITIVE(self, attribute, value)
-
-    autocast: bool | None = None
+    autocast: bool | None = attrs.field(default=None, validator=optional(_yes_or_no))
     """Whether forwards run in bfloat16; by default on CUDA alone, where it pays."""
 
-    seed: int = attrs.field(default=0, validator=_is("a whole number, 0 or more", 0, whole=True))
+    seed: int = attrs.field(default=0, validator=_SEED)
     """Of what resampling draws."""
 
     log_every: int = attrs.field(default=100, validator=_COUNT)

@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tenterhook import TenterhookError
+from tenterhook.one_line import error_line, printable
 from tenterhook_sae.batches import Batches
 from tenterhook_sae.dead_latents import auxiliary_loss, resample, thresholds_of
 from tenterhook_sae.errors import (
@@ -26,9 +27,12 @@ from tenterhook_sae.errors import (
 from tenterhook_sae.evaluation import explained, numbers
 from tenterhook_sae.files import CONFIG, FileName, in_place, save_sae, write_json
 from tenterhook_sae.progress import ProgressCallback, TrainingProgress
+from tenterhook_sae.reading import WeightFile, parse_object
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.settings import TrainingSettings
 from tenterhook_sae.stopping import asked_to_stop
+from tenterhook_store import NotWritable
+from tenterhook_store.structuring import structured
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "training.json"
@@ -119,7 +123,9 @@ class Trainer:
         self.step += 1
         every = settings.resample_every
         if every and self.step % every == 0 and self.step <= 0.75 * settings.steps:
-            generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+            generator = torch.Generator().manual_seed(
+                (settings.seed * 1_000_003 + self.step) % 2**63
+            )
             self._idle[resample(sae, self._optimizer, error.detach(), dead, generator)] = 0
         if not report:
             return {}
@@ -205,7 +211,8 @@ class Trainer:
         Ctrl-C waits for the step under way and then raises `KeyboardInterrupt`, with a checkpoint
         where there is a folder; pressed twice it does not wait, and the latest checkpoint stays.
 
-        Raises `NoRows` where the batches end, `NotFinite` where rows hold NaN.
+        Raises `NoRows` where the batches end, `NotFinite` where rows hold NaN, and `NotWritable`
+        where a checkpoint cannot be written; the one before stays.
         """
         settings = self.settings
         began, first = time.perf_counter(), self.step
@@ -245,8 +252,12 @@ class Trainer:
         except KeyboardInterrupt as error:
             # In the middle of a step, weights and batches do not belong together.
             if out is not None and self.step > first and between_steps:
-                self.save_checkpoint(out)
-                error.add_note(f"Stopped after step {self.step}; the same call again goes on.")
+                try:
+                    self.save_checkpoint(out)
+                except NotWritable as failed:
+                    error.add_note(f"No checkpoint of step {self.step}: {failed}.")
+                else:
+                    error.add_note(f"Stopped after step {self.step}; the same call again goes on.")
             raise
         if out is not None:
             self.save_checkpoint(out)
@@ -289,9 +300,11 @@ class Trainer:
         }
 
     def save_checkpoint(self, folder: FileName) -> Path:
-        """Write all that the steps to come depend on into one file, in place at once."""
+        """Write all that the steps to come depend on into one file, in place at once.
+
+        Raises `NotWritable` (an `OSError`), as on a full disk; the checkpoint before stays.
+        """
         path = Path(folder) / CHECKPOINT
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors["idle"] = self._idle
         if self._latest:
@@ -321,17 +334,20 @@ class Trainer:
         settings, naming the first difference, and `UnreadableSae` where it is damaged; nothing
         is changed then.
         """
-        path = Path(folder) / CHECKPOINT
-        try:
-            with safe_open(path, framework="pt") as opened:
-                facts = json.loads(opened.metadata()["tenterhook_sae"])
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise UnreadableSae(str(path), f"it is no whole checkpoint: {error}") from error
+        file, facts = _opened(Path(folder) / CHECKPOINT)
         mine = self._identity()
-        for key, value in facts["identity"].items():
+        for key, value in facts.identity.items():
             if key not in mine or mine[key] != value:
-                raise OtherCheckpoint(str(path.parent), key, value, mine.get(key))
+                raise OtherCheckpoint(str(folder), key, value, mine.get(key))
+        self._check_stored(file)
+        tensors = file.load(file.stored)
+        try:
+            self.batches.load_state_dict(facts.batches)
+        except TenterhookError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            reason = f"it does not say where its batches stand ({error_line(error)})"
+            raise UnreadableSae(file.where, reason) from error
         with torch.no_grad():
             for name, tensor in self.sae.state_dict().items():
                 tensor.copy_(tensors[f"sae.{name}"])
@@ -349,9 +365,53 @@ class Trainer:
         self._idle = tensors["idle"].to(device)
         # Checkpoints of earlier versions have none.
         self._latest = [tensors["latest"].to(device)] if "latest" in tensors else []
-        self.step, self._scale = facts["step"], facts["scale"]
-        self.history = facts["history"]
-        self.batches.load_state_dict(facts["batches"])
+        self.step, self._scale = facts.step, facts.scale
+        self.history = facts.history
+
+    def _check_stored(self, file: WeightFile) -> None:
+        """Raise `UnreadableSae` unless a checkpoint's tensors are those of this training."""
+        sae = self.sae
+        expected = {f"sae.{n}": (t.dtype, t.shape) for n, t in sae.state_dict().items()}
+        expected["idle"] = torch.int64, self._idle.shape
+        for name, parameter in sae.named_parameters():
+            if any(each.startswith(f"optimizer.{name}.") for each in file.stored):
+                expected[f"optimizer.{name}.step"] = torch.float32, torch.Size([])
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    key = f"optimizer.{name}.{moment}"
+                    expected[key] = parameter.dtype, parameter.shape
+        if "latest" in file.stored:
+            rows = min((file.stored["latest"].shape or (0,))[0], sae.calibration_rows)
+            expected["latest"] = sae.dtype, torch.Size([rows, sae.n_inputs])
+        for name in sorted(expected.keys() | file.stored.keys()):
+            found = file.stored.get(name)
+            if found is None or (found.dtype, torch.Size(found.shape)) != expected.get(name):
+                what = f"{printable(name)} is not of the shape and dtype that it has to be"
+                raise UnreadableSae(file.where, f"it is no whole checkpoint: {what}")
+
+
+@attrs.frozen
+class _Facts:
+    """What a checkpoint says beside its tensors."""
+
+    identity: dict[str, Any]
+    step: int
+    scale: float = attrs.field(validator=attrs.validators.ge(0))
+    batches: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+def _opened(path: Path) -> tuple[WeightFile, _Facts]:
+    """Return a checkpoint, its tensors not read yet, and what it says; or `UnreadableSae`."""
+    where = str(path)
+    try:
+        file = WeightFile.open(path, where)
+        said = parse_object(file.facts.get("tenterhook_sae", "null"), "its state", where)
+        return file, structured(_Facts, said, forbid_extra=False)
+    except UnreadableSae as error:
+        raise UnreadableSae(where, f"it is no whole checkpoint: {error.reason}") from error
+    except ValueError as error:
+        reason = f"it is no whole checkpoint: {printable(str(error))}"
+        raise UnreadableSae(where, reason) from error
 
 
 def train_sae(
@@ -371,7 +431,8 @@ def train_sae(
     Raises, with nothing changed: `WrongWidth`; `BadSetting` for an SAE in float16, in which AdamW
     comes to NaN; `OtherCheckpoint` where the folder holds a
     checkpoint of another training, `SaeExists` where it holds an SAE without one. Raises
-    `NotFinite` where rows hold NaN; the steps before them stand, as they do after Ctrl-C.
+    `NotFinite` where rows hold NaN, and `NotWritable` where the disk is full; the steps before
+    stand, as they do after Ctrl-C, and so does the latest checkpoint.
     """
     trainer = Trainer(sae, batches, settings)
     if out is None:
