@@ -58,6 +58,34 @@ def test_inference_mode_now_and_then(
         total.backward()  # type: ignore[no-untyped-call]
 
 
+def test_lists_that_were_read_while_it_was_open(model: HookedModel) -> None:
+    """A list that was taken from the open scope holds plain tensors when the scope is over."""
+    with torch.inference_mode(), model.capture("2") as captured:
+        model(X)
+        calls = captured["2"]
+        assert calls[0].is_inference()
+        model(X)
+    assert [kept.is_inference() for kept in calls] == [False, False]
+    assert captured["2"] is calls
+
+
+def test_read_inside_a_transform(model: HookedModel) -> None:
+    """What is read before the transform is over is read right again after it."""
+    found = []
+
+    def run(x: Tensor) -> Tensor:
+        with model.capture("0") as captured:
+            out: Tensor = model(x)
+        captured.last("0")
+        found.append(captured)
+        return out.sum()
+
+    grad(run)(X)
+    kept = found[0].last("0")
+    assert not torch._C._functorch.is_functorch_wrapped_tensor(kept)
+    assert torch.equal(kept, model.module.get_submodule("0")(X))
+
+
 Run = Callable[[Callable[[Tensor], Tensor]], Any]
 TRANSFORMS: dict[str, Run] = {
     "grad": lambda f: grad(lambda x: f(x).sum())(X),

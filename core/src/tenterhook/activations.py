@@ -156,6 +156,8 @@ Path = tuple[str | int, ...]
 
 def path_to(field: Any, item: Any) -> Path:
     """Return the way to a field, an item, or an item of a field; `TypeError` for what is none."""
+    if field is item is None:
+        return ()
     if not isinstance(field, str | None) or type(item) not in (int, type(None)):  # no bool
         raise TypeError(f"field={field!r}, item={item!r}: a field is a str, an item an int.")
     return tuple(step for step in (field, item) if step is not None)

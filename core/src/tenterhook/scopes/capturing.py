@@ -4,13 +4,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tenterhook.activations import Path
 from tenterhook.layers import LayerChoice, LayerSpec
 from tenterhook.reports import never_ran
 from tenterhook.scopes.captured import Captured
 from tenterhook.scopes.plan import Opening, Plan, Spot, plan_for
-from tenterhook.scopes.recorders import Form, PlainRecorder, Recorder, make_own
+from tenterhook.scopes.recorders import Form, PlainRecorder, Recorder
 from tenterhook.scopes.scope import Scope
 from tenterhook.scopes.selecting import Selector, steps_of
 
@@ -37,6 +38,7 @@ class CaptureScope(Scope):
 
     _asked: Asked
     _plan: Plan
+    _captured: Captured
 
     def _look(self) -> None:
         choices, form, inputs, stop_after, selector = self._asked
@@ -61,24 +63,23 @@ class CaptureScope(Scope):
         selecting = self._selecting.values()
         if not selecting:
             opening = self._plan.take()
-            opening.mixed, opening.without = False, {}
+            opening.without = {}
         for each in selecting:
             kind = partial(each.recorder, form=Form(*self._asked[1]))
             opening = self._plan.opening(kind, steps_of(selecting))
-        opening.own = [[] for _ in opening.parts]
+        calls: dict[str, list[Tensor]] = {name: [] for name in self._plan.names}
+        opening.own = [*calls.values()]
+        chosen = self._selecting.get(id(self._asked[-1]))
+        places = None if chosen is None else {r.layer: r.where for r in opening.parts}
+        self._captured = Captured(self._index, calls, places, chosen)
         return opening
 
     def __enter__(self) -> Captured:
         super().__enter__()
-        opening, selecting = self._now, self._selecting.get(id(self._asked[-1]))
-        assert opening is not None
-        calls = dict(zip(self._plan.names, opening.own, strict=True))
-        places = {r.layer: r.where for r in opening.parts} if selecting is not None else None
-        return Captured(self._index, calls, places, selecting)
+        return self._captured
 
     def _closed(self, opening: Opening) -> None:
-        if opening.mixed:
-            make_own(opening.own)
+        self._captured.end()
 
     def _unseen(self, opening: Opening) -> list[str]:
         if all(opening.own):

@@ -53,8 +53,6 @@ class Opening:
     """What the parts work with in this opening: each looks its own up by number."""
     ran: bytearray = attrs.field(factory=bytearray)
     """Which parts a call came by, where they do not fill lists."""
-    mixed: bool = False
-    """Whether some of what was kept may be no plain tensor."""
     without: dict[str, str] = attrs.field(factory=dict)
     """What the layers did that gave no tensor."""
 
@@ -126,7 +124,8 @@ class Plan:
 
     def holds(self) -> bool:
         """Whether the modules have the dictionaries of hooks that the sites know."""
-        return all(map(operator.is_, map(dict.get, self._attributes, self._keys), self._hooks))
+        found = map(operator.getitem, self._attributes, self._keys)
+        return all(map(operator.is_, found, self._hooks))
 
     def take(self) -> Opening:
         """Return an opening that no scope uses."""

@@ -5,19 +5,17 @@ another form. A selector has one of its own, which keeps what is selected.
 """
 
 from asyncio import _get_running_loop
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, is_inference_mode_enabled
+from torch import Tensor
 
 from tenterhook._dispatch.frames import of_thread
 from tenterhook.activations import Path, activation_of, first_input, inputs_of, part_of
 from tenterhook.scopes.plan import Part
 
 _functorch: Any = torch._C._functorch  # private to torch, with no types
-_is_transforming: Any = torch._C._are_functorch_transforms_active
 
 
 def _device(device: torch.device | str | None) -> torch.device | None:
@@ -86,7 +84,6 @@ class Recorder(Part):
 
     def add(self, copy: Tensor) -> None:
         """Add what is kept of one call."""
-        self.opening.mixed = True  # nobody looked
         self.opening.own[self.at].append(copy)
 
 
@@ -110,19 +107,19 @@ class PlainRecorder(Recorder):
             and type(output) is Tensor
         ):
             opening.own[self.at].append(output.detach().clone())
-            # Looked at here rather than at each tensor in the end, which takes longer.
-            if is_inference_mode_enabled() or _is_transforming():
-                opening.mixed = True
             return None
         return self.site.after_scoped(module, args, kwargs, output)
 
 
-def make_own(lists: Sequence[list[Tensor]]) -> None:
-    """Make plain tensors of copies made in inference mode or in a transform that is over."""
+def make_plain(calls: list[Tensor]) -> bool:
+    """Make plain tensors of copies made in inference mode or in a transform that is over.
+
+    Return whether no transform runs, so that none is left.
+    """
     over = _functorch.maybe_current_level() is None
-    for calls in lists:
-        for at, tensor in enumerate(calls):
-            calls[at] = _plain(tensor, over)
+    for at, tensor in enumerate(calls):
+        calls[at] = _plain(tensor, over)
+    return over
 
 
 def _plain(tensor: Tensor, over: bool) -> Tensor:
