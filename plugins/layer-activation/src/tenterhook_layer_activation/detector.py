@@ -61,8 +61,10 @@ class LayerActivationDetector(Detector):
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
                 copy = copy.clone()
         self.tensor_metadata["activations"] = copy
-        # One call of a function more would be some hundredths of a hooked call.
-        shape = shape_of(copy) if copy.is_nested else tuple(copy.shape)
+        try:  # not `shape_of` alone: a call more, or a look, is a hundredth of a hooked call each
+            shape = tuple(copy.shape) if type(copy) is Tensor else shape_of(copy)
+        except RuntimeError:  # of nested tensors that are strided
+            shape = shape_of(copy)
         self.metadata["activations_shape"] = shape
 
     def get_captured(self) -> Tensor | None:
