@@ -78,7 +78,8 @@ class Scope(ABC):
 
     def _begin(self, *selectors: Selector | None) -> None:
         """Put selectors to work; raises where one makes no sense for the model."""
-        self._selecting = {id(s): s.begin(self.model) for s in selectors if s is not None}
+        if selectors != (None,):
+            self._selecting = {id(s): s.begin(self.model) for s in selectors if s is not None}
 
     def _again(self) -> Self:
         """Return a scope like this one that has not been opened."""

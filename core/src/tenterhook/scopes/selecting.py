@@ -80,6 +80,8 @@ def selector_of(given: Selected) -> Selector | None:
     The parts go unread to `Selection`; where the distribution that has it is not installed, its
     door raises `ImportError` with the pip command. Raises `TypeError` for a part that it lacks.
     """
+    if not given:  # nearly always
+        return None
     parts: dict[str, Any] = {**given}
     selection: Selector | None = parts.pop("selection", None)
     if unknown := sorted(parts.keys() - Selected.__annotations__.keys()):
