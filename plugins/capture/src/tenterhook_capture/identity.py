@@ -16,6 +16,10 @@ from tenterhook_store import LayerArray, RunPlan
 ALGORITHM = 1
 """Raised when the same spec comes to give other bytes."""
 
+TOKENS_BESIDE = 2
+"""Of captures whose rows stand beside other tokens than those of the text, as a decoder's do:
+earlier versions put them beside the text's, in runs that nobody goes on with."""
+
 NOT_IDENTITY = ("device", "versions")
 """What of a model's description may differ between two processes that write one run."""
 

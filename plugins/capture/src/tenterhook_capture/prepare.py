@@ -10,7 +10,13 @@ from tenterhook.activity import changes_active
 from tenterhook_capture.document_tokens import OnDocuments
 from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass
-from tenterhook_capture.identity import CaptureSpec, model_fingerprint, model_identity
+from tenterhook_capture.identity import (
+    ALGORITHM,
+    TOKENS_BESIDE,
+    CaptureSpec,
+    model_fingerprint,
+    model_identity,
+)
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureOptions, is_role
 from tenterhook_capture.points import Point, points_of, spellings
@@ -56,6 +62,7 @@ def prepare_capture(
     if sample_limit is not None:
         check_count("sample_limit", sample_limit)
     points = points_of(model, layers, inputs=inputs)
+    given, model = model, _runs(model, points)
     documents = Documents.of(documents).first(sample_limit)
     role = options.tokens if is_role(options.tokens) else None
     tokens = tokenize(
@@ -92,9 +99,10 @@ def prepare_capture(
         **({"top_k": options.top_k} if "topk" in options.reduce else {}),
         keep_rows=options.keep_rows,
         changes=changes,
+        algorithm=ALGORITHM if tokens.beside is None else TOKENS_BESIDE,
     )
     names = [point.name for point in points]
-    recipe = CaptureRecipe.of(model, description, names, documents, options, changes)
+    recipe = CaptureRecipe.of(given, description, names, documents, options, changes)
     plan = RunPlan(
         rows=len(rows),
         rows_per_unit=options.rows_per_unit,
@@ -124,6 +132,15 @@ def prepare_capture(
         recipe=recipe,
         session=session,
     )
+
+
+def _runs(model: TextModel, points: Sequence[Point]) -> TextModel:
+    """Return what is run for the points: the model, unless it says something else."""
+    for_layers = getattr(model, "for_layers", None)
+    if for_layers is None:
+        return model
+    found: TextModel = for_layers([*dict.fromkeys(point.layer for point in points)])
+    return found
 
 
 def _point_arrays(

@@ -42,6 +42,11 @@ class TextModel(Protocol):
     # where each token's characters begin and end in it, `(-1, -1)` for a token that stands for
     # none; or `None` in their place where the tokenizer does not tell. Then runs keep the spans.
     # It takes `special_tokens` where `token_ids` does.
+    #
+    # And `for_layers(names)`, which gives the model that a capture of these layers runs in its
+    # place: of two sequences the one that they carry. It may have `tokens_beside(ids)`, which gives
+    # the tokens that the rows of a document stand beside, as many as there are ids, and which of
+    # the ids each of them is, -1 for none.
 
     def run_token_ids(self, documents: Sequence[Sequence[int]]) -> "Tensor":
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.

@@ -6,7 +6,7 @@ run, and finds which windows a unit has to run for its rows.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, get_args
 
@@ -29,6 +29,9 @@ PARTS = 3
 
 They stand flat, one window after another, in `Numbers`, which go to a file where there are many,
 so that a capture's memory does not grow with its documents (test_zarr_capture_memory)."""
+
+Beside = Callable[[Sequence[int]], tuple[list[int], list[int]]]
+"""Makes the tokens that rows stand beside of those that are run; see `TextModel`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +71,8 @@ class Window:
     position: int
     """Of its first token, in the document."""
     ids: list[int]
+    tokens: Sequence[int]
+    """The tokens that the rows stand beside: `ids`, unless a decoder is given others."""
     characters: "array[int] | None" = None
     """Where those of each token begin and end in the document, one token after another; -1 and -1
     for a token that stands for none. `None` where the tokenizer does not tell."""
@@ -87,13 +92,15 @@ class TokenRows:
         without: "array[int]",
         with_role: Numbers | None = None,
         characters: Numbers | None = None,
+        beside: Beside | None = None,
         *,
         keeps_ends: bool = False,
     ) -> None:
         """`windows` has the first row, the document and the position of each, one after another.
 
         `with_role` is 1 for each token that has the role that is wanted, and 0 for others.
-        `characters` has where those of each token begin and end.
+        `characters` has where those of each token begin and end. `beside` says which tokens rows
+        stand beside; see `TextModel`.
         """
         self.keeps_ends = keeps_ends
         """Whether a document was cut and did not keep its first tokens alone, but the special
@@ -103,6 +110,7 @@ class TokenRows:
         self.without = without
         """The documents that have no token, in order."""
         self.characters = characters
+        self.beside = beside
         self._ids = ids
         self._windows = windows
 
@@ -119,6 +127,10 @@ class TokenRows:
         """How many windows there are."""
         return len(self._windows) // PARTS
 
+    def ids(self, start: int, length: int) -> list[int]:
+        """Return some of the tokens."""
+        return self._ids[start : start + length].tolist()
+
     def spans(self) -> Iterator[Span]:
         """Yield where each window is, in order."""
         for first in range(0, self.window_count, AT_ONCE):
@@ -133,8 +145,15 @@ class TokenRows:
         found = self._windows[PARTS * number : PARTS * (number + 1) + 1]
         start, document, position = found[:PARTS]
         stop = found[PARTS] if len(found) > PARTS else len(self._ids)
+        ids = self._ids[start:stop].tolist()
         characters = None if self.characters is None else self.characters[2 * start : 2 * stop]
-        return Window(start, document, position, self._ids[start:stop].tolist(), characters)
+        if self.beside is None:
+            return Window(start, document, position, ids, ids, characters)
+        tokens, places = self.beside(ids)
+        if characters is not None:
+            spans = [characters[2 * at : 2 * at + 2] if at >= 0 else NOWHERE for at in places]
+            characters = array("i", chain.from_iterable(spans))
+        return Window(start, document, position, ids, tokens, characters)
 
 
 def tokenize(
@@ -205,7 +224,16 @@ def tokenize(
         tokens=len(ids),
         tokens_cut=lost,
     )
-    return TokenRows(counts, ids, windows, without, with_role, characters, keeps_ends=keeps_ends)
+    return TokenRows(
+        counts,
+        ids,
+        windows,
+        without,
+        with_role,
+        characters,
+        getattr(model, "tokens_beside", None),
+        keeps_ends=keeps_ends,
+    )
 
 
 def _has_role(
@@ -229,7 +257,7 @@ def numbers(windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
 
     int32, int64 and int32, `(rows,)` each.
     """
-    ids = torch.tensor([each for window in windows for each in window.ids], dtype=torch.int32)
+    ids = torch.tensor([each for window in windows for each in window.tokens], dtype=torch.int32)
     lengths = torch.tensor([len(window.ids) for window in windows])
     documents = torch.tensor([window.document for window in windows]).repeat_interleave(lengths)
     positions = torch.cat(
@@ -325,7 +353,11 @@ class ChosenRows:
     def _offsets(self, start: int, position: int, length: int, count: int) -> Sequence[int]:
         flags = self.tokens.with_role
         if flags is not None:
-            return [at for at, flag in enumerate(flags[start : start + length]) if flag]
+            has = flags[start : start + length]
+            if self.tokens.beside is not None:
+                _, places = self.tokens.beside(self.tokens.ids(start, length))
+                return [at for at, place in enumerate(places) if place >= 0 and has[place]]
+            return [at for at, flag in enumerate(has) if flag]
         here = range(position, position + length)
         if self._selection is None:
             return range(length)

@@ -89,6 +89,37 @@ class ModelWithoutTokenizer(TenterhookError, ValueError):
         )
 
 
+@attrs.define(slots=False, kw_only=False)
+class OtherSequence(TenterhookError, ValueError):
+    """A layer of an encoder-decoder model whose tokens are not those of the texts."""
+
+    model: str
+    """The model's class."""
+
+    layer: str
+    """A layer of the decoder, or of what comes after it."""
+
+    encoder: str = "encoder"
+    """What the encoder goes by."""
+
+    encoder_layer: str = ""
+    """A layer of the encoder, where one was asked for beside it."""
+
+    def __str__(self) -> str:
+        if self.encoder_layer:
+            return (
+                f"{self.model} is an encoder-decoder model: rows of {self.encoder_layer!r} stand "
+                f"beside the encoder's tokens, and those of {self.layer!r} beside the decoder's. "
+                "Capture them as two runs."
+            )
+        return (
+            f"{self.model} is an encoder-decoder model, and texts are the encoder's tokens: it "
+            f"makes none of them for the decoder, where {self.layer!r} is. Capture layers of "
+            f"{self.encoder!r}, or give the decoder its tokens: with lm.capture({self.layer!r}): "
+            "lm(**lm.tokenize(texts), decoder_input_ids=...)."
+        )
+
+
 class NoChatTemplate(TenterhookError, ValueError):
     """A tokenizer that does not say how messages are written."""
 

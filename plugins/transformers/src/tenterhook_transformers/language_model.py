@@ -13,21 +13,18 @@ from tenterhook.hooks import Controller, Detector, Hook
 from tenterhook.registry import OnError
 from tenterhook_capture.loading import ModelName, load_model, note_name
 from tenterhook_capture.special_tokens import SpecialTokens
+from tenterhook_capture.text_model import TextModel
 from tenterhook_store.schemes import split_scheme
 from tenterhook_transformers import chatting, encoding, generation
 from tenterhook_transformers.description import describe
-from tenterhook_transformers.errors import BadLoadOption, EmptyText, UnknownModel
-from tenterhook_transformers.evaluating import evaluating
+from tenterhook_transformers.errors import BadLoadOption, UnknownModel
 from tenterhook_transformers.families import (
     max_tokens,
-    pad_id,
-    position_ids,
     raise_of_two_sequences,
-    takes,
     vocabulary_size,
 )
+from tenterhook_transformers.forwards import padded, run_padded
 from tenterhook_transformers.inference import Inference
-from tenterhook_transformers.padding import pad
 from tenterhook_transformers.pretrained import load_parts
 from tenterhook_transformers.saving import Activations
 from tenterhook_transformers.tokenizing import (
@@ -37,6 +34,7 @@ from tenterhook_transformers.tokenizing import (
     special_tokens_of,
     texts_of,
 )
+from tenterhook_transformers.two_sequences import part_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -360,31 +358,23 @@ class LanguageModel(HookedModel):
         Pads on the tokenizer's side. Returns the mask of real tokens, bool `(batch, seq)`, on the
         CPU. Raises `EmptyText` where there is no document, or one has no token.
         """
-        if not documents:
-            raise EmptyText
-        for at, document in enumerate(documents):
-            if not len(document):
-                raise EmptyText(at)
-        batch = pad(
-            documents,
-            side=getattr(self.tokenizer, "padding_side", "right"),
-            pad_id=pad_id(self.module, self.tokenizer),
-        )
-        device = self.context.device
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids.to(device)}
-        inputs["attention_mask"] = batch.attention_mask.to(device)
-        positions = position_ids(self.module, batch.attention_mask)
-        if positions is not None:
-            inputs["position_ids"] = positions.to(device)
-        if takes(self.module, "use_cache"):
-            inputs["use_cache"] = False  # nothing comes after this forward
-        with evaluating(self.module), torch.no_grad():
-            try:
-                self(**inputs)
-            except (TypeError, ValueError) as error:
-                raise_of_two_sequences(self.module, error)
-                raise
+        side = getattr(self.tokenizer, "padding_side", "right")
+        batch = padded(self, documents, side=side)
+        try:
+            run_padded(self, batch)
+        except (TypeError, ValueError) as error:
+            raise_of_two_sequences(self.module, error)
+            raise
         return batch.attention_mask.bool()
+
+    def for_layers(self, layers: Sequence[str]) -> TextModel:
+        """Return what a capture of these layers runs: this, or of an encoder-decoder model a part.
+
+        Layers of the encoder are captured by running the encoder; those of a decoder with the
+        tokens that the model makes of the text. Raises `OtherSequence` (a `ValueError`) where
+        layers are of both, or where the model makes none.
+        """
+        return part_for(self, layers)
 
     def describe_model(self) -> dict[str, Any]:
         """Return what made the activations, in plain JSON values.

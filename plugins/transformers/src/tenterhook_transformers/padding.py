@@ -18,6 +18,11 @@ class PaddedBatch:
     attention_mask: Tensor
     """1 at real tokens, 0 at padding."""
 
+    def with_column(self, pad_id: int) -> "PaddedBatch":
+        """Return it with one more column of padding on the right."""
+        ids = torch.nn.functional.pad(self.input_ids, (0, 1), value=pad_id)
+        return PaddedBatch(ids, torch.nn.functional.pad(self.attention_mask, (0, 1)))
+
 
 def pad(documents: Sequence[Sequence[int]], *, side: str, pad_id: int) -> PaddedBatch:
     """Pad the documents to the length of the longest, on the CPU.

@@ -31,6 +31,7 @@ class TokenizedModel(TextModel, Protocol):
     def capture(
         self,
         *layers: str | int,
+        inputs: bool = False,
         stop_after: str | int | None = None,
         missing: Literal["warn", "raise", "ignore"] = "warn",
     ) -> "AbstractContextManager[Captured]":
