@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from torch import Tensor, nn
 
@@ -14,8 +14,9 @@ from tenterhook.errors import LayerConflict, UnknownLayer
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Detector, Hook
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
-from tenterhook.registration import Registration
+from tenterhook.registration import LooksOn, Registration
 from tenterhook.reports import Report, not_called, tell
+from tenterhook.scopes.selecting import Selected, selector_of
 from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]
@@ -170,13 +171,15 @@ class HookRegistry:
         priority: int = 0,
         mix: Mix | None = None,
         permanent: bool = False,
+        **selected: Unpack[Selected],
     ) -> str:
         """Attach `hook` to a layer and return its id.
 
         Hooks of one layer run in the order of their registration; those with a higher `priority`
         before the others, one with `prepend` before those of its priority. `mix` lets detectors
         and controllers share the layer, in the order it names, from now on. `hook_type` replaces
-        the hook's own. A `permanent` hook survives `clear`.
+        the hook's own. A `permanent` hook survives `clear`. With a selection (see `Selection`) it
+        runs for that part alone, as in `hooks`.
 
         Raises `UnknownLayer`, `LayerConflict` (detector and controller on one layer) or
         `ValueError` (an id that is taken, a hook that is registered); each a `ValueError`, and
@@ -189,6 +192,7 @@ class HookRegistry:
             )
         kind = hook.hook_type if hook_type is None else HookType(hook_type)
         (layer,) = self.place(layer_signature, kind, several=False)
+        selector = selector_of(selected)
         if mix is not None:
             _one_of("mix", mix, get_args(Mix))
         if not isinstance(priority, int):
@@ -202,6 +206,9 @@ class HookRegistry:
             hook.hook_type, hook.layer_signature = kind, layer.name
             try:
                 entries = entries_for(hook, layer.name, self)
+                if selector is not None:
+                    selecting = selector.begin(self.index.module)
+                    entries = tuple(map(selecting.change, entries))
                 hook.set_context(self.context)
             except BaseException:
                 hook.hook_type, hook.layer_signature = before
@@ -209,6 +216,9 @@ class HookRegistry:
                 raise
             held = Registration(hook, layer.name, site, entries, self._drop)
             held.priority, held.permanent, held.owner = priority, permanent, self.owner()
+            held.selection = selector
+            if selector is not None:
+                held.begin(selecting)
             order = (held, *site.held) if prepend else (*site.held, held)
             self._held[hook.id] = held
             if kind is not HookType.BACKWARD:
@@ -249,7 +259,7 @@ class HookRegistry:
             for entry in held.entries:
                 entry.live = False
             held.owner = None
-            held.site.hold(tuple(other for other in held.site.held if other is not held))
+            held.end()
             held.hook._registration = None
             if not any(other.layer == held.layer for other in self._held.values()):
                 self._mix.pop(held.layer, None)
@@ -302,6 +312,8 @@ class HookRegistry:
             if whole and held.layer != layer.name and held.hook.id in self._held:
                 continue  # the model's input and output are two layers of one module
             standing = held.hook
+            if isinstance(held.entries[0], LooksOn):
+                continue
             both = standing.detects and standing.controls
             if standing.detects != hook.detects and not both:
                 raise LayerConflict(layer.name, repr(hook), repr(standing))
@@ -426,7 +438,7 @@ def _ordered(held: tuple[Registration, ...], mix: Mix) -> tuple[Registration, ..
     def rank(one: Registration) -> tuple[int, int]:
         control = isinstance(one.hook, Controller)
         late = {"detect_first": control, "detect_last": not control}.get(mix, False)
-        return (int(late), -one.priority)
+        return (-1 if isinstance(one.entries[0], LooksOn) else int(late), -one.priority)
 
     return tuple(sorted(held, key=rank))
 

@@ -1,5 +1,7 @@
 """Selections on hooks of every kind: in scopes of several hooks, on gradients, in detectors."""
 
+import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -162,12 +164,11 @@ class TestScope:
 
 def gradient(model: HookedModel, run: Callable[[], Any]) -> Tensor:
     """Return the gradient of the embeddings when `run` has run the model forward."""
-    weight = model.module.get_submodule("embed").weight
-    assert isinstance(weight, Tensor)
+    weight: Any = model.module.get_submodule("embed").weight
     weight.grad = None
     run().sum().backward()
-    assert weight.grad is not None
-    return weight.grad
+    found: Tensor = weight.grad
+    return found
 
 
 class TestGradients:
@@ -228,3 +229,149 @@ class TestGradients:
         scope = model.steer("line", torch.neg, hook_type="backward", tokens=9)
         with pytest.warns(HookWarning, match="matched no token at 'line'"), scope:
             model(IDS, attention_mask=MASK).sum().backward()
+
+
+class TestRegistered:
+    """`register_hook` takes a selection, which holds as long as the hook stands."""
+
+    def test_padding(self, model: HookedModel) -> None:
+        """It means the tokens of each forward, padded on either side, for all who run it."""
+        before, sees = plain(model, "line"), Sees()
+        model.layers.register_hook("line", sees, tokens="last")
+        model.module(IDS, attention_mask=MASK)
+        model.module(IDS, attention_mask=MASK.flip(1))
+        assert torch.equal(sees.seen[0], before[:, -1])
+        assert torch.equal(sees.seen[1], before[[0, 1], [2, 4]])
+
+    def test_controller(self, model: HookedModel) -> None:
+        """A controller's change counts there alone, and others on the layer see it."""
+        before = plain(model, "line")
+        model.layers.register_hook("line", Doubles(), selection=Selection(tokens=0, rows=1))
+        assert torch.equal(plain(model, "line")[1, 0], 2 * before[1, 0])
+        assert torch.equal(plain(model, "line")[0], before[0])
+
+    @pytest.mark.parametrize("layer", ["input", "output"])
+    def test_whole_model(self, model: HookedModel, layer: str) -> None:
+        """On the whole model its look at the forward comes first, whoever was there before."""
+        first, last = (Sees("pre_forward" if layer == "input" else "forward") for _ in range(2))
+        model.layers.register_hook(layer, first)
+        model.layers.register_hook(layer, last, prepend=True, rows=1)
+        model.module(IDS, attention_mask=MASK)
+        assert torch.equal(last.seen[0], first.seen[0][1:])
+
+    def test_one_hook(self, model: HookedModel) -> None:
+        """It is one hook, of its own layer; what looks on at the model is nobody's business."""
+        model.layers.register_hook("line", Doubles(), tokens=0)
+        model.layers.register_hook("output", Sees())
+        assert [hook.layer_signature for hook in model.layers] == ["line", "output"]
+        assert list(model.layers.by_layer()) == ["line", "output"]
+
+    def test_off_and_on(self, model: HookedModel) -> None:
+        """Switched off it costs nothing and does nothing; switched on it selects as before."""
+        sees = Sees()
+        model.layers.register_hook("line", sees, tokens="last")
+        sees.disable()
+        assert not any(module._forward_hooks for module in model.module.modules())
+        model.module(IDS, attention_mask=MASK)
+        sees.enable()
+        model.module(IDS, attention_mask=MASK)
+        assert [tuple(each.shape) for each in sees.seen] == [(2, WIDTH)]
+
+    def test_taken_off(self, model: HookedModel) -> None:
+        """Nothing of it is left when it is unregistered."""
+        hook_id = model.layers.register_hook("line", Doubles(), tokens="last")
+        with pytest.raises(tenterhook.NotClean, match="Doubles"):
+            tenterhook.assert_clean(model)
+        model.layers.unregister_hook(hook_id)
+        tenterhook.assert_clean(model)
+        assert not model.module._forward_hooks
+        assert not model.module._forward_pre_hooks
+
+    def test_copies(self, model: HookedModel) -> None:
+        """A copy of the module has none of it."""
+        model.layers.register_hook("line", Doubles(), tokens="last")
+        plain_out = copy.deepcopy(model.module)(IDS, attention_mask=MASK)
+        model.layers.clear()
+        assert torch.equal(plain_out, model(IDS, attention_mask=MASK))
+
+    def test_with_scopes(self, model: HookedModel) -> None:
+        """It runs before open scopes, which see what it made."""
+        before = plain(model, "line")
+        model.layers.register_hook("line", Doubles(), tokens="last")
+        with model.steer("line", torch.neg, tokens="last"), model.capture("line") as captured:
+            model(IDS, attention_mask=MASK)
+        assert torch.equal(captured.last("line")[:, -1], -2 * before[:, -1])
+        assert torch.equal(plain(model, "line")[:, -1], 2 * before[:, -1])
+
+    def test_gradient(self, model: HookedModel) -> None:
+        """So does one on the gradient."""
+        sees, whole = Sees("backward"), Sees("backward")
+        model.layers.register_hook("line", whole)
+        model.layers.register_hook("line", sees, tokens="last")
+        model.module(IDS, attention_mask=MASK).sum().backward()
+        assert torch.equal(sees.seen[0], whole.seen[0][:, -1])
+
+    def test_threads(self, model: HookedModel) -> None:
+        """In each thread it means the tokens of that thread's forward."""
+        before, wrong = plain(model, "line"), []
+        model.layers.register_hook("line", Doubles(), tokens="last")
+
+        def run(mask: Tensor, columns: list[int]) -> None:
+            for _ in range(50):
+                with model.capture("line") as captured:
+                    model(IDS, attention_mask=mask)
+                expected = before.clone()
+                expected[[0, 1], columns] *= 2
+                wrong.append(not torch.equal(captured.last("line"), expected))
+
+        threads = [
+            threading.Thread(target=run, args=(mask, columns))
+            for mask, columns in ((MASK, [4, 4]), (MASK.flip(1), [2, 4])) * 2
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == [False] * 200
+
+    def test_registered_meanwhile(self, model: HookedModel) -> None:
+        """One that is registered while the model runs does not guess what that was given."""
+
+        def register(h: Tensor) -> None:
+            if not len(model.layers):
+                model.layers.register_hook("line", Doubles(), tokens="last")
+
+        scope = model.steer("embed", register)
+        with scope, pytest.raises(HookError, match="a hook that was registered, while the model"):
+            model(IDS, attention_mask=MASK)
+        model(IDS, attention_mask=MASK)
+
+    def test_fails(self, model: HookedModel) -> None:
+        """A registration that fails leaves nothing behind."""
+        with pytest.raises(ValueError, match="is not a selection of positions"):
+            model.layers.register_hook("line", Doubles(), tokens="a:b")
+        hook = Doubles()
+        model.layers.register_hook("line", hook)
+        with pytest.raises(ValueError, match="registered already"):
+            model.layers.register_hook("embed", hook, tokens=0)
+        model.layers.clear()
+        tenterhook.assert_clean(model)
+
+    @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+    def test_compiled(self, model: HookedModel, first: bool) -> None:
+        """In a compiled model it is right, registered before or after compiling."""
+        torch.compiler.reset()
+        model.module.requires_grad_(False)
+        before, net = plain(model, "line"), model.module
+        compiled = torch.compile(net, backend="eager")
+        if not first:
+            compiled(IDS, attention_mask=MASK)
+        model.layers.register_hook("line", Doubles(), tokens="last")
+        expected = net(IDS, attention_mask=MASK)
+        for _ in range(2):
+            assert torch.equal(compiled(IDS, attention_mask=MASK), expected)
+        assert torch.equal(expected[:, -1], torch.tanh(2 * before[:, -1]))
+        other = compiled(IDS, attention_mask=MASK.flip(1))
+        assert torch.equal(other, net(IDS, attention_mask=MASK.flip(1)))
+        model.layers.clear()
+        assert torch.equal(compiled(IDS, attention_mask=MASK), torch.tanh(before))

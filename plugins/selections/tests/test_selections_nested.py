@@ -361,7 +361,7 @@ class TestUnknown:
                 opened.append(model.steer("blocks.3", torch.neg, tokens="last"))
             opened[0].__enter__()
 
-        said = r"'blocks\.3'.*opened while the model ran.*Open the scope before"
+        said = r"'blocks\.3'.*scope that was opened, or .* while the model ran"
         with (
             model.steer("blocks.0", once(open_scope)),
             pytest.raises((ValueError, HookError), match=said),

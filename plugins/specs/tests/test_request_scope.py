@@ -80,6 +80,31 @@ class TestScope:
         torch.testing.assert_close(kept.get_captured(), plain + torch.tensor([1.0, 0, 0, 0]))
         assert len(model.layers) == 0
 
+    def test_selections(self, model: HookedModel) -> None:
+        """Each hook has the selection that its own entry says."""
+        spec = {
+            "hooks": [
+                add([1, 0, 0, 0], selection={"tokens": "last"}),
+                {"hook": "LayerActivationDetector", "layer": 0, "selection": {"tokens": 0}},
+            ]
+        }
+        with torch.no_grad():
+            plain = model.module[0](X)  # type: ignore[index]
+            with model.scoped(spec, hooks=ALLOWED) as scope, model.capture("0") as captured:
+                model(X)
+        kept = scope.hooks[1]
+        assert isinstance(kept, LayerActivationDetector)
+        torch.testing.assert_close(kept.get_captured(), plain[:, 0])
+        expected = plain.clone()
+        expected[:, -1, 0] += 1
+        torch.testing.assert_close(captured.last("0"), expected)
+
+    def test_wrong_selection(self, model: HookedModel) -> None:
+        """A selection that makes no sense is a mistake, told with the others."""
+        hook = add([1, 0, 0, 0], selection={"every": 0}, priority=1)
+        with pytest.raises(BadSpec, match=r"\[0\]\.priority.*\[0\]\.selection: every=0 is not a"):
+            model.scoped({"hooks": [hook]}, hooks=ALLOWED)
+
     @pytest.mark.parametrize(
         "spec",
         [

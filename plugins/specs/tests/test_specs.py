@@ -116,17 +116,31 @@ hooks = st.one_of(
 )
 
 
+selections: Any = st.fixed_dictionaries(
+    {},
+    optional={
+        "tokens": st.sampled_from([0, "last", "1:3", [0, -1], [[0], [1, 2]], "prompt"]),
+        "phase": st.sampled_from(["prompt", "generated"]),
+        "rows": st.sampled_from([0, slice(1, None)]),
+        "features": features,
+        "every": st.integers(1, 3),
+        "step": st.sampled_from([0, "2:"]),
+    },
+)
+
+
 @given(st.data())
 @settings(max_examples=20)
 def test_what_is_described_is_put_on_another_model(data: st.DataObject) -> None:
     """Through each format, to the bit: classes, parameters, layers, order, ids, switches."""
     first = model()
     for at, hook in enumerate(data.draw(st.lists(hooks, max_size=4))):
+        selected = data.draw(selections)
         whole = {"ModelInputDetector": "input", "ModelOutputDetector": "output"}
         layer = whole.get(type(hook).__name__, str(at % 2))
         priority, permanent = data.draw(st.integers(-2, 2)), data.draw(st.booleans())
         first.layers.register_hook(
-            layer, hook, mix="in_order", priority=priority, permanent=permanent
+            layer, hook, mix="in_order", priority=priority, permanent=permanent, **selected
         )
         if data.draw(st.booleans()):
             hook.disable()
@@ -143,6 +157,50 @@ def test_what_is_described_is_put_on_another_model(data: st.DataObject) -> None:
             other = second.layers.get_hook(one.id)
             assert other is not None
             assert_same(one, other)
+
+
+class TestSelection:
+    """A hook may have a selection."""
+
+    def test_applied(self) -> None:
+        """What it says is selected there as it is in `register_hook`."""
+        hook = {"hook": "ZeroAblate", "layer": "0", "selection": {"tokens": [-1], "rows": 1}}
+        one, x = model(), torch.ones(2, 3, WIDTH)
+        plain = one.module[0](x)  # type: ignore[index]
+        one.apply({"hooks": [hook]})
+        with one.capture("0") as captured:
+            one(x)
+        plain[1, -1] = 0
+        assert torch.equal(captured.last("0"), plain)
+
+    @pytest.mark.parametrize(
+        ("words", "match"),
+        [
+            ({"tokns": 0}, r"hooks\[0\]\.selection: There is no argument 'tokns'.*'tokens'"),
+            ({"tokens": "a:b"}, r"hooks\[0\]\.selection: 'a:b' is not a selection of positions"),
+            ({"selection": 3}, r"hooks\[0\]\.selection: There is no argument 'selection'"),
+            (3, r"hooks\[0\]\.selection: expected a table"),
+        ],
+        ids=["unknown", "wrong", "whole", "no table"],
+    )
+    def test_mistakes(self, words: Any, match: str) -> None:
+        """A mistake is named with its path, and nothing is registered."""
+        one = model()
+        with pytest.raises(BadSpec, match=match):
+            one.apply({"hooks": [{"hook": "ZeroAblate", "layer": "0", "selection": words}]})
+        assert not len(one.layers)
+
+    def test_not_describable(self) -> None:
+        """A selector of somebody's own has no words."""
+
+        class Own:
+            def begin(self, module: nn.Module) -> Any:
+                return tenterhook.Selection(rows=0).begin(module)
+
+        one = model()
+        one.layers.register_hook("0", ZeroAblate("0"), selection=Own())
+        with pytest.raises(NotDescribable, match="a Own has no fields"):
+            one.describe()
 
 
 def assert_same(one: Hook, other: Hook) -> None:

@@ -89,10 +89,11 @@ class Site(Place):
         """Rebuild what runs; put the torch hook on the module, change it, or take it off."""
         with lock:
             compiler.hooks_change()
-            entries = [each for held in self.held if held.hook._enabled for each in held.entries]
-            backward = [entry for entry in entries if entry.hook.hook_type is HookType.BACKWARD]
-            self.forward = tuple(entry for entry in entries if entry not in backward)
-            self.backward = tuple(backward)
+            sides: tuple[list[Entry], list[Entry]] = [], []
+            for held in self.held:
+                if held.hook._enabled:
+                    sides[held.hook_type is HookType.BACKWARD].extend(held.entries)
+            self.forward, self.backward = map(tuple, sides)
             dispatcher = self._dispatcher()
             # A key that is there already keeps its place among other people's hooks when its value
             # changes, and comes last when it was gone: so we change, and rather leave one that runs

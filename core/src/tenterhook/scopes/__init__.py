@@ -9,7 +9,7 @@ from tenterhook._dispatch.frames import Place
 from tenterhook.scopes.capturing import CaptureScope
 from tenterhook.scopes.recorders import Form, Recorder
 from tenterhook.scopes.scope import Scope
-from tenterhook.scopes.selecting import Selecting, Selector
+from tenterhook.scopes.selecting import Selecting, Selector, selector_of
 from tenterhook.scopes.steering import Hooks
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "Scope",
     "Selecting",
     "Selector",
+    "selector_of",
 ]

@@ -30,6 +30,7 @@ from tenterhook.activations import (
     with_item,
     with_part,
 )
+from tenterhook.compiling import eager
 from tenterhook.scopes import Entry, Form, Recorder
 
 Args = tuple[Any, ...]
@@ -84,11 +85,18 @@ class SelectedEntry(Entry):
         """Return itself where it detects, which it does while controllers are off."""
         return None if self.entry.detecting() is None else self
 
+    @eager  # what runs depends on the forward around it, which is read off Python's stack
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run on what the module returned; see `Entry`."""
         self.fired = True
         return self._surfacing(self._after, module, args, kwargs, output)
 
+    @eager
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
+        """Run on the inputs; see `Entry`."""
+        return super().before(module, args, kwargs)
+
+    @eager
     def noted(self, module: nn.Module, args: Args, kwargs: Kwargs, tensor: Tensor) -> Any:
         """Return what is selected in this call, for the gradient of `tensor`; see `Entry`."""
         given = first_input(inputs_of(module, args, kwargs))

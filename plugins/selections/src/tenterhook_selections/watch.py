@@ -92,8 +92,9 @@ class Watch:
             )
         if any(is_call_of(call, whole) for call in calls_here(_NEAR)):
             raise ValueError(
-                "Tokens are selected in a scope that was opened while the model ran, which "
-                "does not know what the model was given. Open the scope before."
+                "Tokens are selected in a scope that was opened, or for a hook that was "
+                "registered, while the model ran, so it is not known what the model was given. "
+                "Open or register it before."
             )
         if self._padded and _backward_id() != -1:
             raise ValueError(

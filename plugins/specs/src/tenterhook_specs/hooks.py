@@ -10,6 +10,7 @@ import torch
 from tenterhook.errors import closest
 from tenterhook.hooks import Controller, Detector, Hook, HookType
 from tenterhook.plugins import FIRST_PARTY, Registered, default_manager
+from tenterhook.scopes import Selector, selector_of
 from tenterhook_specs.errors import BadSpec, NotDescribable
 from tenterhook_specs.formats import read_spec
 from tenterhook_specs.import_paths import import_path, path_of
@@ -38,6 +39,8 @@ class HookSpec:
     """How detectors and controllers share its layer; see `register_hook`."""
     parameters: Mapping[str, Any] = attrs.field(factory=dict)
     """What the class is made with, in plain form; what is left out has its default."""
+    selection: Mapping[str, Any] | None = None
+    """Which part it is for, by the words of a `Selection`: `tokens`, `phase`, ..."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +72,7 @@ def describe(layers: "HookRegistry") -> ModelSpec:
                     permanent=registration.permanent,
                     priority=registration.priority,
                     mix=layers.mix_of(layer),
+                    selection=_said(registration.selection, hook),
                 )
             )
     return ModelSpec(on_error=layers.on_error, hooks=tuple(hooks))
@@ -112,15 +116,16 @@ def apply(layers: "HookRegistry", spec: Given, *, allow: Sequence[str] = ()) -> 
     made = []
     for at, each in enumerate(found.hooks):
         try:
-            made.append((each, make_hook(each, path=f"hooks[{at}]", allow=allow)))
+            selector = selector_for(each, f"hooks[{at}]")
+            made.append((each, make_hook(each, path=f"hooks[{at}]", allow=allow), selector))
         except Exception as error:
             error.add_note(f"This was hooks[{at}] of the spec.")
             raise
     before, ids = layers.on_error, []
     try:
-        for at, (each, hook) in enumerate(made):
+        for at, (each, hook, selector) in enumerate(made):
             try:
-                ids.append(_register(layers, each, hook))
+                ids.append(_register(layers, each, hook, selector))
             except Exception as error:
                 error.add_note(f"This was hooks[{at}] of the spec.")
                 raise
@@ -133,8 +138,38 @@ def apply(layers: "HookRegistry", spec: Given, *, allow: Sequence[str] = ()) -> 
     return ids
 
 
+def selector_for(spec: HookSpec, path: str) -> Selector | None:
+    """Return the selector that a spec asks for, `None` for none. Raises `BadSpec`."""
+    words: Any = dict(spec.selection or {})
+    try:
+        if "selection" in words:
+            raise TypeError("There is no argument 'selection'.")
+        return selector_of(words)
+    except (TypeError, ValueError) as error:
+        raise BadSpec([f"{path}.selection: {error}"]) from error
+
+
+def _said(selector: Any, hook: Hook) -> dict[str, Any] | None:
+    """Return the words of a selector that are not their defaults, in plain form."""
+    if selector is None:
+        return None
+    what = f"the selection of {type(hook).__name__} {hook.id!r}"
+    if not attrs.has(type(selector)):
+        raise NotDescribable(what, f"a {type(selector).__name__} has no fields. Give a Selection.")
+    words = {field.name: getattr(selector, field.name) for field in attrs.fields(type(selector))}
+    defaults = {field.name: field.default for field in attrs.fields(type(selector))}
+    return {
+        name: plain(value, f"{name} in {what}")
+        for name, value in words.items()
+        if not _same(value, defaults[name])
+    }
+
+
 def make_hook(spec: HookSpec, *, path: str = "hook", allow: Sequence[str] = ()) -> Hook:
-    """Make the hook of a spec, registered nowhere. Raises as `apply` does."""
+    """Make the hook of a spec, registered nowhere. Raises as `apply` does.
+
+    Its selection, if it has one, is of the place where it is put.
+    """
     hook_class = _class_of(spec.hook, path, allow)
     return hook_of(hook_class, spec, parameters_given(hook_class, spec, path=path, allow=allow))
 
@@ -170,7 +205,7 @@ def hook_of(hook_class: type[Hook], spec: HookSpec, parameters: Mapping[str, Any
     return hook
 
 
-def _register(layers: "HookRegistry", spec: HookSpec, hook: Hook) -> str:
+def _register(layers: "HookRegistry", spec: HookSpec, hook: Hook, selector: Selector | None) -> str:
     return layers.register_hook(
         spec.layer,
         hook,
@@ -178,6 +213,7 @@ def _register(layers: "HookRegistry", spec: HookSpec, hook: Hook) -> str:
         priority=spec.priority,
         permanent=spec.permanent,
         mix=spec.mix,
+        selection=selector,
     )
 
 

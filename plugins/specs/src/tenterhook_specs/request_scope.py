@@ -24,8 +24,15 @@ from tenterhook.errors import closest
 from tenterhook.hooks import Controller, Detector, Hook, HookType
 from tenterhook.one_line import error_line
 from tenterhook.plugins import default_manager
+from tenterhook.scopes import Selector
 from tenterhook_specs.errors import BadSpec, NotAllowed
-from tenterhook_specs.hooks import HookSpec, ModelSpec, hook_of, parameters_given
+from tenterhook_specs.hooks import (
+    HookSpec,
+    ModelSpec,
+    hook_of,
+    parameters_given,
+    selector_for,
+)
 from tenterhook_specs.layer_widths import Side, possible_widths
 from tenterhook_specs.parameters import parameters_of
 from tenterhook_specs.plain_values import leaves, path_text
@@ -97,7 +104,9 @@ def scoped(
                     f"{max_elements:,} at most"
                 ]
             )
-    return model.hooks(*[(one.layer, _made(model, one)) for one in found], missing=missing)
+    return model.hooks(
+        *[(one.layer, _made(model, one), one.selector) for one in found], missing=missing
+    )
 
 
 _Widths = dict[tuple[str, Side], Collection[int] | None]
@@ -113,6 +122,7 @@ class _Asked:
     hook_class: type[Hook]
     layer: str
     parameters: dict[str, Any]
+    selector: Selector | None
     elements: int
 
 
@@ -214,6 +224,10 @@ def _looked_up(
         layer = model.layers.index.resolve(spec.layer)
     except ValueError as error:  # an UnknownLayer
         mistakes.append(f"{path}.layer: {error}")
+    try:
+        selector = selector_for(spec, path)
+    except BadSpec as error:
+        mistakes += error.mistakes
     if mistakes:
         raise BadSpec(mistakes)
     hook_class = classes[spec.hook]
@@ -244,6 +258,7 @@ def _looked_up(
         hook_class=hook_class,
         layer=layer.name,
         parameters=parameters,
+        selector=selector,
         elements=elements,
     )
 

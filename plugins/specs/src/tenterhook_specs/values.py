@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from collections.abc import Sequence as SequenceType
 from pathlib import PurePath
+from types import NoneType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
@@ -215,8 +216,14 @@ def _check_containers(values: Mapping[str, Any], kind: type) -> None:
     cattrs takes whatever can be iterated: `hooks = {}` would be a spec without hooks.
     """
     for each in attrs.fields(kind):
-        wanted, value = get_origin(each.type) or each.type, values.get(each.name)
+        value = values.get(each.name)
+        members = [m for m in get_args(each.type) if m is not NoneType]
+        is_optional = NoneType in get_args(each.type) and len(members) == 1
+        kind_of = members[0] if is_optional else each.type
+        wanted = get_origin(kind_of) or kind_of
         if each.name not in values or not isinstance(wanted, type):
+            continue
+        if is_optional and value is None:
             continue
         if issubclass(wanted, Mapping):
             fits, what = isinstance(value, Mapping), "table"
