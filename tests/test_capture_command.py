@@ -243,7 +243,7 @@ def test_other_run_of_that_name(th: Command, tmp_path: Path) -> None:
     capture(th, tmp_path / "store", "--run-name", "one")
     code, _, err = capture(th, tmp_path / "store", "--run-name", "one", "--batch-size", "2")
     assert code == 2
-    assert "batch_size is 32 there and 2 here" in err
+    assert "batch_size is None there and 2 here" in err
 
 
 def test_no_store(th: Command, tmp_path: Path) -> None:
@@ -319,12 +319,14 @@ def test_dry_run(th: Command, tmp_path: Path) -> None:
     assert lines[0].endswith("would have 10 rows, one for each token, of")
     assert lines[1:3] == ["  blocks.0  12 x bfloat16", "  head  97 x bfloat16"]
     assert lines[3] == "2.2 kB in 15 shards and 3 units."
+    batches = r"Batches: at most [\d,]+ tokens, padding counted; documents by length\."
+    assert re.fullmatch(batches, lines[4])
     assert re.fullmatch(
         r"Estimated time: 1 s of forward passes in one process, at [\d,]+ rows/s measured on the "
         r"first batches\.",
-        lines[4],
+        lines[5],
     )
-    assert lines[5] == "Nothing was made."
+    assert lines[6] == "Nothing was made."
     assert list(tmp_path.iterdir()) == []
     capture(th, tmp_path / "store", "--rows-per-unit", "4")
     files = [p for p in (tmp_path / "store").rglob("c/*") if p.is_file()]
@@ -335,6 +337,10 @@ def test_dry_run(th: Command, tmp_path: Path) -> None:
     assert found["shards"] == len(files) == 15
     assert (found["units"], found["units_missing"], found["rows_missing"]) == (3, 0, 0)
     assert found["bytes"] == 10 * (12 + 97) * 2
+    (run,) = LocalStore(tmp_path / "store").runs()
+    spec = LocalStore(tmp_path / "store").run(run).plan.spec
+    assert found["batch_tokens"] == spec["batch_tokens"] >= 512
+    assert (found["batch_size"], found["bucket"]) == (None, True)
     code, _, err = capture(th, tmp_path / "store", "--dry-run", "--plan")
     assert (code, "give one" in err) == (2, True)
 
@@ -344,7 +350,7 @@ def test_plan(th: Command, tmp_path: Path) -> None:
     store = tmp_path / "a store"
     code, out, err = capture(th, store, "--plan", "--run-name", "r", "--rows-per-unit", "4")
     assert code == 0, err
-    assert out.startswith(f"Run r in {store} is planned: 10 rows in 3 units.\n")
+    assert out.startswith(f"Run r in {store} is planned: 10 rows in 3 units.\nBatches: at most ")
     command = [line for line in out.splitlines() if line.endswith("--slice 1/2")]
     assert shlex.split(command[0])[1:] == ["work", str(store), "r", "--slice", "1/2"]
     assert len(LocalStore(store).run("r")) == 0
@@ -913,7 +919,7 @@ def test_help_has_groups(th: Command) -> None:
         if field.default and isinstance(field.default, str | int):
             assert f"[default: {field.default}" in text
     assert "Batches: " not in sections["Rows"]
-    assert "beside --batch-size; a longer document" in sections["Batches"]
+    assert "unless it or --batch-size is given" in sections["Batches"]
 
 
 @pytest.mark.parametrize(

@@ -426,7 +426,8 @@ def commands(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[
             yield from commands(command, (*words, word))
             continue
         _, *arguments = command.collect_usage_pieces(context_of_command)
-        options = {each.opts[0] for each in command.params if isinstance(each, click.Option)}
+        known = [each for each in command.params if isinstance(each, click.Option)]
+        options = {name for each in known for name in (each.opts[0], *each.secondary_opts)}
         yield Command(" ".join((*words, word)), " ".join(arguments), options)
 
 

@@ -274,7 +274,7 @@ def test_run_name() -> None:
     """A name takes the place of the id, for that one capture."""
     store = MemoryStore()
     assert save_activations(WordModel(), "head", TEXTS, store, run_name="mine") == "mine"
-    with pytest.raises(OtherRun, match=r"batch_size is 32 there and 3 here"):
+    with pytest.raises(OtherRun, match=r"batch_size is None there and 3 here"):
         save_activations(WordModel(), "head", TEXTS, store, run_name="mine", batch_size=3)
 
 

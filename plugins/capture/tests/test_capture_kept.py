@@ -101,8 +101,8 @@ def test_buckets_need_less_padding() -> None:
     """Documents of nearly one length share a batch, the longest first."""
     texts = [" ".join(["x"] * n) for n in (1, 15, 2, 14, 1, 16, 3, 13)]
     plain, bucketed = WordModel(), WordModel()
-    captured(texts=texts, model=plain, batch_tokens=32)
-    captured(texts=texts, model=bucketed, batch_tokens=32, bucket=True)
+    captured(texts=texts, model=plain, batch_size=32, batch_tokens=32)
+    captured(texts=texts, model=bucketed, batch_size=32, batch_tokens=32, bucket=True)
     assert bucketed.batches[1:] == [[16, 15], [14, 13], [3, 2, 1, 1]]
     assert sum(map(padded, bucketed.batches[1:])) < sum(map(padded, plain.batches[1:])) / 1.5
 

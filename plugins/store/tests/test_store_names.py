@@ -58,6 +58,7 @@ def test_names_of_capture() -> None:
         "ValuesLost",
         "WorkerFactory",
         "WrongMask",
+        "as_begun",
         "begin_run",
         "estimate",
         "points_of",

@@ -403,5 +403,5 @@ def test_another_model_says_how_to_go_on(make_model: Make, tokenizer: Any) -> No
     with pytest.raises(OtherRun, match="model not the same") as caught:
         save_activations(lm, "layer_1", TEXTS, store, run_name="named")
     assert "An earlier version of tenterhook began it" in caught.value.__notes__[0]
-    with pytest.raises(OtherRun, match="batch_size is 32 there and 2 here") as caught:
+    with pytest.raises(OtherRun, match="batch_size is None there and 2 here") as caught:
         save_activations(lm, "layer_1", TEXTS, store, run_name="named", batch_size=2)

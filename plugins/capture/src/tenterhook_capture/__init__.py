@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tenterhook_capture.beginning import as_begun, begin_run
     from tenterhook_capture.errors import (
         BadArgument,
         BadSlice,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tenterhook_capture.prepare import Capture, prepare_capture
     from tenterhook_capture.progress import Progress, ProgressCallback
     from tenterhook_capture.recipe import CaptureRecipe
-    from tenterhook_capture.save import begin_run, resume_run, save_activations
+    from tenterhook_capture.save import resume_run, save_activations
     from tenterhook_capture.slices import Slice, slice_of_launcher
     from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
     from tenterhook_capture.status import OpenSession, RunStatus, run_status
@@ -68,6 +69,7 @@ __all__ = [
     "ValuesLost",
     "WorkerFactory",
     "WrongMask",
+    "as_begun",
     "begin_run",
     "estimate",
     "points_of",
@@ -109,7 +111,8 @@ _HOMES = {
     "ValuesLost": "lost_values",
     "WorkerFactory": "workers",
     "WrongMask": "errors",
-    "begin_run": "save",
+    "as_begun": "beginning",
+    "begin_run": "beginning",
     "estimate": "estimating",
     "points_of": "points",
     "prepare_capture": "prepare",

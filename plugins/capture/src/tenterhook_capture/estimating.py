@@ -1,12 +1,14 @@
 """What a capture would make and take, measured on its first batches; nothing is made."""
 
-import itertools
 import time
+from collections.abc import Iterable
 
 import attrs
 
-from tenterhook_capture.identity import differences
+from tenterhook_capture.beginning import as_begun
+from tenterhook_capture.identity import CaptureSpec, differences
 from tenterhook_capture.prepare import Capture
+from tenterhook_capture.token_rows import Piece
 from tenterhook_capture.workers import make_worker
 from tenterhook_store import MemoryStore, OtherRun, Store, Unit
 
@@ -41,6 +43,7 @@ def estimate(store: Store, capture: Capture, run_id: str) -> Estimate:
 
     Makes nothing in the store. Raises `OtherRun` where the run is there and is another one.
     """
+    run_id, capture = as_begun(store, capture, run_id)
     plan, committed = capture.plan, frozenset[int]()
     if run_id in store.runs():
         run = store.run(run_id)
@@ -63,7 +66,7 @@ def _rate(capture: Capture) -> float:
     """Return the rows per second of the first batches, which go into memory and are dropped."""
     plan = capture.plan
     pieces = capture.rows.pieces(Unit(0, 0, plan.rows))
-    first = list(itertools.islice(pieces, BATCHES * capture.options.batch_size))
+    first = _first(pieces, capture.spec)
     # A unit that is smaller than that is done in smaller batches: so is this.
     rows = min(first[-1].row + len(first[-1].offsets), plan.rows_per_unit, plan.rows)
     stop = min(2 * rows, plan.rows)
@@ -74,3 +77,17 @@ def _rate(capture: Capture) -> float:
     began = time.perf_counter()
     worker(timed)
     return timed.rows / (time.perf_counter() - began)
+
+
+def _first(pieces: Iterable[Piece], spec: CaptureSpec) -> list[Piece]:
+    """Return pieces for so many batches, about."""
+    found: list[Piece] = []
+    tokens = 0
+    for piece in pieces:
+        found.append(piece)
+        tokens += len(piece.window.ids)
+        if spec.batch_size is not None and len(found) >= BATCHES * spec.batch_size:
+            break
+        if spec.batch_tokens is not None and tokens >= BATCHES * spec.batch_tokens:
+            break
+    return found

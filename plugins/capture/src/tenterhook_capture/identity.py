@@ -63,13 +63,14 @@ class CaptureSpec:
     max_tokens: int | None
     """The longest document that the model takes."""
     long_documents: LongDocuments
-    batch_size: int = attrs.field(validator=_count)
-    """Documents in one forward; which documents share a batch changes the last bits of floats."""
+    batch_size: int | None = attrs.field(validator=validators.optional(_count))
+    """Documents in one forward at most; `None` for as many as `batch_tokens` allow. Which documents
+    share a batch changes the last bits of floats."""
     rows_per_unit: int = attrs.field(validator=_count)
     batch_tokens: int | None = None
     """Tokens in one forward at most, padding counted."""
     bucket: bool = False
-    """Whether the documents of a unit are run by length, the longest first."""
+    """Whether documents are run by length, the longest first."""
     tokens: str | None = None
     """Which tokens of each document are rows: `0,-1` or `1:`; `None` for all."""
     reduce: tuple[str, ...] = ()
@@ -80,6 +81,9 @@ class CaptureSpec:
     changes: tuple[str, ...] = ()
     """The controllers and replacements at work, by their ids, and `torch.autocast` where that is:
     what ran was not the model alone."""
+    budget_chosen: bool = attrs.field(default=False, eq=False)
+    """Whether `batch_tokens` was chosen, and asked for by nobody. Then the id does not follow from
+    the number, so that a machine which would choose another finds the run. Not among `values`."""
     algorithm: int = ALGORITHM
     cut: str | None = later(None)
     """`tokenizer` where a document was cut and keeps more than its first tokens."""
@@ -90,13 +94,15 @@ class CaptureSpec:
         """Return it as plain JSON values, without the later ones that are as they always were."""
         always = {each.name: each.default for each in attrs.fields(type(self)) if is_later(each)}
         found: dict[str, Any] = json.loads(json.dumps(attrs.asdict(self)))
+        del found["budget_chosen"]
         return {key: found[key] for key in found if key not in always or found[key] != always[key]}
 
     def run_id(self) -> str:
         """Return the id that follows from it: the model's name and a hash."""
         name = PurePath(self.model.replace("\\", "/")).name or self.model
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
-        return f"{slug}-{fingerprint(self.values())[:12]}"
+        values = self.values() | ({"batch_tokens": "chosen"} if self.budget_chosen else {})
+        return f"{slug}-{fingerprint(values)[:12]}"
 
 
 def model_fingerprint(description: Mapping[str, Any]) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tenterhook_selections import Selection, Where
 
 __all__ = [
-    "BATCH_SIZE",
     "DTYPES",
     "QUEUE_BYTES",
     "ROWS_PER_UNIT",
@@ -42,9 +41,6 @@ tokens are kept and nothing else, which is how captures cut that earlier version
 
 Writing = Literal["auto", "inline", "thread"]
 """Who writes: the thread that runs the model, another one, or whichever suits the device."""
-
-BATCH_SIZE = 32
-"""Documents in one forward unless something else is asked for."""
 
 QUEUE_BYTES = 256 << 20
 """Rows that wait for the writer at most, in bytes, unless something else is asked for."""
@@ -148,7 +144,13 @@ class CaptureOptions:
     A run is rebuilt from them, so whatever is added here is known to every process of it.
     """
 
-    batch_size: int = option(BATCH_SIZE, help="Documents at once.", group="Batches", least=1)
+    batch_size: int | None = option(
+        None,
+        help="Documents at once, in their order; by default as many as a budget of tokens allows, "
+        "those of about one length together.",
+        group="Batches",
+        least=1,
+    )
     dtype: str | None = attrs.field(
         default=None,
         converter=wanted_dtype,
@@ -174,14 +176,15 @@ class CaptureOptions:
     )
     batch_tokens: int | None = option(
         None,
-        help="Tokens at once at most, padding counted, beside `batch_size`; a longer document runs "
-        "alone.",
+        help="Tokens at once at most, padding counted; a longer document runs alone. Chosen for "
+        "model and device, unless it or `batch_size` is given.",
         group="Batches",
         least=1,
     )
-    bucket: bool = option(
-        False,
-        help="Run the documents of a unit by length, the longest first, which needs less padding.",
+    bucket: bool | None = option(
+        None,
+        help="Run documents by length, the longest first, which needs less padding; done unless "
+        "`batch_size` is given.",
         group="Batches",
     )
     no_special_tokens: bool = option(
@@ -275,7 +278,7 @@ class KeywordsBesideBatchSize(TypedDict, total=False):
     long_documents: LongDocuments
     rows_per_unit: int
     batch_tokens: int | None
-    bucket: bool
+    bucket: bool | None
     no_special_tokens: bool
     window_special_tokens: bool
     tokens: "Where | Selection | None"
@@ -293,7 +296,7 @@ class CaptureKeywords(KeywordsBesideBatchSize, total=False):
     A test holds names and types to those of the class.
     """
 
-    batch_size: int
+    batch_size: int | None
 
 
 Call = TypeVar("Call", bound=Callable[..., Any])

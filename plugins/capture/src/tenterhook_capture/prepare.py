@@ -7,6 +7,8 @@ import attrs
 import torch
 
 from tenterhook.activity import changes_active
+from tenterhook_capture.batching import Batching, leaves_budget_open
+from tenterhook_capture.budget import token_budget
 from tenterhook_capture.document_tokens import OnDocuments
 from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass
@@ -37,6 +39,7 @@ class Capture:
     rows: ChosenRows
     forward: ForwardPass
     options: CaptureOptions
+    """As they were given, what is left open left open."""
     spec: CaptureSpec
     plan: RunPlan
     recipe: CaptureRecipe
@@ -79,10 +82,16 @@ def prepare_capture(
     cuts = options.long_documents in ("truncate", "head")
     description = model.describe_model()
     changes = (*changes_active(model.layers), *_autocasts())
+    layer_arrays = _point_arrays(forward, rows, options.dtype)
+    how = Batching.wanted(
+        options,
+        lambda: token_budget(model, layer_arrays, runs_whole=forward.stop_after is None),
+    )
+    more: dict[str, Any] = {"top_k": options.top_k} if "topk" in options.reduce else {}
     spec = CaptureSpec(
         model=model.context.model_id,
         model_fingerprint=model_fingerprint(description),
-        layers=_point_arrays(forward, rows, options.dtype),
+        layers=layer_arrays,
         documents_fingerprint=documents.fingerprint,
         documents=len(documents),
         max_tokens=model.max_tokens,
@@ -90,19 +99,19 @@ def prepare_capture(
         cut="tokenizer" if tokens.keeps_ends else None,
         no_special_tokens=options.no_special_tokens,
         window_special_tokens=options.window_special_tokens,
-        batch_size=options.batch_size,
+        **how.values(),
+        budget_chosen=leaves_budget_open(options),
         rows_per_unit=options.rows_per_unit,
-        batch_tokens=options.batch_tokens,
-        bucket=options.bucket,
         tokens=options.tokens,
         reduce=options.reduce,
-        **({"top_k": options.top_k} if "topk" in options.reduce else {}),
+        **more,
         keep_rows=options.keep_rows,
         changes=changes,
         algorithm=ALGORITHM if tokens.beside is None else TOKENS_BESIDE,
     )
     names = [point.name for point in points]
-    recipe = CaptureRecipe.of(given, description, names, documents, options, changes)
+    closed = attrs.evolve(options, **how.values())
+    recipe = CaptureRecipe.of(given, description, names, documents, closed, changes)
     plan = RunPlan(
         rows=len(rows),
         rows_per_unit=options.rows_per_unit,

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import cattrs
 
+from tenterhook_capture.batching import Batching
 from tenterhook_capture.documents import DataName, Documents
 from tenterhook_capture.errors import NotRebuildable
 from tenterhook_capture.loading import ModelName, name_of
@@ -67,12 +68,15 @@ class CaptureRecipe:
         if values is None:
             raise NotRebuildable(run.id, ["its recipe, which was never kept"])
         try:
-            return _converter().structure(_as_it_was_begun(values), cls)
+            recipe = _converter().structure(_as_it_was_begun(values), cls)
         except cattrs.BaseValidationError as error:
             problems = "; ".join(cattrs.transform_error(error))
             raise DamagedStore(
                 f"run {run.id}", f"its recipe cannot be read ({problems})"
             ) from error
+        # What the run was begun with, whatever a recipe says that leaves it out: its default then.
+        how = Batching.of_spec(run.plan.spec)
+        return attrs.evolve(recipe, options=attrs.evolve(recipe.options, **how.values()))
 
     @property
     def unnamed(self) -> list[str]:

@@ -5,7 +5,8 @@ What happens in a capture, and where to read on:
 1. `prepare` tokenizes all documents, so that each token has its row before the model runs
    (`token_rows`). It runs the beginning of two to see what each layer gives, and makes the plan:
    which rows there are, in which units, and the spec that the run's id follows from (`identity`).
-2. The store makes the run of that plan, or finds it and compares.
+2. The store makes the run of that plan, or finds it and compares (`beginning`). What is left open
+   of the batches is as the run was begun.
 3. `units` takes the units that have no record, and gives them to an engine (`engine`). Ours does
    one after the other in this process; others have workers elsewhere, which make the capture again
    from what the run holds (`workers`).
@@ -18,29 +19,22 @@ A process may stop anywhere. The same call begins at 1 again, comes to the same 
 what is missing.
 """
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
+from tenterhook_capture.beginning import begin
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.engine import Engine, engine_of
-from tenterhook_capture.identity import differences, earlier_run_id, is_of_earlier_version
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
-from tenterhook_capture.prepare import Capture, prepare_capture
+from tenterhook_capture.prepare import prepare_capture
 from tenterhook_capture.progress import ProgressCallback
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.slices import Slice
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.units import TRIES, do_units
 from tenterhook_capture.workers import rebuild_capture
-from tenterhook_store import OtherRun, RunWriter, Store, UnknownRun, check_run_id
-
-EARLIER = (
-    "An earlier version of tenterhook began it, and noted less of a model than this one does. If "
-    "the model is the same, go on with that version, or save it anew under another run name."
-)
-"""What is to be done about a run that this version cannot tell to be of the same model."""
+from tenterhook_store import Store, check_run_id
 
 
 @shows_options
@@ -95,7 +89,7 @@ def save_activations(
     capture = prepare_capture(
         model, layers, documents, options=checked, sample_limit=sample_limit, inputs=inputs
     )
-    writer = begin_run(store, capture, run_name)
+    writer, capture = begin(store, capture, run_name)
     do_units(
         store,
         capture,
@@ -106,36 +100,6 @@ def save_activations(
         progress=progress,
     )
     return writer.run_id
-
-
-def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> RunWriter:
-    """Make the run in the store, or open the one that is there, and do nothing of it.
-
-    Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`.
-    """
-    run_id = run_name or _own_id(store, capture)
-    try:
-        return store.write_run(run_id, capture.plan)
-    except OtherRun as error:
-        begun = store.run(run_id).plan
-        if found := differences(capture.plan, begun):
-            if is_of_earlier_version(capture.plan, begun) and "model not the same" in found:
-                error.add_note(EARLIER)
-            raise
-    return store.write_run(run_id, begun)
-
-
-def _own_id(store: Store, capture: Capture) -> str:
-    """Return the id that follows from a capture: of a run that is there by an earlier version, its.
-
-    That version made another id of a model of which it noted less.
-    """
-    earlier = earlier_run_id(capture.spec, capture.plan.about["model"])
-    if earlier != capture.spec.run_id():
-        with contextlib.suppress(UnknownRun):
-            if not differences(capture.plan, store.run(earlier).plan):
-                return earlier
-    return capture.spec.run_id()
 
 
 def resume_run(

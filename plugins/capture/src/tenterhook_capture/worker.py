@@ -20,10 +20,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_capture.batches import Batch, batches
+from tenterhook_capture.batches import Batch, batches, stretch_rows
+from tenterhook_capture.batching import Batching
 from tenterhook_capture.engine import Pending
 from tenterhook_capture.forward import ForwardPass, ForwardResult
 from tenterhook_capture.identity import CaptureSpec
@@ -83,7 +85,11 @@ class CaptureWorker:
         self._on_rows = on_rows
         self._threaded = uses_thread(writing, device)
         self._stage = Stage(BufferPool(queue_bytes, pinned=device.type == "cuda"))
-        self._shelf = Shelf()
+        self._how = Batching.of_spec(attrs.asdict(spec))
+        most = writer.plan.unit(0).rows  # no unit has more
+        if self._how.batch_size is None:
+            most = min(most, stretch_rows(writer.plan.row_bytes))
+        self._shelf = Shelf(writer.plan, most)
 
     def __call__(self, unit: Unit) -> Mapping[str, Any]:
         """Compute, write and commit a unit; return its times and counts."""
@@ -99,13 +105,8 @@ class CaptureWorker:
         work = _UnitWork(unit, self._spec, with_spans=bool(self._writer.plan.about.get(SPANS)))
         writing = self._open(unit)
         try:
-            found = batches(
-                self._rows.pieces(unit),
-                batch_size=self._spec.batch_size,
-                batch_tokens=self._spec.batch_tokens,
-                bucket=self._spec.bucket,
-            )
-            for batch in found:
+            row_bytes = self._writer.plan.row_bytes
+            for batch in batches(self._rows.pieces(unit), self._how, row_bytes=row_bytes):
                 before = time.perf_counter()
                 seen = self._forward(batch.documents)
                 # On an accelerator the forward is only asked for by now: its time shows in
@@ -120,7 +121,7 @@ class CaptureWorker:
             raise
 
     def _open(self, unit: Unit) -> UnitWriting:
-        sink = UnitSink(self._writer.open_unit(unit), unit, self._writer.plan, self._shelf)
+        sink = UnitSink(self._writer.open_unit(unit), self._shelf)
         if self._threaded:
             return ThreadWriting(sink, f"tenterhook-unit-{unit.number}")
         return InlineWriting(sink)
@@ -129,9 +130,10 @@ class CaptureWorker:
         self, batch: Batch, seen: ForwardResult, unit: Unit, work: "_UnitWork", writing: UnitWriting
     ) -> StagedBlock:
         """Gather the rows of a batch, on their way to memory of the CPU."""
-        # Places cost an index a row; without bucketing and statistics the rows come in order.
-        places = batch.places(unit) if self._spec.bucket or self._spec.reduce else None
-        rows = work.arrays(seen, batch.picks(), places)
+        # Places cost an index a row, so only where something asks for them.
+        in_unit = batch.places(unit.start) if self._spec.reduce else None
+        rows = work.arrays(seen, batch.picks(), in_unit)
+        stretch = batch.stretch
         tokens, documents, positions = batch.numbers()
         work.add_spans(batch)
         return StagedBlock(
@@ -139,7 +141,8 @@ class CaptureWorker:
             documents=documents,
             positions=positions,
             staged=self._stage(rows, writing.check),
-            places=places if self._spec.bucket else None,
+            places=None if stretch is None else batch.places(stretch.start),
+            ends=stretch.rows if stretch is not None and batch.is_last else 0,
         )
 
 
@@ -153,7 +156,7 @@ class _UnitWork:
         self._spec = spec
         self._start, self._began = now(), time.perf_counter()
         self._forward = self._handing = 0.0
-        self._documents = self._batches = 0
+        self._documents = self._batches = self._computed = 0
         self._reducing = [
             Reducing(spec.reduce, top=spec.top_k) for _ in (spec.layers if spec.reduce else ())
         ]
@@ -199,7 +202,7 @@ class _UnitWork:
     def add_spans(self, batch: Batch) -> None:
         """Keep where the characters of the batch's rows are, if the run has that."""
         if len(self._spans) and (found := batch.spans()) is not None:
-            self._spans[batch.places(self._unit)] = found
+            self._spans[batch.places(self._unit.start)] = found
 
     def _cast(self, layer: str, rows: FlatRows) -> FlatRows:
         """Return rows in a dtype that does not hold all of them, and count which."""
@@ -212,6 +215,7 @@ class _UnitWork:
         """Count a batch, and the seconds that it took."""
         self._documents += len(batch.pieces)
         self._batches += 1
+        self._computed += batch.tokens_computed
         self._forward += forward
         self._handing += handing
 
@@ -233,6 +237,7 @@ class _UnitWork:
             "rows": self._unit.rows,
             "documents": self._documents,
             "batches": self._batches,
+            "tokens_computed": self._computed,
             "seconds": round(time.perf_counter() - self._began, 4),
             "forward_seconds": round(self._forward, 4),
             "handing_seconds": round(self._handing, 4),

@@ -10,7 +10,7 @@ What happens to a block of rows, with a thread:
    the queue. Where the pool is empty it waits, and looks meanwhile whether the thread has failed.
 2. The thread takes the block off the queue and waits until the copy has ended.
 3. It appends the rows to the unit. Rows that come out of order, as bucketing has them, wait in
-   memory for the whole unit, and are appended in order at the end.
+   memory until those of their stretch are there, and are appended in order then.
 4. The buffer goes back to the pool.
 5. After the last block a `Closing` comes through the same queue. The thread commits the unit and
    ends; the worker has begun the next unit by then, with a thread of its own.
@@ -30,7 +30,7 @@ from torch import Tensor
 from tenterhook_capture.engine import Done, Pending
 from tenterhook_capture.options import Writing
 from tenterhook_capture.staging import Staged
-from tenterhook_store import ROW_ARRAYS, RowBlock, RunPlan, Unit, UnitWriter, torch_dtype
+from tenterhook_store import ROW_ARRAYS, RowBlock, RunPlan, UnitWriter, torch_dtype
 
 Arrays = dict[str, Tensor]
 
@@ -44,7 +44,9 @@ class StagedBlock:
     positions: Tensor
     staged: Staged
     places: Tensor | None
-    """Which rows of the unit they are, long; `None` for those that come next."""
+    """Which rows of their stretch they are, long; `None` for those that come next."""
+    ends: int = 0
+    """How many rows the stretch has, where these are its last."""
 
 
 @attrs.frozen(eq=False)
@@ -59,16 +61,14 @@ class Closing:
 class UnitSink:
     """Appends blocks to a unit's writer, and commits it.
 
-    Blocks that come out of order are first copied to their places in memory for the whole unit,
-    which `shelf` lends: tensors for the longest unit, used again for the next.
+    Blocks that come out of order are first copied to their places in memory for a stretch of rows,
+    which `shelf` lends, and which the next stretch uses again.
     """
 
-    def __init__(self, writing: UnitWriter, unit: Unit, plan: RunPlan, shelf: "Shelf") -> None:
+    def __init__(self, writing: UnitWriter, shelf: "Shelf") -> None:
         self._writing = writing
-        self._unit = unit
-        self._plan = plan
         self._shelf = shelf
-        self._whole: Arrays | None = None
+        self._stretch: Arrays | None = None
 
     def take(self, block: StagedBlock) -> None:
         """Append a block, or copy its rows to where they belong."""
@@ -77,21 +77,21 @@ class UnitSink:
             if block.places is None:
                 self._append(block.tokens, block.documents, block.positions, block.staged.arrays)
                 return
-            if self._whole is None:
-                self._whole = self._shelf.take(self._plan)
-            whole = self._whole
+            if self._stretch is None:
+                self._stretch = self._shelf.take()
+            stretch = self._stretch
             numbers = zip(ROW_ARRAYS, (block.tokens, block.documents, block.positions), strict=True)
             for name, rows in (*numbers, *block.staged.arrays.items()):
-                whole[name].index_copy_(0, block.places, rows.to(whole[name].dtype))
+                stretch[name].index_copy_(0, block.places, rows.to(stretch[name].dtype))
         finally:
             block.staged.release()
+        if block.ends:
+            found = {name: array[: block.ends] for name, array in stretch.items()}
+            tokens, documents, positions = (found.pop(name) for name in ROW_ARRAYS)
+            self._append(tokens, documents, positions, found)
 
     def finish(self, closing: Closing) -> Mapping[str, Any]:
         """Commit the unit; return what its record says."""
-        if self._whole is not None:
-            rows = {name: array[: self._unit.rows] for name, array in self._whole.items()}
-            tokens, documents, positions = (rows.pop(name) for name in ROW_ARRAYS)
-            self._append(tokens, documents, positions, rows)
         for name, tensor in closing.tensors.items():
             self._writing.keep(name, tensor)
         facts = dict(closing.facts())
@@ -100,9 +100,9 @@ class UnitSink:
 
     def close(self) -> None:
         """Let go of everything; what is not committed is discarded."""
-        if self._whole is not None:
-            self._shelf.give_back(self._whole)
-            self._whole = None
+        if self._stretch is not None:
+            self._shelf.give_back(self._stretch)
+            self._stretch = None
         self._writing.discard()
 
     def _append(
@@ -113,17 +113,20 @@ class UnitSink:
 
 
 class Shelf:
-    """Memory for whole units, as many as are open at once."""
+    """Memory for stretches of rows, as many as there are units open at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: RunPlan, rows: int) -> None:
+        """`rows` is how many a stretch has at most."""
+        self._plan = plan
+        self._rows = rows
         self._free: list[Arrays] = []
 
-    def take(self, plan: RunPlan) -> Arrays:
+    def take(self) -> Arrays:
         """Return an array for each of the plan's, contents unknown."""
         try:
             return self._free.pop()
         except IndexError:
-            rows = plan.unit(0).rows  # none has more
+            rows, plan = self._rows, self._plan
             numbers = {n: torch.empty(rows, dtype=torch_dtype(d)) for n, d in ROW_ARRAYS.items()}
             layers = {
                 each.name: torch.empty(rows, each.features, dtype=torch_dtype(each.dtype))

@@ -14,7 +14,7 @@ from tenterhook.plugins import default_manager
 from tenterhook_capture.option_fields import About, default_of, described
 from tenterhook_capture.options import CaptureOptions
 from tenterhook_cli.amounts import how_long, many, size
-from tenterhook_cli.contents import layers_of, reduced, rows_of
+from tenterhook_cli.contents import batches_of, layers_of, reduced, rows_of
 from tenterhook_cli.options import (
     Decorator,
     GroupedCommand,
@@ -55,8 +55,11 @@ def described_options(cls: type[attrs.AttrsInstance]) -> Decorator:
 def _described(field: "attrs.Attribute[Any]", about: About) -> Decorator:
     default = default_of(field) or None
     settings: dict[str, Any] = {"default": default, "show_default": default is not None}
+    name = _flag(field.name)
     if field.type is bool:
         settings |= {"is_flag": True}
+    elif field.type == (bool | None):
+        name = f"{name}/--no-{name.removeprefix('--')}"
     elif about.choices:
         settings |= {"type": click.Choice(about.choices)}
     elif about.least is not None:
@@ -64,7 +67,7 @@ def _described(field: "attrs.Attribute[Any]", about: About) -> Decorator:
     elif about.takes_list:
         settings |= {"metavar": "WORDS", "hint": "Several go in one, with commas between them."}
     help = re.sub(r"`(\w+)`", lambda name: _flag(name[1]), about.help)
-    return option(_flag(field.name), group=about.group, help=help, **settings)
+    return option(name, group=about.group, help=help, **settings)
 
 
 def _flag(name: str) -> str:
@@ -196,6 +199,7 @@ def capture(
     documents = None if file else read_documents(data or "", field=field, sample_by=sample_by)
 
     from tenterhook_capture import (  # imports torch
+        as_begun,
         prepare_capture,
         save_activations,
     )
@@ -224,7 +228,8 @@ def capture(
             inputs=inputs,
         )
         say = _dry_run if dry_run else _plan
-        echo(*say(store, prepared, run_name or prepared.spec.run_id(), as_json).split("\n"))
+        run_id, prepared = as_begun(store, prepared, run_name)
+        echo(*say(store, prepared, run_id, as_json).split("\n"))
         return
     with progress_bar() as show:
         progress = Remembered(show)
@@ -316,6 +321,7 @@ def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) ->
             "run": run_id,
             **attrs.asdict(found),
             "seconds": found.seconds,
+            **_batches(prepared.plan),
         }
         return json.dumps(facts, indent=2)
     done = found.units - found.units_missing
@@ -327,6 +333,7 @@ def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) ->
         *_remarks(about["counts"], about["documents"]["skipped_empty"]),
         f"{size(found.bytes)} in {many(found.shards, 'shard')} "
         f"and {many(found.units, 'unit')}{already}.",
+        f"Batches: {batches_of(prepared.plan)}.",
         f"Estimated time: {how_long(found.seconds)} of forward passes in one process, at "
         f"{found.rows_per_second:,.0f} rows/s measured on the first batches.",
         "Nothing was made.",
@@ -345,11 +352,13 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
     work = shlex.join(["tenterhook", "work", store.location, run_id])
     if as_json:
         facts = {"store": store.location, "run": run_id, "rows": prepared.plan.rows}
-        return json.dumps({**facts, "units": units, "units_done": done, "work": work}, indent=2)
+        facts |= {"units": units, "units_done": done, "work": work, **_batches(prepared.plan)}
+        return json.dumps(facts, indent=2)
     already = f", {done:,} of them done" if done else ""
     lines = [
         f"Run {run_id} in {store.location} is planned: {prepared.plan.rows:,} rows in "
         f"{many(units, 'unit')}{already}.",
+        f"Batches: {batches_of(prepared.plan)}.",
         "One process does it:",
         f"  {work}",
         "or several, each a part of its units, here or wherever the store can be reached:",
@@ -358,6 +367,10 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
         "Under torchrun, in Slurm and in a Kubernetes indexed job --slice may be left out.",
     ]
     return "\n".join(lines)
+
+
+def _batches(plan: "RunPlan") -> dict[str, Any]:
+    return {key: plan.spec[key] for key in ("batch_size", "batch_tokens", "bucket")}
 
 
 def _summary(store: "Store", run: "Run") -> dict[str, Any]:

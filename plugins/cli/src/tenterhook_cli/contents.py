@@ -12,6 +12,15 @@ def rows_of(plan: "RunPlan") -> str:
     return f"{plan.rows:,} rows, one for each {token}"
 
 
+def batches_of(plan: "RunPlan") -> str:
+    """Say which documents share a forward; nothing where the run does not say so."""
+    words = {"batch_size": "documents", "batch_tokens": "tokens, padding counted"}
+    limits = {what: plan.spec.get(key) for key, what in words.items()}
+    found = [f"{most:,} {what}" for what, most in limits.items() if isinstance(most, int)]
+    order = "by length" if plan.spec.get("bucket") else "in their order"
+    return f"at most {' and '.join(found)}; documents {order}" if found else ""
+
+
 def layers_of(plan: "RunPlan") -> list[str]:
     """Return each layer whose rows are kept, with their width and dtype."""
     scales = {f"{each.name}:scale" for each in plan.layers if each.dtype == "int8"}

@@ -12,7 +12,7 @@ import click
 from tenterhook.errors import TenterhookError
 from tenterhook_cli.amounts import how_long, many, progress_of, size
 from tenterhook_cli.compare import compare
-from tenterhook_cli.contents import layers_of, reduced
+from tenterhook_cli.contents import batches_of, layers_of, reduced
 from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
 from tenterhook_cli.terminal import echo, escaped
@@ -372,6 +372,8 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
     ]
     if tokens := run.plan.spec.get("tokens"):
         facts.append(("tokens kept", f"{tokens} of each document"))
+    if batches := batches_of(run.plan):
+        facts.append(("batches", batches))
     facts += [("layer", each) for each in layers_of(run.plan)]
     facts += [("reduced", each) for each in reduced(run.plan)]
     for session in found["sessions"][-1:]:

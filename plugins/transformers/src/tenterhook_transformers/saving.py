@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tenterhook.errors import TenterhookError
 from tenterhook_capture import TRIES, points_of, save_activations
-from tenterhook_capture.options import BATCH_SIZE, KeywordsBesideBatchSize, shows_options
+from tenterhook_capture.options import KeywordsBesideBatchSize, shows_options
 from tenterhook_transformers.texts import documents_of
 from tenterhook_transformers.tokenized_model import TokenizedModel
 
@@ -38,7 +38,7 @@ class Activations:
         dataset: Any,
         run_name: str | None = None,
         sample_limit: int | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         field: str | None = None,
         store: "Store | None" = None,

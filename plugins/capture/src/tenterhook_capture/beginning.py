@@ -1,0 +1,99 @@
+"""The run of a capture: made, or found as it was begun.
+
+How many tokens run at once may be left open, and is chosen then; another machine may choose
+another number, and earlier versions had another default. A run goes on in the batches that it was
+begun in. So what is left open is looked up in the run, where there is one already.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from tenterhook_capture.batching import Batching, leaves_budget_open
+from tenterhook_capture.identity import differences, earlier_run_id, is_of_earlier_version
+from tenterhook_capture.prepare import Capture
+from tenterhook_store import OtherRun, RunPlan, RunWriter, Store, UnknownRun
+
+EARLIER = (
+    "An earlier version of tenterhook began it, and noted less of a model than this one does. If "
+    "the model is the same, go on with that version, or save it anew under another run name."
+)
+"""What is to be done about a run that this version cannot tell to be of the same model."""
+
+
+def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> RunWriter:
+    """Make the run in the store, or open the one that is there, and do nothing of it.
+
+    Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`.
+    """
+    writer, _ = begin(store, capture, run_name)
+    return writer
+
+
+def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[RunWriter, Capture]:
+    """Do what `begin_run` does; return the writer, and the capture in the run's batches."""
+    run_id, found = as_begun(store, capture, run_name)
+    try:
+        return store.write_run(run_id, found.plan), found
+    except OtherRun as error:
+        # A machine that chose another budget may have begun it since we looked.
+        run_id, found = as_begun(store, capture, run_name)
+        begun = store.run(run_id).plan
+        if differing := differences(found.plan, begun):
+            if is_of_earlier_version(found.plan, begun) and "model not the same" in differing:
+                error.add_note(EARLIER)
+            raise
+    return store.write_run(run_id, begun), found
+
+
+def as_begun(store: Store, capture: Capture, run_name: str | None = None) -> tuple[str, Capture]:
+    """Return the id of a capture's run, and the capture in the batches that it was begun in.
+
+    Where there is no such run yet, they are those that the capture has. Makes nothing.
+    """
+    meant = [capture]
+    before = Batching.earlier(capture.options)
+    if Batching.of_spec(capture.plan.spec) != before:  # something was left open
+        meant.append(_in_batches(capture, before))
+    own_id = run_name or capture.spec.run_id()
+    ids = [own_id]
+    if run_name is None:  # earlier versions noted less of a model, and had other ids
+        noted = capture.plan.about["model"]
+        ids += [
+            id for each in meant for id in (each.spec.run_id(), earlier_run_id(each.spec, noted))
+        ]
+    for run_id in dict.fromkeys(ids):
+        try:
+            begun = store.run(run_id).plan
+        except UnknownRun:
+            continue
+        found = _as_in(begun, meant)
+        if run_id == own_id or not differences(found.plan, begun):
+            return run_id, found
+    return own_id, capture
+
+
+def _as_in(begun: RunPlan, meant: Sequence[Capture]) -> Capture:
+    """Return a capture in the batches of a run, if these are what was left open may mean."""
+    theirs = Batching.of_spec(begun.spec)
+    for each in meant:
+        if Batching.of_spec(each.plan.spec) == theirs:
+            return each
+    capture = meant[0]
+    if theirs.batch_tokens is None or not leaves_budget_open(capture.options):
+        return capture
+    # Another number of tokens is the same capture, on another machine.
+    ours = Batching.of_spec(capture.plan.spec)
+    return _in_batches(capture, attrs.evolve(ours, batch_tokens=theirs.batch_tokens))
+
+
+def _in_batches(capture: Capture, how: Batching) -> Capture:
+    """Return the capture in other batches, in all that says so."""
+    chosen = capture.spec.budget_chosen and how.batch_size is None
+    spec = attrs.evolve(capture.spec, **how.values(), budget_chosen=chosen)
+    recipe = attrs.evolve(
+        capture.recipe, options=attrs.evolve(capture.recipe.options, **how.values())
+    )
+    about = {**capture.plan.about, "recipe": recipe.values()}
+    plan = attrs.evolve(capture.plan, spec=spec.values(), about=about)
+    return attrs.evolve(capture, spec=spec, recipe=recipe, plan=plan)
