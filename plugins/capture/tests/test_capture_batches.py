@@ -96,7 +96,7 @@ def grouped(lengths: Sequence[int], how: Batching, row_bytes: int = 0) -> Any:
     """Return the batches of documents of these lengths, all tokens kept."""
     starts = itertools.accumulate(lengths, initial=0)
     pieces = [
-        Piece(Window(start, number, 0, [1] * length), start, range(length))
+        Piece(Window(start, number, 0, [1] * length, [1] * length), start, range(length))
         for number, (length, start) in enumerate(zip(lengths, starts, strict=False))
     ]
     return list(batches(pieces, how, row_bytes=row_bytes))
