@@ -1,40 +1,12 @@
 """For plugins that put torch hooks on modules themselves: what `torch.compile` has to be told."""
 
-import functools
-import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import torch
 from torch import nn
 
 from tenterhook._dispatch import compiler
 from tenterhook._dispatch.frames import lock
 
-__all__ = ["eager", "hooks_changed"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def eager(function: F) -> F:
-    """Return `function` so that the compiler leaves it, and what it calls, to Python.
-
-    `torch.compiler.disable` does that, and imports the compiler, which takes seconds; so it is
-    called only in a process that has imported it.
-    """
-    disabled: Any = None
-
-    @functools.wraps(function)
-    def run(*args: Any) -> Any:
-        nonlocal disabled
-        if "torch._dynamo" not in sys.modules:
-            return function(*args)
-        if disabled is None:
-            compiler: Any = torch.compiler  # this function of it has no types
-            disabled = compiler.disable(function, reason=f"{function.__qualname__} runs as Python.")
-        return disabled(*args)
-
-    return run  # type: ignore[return-value]
+__all__ = ["hooks_changed"]
 
 
 def hooks_changed(*modules: nn.Module) -> bool:

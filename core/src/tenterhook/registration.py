@@ -4,33 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
-from torch import nn
 
-from tenterhook._dispatch.entries import Args, Entry, Kwargs
 from tenterhook._dispatch.frames import Place
 from tenterhook._dispatch.sites import Site
-from tenterhook.compiling import eager
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Hook
 from tenterhook.scopes.selecting import Selecting, Selector, steps_of
-
-
-class LooksOn(Entry):
-    """A selector's look at the model's forwards, for a hook that is registered with it."""
-
-    def __init__(self, hook: Hook, selecting: Any) -> None:
-        super().__init__(hook, None)
-        self.selecting = selecting
-
-    @eager
-    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        """Tell the selector of a forward that begins."""
-        self.selecting.before(module, args, kwargs)
-
-    @eager
-    def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
-        """Tell the selector what it returned."""
-        self.selecting.after(module, args, kwargs, output)
 
 
 @attrs.define(eq=False, repr=False)
@@ -40,7 +19,8 @@ class Registration:
     hook: Hook
     layer: str
     site: Site
-    entries: tuple[Entry, ...]
+    entries: tuple[Any, ...]
+    """Each an `Entry`, or a selector at work that looks on."""
     _remove: "Callable[[Registration], Any]"
     priority: int = attrs.field(init=False, default=0)
     permanent: bool = attrs.field(init=False, default=False)
@@ -49,6 +29,8 @@ class Registration:
     """What its selector has at the model, before all that is registered there."""
     entered: Sequence[Place] = attrs.field(init=False, default=())
     """What else its selector entered."""
+    looks_on: bool = attrs.field(init=False, default=False)
+    """Whether it is a selector's look at the model, for the hook: nobody's registration."""
     hook_type: HookType = attrs.field(init=False)
     owner: Any = attrs.field(init=False, default=None)
     """The object that `attach` gave, so that it lives as long as its hooks."""
@@ -63,14 +45,13 @@ class Registration:
         """Have the selector look on, as long as the hook is registered."""
         steps = steps_of([selecting])
         sites = [place for place in steps if isinstance(place, Site)]
-        look = (LooksOn(self.hook, selecting),)
+        look = (selecting,)
         self.looking_on = [Registration(self.hook, "", s, look, self._remove) for s in sites]
-        for each in self.looking_on:
-            each.hook_type = HookType.FORWARD
         self.entered = [place for place in steps if not isinstance(place, Site)]
         for place in self.entered:
             place.enter()
         for each in self.looking_on:
+            each.looks_on, each.hook_type = True, HookType.FORWARD
             each.site.hold((each, *each.site.held))
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from tenterhook.errors import LayerConflict, UnknownLayer
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Detector, Hook
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
-from tenterhook.registration import LooksOn, Registration
+from tenterhook.registration import Registration
 from tenterhook.reports import Report, not_called, tell
 from tenterhook.scopes.selecting import Selected, selector_of
 from tenterhook.standard_names import StandardNames
@@ -309,11 +309,11 @@ class HookRegistry:
             return
         whole = layer.module is self.index.module
         for held in (held for site in sites_of(layer.module) for held in site.held):
+            if held.looks_on:
+                continue
             if whole and held.layer != layer.name and held.hook.id in self._held:
                 continue  # the model's input and output are two layers of one module
             standing = held.hook
-            if isinstance(held.entries[0], LooksOn):
-                continue
             both = standing.detects and standing.controls
             if standing.detects != hook.detects and not both:
                 raise LayerConflict(layer.name, repr(hook), repr(standing))
@@ -438,7 +438,7 @@ def _ordered(held: tuple[Registration, ...], mix: Mix) -> tuple[Registration, ..
     def rank(one: Registration) -> tuple[int, int]:
         control = isinstance(one.hook, Controller)
         late = {"detect_first": control, "detect_last": not control}.get(mix, False)
-        return (-1 if isinstance(one.entries[0], LooksOn) else int(late), -one.priority)
+        return (-1 if one.looks_on else int(late), -one.priority)
 
     return tuple(sorted(held, key=rank))
 

@@ -142,7 +142,7 @@ class Site(Place):
     def _dispatcher(self) -> Callable[..., Any] | None:
         if self.scopes:
             return self.scoped
-        if len(self.forward) == 1 and not self.backward:
+        if len(self.forward) == 1 and not self.backward and isinstance(self.forward[0], Entry):
             # Torch calls the entry itself: `after_several` would be two more Python calls, some
             # hundredths of a hooked call.
             return self._on_side(self.forward[0])

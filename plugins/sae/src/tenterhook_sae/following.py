@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tenterhook_sae.eager import eager
 from tenterhook_selections import Seen, Selection, Watch
+from tenterhook_selections.eager import eager
 
 Marks = list[bytes]
 """One for each row of a batch: rows of a cache with equal marks hold the same tokens.

@@ -16,10 +16,10 @@ from tenterhook import HookContext
 from tenterhook.activations import activation_of, first_input
 from tenterhook.hooks import Controller, Detector, HookType
 from tenterhook_sae.concepts import Change, Concepts
-from tenterhook_sae.eager import eager
 from tenterhook_sae.errors import BadSetting, WrongWidth
 from tenterhook_sae.limits import WIDEST, check_dtype, check_flag, whole
 from tenterhook_sae.sparse_latents import SparseLatents, compact
+from tenterhook_selections.eager import eager
 
 Mode = Literal["edit", "reconstruct", "observe"]
 """What an attached SAE does to the activation.

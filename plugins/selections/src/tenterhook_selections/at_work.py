@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tenterhook.scopes import Entry, Form, Place
 from tenterhook_selections.carriers import Carriers
-from tenterhook_selections.forwards import Forward, begin, takes_text
+from tenterhook_selections.eager import eager
+from tenterhook_selections.forwards import Forward, begin, end, takes_text
 from tenterhook_selections.generate_calls import GENERATE
 from tenterhook_selections.parts import SelectedChange, SelectedDetection, SelectedRecorder
 from tenterhook_selections.tokens import Seen
@@ -155,7 +156,6 @@ class SelectionAtWork:
         self.places: Sequence[Place] = (GENERATE,)
         """What else is to know of the scope."""
         self._watch = Watch(model, frozenset(self.modules))
-        self.after = self._watch.after
         self._steps = 0
         self._carriers = Carriers.of(model)
         self._parts: list[weakref.ref[Any]] = []
@@ -164,6 +164,12 @@ class SelectionAtWork:
         self._key = object()
         self._asked = _Asked()
 
+    @eager
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Take note of the state that a forward returns."""
+        end(module, output)
+
+    @eager
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Take note of the inputs of a forward; they are looked at when a layer asks."""
         forward = begin(module, args, kwargs)

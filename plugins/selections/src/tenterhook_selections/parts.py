@@ -30,8 +30,8 @@ from tenterhook.activations import (
     with_item,
     with_part,
 )
-from tenterhook.compiling import eager
 from tenterhook.scopes import Entry, Form, Recorder
+from tenterhook_selections.eager import eager
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]

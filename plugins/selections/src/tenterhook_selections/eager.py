@@ -25,7 +25,7 @@ def eager(function: F) -> F:
             return function(*args)
         if disabled is None:
             compiler: Any = torch.compiler  # this function of it has no types
-            disabled = compiler.disable(function, reason="An SAE runs as Python.")
+            disabled = compiler.disable(function, reason=f"{function.__qualname__} runs as Python.")
         return disabled(*args)
 
     return run  # type: ignore[return-value]
