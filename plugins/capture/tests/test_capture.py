@@ -316,13 +316,16 @@ def test_stopped_and_resumed(error: BaseException) -> None:
 
 
 def test_complete_run_is_left_alone() -> None:
-    """The same call again runs nothing but the probe, and notes no session."""
+    """The same call again runs two forwards, and notes no session.
+
+    One shows what the layers give, and the other is of a batch of the run.
+    """
     store, model = MemoryStore(), WordModel()
     run_id = save_activations(model, LAYERS, TEXTS, store)
     model.batches.clear()
     seen: list[Progress] = []
     assert save_activations(model, LAYERS, TEXTS, store, progress=seen.append) == run_id
-    assert len(model.batches) == 1
+    assert len(model.batches) == 2
     assert [(each.rows, each.rows_new) for each in seen] == [(22, 0)]
     assert len(store.run(run_id).metadata["sessions"]) == 1
 

@@ -19,14 +19,17 @@ from tenterhook.plugins import PluginManager
 from tenterhook_capture import (
     CaptureOptions,
     CaptureRecipe,
+    ChangedSince,
+    WorkerFactory,
     begin_run,
     prepare_capture,
     resume_run,
+    save_activations,
 )
 from tenterhook_capture.documents import read_documents
 from tenterhook_capture.loading import ModelName, load_model, name_of
 from tenterhook_capture.testing.text_models import WordModel
-from tenterhook_store import MemoryStore
+from tenterhook_store import MemoryStore, OtherRun
 from tenterhook_store.schemes import UnknownScheme
 from tenterhook_transformers import (
     LanguageModel,
@@ -91,6 +94,38 @@ def test_names_are_kept_with_runs(
     resume_run(store, "run")
     assert store.run("run").is_complete
     assert store.run("run")["layer_0"].dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("factory", [False, True], ids=["resumed", "by a worker elsewhere"])
+def test_rows_that_the_name_does_not_give(saved: Make, tmp_path: Path, factory: bool) -> None:
+    """A run whose rows something changed that no name has does not go on by its names."""
+    (tmp_path / "data.txt").write_text("".join(f"line {at} of the text\n" for at in range(9)))
+    lm = LanguageModel.from_pretrained(saved(), attn_implementation="eager")
+    block = lm.layers.index.resolve("layer_0").module
+    handle = block.register_forward_hook(lambda module, args, output: output * 1.1)
+    documents, store = read_documents(str(tmp_path / "data.txt")), MemoryStore()
+    layers = ["layer_1", "transformer.h.1.attn:attention", "layer_0:input"]
+
+    def stop(progress: Any) -> None:
+        if progress.rows > 40:
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"run_name": "run", "rows_per_unit": 20, "batch_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        save_activations(lm, layers, documents, store, progress=stop, **settings)
+    before = store.run("run").committed
+    recipe = CaptureRecipe.of_run(store.run("run"))
+    with pytest.raises(
+        ChangedSince, match=r"token \d+ of document .*Put them back, or say where they"
+    ):
+        WorkerFactory(store, "run", recipe)() if factory else resume_run(store, "run")
+    assert store.run("run").committed == before
+    handle.remove()
+    with pytest.raises(OtherRun, match=r"when it is computed again, .*, and 1 more layer too"):
+        save_activations(lm, layers, documents, store, **settings)
+    block.register_forward_hook(lambda module, args, output: output * 1.1)
+    save_activations(lm, layers, documents, store, **settings)
+    assert store.run("run").metadata["sessions"][-1]["probe"]["verdict"] == "equal"
 
 
 def test_models_that_no_name_gives(saved: Make, tokenizer: Any) -> None:

@@ -6,7 +6,8 @@ What happens in a capture, and where to read on:
    (`token_rows`). It runs the beginning of two to see what each layer gives, and makes the plan:
    which rows there are, in which units, and the spec that the run's id follows from (`identity`).
 2. The store makes the run of that plan, or finds it and compares (`beginning`). What is left open
-   of the batches is as the run was begun.
+   of the batches is as the run was begun. Of a run that has rows a few are computed again and
+   compared (`probe`), for no list of what changes a model is complete.
 3. `units` takes the units that have no record, and gives them to an engine (`engine`). Ours does
    one after the other in this process; others have workers elsewhere, which make the capture again
    from what the run holds (`workers`).
@@ -25,9 +26,11 @@ from typing import Any, Unpack
 from tenterhook_capture.beginning import begin
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.engine import Engine, engine_of
+from tenterhook_capture.errors import ChangedSince
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
 from tenterhook_capture.prepare import prepare_capture
+from tenterhook_capture.probe import probe_run
 from tenterhook_capture.progress import ProgressCallback
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.slices import Slice
@@ -62,7 +65,8 @@ def save_activations(
     the run is, each by its hook's id: changed rows never join those of the model alone.
 
     The same call again does what is missing, and nothing where nothing is; that is how a capture
-    that was stopped or killed goes on. Of `documents`, `sample_limit` are taken. With `inputs` what
+    that was stopped or killed goes on. Before, one batch of the run is run again, and a few rows
+    are compared with those that it has. Of `documents`, `sample_limit` are taken. With `inputs` what
     the layers are given is kept, not what they return. The other `options` are the fields of
     `CaptureOptions`, each with its meaning there. Documents longer than `model.max_tokens` are cut
     as their tokenizer cuts, and counted in the run's metadata, or with `long_documents="split"` run
@@ -71,7 +75,8 @@ def save_activations(
     puts before them once more.
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
-    token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one),
+    token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one, or its
+    rows are not those that this model gives),
     `NotWritable`, `BadArgument`, and what `make_engine` raises where `engine` is a name.
 
     A unit that raises is tried again after the others, up to `tries` times in all; if any keeps
@@ -98,6 +103,7 @@ def save_activations(
         engine=chosen,
         tries=tries,
         progress=progress,
+        probe=probe_run(store, capture, writer),
     )
     return writer.run_id
 
@@ -131,12 +137,14 @@ def resume_run(
         return
     store.check_writable()
     capture = rebuild_capture(store, run_id, recipe)
+    writer = store.write_run(run_id, run.plan)
     do_units(
         store,
         capture,
-        store.write_run(run_id, run.plan),
+        writer,
         part=part,
         engine=chosen,
         tries=tries,
         progress=progress,
+        probe=probe_run(store, capture, writer, ChangedSince),
     )

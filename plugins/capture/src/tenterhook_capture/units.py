@@ -12,6 +12,7 @@ from tenterhook_capture.errors import UnitsFailed
 from tenterhook_capture.lost_values import LostValues
 from tenterhook_capture.observers import observing
 from tenterhook_capture.prepare import Capture
+from tenterhook_capture.probe import Probe
 from tenterhook_capture.progress import Meter, ProgressCallback
 from tenterhook_capture.session import Session, in_one_line
 from tenterhook_capture.slices import Slice
@@ -34,10 +35,12 @@ def do_units(
     engine: Engine,
     tries: int,
     progress: ProgressCallback | None,
+    probe: Probe | None = None,
 ) -> None:
     """Do what is missing of the run, or of a slice of its plan; whoever is last tidies up.
 
-    Raises `UnitsFailed` once all others are done.
+    `probe` is what its rows were when they were computed again; the session says so. Raises
+    `UnitsFailed` once all others are done.
     """
     plan, committed = writer.plan, writer.committed()
     own = plan.units() if part is None else part.of(plan.units())
@@ -53,7 +56,12 @@ def do_units(
     if todo:
         run = observing(writer.run_id, plan, own, committed)
         with (
-            Session(writer, capture.session, part=None if part is None else str(part)) as session,
+            Session(
+                writer,
+                capture.session,
+                part=None if part is None else str(part),
+                probe=None if probe is None else probe.facts(),
+            ) as session,
             run as observed,
         ):
             make = WorkersHere(store, capture, writer, meter.add)
@@ -65,6 +73,9 @@ def do_units(
                 causes = {number: in_one_line(error) for number, error in failed.items()}
                 first = next(iter(failed.values()))
                 raise UnitsFailed(writer.run_id, causes, tries) from first
+    elif probe is not None and probe.verdict == "close":
+        # Nothing was written, so it is no part of when the run began and ended.
+        Session(writer, capture.session, is_worker=True, probe=probe.facts()).begin()
     if part is None or len(writer.committed()) == plan.unit_count:
         writer.finish()
 

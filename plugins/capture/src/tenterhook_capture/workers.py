@@ -11,6 +11,7 @@ import attrs
 from tenterhook_capture.errors import ChangedSince, NotRebuildable
 from tenterhook_capture.identity import differences
 from tenterhook_capture.prepare import Capture, prepare_capture
+from tenterhook_capture.probe import probe_run
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.session import Session
 from tenterhook_capture.worker import CaptureWorker
@@ -59,7 +60,9 @@ class WorkerFactory:
         """Make the worker; once in each process."""
         capture = rebuild_capture(self.store, self.run_id, self.recipe)
         writer = self.store.write_run(self.run_id, self.store.run(self.run_id).plan)
-        Session(writer, capture.session, is_worker=True).begin()
+        probe = probe_run(self.store, capture, writer, ChangedSince)
+        facts = None if probe is None else probe.facts()
+        Session(writer, capture.session, is_worker=True, probe=facts).begin()
         return make_worker(capture, writer)
 
 

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from tenterhook_store.tensors import dtype_name, torch_dtype
 
-BOUNDS = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 4e-2, "int8": 0.0}
+BOUNDS = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2, "int8": 0.0}
 """The largest relative error of a row that rounding explains, by dtype; int8 has its own rule.
 
-About ten times the step of the dtype for those of two bytes, whose sums are made in float32. For
-float32 it is 840 times that, for accelerators may multiply it in TF32 or three bfloat16.
+About ten times the step of the dtype for those of two bytes, whose sums are made in float32: two
+kernels of attention, in a model of 32 blocks with random weights, gave 0.031 in bfloat16 and 0.0039
+in float16, and the error grows with the root of the depth. For float32, which gave 1.7e-6 there, it
+is 840 times the step, for accelerators may multiply it in TF32 or three bfloat16.
 """
 
 FLOAT8 = 0.25
