@@ -104,7 +104,7 @@ def test_rows_that_the_name_does_not_give(saved: Make, tmp_path: Path, factory: 
     block = lm.layers.index.resolve("layer_0").module
     handle = block.register_forward_hook(lambda module, args, output: output * 1.1)
     documents, store = read_documents(str(tmp_path / "data.txt")), MemoryStore()
-    layers = ["layer_1", "transformer.h.1.attn:attention", "layer_0:input"]
+    layers = ["layer_0", "layer_0:input", "layer_1", "transformer.h.1.attn:attention"]
 
     def stop(progress: Any) -> None:
         if progress.rows > 40:

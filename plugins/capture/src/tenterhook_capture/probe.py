@@ -15,6 +15,7 @@ the same. It is the smallest that says something, of the first, the middle and t
 are committed, and of its documents a few are compared.
 """
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from tenterhook_capture.batching import Batching
 from tenterhook_capture.identity import is_of_earlier_version
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.row_check import RowCheck, computing_dtype
+from tenterhook_capture.token_rows import Piece
 from tenterhook_store import (
     LayerComparison,
     OtherRun,
@@ -144,7 +146,7 @@ def _batch(capture: Capture, run: Run) -> Batch:
     ]
 
 
-def _few(batch: Batch) -> list[Any]:
+def _few(batch: Batch) -> Sequence[Piece]:
     """Return the pieces that are compared: spread over the batch, whose order may be by length."""
     step = -(-len(batch.pieces) // DOCUMENTS)
     return batch.pieces[::step]

@@ -66,8 +66,8 @@ def save_activations(
 
     The same call again does what is missing, and nothing where nothing is; that is how a capture
     that was stopped or killed goes on. Before, one batch of the run is run again, and a few rows
-    are compared with those that it has. Of `documents`, `sample_limit` are taken. With `inputs` what
-    the layers are given is kept, not what they return. The other `options` are the fields of
+    are compared with those that it has. Of `documents`, `sample_limit` are taken. With `inputs`
+    what the layers are given is kept, not what they return. The other `options` are the fields of
     `CaptureOptions`, each with its meaning there. Documents longer than `model.max_tokens` are cut
     as their tokenizer cuts, and counted in the run's metadata, or with `long_documents="split"` run
     as several; those without a token are skipped and counted. `documents` may be token ids, a list
