@@ -16,12 +16,14 @@ sessions/NAME.json      who wrote: versions, platform, times
 import json
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
 from torch import Tensor
 
 from tenterhook_store import ROW_ARRAYS, CannotKeep, DamagedStore, RunPlan
+from tenterhook_store.structuring import structured
 from tenterhook_zarr._arrays import ArrayReader
 from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._checksums import checksum
@@ -36,7 +38,7 @@ from tenterhook_zarr._commits import (
 from tenterhook_zarr._dtypes import stored_as
 from tenterhook_zarr._inside import LARGEST
 from tenterhook_zarr._layout import ArrayLayout, to_json
-from tenterhook_zarr._names import folder_names
+from tenterhook_zarr._names import layer_folders
 from tenterhook_zarr._records import record_of, sealed, unsealed
 from tenterhook_zarr._signs import Signs
 from tenterhook_zarr._unit_tensors import unpack
@@ -59,7 +61,6 @@ class RunFolder:
         self.path = path
         self.plan = plan
         self.signature = signature
-        self._layers = folder_names(layer.name for layer in plan.layers)
         self._readers: dict[Key, ArrayReader] = {}
         self._records: dict[int, CommitRecord] = {}
 
@@ -75,6 +76,13 @@ class RunFolder:
         except (ValueError, CannotKeep) as error:
             raise DamagedStore(shown, f"this is no plan of a run ({error})") from error
         return cls(files, path, plan, checksum(content))
+
+    @cached_property
+    def _layers(self) -> dict[str, str]:
+        """The folder of each layer, once one is asked for."""
+        layers = self.path / "arrays" / "layers"
+        names = (layer.name for layer in self.plan.layers)
+        return layer_folders(names, lambda: self.files.names(layers))
 
     @property
     def commits(self) -> PurePath:
@@ -124,7 +132,9 @@ class RunFolder:
 
     def keys(self) -> list[Key]:
         """Return all arrays, those of one number per row first."""
-        return [("row", name) for name in ROW_ARRAYS] + [("layer", name) for name in self._layers]
+        return [("row", name) for name in ROW_ARRAYS] + [
+            ("layer", layer.name) for layer in self.plan.layers
+        ]
 
     def array(self, key: Key) -> PurePath:
         """Return the folder of an array."""
@@ -352,7 +362,7 @@ def plan_record(plan: RunPlan) -> bytes:
 
 def plan_of(record: bytes, path: str) -> RunPlan:
     """Read a plan; `DamagedStore` or `ValueError` where it is none."""
-    return RunPlan.from_json(json.dumps(unsealed(record, path)))
+    return structured(RunPlan, unsealed(record, path))
 
 
 def unit_file(number: int) -> str:
