@@ -69,6 +69,8 @@ def check_free(kind: str, name: str, standing: Collection[str]) -> None:
 
 def fold(name: str) -> str:
     """Return what file systems that ignore case and composition make of the name."""
+    if name.isascii():  # the same, ten times as fast: a store may have very many
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

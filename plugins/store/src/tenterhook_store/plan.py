@@ -1,8 +1,8 @@
 """What a run will hold, fixed before anything runs: its arrays, its rows, its units of work."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, final, overload
 
 import attrs
 from attrs import validators
@@ -106,9 +106,9 @@ class RunPlan:
         start = number * self.rows_per_unit
         return Unit(number, start, min(start + self.rows_per_unit, self.rows))
 
-    def units(self) -> tuple[Unit, ...]:
-        """Return all units, in order."""
-        return tuple(self.unit(number) for number in range(self.unit_count))
+    def units(self) -> "Units":
+        """Return all units, in order: a sequence that makes each when it is asked for."""
+        return Units(self, range(self.unit_count))
 
     def layer(self, name: str) -> LayerArray:
         """Return the array of that layer; `KeyError` where there is none."""
@@ -138,6 +138,47 @@ class RunPlan:
         keys = [key for key in keys if not key.startswith("about.")]
         keys = [key for key in keys if key.startswith("spec.")] or keys
         return [_phrase(key.removeprefix("spec."), theirs, mine, key) for key in keys]
+
+
+@final
+class Units(Sequence[Unit]):
+    """Units of a plan that follow each other, in order; of any number of them, in no memory."""
+
+    def __init__(self, plan: RunPlan, numbers: range) -> None:
+        self._plan = plan
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[Unit]:
+        return map(self._plan.unit, self._numbers)
+
+    @overload
+    def __getitem__(self, key: int) -> Unit: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Units": ...
+    def __getitem__(self, key: int | slice) -> "Unit | Units":
+        if isinstance(key, slice):
+            return Units(self._plan, self._numbers[key])
+        return self._plan.unit(self._numbers[key])
+
+    def __contains__(self, unit: object) -> bool:
+        return (
+            isinstance(unit, Unit)
+            and unit.number in self._numbers
+            and unit == self._plan.unit(unit.number)
+        )
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Units | tuple | list):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Units({len(self):,} of {self._plan.rows_per_unit:,} rows)"
 
 
 def _phrase(name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any], key: str) -> str:

@@ -1,0 +1,107 @@
+"""What a store does costs the same whatever else is in it: counted in calls, and not in seconds."""
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenterhook_store import NameTaken
+from tenterhook_store.testing import a_plan, write
+from tenterhook_zarr import ZarrStore
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Return how many Python functions were called."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def filled(folder: Path, tensors: int, runs: int) -> ZarrStore:
+    """Return a store of so many tensors and runs; the folders are copies of one."""
+    store = ZarrStore(folder)
+    store.save_tensor("d/0", torch.zeros(3))
+    for number in range(1, tensors):
+        shutil.copytree(folder / "tensors/d%2F0", folder / f"tensors/d%2F{number}")
+    plan = a_plan()
+    write(store.write_run("r0", plan), plan.units()[:1])
+    for number in range(1, runs):
+        shutil.copytree(folder / "runs/r0", folder / f"runs/r{number}")
+    return store
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[ZarrStore, ZarrStore]:
+    """Return a store of ten tensors and runs, and one of three hundred."""
+    return filled(tmp_path / "few", 10, 10), filled(tmp_path / "many", 300, 300)
+
+
+def test_a_run_of_many_is_opened_as_one_of_few(stores: tuple[ZarrStore, ZarrStore]) -> None:
+    """And listing them is one look at each."""
+    few, many = (calls(partial(store.run, "r7")) for store in stores)
+    assert many <= few + 5
+    few, many = (calls(store.runs) for store in stores)
+    assert many <= 30 * few + 100
+
+
+def test_saving_a_tensor_beside_many(stores: tuple[ZarrStore, ZarrStore]) -> None:
+    """While another process saves some too, one more is looked at, and not all."""
+
+    def beside(store: ZarrStore) -> int:
+        other = ZarrStore(store.path)
+        for each in (store, other):
+            each.save_tensor("x/0", torch.zeros(1))
+        other.save_tensor("x/1", torch.zeros(1))
+        return calls(lambda: store.save_tensor("x/2", torch.zeros(1)))
+
+    few, many = map(beside, stores)
+    assert many - few < 300
+
+
+def test_what_another_process_saves_and_deletes_is_known(tmp_path: Path) -> None:
+    """A name that is one with another where case is ignored is refused as long as that is there."""
+    one, other = ZarrStore(tmp_path), ZarrStore(tmp_path)
+    one.save_tensor("a", torch.zeros(1))
+    long = "x" * 180
+    for name in ("b/é", long):
+        other.save_tensor(name, torch.zeros(1))
+        with pytest.raises(NameTaken, match="file systems take for the same"):
+            one.save_tensor(name.upper(), torch.zeros(1))
+        other.delete_tensor(name)
+        one.save_tensor(name.upper(), torch.zeros(1))
+        with pytest.raises(NameTaken, match="file systems take for the same"):
+            other.save_tensor(name, torch.zeros(1))
+
+
+def test_a_folder_without_a_name_yet_is_looked_at_again(tmp_path: Path) -> None:
+    """A long name is in the record alone, which comes after the folder."""
+    one, other = ZarrStore(tmp_path), ZarrStore(tmp_path)
+    long = "x" * 180
+    other.save_tensor(long, torch.zeros(1))
+    one.save_tensor("a", torch.zeros(1))
+    (folder,) = (path for path in (tmp_path / "tensors").iterdir() if path.name != "a")
+    record = (folder / "current.json").read_bytes()
+    (folder / "current.json").unlink()
+    fresh = ZarrStore(tmp_path)
+    fresh.save_tensor("b", torch.zeros(1))
+    (folder / "current.json").write_bytes(record)
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(tmp_path / "tensors")
+    with pytest.raises(NameTaken, match="file systems take for the same"):
+        fresh.save_tensor(long.upper(), torch.zeros(1))
