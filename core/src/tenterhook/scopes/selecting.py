@@ -37,11 +37,12 @@ class Selecting(Protocol):
     itself, since it looks on while controllers are off.
     """
 
-    modules: Sequence[nn.Module]
-    """The model, and those of its parts whose forwards it looks at."""
-
     places: Sequence[Place]
     """What else is entered when the scope opens, and left when it closes."""
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """The model, and those of its parts whose forwards it looks at."""
 
     def change(self, entry: Entry) -> Entry:
         """Return what runs `entry` at one layer, for the selected part alone."""

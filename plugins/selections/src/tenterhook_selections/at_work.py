@@ -7,6 +7,7 @@ for the first of them and kept with the forward (`Part`): at the others it costs
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import attrs
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from tenterhook.scopes import Entry, Form, Place
 from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.eager import eager
-from tenterhook_selections.forwards import Forward, begin, end, takes_text
+from tenterhook_selections.forwards import Forward, begin, end, that_take_text
 from tenterhook_selections.generate_calls import GENERATE
 from tenterhook_selections.parts import SelectedChange, SelectedDetection, SelectedRecorder
 from tenterhook_selections.tokens import Seen
@@ -150,12 +151,10 @@ class SelectionAtWork:
     def __init__(self, selection: Choice, model: nn.Module) -> None:
         self.selection = selection
         self.every = selection.every
-        parts = [m for m in model.modules() if m is not model and takes_text(m)]
-        self.modules: Sequence[nn.Module] = (model, *parts)
-        """The modules whose forwards are taken note of."""
+        self._of_tokens = selection.of_tokens  # every layer asks
         self.places: Sequence[Place] = (GENERATE,)
         """What else is to know of the scope."""
-        self._watch = Watch(model, frozenset(self.modules))
+        self._model = model
         self._steps = 0
         self._carriers = Carriers.of(model)
         self._parts: list[weakref.ref[Any]] = []
@@ -163,6 +162,15 @@ class SelectionAtWork:
         """
         self._key = object()
         self._asked = _Asked()
+
+    @cached_property
+    def modules(self) -> Sequence[nn.Module]:
+        """The modules whose forwards are taken note of: the model first."""
+        return that_take_text(self._model)
+
+    @cached_property
+    def _watch(self) -> Watch:
+        return Watch(self._model, frozenset(self.modules))
 
     @eager
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -173,7 +181,7 @@ class SelectionAtWork:
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Take note of the inputs of a forward; they are looked at when a layer asks."""
         forward = begin(module, args, kwargs)
-        if forward is not None and module is self.modules[0]:
+        if forward is not None and module is self._model:
             forward.masks[self] = self._steps
             self._steps += 1
 
@@ -199,7 +207,8 @@ class SelectionAtWork:
 
         `None` where nothing of it is selected. `given` is the first input of `module`.
         """
-        _check_one_shape(tensor)
+        if tensor.is_nested:
+            raise ValueError(_NESTED)
         selection = self.selection
         part, forward = self._part(module, tensor, given)
         step = None if forward is None else forward.whole_step
@@ -217,12 +226,15 @@ class SelectionAtWork:
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
         """Return which part of `tensor` is selected. `given` is the first input of `module`."""
-        _check_one_shape(tensor)
+        if tensor.is_nested:
+            raise ValueError(_NESTED)
         selection = self.selection
         part, forward = None, None
-        if selection.of_tokens or selection.rows is not None or selection.step is not None:
+        if self._of_tokens or selection.rows is not None or selection.step is not None:
             part, forward = self._part(module, tensor, given)
-        features = selection.feature_index(tensor.shape[-1], tensor.device)
+        features = None
+        if selection.features is not None:
+            features = selection.feature_index(tensor.shape[-1], tensor.device)
         return Picked(part, features, forward)
 
     def recorded(self, picked: Picked, calls: list[Tensor], places: list[Tensor]) -> None:
@@ -259,7 +271,7 @@ class SelectionAtWork:
 
     def _likeliest(self) -> str:
         """Return the likeliest cause of a selection that matched nothing, if one is known."""
-        root, phase, asked = self.modules[0], self.selection.phase, self._asked
+        root, phase, asked = self._model, self.selection.phase, self._asked
         if not self._steps and not asked.forwards:
             return (
                 f" The {type(root).__name__} that was attached was not called, but a part of it, "
@@ -279,7 +291,7 @@ class SelectionAtWork:
     ) -> tuple[Part, Forward | None]:
         selection, shape = self.selection, tensor.shape
         forward = self._watch.forward_at(module)
-        if selection.of_tokens:
+        if self._of_tokens:
             self._check_layer(module, forward, given)
         if forward is None:
             seen = self._watch.tokens_for(selection, None)
@@ -333,9 +345,7 @@ class SelectionAtWork:
         return Part(mask, index, rows, columns, places, len(index) == mask.numel())
 
 
-def _check_one_shape(tensor: Tensor) -> None:
-    if tensor.is_nested:
-        raise ValueError(
-            "A selection takes activations whose rows are of one length, and this is a nested "
-            "tensor. Capture it whole and choose among the rows that unbind() gives, or pad it."
-        )
+_NESTED = (
+    "A selection takes activations whose rows are of one length, and this is a nested tensor. "
+    "Capture it whole and choose among the rows that unbind() gives, or pad it."
+)

@@ -41,6 +41,7 @@ class Forward:
 
     __slots__ = (
         "__weakref__",
+        "_is_part",
         "_tokens",
         "frame",
         "generation",
@@ -82,6 +83,7 @@ class Forward:
         """Whether it is known to have been given nothing but text."""
         self.is_read = False
         self._tokens: Seen | None = None
+        self._is_part: bool | None = None
         self.notes: dict[str, Any] = {}
         """What hooks keep with the forward, to be forgotten with it."""
         self.masks: dict[Any, Any] = {}
@@ -100,7 +102,7 @@ class Forward:
             return None
         if self.step is not None:
             return self.step.tokens(self.shape, self.named.get("input_ids"))
-        if self.outer is not None and self.is_text_of(self.outer):
+        if self.outer is not None and self.is_part:
             return self.outer.tokens
         if isinstance(self.state, LostState):
             raise self.state
@@ -116,12 +118,18 @@ class Forward:
     def whole_step(self) -> Step | None:
         """The step of a search that it is, or is a part of."""
         each: Forward = self
-        while each.step is None and each.outer is not None and each.is_text_of(each.outer):
+        while each.step is None and each.outer is not None and each.is_part:
             each = each.outer
         return each.step
 
-    def is_text_of(self, outer: "Forward") -> bool:
+    @property
+    def is_part(self) -> bool:
         """Whether it runs on the text of the forward around it, as a part of the model does."""
+        if self._is_part is None:  # every layer asks
+            self._is_part = self.outer is not None and self._is_text_of(self.outer)
+        return self._is_part
+
+    def _is_text_of(self, outer: "Forward") -> bool:
         apart = self.module is outer.module or outer.shape is None or learned_tokens(outer.module)
         return not apart and same_text(outer.named, self.named)
 
@@ -138,7 +146,10 @@ _here = _Here()
 
 def takes_text(module: nn.Module) -> bool:
     """Whether a module's forward takes token ids by name: a vision tower may take embeddings."""
-    kind: Any = type(module)
+    return _takes_text(type(module))
+
+
+def _takes_text(kind: Any) -> bool:
     found = _takes.get(kind)
     if found is None:
         found = _takes[kind] = "input_ids" in parameters_of(kind)
@@ -146,6 +157,21 @@ def takes_text(module: nn.Module) -> bool:
 
 
 _takes: dict[type, bool] = {}
+
+
+def that_take_text(model: nn.Module) -> list[nn.Module]:
+    """Return a model and those modules in it that take token ids.
+
+    Each scope with a selection asks. Of 165 modules `modules()` takes 2,100 calls of Python's.
+    """
+    found, seen = [model], {model}
+    for module in found:
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
+    kinds = {kind for kind in set(map(type, found)) if _takes_text(kind)}
+    return [module for module in found if module is model or type(module) in kinds]
 
 
 def begin(module: nn.Module, args: Any, kwargs: Any) -> Forward | None:
@@ -161,8 +187,7 @@ def begin_at(call: FrameType, module: nn.Module, args: Any, kwargs: Any) -> Forw
         return outer
     named = named_inputs(module, inputs_of(module, args, kwargs))
     forward = Forward(module, named, id(call), outer)
-    part = outer is not None and forward.is_text_of(outer)
-    if forward.shape is not None and not part and not learned_tokens(module):
+    if forward.shape is not None and not forward.is_part and not learned_tokens(module):
         _place(forward, call)
         if forward.step is None:
             try:
@@ -179,8 +204,7 @@ def end(module: nn.Module, output: Any) -> None:
     forward = innermost_forward()
     if forward is None or forward.module is not module or forward.shape is None:
         return
-    part = forward.outer is not None and forward.is_text_of(forward.outer)
-    if forward.step is None and not part:
+    if forward.step is None and not forward.is_part:
         remember(forward.named, output, lambda: _real_of(forward))
 
 

@@ -66,6 +66,12 @@ class AtWork(Protocol):
         """Take note of where a pick was added; see `SelectionAtWork.recorded`."""
 
 
+def _given(module: nn.Module, args: Args, kwargs: Kwargs) -> Tensor | None:
+    """Return the first input of a call, which is mostly a positional one."""
+    found = first_input(args)
+    return first_input(inputs_of(module, args, kwargs)) if found is None and kwargs else found
+
+
 class SelectedEntry(Entry):
     """An entry that runs for the selected part alone."""
 
@@ -99,7 +105,7 @@ class SelectedEntry(Entry):
     @eager
     def noted(self, module: nn.Module, args: Args, kwargs: Kwargs, tensor: Tensor) -> Any:
         """Return what is selected in this call, for the gradient of `tensor`; see `Entry`."""
-        given = first_input(inputs_of(module, args, kwargs))
+        given = _given(module, args, kwargs)
         return self._surfacing(self._noted, module, tensor, given)
 
     def gradient(self, module: nn.Module, grad: Tensor, noted: Any = None) -> Tensor | None:
@@ -134,7 +140,7 @@ class SelectedChange(SelectedEntry):
     __slots__ = ()
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
-        given = first_input(inputs_of(module, args, kwargs))
+        given = _given(module, args, kwargs)
         old = part_of(output, self.entry.path)
         if self._noted(module, activation_of(old), given) is None:
             return None
@@ -145,7 +151,7 @@ class SelectedChange(SelectedEntry):
         return with_part(output, self.entry.path, new)
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
-        given = first_input(inputs_of(module, args, kwargs))
+        given = _given(module, args, kwargs)
         if self._noted(module, given, given) is None:
             return None
         changed = self.entry.before(module, args, kwargs)
@@ -214,7 +220,7 @@ class SelectedDetection(SelectedEntry):
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
         tensor = activation_of(output)
-        picked = self._noted(module, tensor, first_input(inputs_of(module, args, kwargs)))
+        picked = self._noted(module, tensor, _given(module, args, kwargs))
         if picked is not None and tensor is not None:
             with _looking_at(module):
                 self.entry.after(module, args, kwargs, replace(output, picked.of(tensor)))
@@ -270,13 +276,13 @@ class SelectedRecorder(Recorder):
         if tensor is None:
             super().keep(tensor, module, args, kwargs, otherwise)
         elif call % self.selecting.every == 0:
-            given = first_input(inputs_of(module, args, kwargs))
+            given = _given(module, args, kwargs)
             try:
                 picked = self.selecting.pick(module, tensor, given)
                 part = picked.of(tensor)
             except (ValueError, IndexError) as error:
                 raise type(error)(f"Layer {self.layer!r}: {error}") from None
-            if picked.places is not None:
-                self.where.append(picked.places)
+            if (places := picked.places) is not None:
+                self.where.append(places)
             super().keep(part, module, args, kwargs, otherwise)
             self.selecting.recorded(picked, self.opening.own[self.at], self.where)
