@@ -96,7 +96,7 @@ def test_documents_are_a_sequence() -> None:
         ("a.txt", b"\xff\xfe\x00", None, UnreadableData, "byte 0 is not UTF-8"),
         ("a.txt", b"a\0b", None, UnreadableData, "NUL"),
         ("a.txt", "a", "text", UnreadableData, "has no field 'text'"),
-        ("a.parquet", b"PAR1", None, UnreadableData, r"\.parquet files are not read"),
+        ("a.arrow", b"ARROW1", None, UnreadableData, r"\.arrow files are not read; give text"),
         ("a.jsonl", "", None, NoDocuments, "holds no document"),
         ("a.jsonl", '{"text": "a"}\n{"text"', None, UnreadableData, "line 2: this is no JSON"),
         ("a.jsonl", '{"text": "a"}\n3', None, UnreadableData, "line 2: this is a int"),

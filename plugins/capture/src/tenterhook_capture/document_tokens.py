@@ -17,6 +17,7 @@ from tenterhook_capture.documents import Documents
 from tenterhook_capture.errors import BadArgument
 from tenterhook_capture.id_lists import check_ids, parse_ids
 from tenterhook_capture.lazy_texts import AT_ONCE
+from tenterhook_capture.records import check_text
 from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
 from tenterhook_capture.text_model import TextModel
 
@@ -132,20 +133,6 @@ class DocumentTokens:
             DoubledSpecialToken,
             stacklevel=2,
         )
-
-
-def check_text(text: str, where: str) -> None:
-    """Raise `UnreadableData` for text that no tokenizer can encode, half a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise UnreadableData(
-            where,
-            f"character {error.start} is {half}, half of a surrogate pair, which cannot be "
-            "encoded. Mend it, or leave such records out: --skip-bad-records "
-            "(skip_bad_records=True)",
-        ) from None
 
 
 def _special_tokens_of(model: TextModel) -> SpecialTokens:

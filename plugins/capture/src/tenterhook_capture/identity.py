@@ -89,6 +89,10 @@ class CaptureSpec:
     """`tokenizer` where a document was cut and keeps more than its first tokens."""
     no_special_tokens: bool = later(False)
     window_special_tokens: bool = later(False)
+    keep_fields: tuple[str, ...] | None = later(None)
+    """The fields of the documents' records that are kept."""
+    fields_fingerprint: str | None = later(None)
+    """Of their values."""
 
     def values(self) -> dict[str, Any]:
         """Return it as plain JSON values, without the later ones that are as they always were."""

@@ -1,34 +1,33 @@
-"""Texts that are read when they are asked for, and which of many texts hold something."""
+"""Texts and values that are read when they are asked for, and which of many hold something."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, final, overload
+from typing import Any, Self, TypeVar, final, overload
+
+T = TypeVar("T")
 
 AT_ONCE = 64
-"""How many texts are read at once, where they are read one after the other."""
+"""How many are read at once, where they are read one after the other."""
 
 
-@final
-class LazyTexts(Sequence[str]):
-    """Texts that stay where they are, and are read when they are asked for."""
-
-    def __init__(self, count: int, read: Callable[[int, int], list[str]]) -> None:
+class _Lazy(Sequence[T]):
+    def __init__(self, count: int, read: Callable[[int, int], list[T]]) -> None:
         """There are `count`, and `read(start, stop)` returns some that follow each other."""
         self._count = count
         self._read = read
 
-    def first(self, count: int) -> "LazyTexts":
+    def first(self, count: int) -> Self:
         """Return the first so many, which stay where they are."""
-        return LazyTexts(min(count, self._count), self._read)
+        return type(self)(min(count, self._count), self._read)
 
     def __len__(self) -> int:
         return self._count
 
     @overload
-    def __getitem__(self, key: int) -> str: ...
+    def __getitem__(self, key: int) -> T: ...
     @overload
-    def __getitem__(self, key: slice) -> Sequence[str]: ...
-    def __getitem__(self, key: int | slice) -> str | Sequence[str]:
-        """Read one text, or several."""
+    def __getitem__(self, key: slice) -> Sequence[T]: ...
+    def __getitem__(self, key: int | slice) -> T | Sequence[T]:
+        """Read one, or several."""
         places = range(self._count)[key]
         if isinstance(places, int):
             return self._read(places, places + 1)[0]
@@ -36,12 +35,12 @@ class LazyTexts(Sequence[str]):
             return [self[place] for place in places]
         return self._read(places.start, places.stop) if places else []
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[T]:
         for start in range(0, self._count, AT_ONCE):
             yield from self[start : start + AT_ONCE]
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other is a sequence of the same texts."""
+        """Whether the other is a sequence of the same."""
         if not isinstance(other, Sequence) or len(other) != len(self):
             return False
         return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
@@ -52,7 +51,17 @@ class LazyTexts(Sequence[str]):
         return tuple, (tuple(self),)
 
     def __repr__(self) -> str:
-        return f"LazyTexts({self._count})"
+        return f"{type(self).__name__}({self._count})"
+
+
+@final
+class LazyTexts(_Lazy[str]):
+    """Texts that stay where they are, and are read when they are asked for."""
+
+
+@final
+class LazyValues(_Lazy[Any]):
+    """Values of a field of records, one a document, that are read when they are asked for."""
 
 
 def texts_with_content(

@@ -43,6 +43,8 @@ class Capture:
     spec: CaptureSpec
     plan: RunPlan
     recipe: CaptureRecipe
+    fields: Mapping[str, Sequence[Any]] = attrs.field(factory=dict)
+    """The values that are kept beside the documents."""
     session: Mapping[str, Any]
     """What is noted of a process that works on it, beside versions and times."""
 
@@ -99,6 +101,8 @@ def prepare_capture(
         cut="tokenizer" if tokens.keeps_ends else None,
         no_special_tokens=options.no_special_tokens,
         window_special_tokens=options.window_special_tokens,
+        keep_fields=tuple(documents.fields) or None,
+        fields_fingerprint=documents.fields_fingerprint,
         **how.values(),
         budget_chosen=leaves_budget_open(options),
         rows_per_unit=options.rows_per_unit,
@@ -139,6 +143,7 @@ def prepare_capture(
         spec=spec,
         plan=plan,
         recipe=recipe,
+        fields=documents.fields,
         session=session,
     )
 

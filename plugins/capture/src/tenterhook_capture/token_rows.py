@@ -340,6 +340,21 @@ class ChosenRows:
             offsets = self._offsets(window.start, window.position, len(window.ids), count)[own]
             yield Piece(window, start + own.start, offsets)
 
+    def documents_of(self, unit: Unit) -> slice:
+        """Return which documents are a unit's own, where something is kept of each once.
+
+        Those from the one that its first row is of up to the one that the next unit's first row is
+        of, and those without rows between them.
+        """
+        first = 0 if unit.start == 0 else self._document_at(unit.start)
+        whole = unit.stop >= len(self)
+        return slice(first, self.tokens.counts.documents if whole else self._document_at(unit.stop))
+
+    def _document_at(self, row: int) -> int:
+        windows = range(len(self._windows) // PARTS)
+        at = bisect_right(windows, row, key=self._start) - 1
+        return self.tokens.window(self._windows[PARTS * at + 1]).document
+
     def _start(self, window: int) -> int:
         return self._windows[PARTS * window]
 

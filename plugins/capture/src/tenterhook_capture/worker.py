@@ -17,7 +17,7 @@ Steps 1 to 5 run in the thread that calls the worker, and only the writing may b
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -56,6 +56,7 @@ from tenterhook_store import (
     quantize,
     torch_dtype,
 )
+from tenterhook_store.document_fields import PREFIX, field_tensor
 
 
 class CaptureWorker:
@@ -75,6 +76,7 @@ class CaptureWorker:
         *,
         device: torch.device,
         on_rows: Callable[[int], None],
+        fields: Mapping[str, Sequence[Any]] | None = None,
         writing: Writing = "auto",
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
@@ -83,6 +85,7 @@ class CaptureWorker:
         self._spec = spec
         self._forward = forward
         self._on_rows = on_rows
+        self._fields = {} if fields is None else fields
         self._threaded = uses_thread(writing, device)
         self._stage = Stage(BufferPool(queue_bytes, pinned=device.type == "cuda"))
         self._how = Batching.of_spec(attrs.asdict(spec))
@@ -115,10 +118,17 @@ class CaptureWorker:
                 writing.append(self._block(batch, seen, unit, work, writing))
                 work.count(batch, forward=ran - before, handing=time.perf_counter() - ran)
                 self._on_rows(len(batch))
-            return writing.finish(work.closing())
+            return writing.finish(work.closing(self._kept_fields(unit)))
         except BaseException:
             writing.cancel()
             raise
+
+    def _kept_fields(self, unit: Unit) -> dict[str, Tensor]:
+        """Return what is kept of the documents that are the unit's."""
+        if not self._fields:
+            return {}
+        own = self._rows.documents_of(unit)
+        return {PREFIX + name: field_tensor(each[own]) for name, each in self._fields.items()}
 
     def _open(self, unit: Unit) -> UnitWriting:
         sink = UnitSink(self._writer.open_unit(unit), self._shelf)
@@ -219,8 +229,8 @@ class _UnitWork:
         self._forward += forward
         self._handing += handing
 
-    def closing(self) -> Closing:
-        """Return what is to be kept with the unit."""
+    def closing(self, fields: Mapping[str, Tensor]) -> Closing:
+        """Return what is to be kept with the unit, the fields of its documents too."""
         tensors = {
             f"reduced/{number}/{part}": tensor
             for number, reducing in enumerate(self._reducing)
@@ -228,7 +238,7 @@ class _UnitWork:
         }
         if len(self._spans):
             tensors[SPANS] = self._spans
-        return Closing(self._facts, tensors)
+        return Closing(self._facts, {**tensors, **fields})
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {

@@ -101,6 +101,7 @@ def make_worker(
         capture.forward,
         device=capture.model.context.device,
         on_rows=on_rows,
+        fields=capture.fields,
         writing=capture.options.writing,
         queue_bytes=capture.options.queue_bytes,
     )

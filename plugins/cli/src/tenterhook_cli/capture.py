@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -26,7 +27,7 @@ from tenterhook_cli.options import (
     option,
     tries_option,
 )
-from tenterhook_cli.progress import Remembered, progress_bar, stoppable
+from tenterhook_cli.progress import Remembered, documents_bar, progress_bar, stoppable
 from tenterhook_cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -96,9 +97,28 @@ def _flag(name: str) -> str:
     "--data",
     metavar="NAME",
     group="What is captured",
-    help="A text file, JSON lines, a Hugging Face data set, or a name with a scheme: tiny:sample.",
+    help="A file or folder of text, JSON lines, CSV or Parquet, a Hugging Face data set, or a name "
+    "with a scheme: tiny:sample.",
 )
-@option("--field", group="What is captured", help="The field of a record that holds the text.")
+@option(
+    "--field",
+    group="What is captured",
+    help="The field of a record that holds the text, the messages or the token ids.",
+)
+@option(
+    "--keep-field",
+    "keep_fields",
+    multiple=True,
+    metavar="FIELD",
+    group="What is captured",
+    help="Keep this field of the records: run.documents['FIELD']. Repeat.",
+)
+@option(
+    "--skip-bad-records",
+    is_flag=True,
+    group="What is captured",
+    help="Leave out records that cannot be read or encoded, and count them.",
+)
 @choice(
     "--sample-by",
     ["line", "paragraph", "document"],
@@ -108,10 +128,10 @@ def _flag(name: str) -> str:
 @count("--sample-limit", "Take so many documents.", group="What is captured")
 @option(
     "--out",
-    required=True,
     metavar="STORE",
     group="Run",
-    help="The folder of the store, or its URL (s3://, gs://, az://); made if it is not there.",
+    help="The folder of the store, or its URL (s3://, gs://, az://); made if it is not there. "
+    "Required but for --dry-run.",
 )
 @option(
     "--run-name",
@@ -156,9 +176,11 @@ def capture(
     model: str,
     layers: tuple[str, ...],
     data: str | None,
-    out: str,
+    out: str | None,
     *,
     field: str | None,
+    keep_fields: tuple[str, ...],
+    skip_bad_records: bool,
     sample_by: Any,
     run_name: str | None,
     sample_limit: int | None,
@@ -185,7 +207,9 @@ def capture(
 
     if dry_run and plan_only:
         raise click.UsageError("--dry-run makes nothing and --plan makes the run: give one.")
-    if out.startswith("memory:") and not dry_run:
+    if out is None and not dry_run:
+        raise click.MissingParameter(ctx=ctx, param_hint="'--out'", param_type="option")
+    if out is not None and out.startswith("memory:") and not dry_run:
         raise click.UsageError(
             f"--out {out}: what is kept in memory is gone when this command ends. "
             "Name a folder, or the URL of an object store."
@@ -193,10 +217,23 @@ def capture(
     if run_name is not None:
         check_run_id(run_name)
     units_by = engine_of(engine)
-    store = LocalStore(out)
-    store.check_writable()
+    if out is None:
+        # One of the default kind, which says how many files there would be.
+        store = LocalStore(ctx.with_resource(TemporaryDirectory()))
+    else:
+        store = LocalStore(out)
+        store.check_writable()
     file = _named_file(ctx, model)
-    documents = None if file else read_documents(data or "", field=field, sample_by=sample_by)
+    is_said = ctx.get_parameter_source("sample_by") is ParameterSource.COMMANDLINE
+    documents = None
+    if not file:
+        documents = read_documents(
+            data or "",
+            field=field,
+            sample_by=sample_by if is_said else None,
+            skip_bad_records=skip_bad_records,
+            keep_fields=keep_fields,
+        )
 
     from tenterhook_capture import (  # imports torch
         as_begun,
@@ -219,17 +256,23 @@ def capture(
         )
     assert documents is not None
     if dry_run or plan_only:
-        prepared = prepare_capture(
-            loaded,
-            layers,
-            documents,
-            options=chosen,
-            sample_limit=sample_limit,
-            inputs=inputs,
-        )
-        say = _dry_run if dry_run else _plan
+        with documents_bar() as show_documents:
+            prepared = prepare_capture(
+                loaded,
+                layers,
+                documents,
+                options=chosen,
+                sample_limit=sample_limit,
+                inputs=inputs,
+                on_documents=show_documents,
+            )
         run_id, prepared = as_begun(store, prepared, run_name)
-        echo(*say(store, prepared, run_id, as_json).split("\n"))
+        if dry_run:
+            echo("Running the first batches to measure them.", err=True)
+            said = _dry_run(store, prepared, run_id, as_json, is_named=out is not None)
+        else:
+            said = _plan(store, prepared, run_id, as_json)
+        echo(*said.split("\n"))
         return
     with progress_bar() as show:
         progress = Remembered(show)
@@ -310,14 +353,16 @@ def _read_recipe(file: str) -> "CaptureRecipe":
     return recipe
 
 
-def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> str:
-    """Return what a run would be; makes nothing."""
+def _dry_run(
+    store: "Store", prepared: "Capture", run_id: str, as_json: bool, *, is_named: bool
+) -> str:
+    """Return what a run would be, in a store that was named or in any; makes nothing."""
     from tenterhook_capture import estimate
 
     found = estimate(store, prepared, run_id)
     if as_json:
         facts = {
-            "store": store.location,
+            "store": store.location if is_named else None,
             "run": run_id,
             **attrs.asdict(found),
             "seconds": found.seconds,
@@ -327,10 +372,11 @@ def _dry_run(store: "Store", prepared: "Capture", run_id: str, as_json: bool) ->
     done = found.units - found.units_missing
     already = f", {done:,} of them done already" if done else ""
     about = prepared.plan.about
+    place = f" in {store.location}" if is_named else ""
     lines = [
-        f"Run {run_id} in {store.location} would have {rows_of(prepared.plan)}, of",
+        f"Run {run_id}{place} would have {rows_of(prepared.plan)}, of",
         *_contents(prepared.plan),
-        *_remarks(about["counts"], about["documents"]["skipped_empty"]),
+        *_remarks(about["counts"], about["documents"]),
         f"{size(found.bytes)} in {many(found.shards, 'shard')} "
         f"and {many(found.units, 'unit')}{already}.",
         f"Batches: {batches_of(prepared.plan)}.",
@@ -383,10 +429,10 @@ def _summary(store: "Store", run: "Run") -> dict[str, Any]:
 
 
 def _report(store: "Store", run: "Run") -> str:
-    counts, skipped = run.metadata["counts"], run.metadata["documents"]["skipped_empty"]
+    counts, documents = run.metadata["counts"], run.metadata["documents"]
     lines = [f"Run {run.id} in {store.location}: {rows_of(run.plan)}, of"]
     lines += _contents(run.plan)
-    lines += _remarks(counts, skipped)
+    lines += _remarks(counts, documents)
     some = f"0:{min(len(run), 100)}"
     lines += [
         "",
@@ -401,6 +447,7 @@ def _report(store: "Store", run: "Run") -> str:
             f"  array = run[{layer!r}].numpy(slice({some.replace(':', ', ')}))  # as numpy",
         ]
     lines += [f"  tokens = run.tokens[{some}]"]
+    lines += [f"  {name} = run.documents[{name!r}]" for name in documents.get("fields", ())]
     lines += [
         f"  {what} = run.reduced({run.plan.spec['layers'][0]['name']!r}, {what!r})"
         for what in run.plan.spec.get("reduce", ())
@@ -412,11 +459,13 @@ def _contents(plan: "RunPlan") -> list[str]:
     return [f"  {each}" for each in (*layers_of(plan), *reduced(plan))]
 
 
-def _remarks(counts: dict[str, int], skipped: int) -> list[str]:
+def _remarks(counts: dict[str, int], documents: dict[str, Any]) -> list[str]:
     """Say what of the documents is not in the run."""
     remarks = []
-    if empty := skipped + counts["documents_without_tokens"]:
+    if empty := documents["skipped_empty"] + counts["documents_without_tokens"]:
         remarks.append(f"Skipped: {many(empty, 'empty document')}.")
+    if bad := documents.get("skipped_bad", 0):
+        remarks.append(f"Skipped: {many(bad, 'record')} that cannot be read.")
     if long := counts["documents_too_long"]:
         cut = counts["tokens_cut"]
         what = f"Cut: {many(cut, 'token')} of" if cut else "Split:"

@@ -25,8 +25,8 @@ class GroupedOption(click.Option):
         self.hint = hint or "Give it once."
 
 
-class GroupedCommand(click.Command):
-    """A command that shows its options under headings, and takes one value of each.
+class OneValueCommand(click.Command):
+    """A command that takes one value of an option, unless the option takes several.
 
     Click takes the last value of an option that is given twice, and says nothing of the first.
     """
@@ -42,6 +42,10 @@ class GroupedCommand(click.Command):
                         f"{option.opts[0]} is given {times} times and takes one value. {hint}", ctx
                     )
         return super().parse_args(ctx, args)
+
+
+class GroupedCommand(OneValueCommand):
+    """A command that shows its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings, in the order in which these come first."""

@@ -17,6 +17,7 @@ import click
 
 from tenterhook.one_line import error_line
 from tenterhook.plugins import RESERVED, PluginManager, PluginWarning, Registered, default_manager
+from tenterhook_cli.options import OneValueCommand
 
 
 def manager_without_warnings() -> PluginManager:
@@ -79,23 +80,30 @@ def added_to(group: str) -> dict[str, "PluginCommand"]:
 
 
 def opened(command: click.Command, word: str) -> click.Command:
-    """Return the command, as a group to which plugins add where it is one."""
+    """Return a command that takes one value of each option; a group, to which plugins add, too."""
+    made: tuple[type, ...] = (_OpenGroup,)
     if not isinstance(command, click.Group):
-        return command
-    # A copy, for the group is its author's; of a class of its own, which keeps all its methods.
-    group = copy.copy(command)
-    group.__class__ = type("OpenGroup", (_OpenGroup, type(command)), {"word": word})
-    return group
+        if isinstance(command, OneValueCommand):
+            return command
+        made = (OneValueCommand,)
+    # A copy, for the command is its author's; of a class of its own, which keeps all its methods.
+    found = copy.copy(command)
+    kind: Any = type(made[0].__name__.strip("_"), (*made, type(command)), {"word": word})
+    found.__class__ = kind
+    return found
 
 
-class _OpenGroup(click.Group):
+class _OpenGroup(OneValueCommand, click.Group):
     word: str
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *added_to(self.word)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or added_to(self.word).get(cmd_name)
+        own = super().get_command(ctx, cmd_name)
+        if own is None:
+            return added_to(self.word).get(cmd_name)
+        return opened(own, f"{self.word}.{cmd_name}")
 
 
 class PluginCommand(click.Command):

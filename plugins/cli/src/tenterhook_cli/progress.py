@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,43 @@ def progress_bar() -> Iterator["Callable[[Progress], None]"]:
             bars.update(task, completed=progress.rows, total=progress.rows_total, description=text)
 
         yield show
+
+
+@contextlib.contextmanager
+def documents_bar() -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many documents are tokenized, as `progress_bar` shows rows."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _DocumentLines()
+        return
+    with Bars(BarColumn(), TextColumn("{task.description}"), console=console) as bars:
+        task = bars.add_task("")
+
+        def show(done: int, count: int) -> None:
+            bars.update(task, completed=done, total=count, description=tokenized(done, count))
+
+        yield show
+
+
+def tokenized(done: int, count: int) -> str:
+    """Return how far tokenizing is, in words."""
+    return f"{done:,} of {count:,} documents tokenized"
+
+
+class _DocumentLines:
+    """How many documents are tokenized, for logs."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _Lines.seconds
+
+    def __call__(self, done: int, count: int) -> None:
+        if done == count or time.monotonic() >= self._next:
+            self._next = time.monotonic() + _Lines.seconds
+            echo(tokenized(done, count), err=True)
 
 
 class Remembered:

@@ -1,11 +1,13 @@
 """Which rows of a run come from which document."""
 
 from bisect import bisect_left
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from tenterhook_store.errors import NoDocumentField
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.rows import BLOCK, Rows
 
@@ -19,8 +21,21 @@ class DocumentMap:
     """
 
     def __init__(
-        self, index: Rows, position: Rows, count: int, ranges: RowRanges | None = None
+        self,
+        index: Rows,
+        position: Rows,
+        count: int,
+        ranges: RowRanges | None = None,
+        *,
+        fields: Sequence[str] = (),
+        read_field: Callable[[str], list[Any]] | None = None,
+        run_id: str = "",
     ) -> None:
+        """`read_field` reads the values of one of `fields`."""
+        self.fields = tuple(fields)
+        """The fields whose values are kept: `run.documents["label"]`."""
+        self._read_field = read_field
+        self._run_id = run_id
         self.index = index
         """The document of every row, int64 `[rows]`: its place among the documents captured."""
         self.position = position
@@ -35,6 +50,22 @@ class DocumentMap:
     def __len__(self) -> int:
         """How many documents there are, those without rows among them."""
         return self._count
+
+    def __contains__(self, field: object) -> bool:
+        """Whether values of the field are kept."""
+        return field in self.fields
+
+    def __getitem__(self, field: str) -> list[Any]:
+        """Return the values of a field that was kept, one a document, in their order.
+
+        Text, numbers, bools and `None`. Raises `NoDocumentField` (a `KeyError`), and `MissingRows`
+        where units are missing.
+        """
+        if field not in self.fields or self._read_field is None:
+            raise NoDocumentField(field, self.fields, self._run_id)
+        return self._read_field(field)
+
+    __iter__ = None  # documents are asked for by number, with `rows`; fields by name
 
     def rows(self, document: int) -> slice:
         """Return where the rows of a document are; empty where it has none that can be read.

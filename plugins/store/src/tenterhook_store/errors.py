@@ -131,6 +131,22 @@ class NotKept(TenterhookError, LookupError):
 
 
 @attrs.define(slots=False)
+class NoDocumentField(TenterhookError, KeyError):
+    """A run keeps no such field of its documents."""
+
+    field: Any
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    run_id: str
+
+    def __str__(self) -> str:
+        otherwise = "It keeps none. `keep_fields=` (--keep-field) has a capture keep some."
+        if self.known:
+            otherwise = f"It keeps {', '.join(map(repr, self.known))}."
+        hint = _nearest(str(self.field), self.known, otherwise)
+        return f"Run {self.run_id!r} keeps no field {self.field!r} of its documents. {hint}"
+
+
+@attrs.define(slots=False)
 class NoSpans(TenterhookError, LookupError):
     """A run does not say which characters its tokens are."""
 

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook_store.document_fields import field_names, read_field
 from tenterhook_store.document_map import DocumentMap
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
@@ -198,6 +199,9 @@ class Run:
                 self._numbers("position"),
                 self.plan.documents,
                 self.ranges,
+                fields=field_names(self.plan),
+                read_field=lambda name: read_field(self, name),
+                run_id=self.id,
             )
         return self._documents
 

@@ -2,22 +2,30 @@
 
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tenterhook_capture.documents import Documents, UnreadableData
+from tenterhook_capture.documents import Documents, UnreadableData, read_table
+from tenterhook_capture.tables import as_table
 from tenterhook_transformers.errors import UnknownDataset
 from tenterhook_transformers.hub import folders_like, hub_is_out_of_reach
-from tenterhook_transformers.texts import read_records, text_field
 
 
-def read(name: str, *, field: str | None = None) -> Documents:
-    """Read the texts of a data set.
+def read(
+    name: str,
+    *,
+    field: str | None = None,
+    keep_fields: Sequence[str] = (),
+    skip_bad_records: bool = False,
+) -> Documents:
+    """Read the documents of a data set.
 
     `name` is a folder that `save_to_disk` wrote, a folder of data files, or a name on the hub;
     `name:split` and `name:config:split` choose a part. Without a split `train` is read, or the
-    only one. `field` names the text: without it `text`, or the only field of text. Empty texts
-    are left out and counted.
+    only one. `field` names what holds the documents: without it `text`, or `messages`, or
+    `input_ids`, or the only field of text. Empty ones are left out and counted, and with
+    `skip_bad_records` those that cannot be read. `keep_fields` are kept beside them.
 
     Raises `ImportError` where `datasets` is not installed, `UnknownDataset` (an `OSError` and a
     `LookupError`), `UnknownField`, `UnreadableData`.
@@ -31,8 +39,12 @@ def read(name: str, *, field: str | None = None) -> Documents:
     elif split is not None and split != str(found.split):
         splits = "one split" if found.split is None else f"the split {str(found.split)!r}"
         raise UnknownDataset(name, f"it holds {splits}", f"Name it as {base!r}.")
-    column = text_field(found, field, name)
-    return read_records(found, column, name)
+    table = as_table(found)
+    assert table is not None
+    table.name = name
+    return read_table(
+        table, field=field, keep_fields=keep_fields, skip_bad_records=skip_bad_records
+    )
 
 
 def _datasets() -> Any:

@@ -41,6 +41,8 @@ class Activations:
         batch_size: int | None = None,
         *,
         field: str | None = None,
+        keep_fields: Sequence[str] = (),
+        skip_bad_records: bool = False,
         store: "Store | None" = None,
         inputs: bool = False,
         tries: int = TRIES,
@@ -50,8 +52,12 @@ class Activations:
     ) -> str:
         """Run the model over a data set and keep what one layer, or several, return.
 
-        `dataset` is texts, `Documents`, a data set of Hugging Face with its `field` of text, or a
-        name or path as on the command line. Goes to `store`, else to the model's. The rest is as
+        `dataset` is texts, conversations, token ids, `Documents`, a table of pandas, pyarrow or
+        polars or a data set of Hugging Face with the `field` that holds the documents, or a name or
+        path as on the command line. Values of `keep_fields` are kept: `run.documents["label"]`.
+        Records that cannot be read are left out with `skip_bad_records`, and counted.
+
+        Goes to `store`, else to the model's. The rest is as
         `tenterhook_capture.save_activations` has it: `options` are the fields of its
         `CaptureOptions`, as `dtype`, `tokens`, `reduce`, `bucket`.
 
@@ -65,7 +71,13 @@ class Activations:
         layers = [layer_signature] if isinstance(layer_signature, str | int) else layer_signature
         points_of(self._model, layers)  # before the data is read
         _check_limit(sample_limit)
-        documents = documents_of(dataset, field, sample_limit)
+        documents = documents_of(
+            dataset,
+            field,
+            sample_limit,
+            keep_fields=keep_fields,
+            skip_bad_records=skip_bad_records,
+        )
         return save_activations(
             self._model,
             layers,
