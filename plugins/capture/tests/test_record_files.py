@@ -247,6 +247,18 @@ def test_parquet_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         read_documents(str(path))
 
 
+def test_zstd_by_either_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the one that zarr brings where the one that streams is missing; or the way out is said."""
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstd(json_lines(ROWS)))
+    modules = __import__("sys").modules
+    monkeypatch.setitem(modules, "pyarrow", None)
+    assert len(read_documents(str(path))) == 150
+    monkeypatch.setitem(modules, "numcodecs.zstd", None)
+    with pytest.raises(ImportError, match=r"pip install 'tenterhook-capture\[zst\]'"):
+        read_documents(str(path))
+
+
 def test_conversations_and_token_ids_in_files(tmp_path: Path) -> None:
     """By the names of the columns, or by what they hold; padding is left out."""
     chat = [{"role": "user", "content": "hi"}]

@@ -171,18 +171,14 @@ def _streams() -> dict[str, Callable[[BinaryIO], Stream]]:
 
 def _zstandard(file: BinaryIO) -> Stream:
     """Return what unpacks zstd, by whichever library is there."""
-    for make in (_by_python, _by_pyarrow, _by_numcodecs):
+    for make in (_by_pyarrow, _by_numcodecs):
         with contextlib.suppress(ModuleNotFoundError):
             return make(file)
     raise ImportError(
-        "Files that end in .zst need a library that reads zstd: `pip install pyarrow`.",
-        name="pyarrow",
+        "Files that end in .zst need a library that reads zstd: "
+        "`pip install 'tenterhook-capture[zst]'`.",
+        name="numcodecs",
     )
-
-
-def _by_python(file: BinaryIO) -> Stream:
-    stream: Stream = importlib.import_module("compression.zstd").ZstdFile(file)  # of Python 3.14
-    return stream
 
 
 def _by_pyarrow(file: BinaryIO) -> Stream:

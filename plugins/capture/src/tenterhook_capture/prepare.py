@@ -68,7 +68,7 @@ def prepare_capture(
         check_count("sample_limit", sample_limit)
     points = points_of(model, layers, inputs=inputs)
     given, model = model, _runs(model, points)
-    documents = Documents.of(documents).first(sample_limit)
+    documents = Documents.of(documents, limit=sample_limit)
     role = options.tokens if is_role(options.tokens) else None
     tokens = tokenize(
         model,
