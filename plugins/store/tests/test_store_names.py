@@ -42,6 +42,7 @@ def test_names_of_capture() -> None:
         "DoubledSpecialToken",
         "Estimate",
         "LongDocuments",
+        "MaskIgnored",
         "NoPattern",
         "NotPerToken",
         "NotRebuildable",

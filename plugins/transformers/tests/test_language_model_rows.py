@@ -130,7 +130,7 @@ def test_saved_rows_equal_a_bare_hook_to_the_bit(lm: LanguageModel, texts: list[
     encodings = lm.inference.execute_inference(texts)[1]
     mask = encodings["attention_mask"].bool()
     for layer in layers_of(lm):
-        run_id = lm.activations.save(layer, texts, store=store)
+        run_id = lm.activations.save(layer, texts, store=store, batch_size=len(texts))
         expected = bare(lm.module, layer, **encodings)[mask]
         assert torch.equal(store.run(run_id)[layer][:], expected)
 

@@ -24,7 +24,8 @@ EARLIER = (
 def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> RunWriter:
     """Make the run in the store, or open the one that is there, and do nothing of it.
 
-    Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`.
+    Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`; of a run that is not
+    there yet `MaskIgnored`, where padding changes the rows of real tokens.
     """
     writer, _ = begin(store, capture, run_name)
     return writer
@@ -33,6 +34,8 @@ def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> Ru
 def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[RunWriter, Capture]:
     """Do what `begin_run` does; return the writer, and the capture in the run's batches."""
     run_id, found = as_begun(store, capture, run_name)
+    if not _is_there(store, run_id):
+        found.check_mask()
     try:
         return store.write_run(run_id, found.plan), found
     except OtherRun as error:
@@ -44,6 +47,14 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
                 error.add_note(EARLIER)
             raise
     return store.write_run(run_id, begun), found
+
+
+def _is_there(store: Store, run_id: str) -> bool:
+    try:
+        store.run(run_id)
+    except UnknownRun:
+        return False
+    return True
 
 
 def as_begun(store: Store, capture: Capture, run_name: str | None = None) -> tuple[str, Capture]:

@@ -101,6 +101,27 @@ class WrongMask(TenterhookError, ValueError):
 
 
 @attrs.define(slots=False)
+class MaskIgnored(TenterhookError, ValueError):
+    """Rows of a document depend on how much it is padded."""
+
+    layer: str
+    error: float
+    """The largest difference of a row, of what the row measures."""
+    bound: float
+    """What rounding explains."""
+    is_left: bool = False
+    """Whether padding is before a document."""
+
+    def __str__(self) -> str:
+        other = ", or pad on the right (tokenizer.padding_side = 'right')" if self.is_left else ""
+        return (
+            f"The model does not honour its mask: at {self.layer!r} a document's rows are "
+            f"{self.error:.2g} of their size off when it is padded, and rounding explains "
+            f"{self.bound:.2g}. Run documents one by one: --batch-size 1 (batch_size=1){other}."
+        )
+
+
+@attrs.define(slots=False)
 class NotRebuildable(TenterhookError, ValueError):
     """A run was made from what has no name, so that only the call that made it goes on with it."""
 

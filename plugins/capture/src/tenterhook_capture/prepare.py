@@ -11,13 +11,20 @@ from tenterhook_capture.batching import Batching, leaves_budget_open
 from tenterhook_capture.budget import token_budget
 from tenterhook_capture.document_tokens import OnDocuments
 from tenterhook_capture.documents import Documents, ranges
-from tenterhook_capture.forward import ForwardPass
+from tenterhook_capture.forward import ForwardPass, ForwardResult
 from tenterhook_capture.identity import (
     ALGORITHM,
     TOKENS_BESIDE,
     CaptureSpec,
     model_fingerprint,
     model_identity,
+)
+from tenterhook_capture.mask_check import (
+    PaddedProbe,
+    check_mask,
+    computed_in,
+    padded_probe,
+    probe_documents,
 )
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureOptions, is_role
@@ -26,9 +33,6 @@ from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.token_rows import ChosenRows, tokenize
 from tenterhook_store import SCALE, SPANS, LayerArray, RunPlan, dtype_name
-
-PROBE_TOKENS = 13
-"""Tokens of a document that show what a point gives; no number that models have of other things."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -47,6 +51,14 @@ class Capture:
     """The values that are kept beside the documents."""
     session: Mapping[str, Any]
     """What is noted of a process that works on it, beside versions and times."""
+    padded: PaddedProbe | None = None
+    """What a short document gave in a batch with a longer one."""
+
+    def check_mask(self) -> None:
+        """Raise `MaskIgnored` where padding changes rows; takes one small forward."""
+        if self.spec.batch_size != 1:
+            dtype = computed_in(self.session["model"].get("dtype"), self.spec.changes)
+            check_mask(self.padded, self.forward, self.rows, dtype)
 
 
 def prepare_capture(
@@ -84,7 +96,10 @@ def prepare_capture(
     cuts = options.long_documents in ("truncate", "head")
     description = model.describe_model()
     changes = (*changes_active(model.layers), *_autocasts())
-    layer_arrays = _point_arrays(forward, rows, options.dtype)
+    # Two, so that a layer that has nothing of the batch in it is found out before anything is made.
+    probed = probe_documents(tokens)
+    seen = forward(probed)
+    layer_arrays = _point_arrays(seen, options.dtype)
     how = Batching.wanted(
         options,
         lambda: token_budget(model, layer_arrays, runs_whole=forward.stop_after is None),
@@ -145,6 +160,7 @@ def prepare_capture(
         recipe=recipe,
         fields=documents.fields,
         session=session,
+        padded=padded_probe(probed, seen),
     )
 
 
@@ -157,16 +173,8 @@ def _runs(model: TextModel, points: Sequence[Point]) -> TextModel:
     return found
 
 
-def _point_arrays(
-    forward: ForwardPass, rows: ChosenRows, dtype: str | None = None
-) -> tuple[LayerArray, ...]:
-    """Run the beginning of the first documents; return each point's width, and the dtype kept.
-
-    Two, so that a layer that has nothing of the batch in it is found out before anything is made.
-    """
-    tokens = rows.tokens
-    first = [tokens.window(at).ids[:PROBE_TOKENS] for at in range(min(2, tokens.window_count))]
-    seen = forward(first)
+def _point_arrays(seen: ForwardResult, dtype: str | None = None) -> tuple[LayerArray, ...]:
+    """Return each point's width, and the dtype kept."""
     return tuple(
         LayerArray(name, found.shape[1], dtype or dtype_name(found.dtype))
         for name, found in seen.layers.items()

@@ -76,8 +76,8 @@ def save_activations(
 
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one, or its
-    rows are not those that this model gives),
-    `NotWritable`, `BadArgument`, and what `make_engine` raises where `engine` is a name.
+    rows are not those that this model gives), `MaskIgnored` (padding changes the rows of real
+    tokens), `NotWritable`, `BadArgument`, and what `make_engine` raises where `engine` is a name.
 
     A unit that raises is tried again after the others, up to `tries` times in all; if any keeps
     failing the rest is done, and `UnitsFailed` names those and their causes. What is not a unit's

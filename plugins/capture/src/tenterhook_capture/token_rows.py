@@ -71,7 +71,7 @@ class Window:
     position: int
     """Of its first token, in the document."""
     ids: list[int]
-    tokens: Sequence[int]
+    tokens: Sequence[int] = attrs.Factory(lambda window: window.ids, takes_self=True)
     """The tokens that the rows stand beside: `ids`, unless a decoder is given others."""
     characters: "array[int] | None" = None
     """Where those of each token begin and end in the document, one token after another; -1 and -1
@@ -306,13 +306,14 @@ class ChosenRows:
         """
         self.tokens = tokens
         self._selection = selected(chosen)
-        self._longest = 0
+        self._longest = self._shortest = 0
         self._windows = Numbers("q")
         """The first row, the number, and the tokens of the whole document, of each window."""
         self._rows = 0
         document: list[Span] = []
         for number, span in enumerate(tokens.spans()):
             self._longest = max(self._longest, span.length)
+            self._shortest = min(self._shortest or span.length, span.length)
             if document and document[0].document != span.document:
                 self._add(document, number - len(document))
                 document = []
@@ -328,6 +329,11 @@ class ChosenRows:
     def longest(self) -> int:
         """Tokens of the longest window."""
         return self._longest
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest window."""
+        return self._shortest
 
     def pieces(self, unit: Unit) -> Iterator[Piece]:
         """Yield what has rows in the unit, in the order of the rows."""
