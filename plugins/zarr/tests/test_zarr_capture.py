@@ -10,7 +10,7 @@ import zarr
 
 from tenterhook_capture import save_activations
 from tenterhook_capture.testing.text_models import WordModel
-from tenterhook_store import MemoryStore
+from tenterhook_store import DamagedStore, MemoryStore
 from tenterhook_store.testing import same_bits
 from tenterhook_zarr import ZarrStore
 
@@ -36,6 +36,30 @@ def test_int8_with_plain_zarr(tmp_path: Path) -> None:
     floats = torch.as_tensor(np.asarray(steps[:]) * np.asarray(scale[:]))
     assert same_bits(run["blocks.0"][:], floats)
     assert same_bits(run["blocks.0"][[20, 3]], floats[[20, 3]])
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "int8"])
+def test_bounds_of_norms(tmp_path: Path, dtype: str | None) -> None:
+    """They are there when the store is opened again, and verified as all else is."""
+    run_id = save(ZarrStore(tmp_path), ["blocks.0", "head"], dtype=dtype).id
+    run = ZarrStore(tmp_path).run(run_id)
+    for layer in run.layers:
+        bounds = run.norm_bounds(layer)
+        assert bounds is not None
+        assert [(each.start, each.stop) for each in bounds] == [(0, 8), (8, 16), (16, 22)]
+        for each in bounds:
+            norms = run[layer][each.start : each.stop].double().norm(dim=1)
+            assert each.smallest <= float(norms.min())
+            assert float(norms.max()) <= each.largest
+
+    path = tmp_path / "runs" / run_id / "kept" / "000001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (problem,) = ZarrStore(tmp_path).verify_run(run_id)
+    assert (problem.unit, problem.file) == (1, str(path))
+    with pytest.raises(DamagedStore, match=r"000001\.safetensors: its checksum says"):
+        ZarrStore(tmp_path).run(run_id).norm_bounds("head")
 
 
 @pytest.mark.parametrize("keep_rows", [False, True])

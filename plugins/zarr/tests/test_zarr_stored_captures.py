@@ -164,6 +164,14 @@ def test_rows_are_read_in_every_way(folder: Path, run_id: str) -> None:
 
 
 @each_store
+@pytest.mark.parametrize("run_id", [*CAPTURES, "kinds"])
+def test_stored_captures_have_no_bounds_of_norms(folder: Path, run_id: str) -> None:
+    """They were made before there were any."""
+    run = ZarrStore(folder, create=False).run(run_id)
+    assert [run.norm_bounds(layer) for layer in run.layers] == [None] * len(run.layers)
+
+
+@each_store
 def test_statistics_are_those_of_the_rows(folder: Path) -> None:
     """Those that were merged from the units are those of all rows, computed in one go."""
     run = ZarrStore(folder, create=False).run("reduced")

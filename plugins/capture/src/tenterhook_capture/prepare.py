@@ -32,7 +32,7 @@ from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.token_rows import ChosenRows, tokenize
-from tenterhook_store import SCALE, SPANS, LayerArray, RunPlan, dtype_name
+from tenterhook_store import NORM_CHUNK, NORM_ROWS, SCALE, SPANS, LayerArray, RunPlan, dtype_name
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -146,6 +146,7 @@ def prepare_capture(
             "spellings": spellings(model, points),
             "recipe": recipe.values(),
             SPANS: tokens.characters is not None,
+            NORM_ROWS: NORM_CHUNK,
             **_attention_shapes(points, spec.layers, keys=rows.longest),
         },
     )

@@ -48,6 +48,7 @@ from tenterhook_store import (
     SCALE,
     SPANS,
     ErrorMeter,
+    NormMeter,
     RangeMeter,
     Reducing,
     RunWriter,
@@ -131,7 +132,8 @@ class CaptureWorker:
         return {PREFIX + name: field_tensor(each[own]) for name, each in self._fields.items()}
 
     def _open(self, unit: Unit) -> UnitWriting:
-        sink = UnitSink(self._writer.open_unit(unit), self._shelf)
+        norms = NormMeter(self._writer.plan, unit.rows)
+        sink = UnitSink(self._writer.open_unit(unit), self._shelf, norms, beside=self._threaded)
         if self._threaded:
             return ThreadWriting(sink, f"tenterhook-unit-{unit.number}")
         return InlineWriting(sink)

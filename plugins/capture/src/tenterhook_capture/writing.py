@@ -10,16 +10,19 @@ What happens to a block of rows, with a thread:
    the queue. Where the pool is empty it waits, and looks meanwhile whether the thread has failed.
 2. The thread takes the block off the queue and waits until the copy has ended.
 3. It appends the rows to the unit. Rows that come out of order, as bucketing has them, wait in
-   memory until those of their stretch are there, and are appended in order then.
+   memory until those of their stretch are there, and are appended in order then. Meanwhile another
+   thread finds the bounds of their lengths, which takes a tenth of the processor's time that writing
+   them does, or half of it in bfloat16 and int8.
 4. The buffer goes back to the pool.
 5. After the last block a `Closing` comes through the same queue. The thread commits the unit and
    ends; the worker has begun the next unit by then, with a thread of its own.
 
-Inline, steps 2 to 5 run in the worker's own thread.
+Inline, steps 2 to 5 run in the worker's own thread, and so does what another thread does in 3.
 """
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -30,7 +33,7 @@ from torch import Tensor
 from tenterhook_capture.engine import Done, Pending
 from tenterhook_capture.options import Writing
 from tenterhook_capture.staging import Staged
-from tenterhook_store import ROW_ARRAYS, RowBlock, RunPlan, UnitWriter, torch_dtype
+from tenterhook_store import ROW_ARRAYS, NormMeter, RowBlock, RunPlan, UnitWriter, torch_dtype
 
 Arrays = dict[str, Tensor]
 
@@ -65,7 +68,12 @@ class UnitSink:
     which `shelf` lends, and which the next stretch uses again.
     """
 
-    def __init__(self, writing: UnitWriter, shelf: "Shelf") -> None:
+    def __init__(
+        self, writing: UnitWriter, shelf: "Shelf", norms: NormMeter, *, beside: bool = False
+    ) -> None:
+        """With `beside`, the bounds of rows are found while they are written."""
+        self._norms = norms
+        self._beside = ThreadPoolExecutor(1, "tenterhook-norms") if beside else None
         self._writing = writing
         self._shelf = shelf
         self._stretch: Arrays | None = None
@@ -92,7 +100,7 @@ class UnitSink:
 
     def finish(self, closing: Closing) -> Mapping[str, Any]:
         """Commit the unit; return what its record says."""
-        for name, tensor in closing.tensors.items():
+        for name, tensor in (*closing.tensors.items(), *self._norms.tensors().items()):
             self._writing.keep(name, tensor)
         facts = dict(closing.facts())
         self._writing.commit(facts)
@@ -103,13 +111,24 @@ class UnitSink:
         if self._stretch is not None:
             self._shelf.give_back(self._stretch)
             self._stretch = None
+        if self._beside is not None:
+            self._beside.shutdown()
         self._writing.discard()
 
     def _append(
         self, tokens: Tensor, documents: Tensor, positions: Tensor, layers: Mapping[str, Tensor]
     ) -> None:
         block = RowBlock(tokens=tokens, documents=documents, positions=positions, layers=layers)
-        self._writing.append(block)
+        if self._beside is None:
+            self._norms.add(layers)
+            self._writing.append(block)
+            return
+        norms = self._beside.submit(self._norms.add, layers)
+        try:
+            self._writing.append(block)
+        finally:
+            wait([norms])  # the rows' memory is lent, and given back after this
+        norms.result()
 
 
 class Shelf:

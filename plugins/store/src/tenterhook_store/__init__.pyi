@@ -66,6 +66,13 @@ from tenterhook_store.names import (
     is_reserved,
 )
 from tenterhook_store.narrowing import OUT_OF_RANGE, RangeMeter, is_narrower, out_of_range
+from tenterhook_store.norm_bounds import (
+    NORM_CHUNK,
+    NORM_ROWS,
+    NormBound,
+    NormBounds,
+    NormMeter,
+)
 from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
 from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
 from tenterhook_store.readable import Readable
@@ -80,6 +87,8 @@ from tenterhook_zarr import ZarrStore
 
 __all__ = [
     "CODECS",
+    "NORM_CHUNK",
+    "NORM_ROWS",
     "NOWHERE",
     "OUT_OF_RANGE",
     "RANGES",
@@ -109,6 +118,9 @@ __all__ = [
     "NoSpans",
     "NoStore",
     "NoTokenizer",
+    "NormBound",
+    "NormBounds",
+    "NormMeter",
     "NotAStore",
     "NotCaptured",
     "NotKept",

@@ -16,6 +16,7 @@ from tenterhook_store.document_map import DocumentMap
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
 from tenterhook_store.narrowing import OUT_OF_RANGE, out_of_range
+from tenterhook_store.norm_bounds import NormBounds, norm_bounds
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
 from tenterhook_store.rows import Rows
@@ -247,6 +248,14 @@ class Run:
     def quantile_error(self, layer: str | int) -> float:
         """Return by how much of all rows the rank of a quantile can be wrong; 0 if exact."""
         return quantile_error(self, layer)
+
+    def norm_bounds(self, layer: str | int) -> NormBounds | None:
+        """Return between which lengths (L2) a layer's rows lie, for each chunk of 256 rows.
+
+        Of the units that are committed, and of the rows as they are read. `None` where the run has
+        none, as those of earlier versions. Raises `NotCaptured`.
+        """
+        return norm_bounds(self, layer)
 
     @property
     def attributes(self) -> dict[str, Any]:
