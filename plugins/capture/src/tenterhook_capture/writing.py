@@ -11,8 +11,8 @@ What happens to a block of rows, with a thread:
 2. The thread takes the block off the queue and waits until the copy has ended.
 3. It appends the rows to the unit. Rows that come out of order, as bucketing has them, wait in
    memory until those of their stretch are there, and are appended in order then. Meanwhile another
-   thread finds the bounds of their lengths, which takes a tenth of the processor's time that writing
-   them does, or half of it in bfloat16 and int8.
+   thread finds the bounds of their lengths, which takes a tenth of the processor's time that
+   writing them does, or half of it in bfloat16 and int8.
 4. The buffer goes back to the pool.
 5. After the last block a `Closing` comes through the same queue. The thread commits the unit and
    ends; the worker has begun the next unit by then, with a thread of its own.
@@ -120,8 +120,8 @@ class UnitSink:
     ) -> None:
         block = RowBlock(tokens=tokens, documents=documents, positions=positions, layers=layers)
         if self._beside is None:
-            self._norms.add(layers)
             self._writing.append(block)
+            self._norms.add(layers)
             return
         norms = self._beside.submit(self._norms.add, layers)
         try:
