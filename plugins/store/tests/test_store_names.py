@@ -58,6 +58,7 @@ def test_names_of_capture() -> None:
         "SpecialTokens",
         "TokenCounts",
         "UnitsFailed",
+        "UnitsRounded",
         "ValuesLost",
         "WorkerFactory",
         "WrongMask",

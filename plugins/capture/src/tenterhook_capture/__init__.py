@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
     from tenterhook_capture.status import OpenSession, RunStatus, run_status
     from tenterhook_capture.token_rows import TokenCounts
+    from tenterhook_capture.unit_rows import UnitsRounded
     from tenterhook_capture.units import TRIES
     from tenterhook_capture.workers import WorkerFactory
 
@@ -68,6 +69,7 @@ __all__ = [
     "SpecialTokens",
     "TokenCounts",
     "UnitsFailed",
+    "UnitsRounded",
     "ValuesLost",
     "WorkerFactory",
     "WrongMask",
@@ -111,6 +113,7 @@ _HOMES = {
     "SpecialTokens": "special_tokens",
     "TokenCounts": "token_rows",
     "UnitsFailed": "errors",
+    "UnitsRounded": "unit_rows",
     "ValuesLost": "lost_values",
     "WorkerFactory": "workers",
     "WrongMask": "errors",

@@ -5,13 +5,21 @@ another number, and earlier versions had another default. A run goes on in the b
 begun in. So what is left open is looked up in the run, where there is one already.
 """
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
 from tenterhook_capture.batching import Batching, leaves_budget_open
-from tenterhook_capture.identity import differences, earlier_run_id, is_of_earlier_version
+from tenterhook_capture.identity import (
+    CaptureSpec,
+    differences,
+    earlier_run_id,
+    is_of_earlier_version,
+)
 from tenterhook_capture.prepare import Capture
+from tenterhook_capture.unit_rows import UnitsRounded, rounded_rows
 from tenterhook_store import OtherRun, RunPlan, RunWriter, Store, UnknownRun
 
 EARLIER = (
@@ -60,12 +68,15 @@ def _is_there(store: Store, run_id: str) -> bool:
 def as_begun(store: Store, capture: Capture, run_name: str | None = None) -> tuple[str, Capture]:
     """Return the id of a capture's run, and the capture in the batches that it was begun in.
 
-    Where there is no such run yet, they are those that the capture has. Makes nothing.
+    Where there is no such run yet, they are those that the capture has, and its units are rounded,
+    with a warning `UnitsRounded`. Makes nothing.
     """
-    meant = [capture]
+    asked = capture
+    capture = _in_units(asked, rounded_rows(asked.plan.rows_per_unit))
+    meant = [capture] if capture is asked else [capture, asked]
     before = Batching.earlier(capture.options)
     if Batching.of_spec(capture.plan.spec) != before:  # something was left open
-        meant.append(_in_batches(capture, before))
+        meant += [_in_batches(each, before) for each in meant]
     own_id = run_name or capture.spec.run_id()
     ids = [own_id]
     if run_name is None:  # earlier versions noted less of a model, and had other ids
@@ -81,11 +92,19 @@ def as_begun(store: Store, capture: Capture, run_name: str | None = None) -> tup
         found = _as_in(begun, meant)
         if run_id == own_id or not differences(found.plan, begun):
             return run_id, found
+    if capture is not asked:
+        sizes = asked.plan.rows_per_unit, capture.plan.rows_per_unit
+        warnings.warn(UnitsRounded(*sizes), stacklevel=3)
     return own_id, capture
 
 
 def _as_in(begun: RunPlan, meant: Sequence[Capture]) -> Capture:
-    """Return a capture in the batches of a run, if these are what was left open may mean."""
+    """Return a capture in the units of a run, and in its batches, if what was left open means that.
+
+    The first of those that are meant, where none is.
+    """
+    in_units = [each for each in meant if each.plan.rows_per_unit == begun.rows_per_unit]
+    meant = in_units or meant
     theirs = Batching.of_spec(begun.spec)
     for each in meant:
         if Batching.of_spec(each.plan.spec) == theirs:
@@ -98,13 +117,25 @@ def _as_in(begun: RunPlan, meant: Sequence[Capture]) -> Capture:
     return _in_batches(capture, attrs.evolve(ours, batch_tokens=theirs.batch_tokens))
 
 
+def _in_units(capture: Capture, rows: int) -> Capture:
+    """Return the capture in units of so many rows; itself, where it has those."""
+    if rows == capture.plan.rows_per_unit:
+        return capture
+    spec = attrs.evolve(capture.spec, rows_per_unit=rows)
+    found = _with(capture, spec, rows_per_unit=rows)
+    return attrs.evolve(found, plan=attrs.evolve(found.plan, rows_per_unit=rows))
+
+
 def _in_batches(capture: Capture, how: Batching) -> Capture:
-    """Return the capture in other batches, in all that says so."""
+    """Return the capture in other batches."""
     chosen = capture.spec.budget_chosen and how.batch_size is None
     spec = attrs.evolve(capture.spec, **how.values(), budget_chosen=chosen)
-    recipe = attrs.evolve(
-        capture.recipe, options=attrs.evolve(capture.recipe.options, **how.values())
-    )
+    return _with(capture, spec, **how.values())
+
+
+def _with(capture: Capture, spec: CaptureSpec, **options: Any) -> Capture:
+    """Return the capture of another spec, in all that says so: the recipe has these options."""
+    recipe = attrs.evolve(capture.recipe, options=attrs.evolve(capture.recipe.options, **options))
     about = {**capture.plan.about, "recipe": recipe.values()}
     plan = attrs.evolve(capture.plan, spec=spec.values(), about=about)
     return attrs.evolve(capture, spec=spec, recipe=recipe, plan=plan)

@@ -4,8 +4,8 @@ Plain zarr format 3. The sharding codec's name in it is `sharding_indexed`; a sh
 chunks, each followed by its crc32c, with the index of the chunks at the end.
 """
 
+import functools
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +54,7 @@ class ArrayLayout:
     ) -> "ArrayLayout":
         """Choose chunks and shards such that a unit is whole shards and a shard whole chunks."""
         wanted = NUMBER_CHUNK_ROWS if features is None else CHUNK_ROWS
-        chunk = math.gcd(rows_per_unit, wanted)
+        chunk = largest_divisor(rows_per_unit, wanted)
         row_bytes = (features or 1) * stored_as(dtype).numpy.itemsize
         shard = rows_per_unit
         while shard * row_bytes > SHARD_BYTES and shard % (2 * chunk) == 0:
@@ -168,6 +168,12 @@ class ArrayLayout:
         except (ValueError, LookupError, TypeError) as error:
             reason = f"this is not the metadata of an array of ours ({error!r})"
             raise DamagedStore(path, reason) from error
+
+
+@functools.cache
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest whole number that divides another and is `most` or less."""
+    return next(each for each in range(min(number, most), 0, -1) if number % each == 0)
 
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> dict[str, Any]:
