@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast, final
 
@@ -25,6 +25,10 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """The endings of compressed files that are read; what they hold says the ending before."""
 
 BLOCK = 1 << 20
+"""Bytes that are unpacked at once."""
+
+READ = 1 << 16
+"""Bytes that are read at once of what is unpacked."""
 
 Stream = contextlib.AbstractContextManager[IO[bytes]]
 
@@ -32,12 +36,16 @@ Stream = contextlib.AbstractContextManager[IO[bytes]]
 class DataFile:
     """A file of data, whose bytes can be read from anywhere in it, by any thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Raise `UnreadableData` where it cannot be opened or unpacked."""
+    def __init__(self, path: Path, spool: "Spool | None" = None) -> None:
+        """Unpack it into `spool`, or one of its own, where it is compressed.
+
+        Raises `UnreadableData` where it cannot be opened or unpacked.
+        """
         self.path = path
         self._at = path.absolute()
         self._state = self._look()
-        self._unpacked = _unpack(self._at) if is_compressed(path) else None
+        self._spool = spool or Spool()
+        self._unpacked = _unpack(self._at, self._spool) if is_compressed(path) else None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -50,7 +58,7 @@ class DataFile:
     def open(self) -> BinaryIO:
         """Open it for reading, from its first byte."""
         if self._unpacked is not None:
-            return self._unpacked.open()
+            return self._spool.open(self._unpacked)
         return _open(self._at)
 
     def check_unchanged(self) -> None:
@@ -87,30 +95,48 @@ def _open(path: Path) -> BinaryIO:
 
 
 @final
-class _Unpacked:
-    """Bytes in a file without a name, read by any number of readers."""
+class Spool:
+    """What files hold, one after the other in one file without a name.
+
+    One, because a folder may have more files than a process may open.
+    """
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as this is
+        self._file: IO[bytes] | None = None
+        self._size = 0
         self._lock = threading.Lock()
-        weakref.finalize(self, self.file.close)
 
-    def open(self) -> BinaryIO:
-        """Open it once more; readers do not know of each other."""
-        return cast("BinaryIO", io.BufferedReader(_Reader(self), BLOCK))
+    def add(self, blocks: Iterator[bytes]) -> range:
+        """Append blocks; return where they are."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as this is
+            weakref.finalize(self, self._file.close)
+        start = self._size
+        self._file.seek(start)
+        for block in blocks:
+            self._file.write(block)
+            self._size += len(block)
+        self._file.flush()
+        return range(start, self._size)
+
+    def open(self, where: range) -> BinaryIO:
+        """Open a part for reading; readers do not know of each other."""
+        return cast("BinaryIO", io.BufferedReader(_Reader(self, where), READ))
 
     def read(self, at: int, count: int) -> bytes:
         """Return up to so many bytes from a place on."""
+        assert self._file is not None
         if hasattr(os, "pread"):  # a child that was forked shares the place that `seek` sets
-            return os.pread(self.file.fileno(), count, at)
+            return os.pread(self._file.fileno(), count, at)
         with self._lock:
-            self.file.seek(at)
-            return self.file.read(count)
+            self._file.seek(at)
+            return self._file.read(count)
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, unpacked: _Unpacked) -> None:
-        self._unpacked = unpacked
+    def __init__(self, spool: Spool, where: range) -> None:
+        self._spool = spool
+        self._where = where
         self._place = 0
 
     def readable(self) -> bool:
@@ -120,30 +146,33 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence)
-        if start is None:
-            start = os.fstat(self._unpacked.file.fileno()).st_size
-        self._place = start + offset
+        starts = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: len(self._where)}
+        self._place = starts[whence] + offset
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        found = self._unpacked.read(self._place, len(buffer))
+        left = max(len(self._where) - self._place, 0)
+        found = self._spool.read(self._where.start + self._place, min(len(buffer), left))
         buffer[: len(found)] = found
         self._place += len(found)
         return len(found)
 
 
-def _unpack(path: Path) -> _Unpacked:
+def _unpack(path: Path, spool: Spool) -> range:
     """Unpack a file; `UnreadableData` says where in its content it is damaged."""
-    unpacked, size, lines = _Unpacked(), 0, 1
+    size, lines = 0, 1
     kind = path.suffix.lower()
-    try:
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal size, lines
         with _open(path) as file, _streams()[kind](file) as stream:
             while block := stream.read(BLOCK):
-                unpacked.file.write(block)
+                yield block
                 size += len(block)
                 lines += block.count(b"\n")
-        unpacked.file.flush()
+
+    try:
+        return spool.add(blocks())
     except (UnreadableData, ImportError):
         raise
     except Exception as error:
@@ -153,7 +182,6 @@ def _unpack(path: Path) -> _Unpacked:
             raise
         reason = f"it is damaged after {size:,} bytes of its content, in line {lines}"
         raise UnreadableData(str(path), f"{reason} ({kind}: {_first_line(error)})") from error
-    return unpacked
 
 
 def _first_line(error: Exception) -> str:

@@ -89,6 +89,9 @@ class DocumentTokens:
 
     def _some(self, texts: Sequence[str], first: int) -> Iterator[EncodedDocument]:
         model, documents = self._model, self._documents
+        if not documents.are_token_ids:
+            for at, text in enumerate(texts, first):
+                check_text(text, documents.where(at))
         if documents.are_messages:
             for each in self._roles([*conversations(texts)]):
                 yield EncodedDocument(each.ids, getattr(each, "spans", None), each)
@@ -99,8 +102,6 @@ class DocumentTokens:
                 check_ids(ids, count, documents.where(at))
                 yield EncodedDocument(ids)
         else:
-            for at, text in enumerate(texts, first):
-                check_text(text, documents.where(at))
             yield from self._of_texts(texts)
 
     def _of_texts(self, texts: Sequence[str]) -> Iterator[EncodedDocument]:

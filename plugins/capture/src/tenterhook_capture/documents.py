@@ -16,7 +16,7 @@ import attrs
 from tenterhook.errors import closest
 from tenterhook.one_line import type_name
 from tenterhook_capture.conversations import conversation_text, is_conversation
-from tenterhook_capture.data_files import DataFile, ending_of, is_compressed
+from tenterhook_capture.data_files import DataFile, Spool, ending_of, is_compressed
 from tenterhook_capture.document_errors import NoDocuments, NoSuchData, UnknownField, UnreadableData
 from tenterhook_capture.errors import BadArgument
 from tenterhook_capture.id_lists import ids_text, is_ids
@@ -446,7 +446,8 @@ def _read_files(
         if named is not None and kind not in RECORDS:
             reason = f"a text file has no field {named!r}; leave it out, or name the file .jsonl"
             raise UnreadableData(str(path), reason)
-    files = [DataFile(path) for path in paths]
+    spool = Spool()
+    files = [DataFile(path, spool) for path in paths]
     parts = [_records(file, how) for file in files]
     field = next((each for part in parts if (each := _field_of(part, how))), None)
     field = field or DocumentField.of(how.field or "text", None)

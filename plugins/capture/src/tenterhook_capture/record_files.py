@@ -77,12 +77,18 @@ class JsonList:
         records = self._all()
         return [_checked(records[number], str(self)) for (number,) in places]
 
+    def release(self) -> None:
+        """Have nothing of it in memory."""
+        self._records = None
+
     def _all(self) -> list[Any]:
         if self._records is None:
             with self._file.open() as opened:
                 content = opened.read().removeprefix(MARK)
-            self._records = _json(decode(content, 0, str(self)), str(self))
-        return self._records or []
+            found: list[Any] = _json(decode(content, 0, str(self)), str(self))
+            self._file.check_unchanged()
+            self._records = found
+        return self._records
 
 
 class CsvRecords:

@@ -211,6 +211,8 @@ class JoinedRecords:
     def __init__(self, parts: Sequence[Records], name: str) -> None:
         self._parts = parts
         self._name = name
+        self._latest: Records | None = None
+        """Which was read last: it alone may have something of its records in memory."""
 
     def __str__(self) -> str:
         return self._name
@@ -224,7 +226,7 @@ class JoinedRecords:
         """Yield those of each."""
         for number, part in enumerate(self._parts):
             rest = (0,) * (self.width - 1 - part.width)
-            for scanned in part.scan():
+            for scanned in self._turn_to(part).scan():
                 yield attrs.evolve(scanned, place=(number, *scanned.place, *rest))
 
     def at(self, places: Sequence[tuple[int, ...]]) -> list[Record]:
@@ -237,9 +239,18 @@ class JoinedRecords:
             while stop < len(places) and places[stop][0] == number:
                 stop += 1
             part = self._parts[number]
-            found += part.at([place[1 : 1 + part.width] for place in places[start:stop]])
+            found += self._turn_to(part).at(
+                [place[1 : 1 + part.width] for place in places[start:stop]]
+            )
             start = stop
         return found
+
+    def _turn_to(self, part: Records) -> Records:
+        latest, self._latest = self._latest, part
+        release = getattr(latest, "release", None)
+        if latest is not part and release is not None:
+            release()
+        return part
 
 
 def _from_json(value: Any, field: str, where: str) -> Any:

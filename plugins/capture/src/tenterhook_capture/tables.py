@@ -141,6 +141,11 @@ class TableRecords:
             return [self._kept[number] for (number,) in places]
         return self._table.rows([number for (number,) in places]) if places else []
 
+    def release(self) -> None:
+        """Have nothing in memory of a table that is read from a file."""
+        if isinstance(self._table, ParquetTable):
+            self._table.release()
+
     def _rows(self) -> Iterator[Record]:
         count = self._table.count
         if count is None:
@@ -334,6 +339,10 @@ class ParquetTable(_Sliced):
     def only(self, columns: Sequence[str]) -> Any:
         """Return the table with some of its columns."""
         return ParquetTable(self._file, columns)
+
+    def release(self) -> None:
+        """Have none of its groups of rows in memory."""
+        self._group = -1, None
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
