@@ -1,5 +1,6 @@
 """`tenterhook capture` and `tenterhook runs`, from the words typed to the files on disk."""
 
+import gzip
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -948,3 +950,141 @@ def test_an_option_given_twice(
     assert capture(th, tmp_path / "store", "--bucket", "--bucket")[0] == 0
     code, _, err = th("runs", "export", str(tmp_path / "store"), "--to", "a", "--to", "b")
     assert (code, "--to is given 2 times" in err) == (2, True)
+
+
+# --- documents of files
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> str:
+    """JSON lines, compressed, with labels, an empty text and half of a surrogate pair."""
+    records = [{"text": f"a b {at}", "label": at % 3} for at in range(20)]
+    records += [{"text": "half \ud83d", "label": 7}, {"text": "", "label": 8}]
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(each) + "\n" for each in records).encode()))
+    return str(path)
+
+
+def test_a_bad_record_and_fields_that_are_kept(th: Command, tmp_path: Path, labelled: str) -> None:
+    """It is named; or left out, counted, and part of the recipe, by which others go on."""
+    store = tmp_path / "store"
+    code, _, err = capture(th, store, data=labelled)
+    assert (code, "data.jsonl.gz, line 21: character 5 is \\ud83d" in err) == (2, True)
+    assert not store.exists()
+    more = (
+        "--skip-bad-records",
+        "--keep-field",
+        "label",
+        "--run-name",
+        "r",
+        "--rows-per-unit",
+        "7",
+    )
+    code, out, err = capture(th, store, *more, "--plan", data=labelled)
+    assert code == 0, err
+    assert "20 of 20 documents tokenized" in err
+    assert th("work", str(store), "r")[0] == 0
+    code, out, err = capture(th, store, *more, data=labelled)
+    assert (code, "complete already" in err) == (0, True), err
+    assert "Skipped: 1 record that cannot be read." in out
+    assert "label = run.documents['label']" in out
+    run = LocalStore(store).run("r")
+    assert run.documents["label"] == [at % 3 for at in range(20)]
+    assert run.metadata["documents"]["bad_records"] == [[20, 20]]
+    data = run.metadata["recipe"]["data"]
+    assert (data["skip_bad_records"], data["keep_fields"]) == (True, ["label"])
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(run.metadata["recipe"]))
+    code, _, err = th("capture", str(recipe), "--out", str(store), "--run-name", "r")
+    assert (code, "complete already" in err) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--sample-by", "line"), "sample_by='line' must be left out (--sample-by)"),
+        (("--field", "txet"), "has no field 'txet'"),
+        (("--skip-bad-records", "--keep-field", "lable"), "has no field 'lable'"),
+        (("--no-special-tokens",), "no_special_tokens=True must be False"),
+        (("--window-special-tokens",), "must be False unless long_documents='split'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_options_of_data_that_do_not_apply(
+    th: Command, tmp_path: Path, labelled: str, more: tuple[str, ...], said: str
+) -> None:
+    """They are a usage error, and nothing is made."""
+    both = (*more, *(() if "--field" in more else ("--skip-bad-records",)))
+    code, out, err = capture(th, tmp_path / "store", *both, data=labelled)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_source_that_keeps_no_fields(th: Command, tmp_path: Path) -> None:
+    """A plugin that takes no such option is named."""
+    code, _, err = capture(th, tmp_path / "store", "--keep-field", "label")
+    assert (code, "keep_fields=('label',) must be left out: words:all is read by" in err) == (
+        2,
+        True,
+    )
+
+
+def test_a_dry_run_needs_no_store(th: Command, tmp_path: Path, monkeypatch: Any) -> None:
+    """It shows how far it is on stderr, and names no place."""
+    monkeypatch.chdir(tmp_path)
+    words = ("capture", "words:", "--layer", "head", "--data", "words:all")
+    code, out, err = th(*words, "--dry-run")
+    assert code == 0, err
+    assert re.match(r"Run [\w-]+ would have 10 rows, one for each token, of\n", out)
+    assert "3 of 3 documents tokenized" in err
+    assert "Running the first batches to measure them." in err
+    found = json.loads(th(*words, "--dry-run", "--json")[1])
+    assert (found["store"], found["rows"], found["shards"]) == (None, 10, 4)
+    code, _, err = th(*words)
+    assert (code, "Missing option '--out'" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@click.command()
+@click.option("--size", type=int, default=1)
+@click.option("--name", multiple=True)
+def sized(size: int, name: tuple[str, ...]) -> None:
+    """Say a size."""
+    click.echo(f"{size} {len(name)}")
+
+
+def test_an_option_given_twice_in_any_command(th: Command, monkeypatch: Any) -> None:
+    """Ours, those in groups, and those that plugins add; what may be given often may be."""
+    for command in (
+        ("plugins", "new", "x", "--kind", "store", "--kind", "loader"),
+        ("runs", "delete", "s", "--run", "a"),  # an option that there is not is told as ever
+    ):
+        code, _, err = th(*command)
+        wanted = "--kind is given 2 times" if "new" in command else "No such option"
+        assert (code, wanted in err) == (2, True), err
+
+    class Sized:
+        """A plugin with commands."""
+
+        @hookimpl
+        def tenterhook_commands(self) -> list[Extension]:
+            """Declare them."""
+            return [Extension(name, "here:sized", "Sizes.") for name in ("sized", "runs.sized")]
+
+    real = Extension.load
+    monkeypatch.setattr(
+        Extension, "load", lambda self: sized if self.target == "here:sized" else real(self)
+    )
+    default_manager().register(Sized(), "sized-here")
+    try:
+        for start in (("sized",), ("runs", "sized")):
+            assert th(*start, "--size", "2", "--name", "a", "--name", "b")[:2] == (0, "2 2\n")
+            code, out, err = th(*start, "--size", "2", "--size", "3")
+            assert (code, out, "--size is given 2 times and takes one value" in err) == (
+                2,
+                "",
+                True,
+            )
+    finally:
+        default_manager().unregister("sized-here")

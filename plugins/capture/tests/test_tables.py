@@ -1,6 +1,8 @@
 """Tables as documents: of pandas, pyarrow and lists of records; and the fields that are kept."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from tenterhook_capture import CaptureRecipe, save_activations
 from tenterhook_capture.documents import Documents, UnknownField, UnreadableData
 from tenterhook_capture.testing.text_models import WordModel
-from tenterhook_store import MemoryStore, MissingRows, NoDocumentField, OtherRun
+from tenterhook_store import MemoryStore, MissingRows, NoDocumentField, OtherRun, to_npy
 
 ROWS: list[dict[str, Any]] = [
     {"id": at, "text": f"text {at}" if at % 7 else None, "name": f"n{at}" if at % 2 else None}
@@ -192,3 +194,21 @@ def test_fields_of_a_run_that_lacks_units() -> None:
         store.run("r").documents["label"]
     save_activations(Words(), "head", documents(), store, **settings)
     assert store.run("r").documents["label"] == list(documents().fields["label"])
+
+
+def test_fields_are_exported(tmp_path: Path) -> None:
+    """In every format, a line for each document; none where units are missing."""
+    store = MemoryStore()
+    run = store.run(save_activations(Words(), "head", documents(), store))
+    to_npy(run, tmp_path / "npy")
+    lines = (tmp_path / "npy" / "documents.jsonl").read_text().splitlines()
+    labels = run.documents["label"]
+    assert [json.loads(line) for line in lines] == [
+        {"document": at, "fields": {"label": label}} for at, label in enumerate(labels)
+    ]
+    assert json.loads((tmp_path / "npy" / "run.json").read_bytes())["documents"] == (
+        "documents.jsonl"
+    )
+    other = store.run(save_activations(Words(), "head", ["a"], store))
+    to_npy(other, tmp_path / "other")
+    assert not (tmp_path / "other" / "documents.jsonl").exists()

@@ -209,3 +209,27 @@ def test_limit_reads_no_more(lm: LanguageModel) -> None:
 
     lm.activations.save("layer_0", datasets.IterableDataset.from_generator(rows), sample_limit=3)
     assert max(taken) < 10
+
+
+def test_fields_and_tables(lm: LanguageModel, save: Make) -> None:
+    """Labels are kept of every kind of table, of its folder too; bad records are left out."""
+    pandas = pytest.importorskip("pandas")
+    rows: dict[str, list[Any]] = {
+        "text": ["one", "", "half \ud83d", "four"],
+        "number": [1, 2, 3, 4],
+    }
+    good = {name: [values[0], values[1], values[3]] for name, values in rows.items()}
+    table = datasets.Dataset.from_dict(good)  # arrow holds no half of a pair
+    records = [dict(zip(rows, each, strict=True)) for each in zip(*rows.values(), strict=True)]
+    assert lm.store is not None
+    for number, data in enumerate((table, save(good), table.to_iterable_dataset(), records)):
+        options: dict[str, Any] = {"keep_fields": ["number"], "skip_bad_records": True}
+        run = lm.store.run(lm.activations.save("layer_0", data, f"f{number}", **options))
+        assert run.documents["number"] == [1, 4]
+        assert run.metadata["documents"]["skipped_bad"] == (1 if data is records else 0)
+    with pytest.raises(UnreadableData, match="row 2: character 5 is"):
+        lm.activations.save("layer_0", records)
+    batches = list(lm.inference.infer_dataset(pandas.DataFrame(good), field="text", sample_limit=1))
+    assert batches[0][1]["input_ids"].tolist() == lm.token_ids(["one"])
+    with pytest.raises(TypeError, match="These are token ids, and inference runs texts"):
+        lm.inference.infer_dataset(datasets.Dataset.from_dict({"input_ids": [[1, 2]]}))

@@ -26,6 +26,9 @@ from tenterhook_store.unfinished import is_abandoned, unfinished_name
 MARK = "run.json"
 """Says what is in the folder, and that it may be overwritten."""
 
+DOCUMENTS = "documents.jsonl"
+"""Has the fields that are kept of the documents, where a run keeps some."""
+
 FORMAT = "tenterhook export"
 
 OLD = "old"
@@ -68,7 +71,8 @@ def export_folder(
     """Open a folder to write to, which becomes the one asked for when the block ends.
 
     `run.json` is written to it: the format `kind`, which rows of the run they are, which units are
-    missing, and the run's metadata. Where the block raises nothing is left, and what was there
+    missing, and the run's metadata. So is `documents.jsonl` where the run keeps fields of its
+    documents. Where the block raises nothing is left, and what was there
     before still is. Raises `PlaceTaken` where the folder holds something, unless that is an export
     and `overwrite` is true; `NotWritable` where the system refuses.
     """
@@ -83,6 +87,7 @@ def export_folder(
         whole.mkdir()
         made = ExportFolder(whole)
         yield made
+        made.facts |= _write_documents(whole, run)
         _mark(whole, run, rows, kind, made.facts)
         for path in whole.iterdir():
             _sync(path)
@@ -98,6 +103,22 @@ def export_folder(
         raise NotWritable(str(target), f"{reason}. Nothing of it is left") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_documents(folder: Path, run: Readable) -> dict[str, Any]:
+    """Write the fields that are kept of the documents, a line for each document; return the facts.
+
+    Of a run that lacks units nothing is written: those have the values of some documents.
+    """
+    names = run.documents.fields
+    if not names or run.missing:
+        return {}
+    columns = [run.documents[name] for name in names]
+    with (folder / DOCUMENTS).open("w", encoding="utf-8") as file:
+        for at, values in enumerate(zip(*columns, strict=True)):
+            record = {"document": at, "fields": dict(zip(names, values, strict=True))}
+            file.write(json.dumps(record) + "\n")
+    return {"documents": DOCUMENTS}
 
 
 def _mark(folder: Path, run: Readable, rows: RowRanges, kind: str, facts: dict[str, Any]) -> None:
