@@ -87,7 +87,7 @@ def export_folder(
         whole.mkdir()
         made = ExportFolder(whole)
         yield made
-        made.facts |= _write_documents(whole, run)
+        made.facts.update(_write_documents(whole, run))
         _mark(whole, run, rows, kind, made.facts)
         for path in whole.iterdir():
             _sync(path)
