@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tenterhook_capture.prepare import Capture, prepare_capture
     from tenterhook_capture.progress import Progress, ProgressCallback
     from tenterhook_capture.recipe import CaptureRecipe
+    from tenterhook_capture.reproducing import Reproduction, reproduce
     from tenterhook_capture.save import resume_run, save_activations
     from tenterhook_capture.slices import Slice, slice_of_launcher
     from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
@@ -63,6 +64,7 @@ __all__ = [
     "Point",
     "Progress",
     "ProgressCallback",
+    "Reproduction",
     "RunStatus",
     "SeveralCalls",
     "Slice",
@@ -78,6 +80,7 @@ __all__ = [
     "estimate",
     "points_of",
     "prepare_capture",
+    "reproduce",
     "resume_run",
     "run_status",
     "save_activations",
@@ -107,6 +110,7 @@ _HOMES = {
     "Point": "points",
     "Progress": "progress",
     "ProgressCallback": "progress",
+    "Reproduction": "reproducing",
     "RunStatus": "status",
     "SeveralCalls": "errors",
     "Slice": "slices",
@@ -122,6 +126,7 @@ _HOMES = {
     "estimate": "estimating",
     "points_of": "points",
     "prepare_capture": "prepare",
+    "reproduce": "reproducing",
     "resume_run": "save",
     "run_status": "status",
     "save_activations": "save",

@@ -1,5 +1,6 @@
 """A capture before it is begun: its tokens have their rows, and what it will hold is known."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -148,6 +149,7 @@ def prepare_capture(
             SPANS: tokens.characters is not None,
             NORM_ROWS: NORM_CHUNK,
             **_attention_shapes(points, spec.layers, keys=rows.longest),
+            **({"template": _template(model)} if documents.are_messages else {}),
         },
     )
     session = {"model": description, "documents": documents.describe()}
@@ -180,6 +182,12 @@ def _point_arrays(seen: ForwardResult, dtype: str | None = None) -> tuple[LayerA
         LayerArray(name, found.shape[1], dtype or dtype_name(found.dtype))
         for name, found in seen.layers.items()
     )
+
+
+def _template(model: TextModel) -> str | None:
+    """Return the sha256 of the chat template that made the tokens, if the model has it."""
+    found = getattr(getattr(model, "tokenizer", None), "chat_template", None)
+    return None if found is None else hashlib.sha256(str(found).encode()).hexdigest()
 
 
 def _attention_shapes(

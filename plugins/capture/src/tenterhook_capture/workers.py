@@ -15,7 +15,7 @@ from tenterhook_capture.probe import probe_run
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.session import Session
 from tenterhook_capture.worker import CaptureWorker
-from tenterhook_store import RunWriter, Store
+from tenterhook_store import Run, RunWriter, Store
 
 
 def rebuild_capture(store: Store, run_id: str, recipe: CaptureRecipe | None = None) -> Capture:
@@ -26,9 +26,20 @@ def rebuild_capture(store: Store, run_id: str, recipe: CaptureRecipe | None = No
     what loading them raises.
     """
     run = store.run(run_id)
+    capture = rebuilt(run, recipe)
+    if found := differences(capture.plan, run.plan):
+        raise ChangedSince(run_id, found)
+    return attrs.evolve(capture, plan=run.plan)
+
+
+def rebuilt(run: Run, recipe: CaptureRecipe | None = None) -> Capture:
+    """Return a capture by the names of a run, or those of a recipe, whatever they give now.
+
+    Raises `NotRebuildable`, and what loading them raises.
+    """
     recipe = recipe or CaptureRecipe.of_run(run)
     if recipe.model is None or recipe.data is None or recipe.changes:
-        raise NotRebuildable(run_id, recipe.unnamed)
+        raise NotRebuildable(run.id, recipe.unnamed)
     capture = prepare_capture(
         recipe.model.load(),
         list(recipe.layers),
@@ -38,10 +49,7 @@ def rebuild_capture(store: Store, run_id: str, recipe: CaptureRecipe | None = No
     )
     # A model is what it holds, wherever it lies; the run keeps the name that it was begun under.
     spec = attrs.evolve(capture.spec, model=run.plan.spec.get("model", capture.spec.model))
-    plan = attrs.evolve(capture.plan, spec=spec.values())
-    if found := differences(plan, run.plan):
-        raise ChangedSince(run_id, found)
-    return attrs.evolve(capture, spec=spec, plan=run.plan)
+    return attrs.evolve(capture, spec=spec, plan=attrs.evolve(capture.plan, spec=spec.values()))
 
 
 @attrs.frozen

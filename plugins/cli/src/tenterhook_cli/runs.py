@@ -15,6 +15,7 @@ from tenterhook_cli.compare import compare
 from tenterhook_cli.contents import batches_of, layers_of, reduced
 from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
+from tenterhook_cli.reproduce import reproduce
 from tenterhook_cli.terminal import echo, escaped
 from tenterhook_cli.work import do_part, elsewhere
 from tenterhook_store import (
@@ -43,6 +44,7 @@ def runs() -> None:
 
 
 runs.add_command(compare)
+runs.add_command(reproduce)
 
 
 @runs.command("list")

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 PLACES = "Model and data"
 
-elsewhere = all_of(
-    tries_option,
-    engine_option,
+places = all_of(
     option("--device", group=PLACES, help="Where the model runs, for example cuda."),
     option(
         "--model",
@@ -46,6 +44,9 @@ elsewhere = all_of(
     ),
 )
 """The options that say where a run's model and data are on this machine."""
+
+elsewhere = all_of(tries_option, engine_option, places)
+"""Those, and how units are done."""
 
 
 @click.command(cls=GroupedCommand)
@@ -92,14 +93,9 @@ def do_part(
     field: str | None,
 ) -> None:
     """Do what is missing of a run or of a slice, and say what is missing still."""
-    from tenterhook_capture import CaptureRecipe, resume_run
+    from tenterhook_capture import resume_run
 
-    recipe: CaptureRecipe | None = None
-    if any(each is not None for each in (model, data, field, device)) or _local_rank() is not None:
-        recipe = CaptureRecipe.of_run(store.run(run_id)).elsewhere(
-            model=model, data=data, field=field
-        )
-        recipe = recipe.elsewhere(device=_own_device(device, recipe))
+    recipe = recipe_for(store.run(run_id), device=device, model=model, data=data, field=field)
     with progress_bar() as show:
         progress = Remembered(show)
         resume_run(
@@ -107,6 +103,18 @@ def do_part(
         )
     run = store.run(run_id)
     echo(_report(run, part, done=bool(progress.rows_new)))
+
+
+def recipe_for(
+    run: "Run", *, device: str | None, model: str | None, data: str | None, field: str | None
+) -> "CaptureRecipe | None":
+    """Return a run's recipe with the names of this machine; `None` where they are its own."""
+    from tenterhook_capture import CaptureRecipe
+
+    if all(each is None for each in (model, data, field, device)) and _local_rank() is None:
+        return None
+    recipe = CaptureRecipe.of_run(run).elsewhere(model=model, data=data, field=field)
+    return recipe.elsewhere(device=_own_device(device, recipe))
 
 
 def _report(run: "Run", part: "Slice | None", *, done: bool) -> str:
