@@ -82,13 +82,102 @@ def test_sequence_first(layer: str, kind: str) -> None:
         model(IDS, MASK)
 
 
-@pytest.mark.parametrize("layer", ["embed", "head"])
-def test_around_them(layer: str) -> None:
-    """What is before and behind those blocks has the batch first."""
+def test_before_them() -> None:
+    """Embeddings of the ids as they were given have the batch first, as those have."""
     model = tenterhook.attach(_SequenceFirst().eval())
-    with model.capture(layer, tokens="last") as captured:
+    with model.capture("embed", tokens="last") as captured:
         model(IDS, MASK)
-    assert captured.where(layer)[0].tolist() == LAST
+    assert captured.where("embed")[0].tolist() == LAST
+
+
+@KINDS
+def test_behind_them(kind: str) -> None:
+    """Which axis is first behind them, a batch of another size shows."""
+    model = tenterhook.attach(_SequenceFirst().eval())
+    said = r"'head'.*as many rows as tokens, 4, and the code of _SequenceFirst turns axes round"
+    with pytest.raises(REFUSED, match=said), scope(model, "head", kind):
+        model(IDS, MASK)
+    with model.capture("head", tokens="last"):
+        model(IDS[:3], MASK[:3])
+    with model.capture("head", tokens="last") as captured:
+        model(IDS, MASK)
+    assert captured.where("head")[0].tolist() == LAST
+
+
+class _Own(nn.Module):
+    """Layers of one's own, with the tokens first or not, as a helper says."""
+
+    def __init__(self, turn: Any) -> None:
+        super().__init__()
+        self.embed, self.line = nn.Embedding(50, 8), nn.Linear(8, 8)
+        self.turn = turn
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        out: Tensor = self.line(self.turned(self.embed(input_ids)))
+        return self.turned(out)
+
+    def turned(self, x: Tensor) -> Tensor:
+        found: Tensor = self.turn(x)
+        return found
+
+
+class _Turns(_Own):
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def turned(self, x: Tensor) -> Tensor:
+        return _around(x)
+
+
+def _around(x: Tensor) -> Tensor:
+    return x.transpose(0, 1)
+
+
+class TestAsMany:
+    """Own layers, and as many rows as tokens."""
+
+    @KINDS
+    @pytest.mark.parametrize(
+        "own", [_Turns, lambda: _Own(lambda x: x.movedim(0, 1))], ids=["code", "given"]
+    )
+    def test_turned(self, own: Any, kind: str) -> None:
+        """Where the code turns axes, however far away, it is refused."""
+        model = tenterhook.attach(own())
+        said = r"'line'.*the code of _(Turns|Own) turns axes.*module\.batch_first = True"
+        with pytest.raises(REFUSED, match=said), scope(model, "line", kind):
+            model(IDS, MASK)
+
+    def test_other_sizes(self) -> None:
+        """With other sizes it is refused by these, and nothing is learned from it."""
+        model = tenterhook.attach(_Turns())
+        said = "does not have the axes of batch and tokens"
+        with pytest.raises(ValueError, match=said), scope(model, "line", "capture"):
+            model(IDS[:3], MASK[:3])
+        said = "turns axes round"
+        with pytest.raises(ValueError, match=said), scope(model, "line", "capture"):
+            model(IDS, MASK)
+
+    def test_straight(self) -> None:
+        """Where none does, the batch is first."""
+        model = tenterhook.attach(_Own(torch.tanh))
+        with model.capture("line", tokens="last") as captured:
+            model(IDS, MASK)
+        assert captured.where("line")[0].tolist() == LAST
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_said(self, first: bool) -> None:
+        """A module may say it, for itself and what it holds."""
+        module: Any = _Turns()
+        module.batch_first = first
+        model = tenterhook.attach(module)
+        if first:
+            with model.capture("line", tokens="last") as captured:
+                model(IDS, MASK)
+            assert captured.where("line")[0].tolist() == LAST
+        else:
+            said = "has the sequence before the batch"
+            with pytest.raises(ValueError, match=said), scope(model, "line", "capture"):
+                model(IDS, MASK)
 
 
 @KINDS

@@ -191,6 +191,9 @@ class HookedBlock(nn.Module):
 class HookedGPT(HookedRootModule):
     """A GPT whose every step has a name; `model.hook_dict` has them all."""
 
+    batch_first = True
+    """Every activation has the batch first: selections of tokens ask."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config

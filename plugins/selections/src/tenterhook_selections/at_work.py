@@ -292,7 +292,7 @@ class SelectionAtWork:
         selection, shape = self.selection, tensor.shape
         forward = self._watch.forward_at(module)
         if self._of_tokens:
-            self._check_layer(module, forward, given)
+            self._check_layer(module, forward, given, shape)
         if forward is None:
             seen = self._watch.tokens_for(selection, None)
             return self._work_out(shape, tensor.device, seen), None
@@ -319,9 +319,9 @@ class SelectionAtWork:
         return 0
 
     def _check_layer(
-        self, module: nn.Module, forward: Forward | None, given: Tensor | None
+        self, module: nn.Module, forward: Forward | None, given: Tensor | None, shape: torch.Size
     ) -> None:
-        why = self._carriers.why_not(module, forward, given)
+        why = self._carriers.why_not(module, forward, given, shape)
         if why is not None:
             raise ValueError(f"Tokens are selected, and {why}.")
 

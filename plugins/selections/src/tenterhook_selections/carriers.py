@@ -6,9 +6,10 @@ layer is and what the forward was given, and refuses what cannot be told.
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tenterhook.activations import parameters_of
 from tenterhook_selections.forwards import Forward, storage_of, takes_text
+from tenterhook_selections.turning import may_turn
 
 OTHER_INPUTS = (
     "pixel_values",
@@ -59,14 +61,28 @@ _CHANNELS_FIRST: tuple[type, ...] = (
 )
 
 
+@attrs.define
+class _Layer:
+    """What is known of a layer, whatever it is called with."""
+
+    kind: str | None
+    """Why layers of its kind carry no tokens on their second axis, if so."""
+
+    tower: str | None
+    """Why one at its place carries no text, if so."""
+
+    is_batch_first: bool = False
+    """Whether it is known to have the batch before the tokens."""
+
+
 class Carriers:
     """Which layers of one model carry its text: worked out once, for all scopes on it."""
 
     def __init__(self, root: nn.Module) -> None:
         # All weakly: what a model is remembered by must not keep it.
         self._root = weakref.ref(root)
-        self._why: weakref.WeakKeyDictionary[nn.Module, tuple[str | None, str | None]]
-        self._why = weakref.WeakKeyDictionary()
+        self._layers: weakref.WeakKeyDictionary[nn.Module, _Layer]
+        self._layers = weakref.WeakKeyDictionary()
         self._above: weakref.WeakKeyDictionary[nn.Module, list[weakref.ref[nn.Module]]]
         self._above = weakref.WeakKeyDictionary()
 
@@ -79,19 +95,61 @@ class Carriers:
         return found
 
     def why_not(
-        self, layer: nn.Module, forward: Forward | None, given: Tensor | None
+        self,
+        layer: nn.Module,
+        forward: Forward | None,
+        given: Tensor | None,
+        shape: Sequence[int] = (),
     ) -> str | None:
         """Return why tokens cannot be selected at a layer, `None` where they can.
 
-        `given` is the layer's first input.
+        `given` is the layer's first input, `shape` its activation's.
         """
-        whys = self._why.get(layer)
-        if whys is None:
-            whys = self._why[layer] = self._by_kind(layer), self._by_tower(layer)
-        kind, tower = whys
-        if kind is not None or forward is None or forward.shape is None:
-            return kind
-        return tower or self._by_inputs(layer, forward, given)
+        known = self._layers.get(layer)
+        if known is None:
+            known = self._layers[layer] = _Layer(self._by_kind(layer), self._by_tower(layer))
+        if known.kind is not None or forward is None or forward.shape is None:
+            return known.kind
+        why = known.tower or self._by_inputs(layer, forward, given)
+        if why is None and not known.is_batch_first and shape[:2] == forward.shape:
+            why = self._by_size(layer, forward, given, known)
+        return why
+
+    def _by_size(
+        self, layer: nn.Module, forward: Forward, given: Tensor | None, known: "_Layer"
+    ) -> str | None:
+        """Return why it cannot be told whether the batch or the tokens come first.
+
+        Where they are as many, an activation `(tokens, batch, features)` looks like one that has
+        the batch first. What another forward has shown is remembered.
+        """
+        assert forward.shape is not None
+        batch, seq = forward.shape
+        known.is_batch_first = batch != seq or self._is_known(layer, forward)
+        if batch == 1 or known.is_batch_first:
+            return None
+        ids = forward.named.get("input_ids")
+        if isinstance(layer, nn.Embedding) and given is not None and _is_same(given, ids):
+            return None
+        return (
+            f"the batch has as many rows as tokens, {batch}, and the code of "
+            f"{type(forward.module).__name__} turns axes round, so it cannot be told which of them "
+            f"this {type(layer).__name__} has first. Say it on a module, as torch's own do "
+            "(module.batch_first = True), or run the model once on a batch of another size, in "
+            "such a scope: what that shows is remembered"
+        )
+
+    def _is_known(self, layer: nn.Module, forward: Forward) -> bool:
+        """Whether a layer says that the batch comes first, or its model turns no axes round.
+
+        Models of transformers keep the batch first, whatever they turn inside.
+        """
+        said = (getattr(each, "batch_first", None) for each in (layer, *self._modules_above(layer)))
+        first = next((each for each in said if isinstance(each, bool)), None)
+        if first is None:
+            top = type(forward.module).__module__.partition(".")[0]
+            first = top == "transformers" or not may_turn(forward.module)
+        return first
 
     def _by_kind(self, layer: nn.Module) -> str | None:
         """Return why a layer of this kind has no tokens on its second axis."""
@@ -165,6 +223,11 @@ class Carriers:
 
 _of_roots: "weakref.WeakKeyDictionary[nn.Module, Carriers]" = weakref.WeakKeyDictionary()
 _STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
+
+
+def _is_same(one: Tensor, other: Any) -> bool:
+    """Whether one is the other, not transposed."""
+    return _shares(one, other) and one.shape == other.shape and one.stride() == other.stride()
 
 
 def _shares(one: Tensor, other: Any) -> bool:
