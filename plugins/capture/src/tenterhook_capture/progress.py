@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import attrs
 
+from tenterhook_capture.others import Others
+
 
 @attrs.frozen(kw_only=True)
 class Progress:
@@ -12,10 +14,17 @@ class Progress:
 
     run_id: str
     rows: int
-    """Computed or committed so far, those of earlier sessions among them."""
+    """Of the whole run: computed here or committed so far, by any process and in any session."""
     rows_total: int
+    """Of the whole run."""
     rows_new: int
-    """Computed in this session."""
+    """Computed in this session, by this process and the workers that it sent for."""
+    rows_left_here: int = attrs.Factory(lambda self: self.rows_total - self.rows, takes_self=True)
+    """Rows that this process has still to do, of its slice of the run."""
+    rows_gained: int = attrs.Factory(lambda self: self.rows_new, takes_self=True)
+    """By which the run grew since this session began, whoever computed them."""
+    workers: int = 1
+    """Processes at work on the run, this one among them, as far as the store says."""
     bytes_new: int
     """Bytes of layers written in this session."""
     seconds: float
@@ -23,12 +32,12 @@ class Progress:
 
     @property
     def rows_per_second(self) -> float:
-        """The rate of this session; 0 before the first batch."""
-        return self.rows_new / self.seconds if self.seconds else 0.0
+        """The rate of all processes since this session began; 0 before the first batch."""
+        return self.rows_gained / self.seconds if self.seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this rate; `None` before there is a rate."""
+        """How long the rest of the run takes at this rate; `None` before there is a rate."""
         rate = self.rows_per_second
         return (self.rows_total - self.rows) / rate if rate else None
 
@@ -38,7 +47,11 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Meter:
-    """Counts rows and tells a callback."""
+    """Counts rows and tells a callback.
+
+    `rows` are those that were there before of this process's units, of which there are `rows_total`
+    in all; the rows of the others are theirs to say.
+    """
 
     def __init__(
         self,
@@ -48,8 +61,14 @@ class Meter:
         rows: int,
         rows_total: int,
         row_bytes: int,
+        run_rows: int,
+        others: Others,
     ) -> None:
         self._callback = callback
+        self._others = others
+        self._run_rows = run_rows
+        self._first: int | None = None
+        """Rows of the whole run when this session began."""
         self._run_id = run_id
         self._before = rows
         self._total = rows_total
@@ -79,12 +98,18 @@ class Meter:
     def _tell(self) -> None:
         if self._callback is None:
             return
+        self._others.look()
         new = min(self._settled + self._open, self._total - self._before)
+        rows = self._before + new + self._others.rows
+        self._first = rows if self._first is None else self._first
         found = Progress(
             run_id=self._run_id,
-            rows=self._before + new,
-            rows_total=self._total,
+            rows=rows,
+            rows_total=self._run_rows,
             rows_new=new,
+            rows_left_here=self._total - self._before - new,
+            rows_gained=rows - self._first,
+            workers=self._others.workers,
             bytes_new=new * self._row_bytes,
             seconds=time.perf_counter() - self._began,
         )

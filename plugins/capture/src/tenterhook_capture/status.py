@@ -59,6 +59,10 @@ class RunStatus:
     """When a unit was committed, or a process began, lived or ended; UTC, ISO 8601."""
     open_sessions: list[OpenSession]
     """The processes that are at work, or silent; none of a run that is complete."""
+    workers: int
+    """How many of them are at work."""
+    seconds_left: float | None
+    """How long the rest takes at that rate; `None` where nobody is at work, or there is no rate."""
 
 
 def run_status(run: Run) -> RunStatus:
@@ -77,24 +81,29 @@ def run_status(run: Run) -> RunStatus:
         for key in ("start", "seen", "end")
         if each.get(key)
     ]
-    open_sessions = [] if run.is_complete else _open_sessions(found["sessions"])
+    unended = [] if run.is_complete else open_sessions(found["sessions"])
+    workers = sum(not each.is_silent for each in unended)
+    rate = _rate(found["units"])
     return RunStatus(
         run=run.id,
-        state=_state(run, found["sessions"], open_sessions, failed),
+        state=_state(run, found["sessions"], unended, failed),
         rows=plan.rows,
         rows_done=done,
         units=plan.unit_count,
         units_done=len(run.committed),
         missing=ranges(run.missing, None),
         bytes_done=done * plan.row_bytes,
-        rows_per_second=_rate(found["units"]),
+        rows_per_second=rate,
         failed=dict(sorted(failed.items())),
         last_activity=max(times, default=None),
-        open_sessions=open_sessions,
+        open_sessions=unended,
+        workers=workers,
+        seconds_left=(plan.rows - done) / rate if rate and workers else None,
     )
 
 
-def _open_sessions(sessions: list[dict[str, Any]]) -> list[OpenSession]:
+def open_sessions(sessions: list[dict[str, Any]]) -> list[OpenSession]:
+    """Return the processes of these sessions that have not said how they ended, or are not gone."""
     # Workers do not say how they end; the process that sent for them does.
     unended = [
         each
@@ -121,15 +130,15 @@ def _open_session(session: dict[str, Any]) -> OpenSession:
 def _state(
     run: Run,
     sessions: list[dict[str, Any]],
-    open_sessions: list[OpenSession],
+    unended: list[OpenSession],
     failed: dict[int, str],
 ) -> str:
     if run.is_complete:
         return "complete"
     if not sessions:
         return "planned"
-    if open_sessions:
-        return "silent" if all(each.is_silent for each in open_sessions) else "running"
+    if unended:
+        return "silent" if all(each.is_silent for each in unended) else "running"
     return "incomplete" if failed else "stopped"
 
 

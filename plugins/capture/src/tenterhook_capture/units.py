@@ -11,6 +11,7 @@ from tenterhook_capture.engine import Engine, UnitDone, UnitEvent, UnitFailed, W
 from tenterhook_capture.errors import UnitsFailed
 from tenterhook_capture.lost_values import LostValues
 from tenterhook_capture.observers import observing
+from tenterhook_capture.others import Others
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.probe import Probe
 from tenterhook_capture.progress import Meter, ProgressCallback
@@ -51,6 +52,8 @@ def do_units(
         rows=sum(unit.rows for unit in own) - sum(unit.rows for unit in todo),
         rows_total=sum(unit.rows for unit in own),
         row_bytes=plan.row_bytes,
+        run_rows=plan.rows,
+        others=Others(store, writer, range(own[0].number, own[-1].number + 1) if own else range(0)),
     )
     meter.add(0)
     if todo:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tenterhook_cli.amounts import size
+from tenterhook_cli.amounts import how_long, size
 from tenterhook_cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def stoppable() -> Iterator[None]:
 def progress_bar() -> Iterator["Callable[[Progress], None]"]:
     """Show a bar on stderr where it is a terminal, a line every ten seconds where it is none."""
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
@@ -46,8 +46,6 @@ def progress_bar() -> Iterator["Callable[[Progress], None]"]:
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
     )
     with Bars(*columns, console=console) as bars:
         task = bars.add_task("")
@@ -118,18 +116,21 @@ class _Lines:
         self._next = self.seconds
 
     def __call__(self, progress: "Progress") -> None:
-        ended = progress.rows == progress.rows_total
+        ended = not progress.rows_left_here
         if progress.seconds < self._next and not (ended and progress.rows_new):
             return
         self._next = progress.seconds + self.seconds
-        left = progress.seconds_left
-        rest = "" if left is None or ended else f", {left:,.0f} s left"
-        echo(f"{described(progress)}{rest}", err=True)
+        echo(described(progress), err=True)
 
 
 def described(progress: "Progress") -> str:
-    """Return how far it is, in words."""
-    return (
-        f"{progress.rows:,} of {progress.rows_total:,} rows, "
-        f"{progress.rows_per_second:,.0f} rows/s, {size(progress.bytes_new)}"
-    )
+    """Return how far the run is, and how fast with all who work on it, in words."""
+    facts = [
+        f"{progress.rows:,} of {progress.rows_total:,} rows",
+        f"{progress.rows_per_second:,.0f} rows/s",
+        size(progress.bytes_new),
+    ]
+    facts += [f"{progress.workers} processes at work"] if progress.workers > 1 else []
+    if progress.seconds_left:
+        facts.append(f"{how_long(progress.seconds_left)} left")
+    return ", ".join(facts)

@@ -17,6 +17,7 @@ from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
 from tenterhook_cli.reproduce import reproduce
 from tenterhook_cli.terminal import echo, escaped
+from tenterhook_cli.watching import watch
 from tenterhook_cli.work import do_part, elsewhere
 from tenterhook_store import (
     DamagedStore,
@@ -96,22 +97,51 @@ def show(store: str, run: str | None, as_json: bool) -> None:
 @runs.command()
 @of_run
 @as_json_option
-def status(store: str, run: str | None, as_json: bool) -> int:
+@click.option(
+    "--watch", "is_watched", is_flag=True, help="Look again and again, until all is complete."
+)
+@click.option(
+    "--every",
+    "seconds",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    default=2.0,
+    show_default=True,
+    help="Time between two looks, with --watch.",
+)
+def status(store: str, run: str | None, *, as_json: bool, is_watched: bool, seconds: float) -> int:
     """Say how far RUN in STORE is, or each of its runs: units, rows, rate, what failed.
 
-    The rows are those that can be read.
+    The rows are those that can be read, whichever process computed them. With --watch and --json
+    each look that has something new is a line of JSON.
     """
     from tenterhook_capture import run_status
 
-    opened, names = find_runs(store, run)
-    looked = _Looked(opened, names)
-    found = [each for _, each in looked.each(lambda name: run_status(opened.run(name)))]
-    if as_json:
-        click.echo(json.dumps([attrs.asdict(each) for each in found], indent=2))
-        return looked.code
-    for each in found:
-        echo(*_status_lines(each))
-    return looked.code
+    code = 0
+
+    def look() -> "list[RunStatus]":
+        nonlocal code
+        opened, names = find_runs(store, run)
+        looked = _Looked(opened, names)
+        found = [each for _, each in looked.each(lambda name: run_status(opened.run(name)))]
+        code = looked.code
+        return found
+
+    def look_again() -> tuple[list[str], bool]:
+        found = look()
+        is_over = bool(code) or all(each.state == "complete" for each in found)
+        if as_json:
+            return [json.dumps([attrs.asdict(each) for each in found])], is_over
+        return [line for each in found for line in _status_lines(each)], is_over
+
+    if is_watched:
+        watch(look_again, seconds)
+    elif as_json:
+        click.echo(json.dumps([attrs.asdict(each) for each in look()], indent=2))
+    else:
+        for each in look():
+            echo(*_status_lines(each))
+    return code
 
 
 @runs.command()
@@ -305,6 +335,8 @@ def _status_lines(found: "RunStatus") -> list[str]:
         size(found.bytes_done),
     ]
     facts += [f"{rate:,.0f} rows/s"] if rate else []
+    facts += [] if found.seconds_left is None else [f"{how_long(found.seconds_left)} left"]
+    facts += [f"{found.workers} processes at work"] if found.workers > 1 else []
     facts += [f"last at {found.last_activity}"] if found.last_activity else []
     lines = [f"{found.run}: {', '.join(facts)}"]
     if found.missing:

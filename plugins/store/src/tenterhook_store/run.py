@@ -407,7 +407,8 @@ class Run:
         """
         if self._load_recent is None:
             found = self._load_records()
-            return {"sessions": found["sessions"], "units": found["units"][-units:]}
+            last = found["units"][-units:] if units else []
+            return {"sessions": found["sessions"], "units": last}
         return self._load_recent(units)
 
     def __repr__(self) -> str:

@@ -280,7 +280,7 @@ class RunFolder:
 
     def recent(self, count: int) -> dict[str, Any]:
         """Return the same of the units that were committed last alone."""
-        names = self.files.newest(self.log, count)
+        names = self.files.newest(self.log, count) if count else []
         units = _numbers(names, self.plan.unit_count)
         units = {each for each in units if self.files.is_there(self.commits / unit_file(each))}
         return {
