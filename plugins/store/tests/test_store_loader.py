@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
@@ -135,6 +135,7 @@ def test_each_row_once_over_ranks_and_workers(mixing: Any, workers: int, data: A
     }
     found: list[int] = []
     counts = []
+    assume(not drop_last or start == stop or (stop - start) // batch_size >= world_size)
     with pytest.MonkeyPatch.context() as patch:
         for rank in range(world_size):
             count = 0
@@ -504,7 +505,7 @@ def test_cuda(mixing: Any) -> None:
         ({"seed": "x"}, "seed='x' must be a whole number"),
         ({"mixing": "good"}, "mixing='good' must be 'blocks' or 'exact'"),
         ({"rows": slice(0, 9, 2)}, "rows=.* must be a slice of rows that follow each other"),
-        ({"also": ["colour"]}, "must be a list of some of tokens, documents, positions, rows"),
+        ({"also": ["colour"]}, "must be a list of some of tokens, spans, documents, positions"),
         ({"also": "tokens"}, "must be a list of some of"),
         ({"also": ["rows", "rows"]}, "each once"),
         ({"rank": 1}, "rank=1 must be given with world_size"),
@@ -556,3 +557,40 @@ def test_the_last_bufferful_is_as_well_mixed(rows: int) -> None:
     loader = run_of(rows).loader("h.0", 128, also=["rows"], buffer_rows=2048, block_rows=256)
     most = [int(torch.bincount(batch["rows"] // 256).max()) for batch in loader]
     assert max(most) < 60  # 16 to 32 in the mean; a last bufferful of 70 rows had 70
+
+
+# --- mistakes that cost an epoch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("how", [{}, {"batch_size": 8}], ids=["default", "8"])
+def test_a_data_loader_that_makes_batches(workers: int, how: dict[str, Any]) -> None:
+    """Of batches, it would; that is an error with the way out."""
+    data = DataLoader(small(), num_workers=workers, **how)
+    with pytest.raises((BadSetting, RuntimeError), match=r"DataLoader\(loader, batch_size=None\)"):
+        next(iter(data))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "match"),
+    [
+        (1, r"drop_last=True must be .* 63 rows are 0 full batches of 64, so an epoch"),
+        (2, r"63 rows are 0 full batches of 64, fewer than the 2 ranks"),
+    ],
+)
+def test_no_batch_for_any_rank(world_size: int, match: str) -> None:
+    """An epoch of none is an error, where each rank would wait for it or end at once."""
+    with pytest.raises(BadSetting, match=match):
+        small(rows=slice(0, 63), drop_last=True, rank=0, world_size=world_size)
+    with pytest.raises(BadSetting, match="127 rows are 1 full batches of 64, fewer than"):
+        small(rows=slice(0, 127), drop_last=True, rank=1, world_size=2)
+    assert len(small(rows=slice(0, 128), drop_last=True, rank=1, world_size=2)) == 1
+    assert list(small(rows=slice(0, 0), drop_last=True)) == []
+
+
+def test_blocks_are_read_while_batches_are_taken() -> None:
+    """Places that a batch left are filled with the next group, whoever reads them, and in order."""
+    again = [list(small(seed=3, threads=threads, buffer_rows=256)) for threads in (1, 7)]
+    for one, other in zip(*again, strict=True):
+        assert torch.equal(one["rows"], other["rows"])
+        assert torch.equal(one["h.0"], other["h.0"])

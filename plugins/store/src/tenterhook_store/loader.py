@@ -4,11 +4,11 @@ What happens in an epoch that is shuffled with `mixing="blocks"`:
 
 1. `order.ShuffledBlocks` cuts the run into blocks of rows that follow each other, and shuffles the
    blocks. A rank and worker has one stretch of that order (`order.Cut`).
-2. Threads read the blocks of the stretch, in that order, some ahead (`_ahead`).
-3. The first `buffer_rows` rows fill the buffer. Its places are shuffled, and batches are copied out
-   of it in that order.
-4. The places that a batch leaves are filled with rows of the next blocks at once. When the buffer
-   is through, it holds the next group, and step 3 begins again.
+2. The first `buffer_rows` rows of the stretch fill the buffer: threads read a block each, and copy
+   it to its places (`_Filling`).
+3. The places are shuffled, and batches are copied out of them in that order.
+4. The places that a batch leaves are filled with the next blocks, beside whoever trains. When the
+   buffer is through, it holds the next group, and step 3 begins again.
 
 With `mixing="exact"`, or without shuffling, there is no buffer: threads read whole batches ahead.
 
@@ -19,6 +19,7 @@ with (test_resumed_stream_is_the_same), and how workers agree without talking to
 
 import operator
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -98,6 +99,12 @@ class RowLoader(IterableDataset[Any]):
             drop_last=drop_last,
             world_size=self.world_size,
         )
+        if drop_last and self._part.rows and not self._cut.batches:
+            whole = self._part.rows // batch_size
+            why = f"{self._part.rows} rows are {whole} full batches of {batch_size}"
+            ranks = f", fewer than the {self.world_size} ranks" if self.world_size > 1 else ""
+            hint = f"False, or batch_size smaller: {why}{ranks}, so an epoch would have none"
+            raise BadSetting("drop_last", drop_last, hint)
         self._shuffle = shuffle
         self._seed = _count("seed", seed, None)
         self._mixing = mixing
@@ -129,6 +136,11 @@ class RowLoader(IterableDataset[Any]):
         self._given = self._resume = None
 
     def __iter__(self) -> Iterator[Batch]:
+        # What a DataLoader asks with tells whether it would make batches of our batches.
+        asking = sys._getframe(1)
+        if asking.f_code.co_name == "__init__" and asking.f_locals.get("auto_collation") is True:
+            hint = "None, as in DataLoader(loader, batch_size=None): its items are batches already"
+            raise BadSetting("DataLoader.batch_size", "1 or more", hint)
         worker, workers = _worker()
         if workers > MAX_WORKERS:
             raise BadSetting("num_workers", workers, f"{MAX_WORKERS} at most")
@@ -291,24 +303,32 @@ class RowLoader(IterableDataset[Any]):
         at = start + groups.begin(number)
         given = start + given - at
         blocks = ShuffledBlocks(self._cut.rows, self._block_rows, *key)
-        read = (_slicing(columns, first, last) for first, last in blocks.stretch(at, stop))
-        with ThreadPoolExecutor(self._threads, "tenterhook-read") as pool:
-            incoming = _Incoming(_ahead(pool, read, 2 * self._threads))
-            places = torch.arange(start + groups.begin(number + 1) - at)
-            room = columns.room(len(places))
-            incoming.fill(room, places)
+        pool = ThreadPoolExecutor(self._threads, "tenterhook-read")
+        try:
+            end = start + groups.begin(number + 1)
+            room = columns.room(end - at)
+            filling = _Filling(pool, columns, room, blocks.stretch(at, end), torch.arange(end - at))
+            places = torch.arange(end - at)
+            filling.finish()
             while at < stop:
                 # Keyed by the place: the group can be shuffled again without those before it.
                 order = places[torch.randperm(len(places), generator=generator(*key, at))]
                 at += len(places)
                 number += 1
-                places = order[: start + groups.begin(number + 1) - at]  # of the next group
-                incoming.fill(room, places[:given])
+                end = start + groups.begin(number + 1)
+                places = order[: end - at]  # of the next group
+                filling = _Filling(pool, columns, room, blocks.stretch(at, end), places)
+                filling.begin(given)
                 for first in range(given, len(order), batch):
-                    some = order[first : first + batch]
-                    yield room.take(some, pinned=self._pins)
-                    incoming.fill(room, places[first : first + batch])
+                    tensors = room.take(order[first : first + batch], pinned=self._pins)
+                    filling.begin(first + batch)
+                    yield tensors
+                    filling.check()
+                filling.finish()
                 given = 0
+        finally:
+            # What nobody will take need not be read.
+            pool.shutdown(wait=True, cancel_futures=True)
 
     @property
     def _pins(self) -> bool:
@@ -318,26 +338,52 @@ class RowLoader(IterableDataset[Any]):
         return tensor.pin_memory() if self._pins else tensor
 
 
-class _Incoming:
-    """Rows as they come from the blocks, cut into other portions."""
+class _Filling:
+    """Fills the buffer with the next group: each block by a thread, once its places are free."""
 
-    def __init__(self, blocks: Iterator[list[Tensor]]) -> None:
-        self._blocks = blocks
-        self._left: list[Tensor] = []
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        columns: Columns,
+        room: Room,
+        blocks: Iterable[tuple[int, int]],
+        places: Tensor,
+    ) -> None:
+        """`places` are where the rows go, int64 `[rows]`, of all blocks together."""
+        self._pool = pool
+        self._columns = columns
+        self._room = room
+        self._blocks = deque(blocks)
+        self._places = places
+        self._begun = 0
+        self._running: deque[Future[None]] = deque()
 
-    def fill(self, room: Room, places: Tensor) -> None:
-        """Write the next rows to places of the buffer, int64 `[rows]`."""
-        while len(places):
-            if not self._left or not len(self._left[0]):
-                self._left = next(self._blocks)
-            some = min(len(places), len(self._left[0]))
-            room.write(places[:some], [each[:some] for each in self._left])
-            self._left = [each[some:] for each in self._left]
-            places = places[some:]
+    def begin(self, free: int) -> None:
+        """Begin with what goes to the first `free` places."""
+        while self._blocks and self._begun + _length(self._blocks[0]) <= free:
+            start, stop = self._blocks.popleft()
+            places = self._places[self._begun : self._begun + stop - start]
+            self._running.append(self._pool.submit(self._fill, start, stop, places))
+            self._begun += stop - start
+
+    def check(self) -> None:
+        """Raise what reading has raised."""
+        while self._running and self._running[0].done():
+            self._running.popleft().result()
+
+    def finish(self) -> None:
+        """Fill what is left, and wait for all of it."""
+        self.begin(len(self._places))
+        while self._running:
+            self._running.popleft().result()
+
+    def _fill(self, start: int, stop: int, places: Tensor) -> None:
+        # Here and not where it is waited for: what was just read is in the processor's cache.
+        self._room.write(places, self._columns.slice(start, stop))
 
 
-def _slicing(columns: Columns, start: int, stop: int) -> Callable[[], list[Tensor]]:
-    return lambda: columns.slice(start, stop)
+def _length(block: tuple[int, int]) -> int:
+    return block[1] - block[0]
 
 
 def _ahead(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
