@@ -280,6 +280,26 @@ def test_packed_parameters_are_read(make_model: Make) -> None:
     assert packed(0) != packed(1)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*quantize.*")
+def test_packed_models_are_captured(make_model: Make, tokenizer: Any) -> None:
+    """The scale of a batch depends on its padding, and that is rounding; another is another."""
+
+    def packed(change: float) -> LanguageModel:
+        model = make_model("llama")
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight[0] += change
+        quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+        return LanguageModel(quantised, tokenizer, model_id="m")
+
+    store = MemoryStore()
+    save_activations(packed(0), "layer_1", TEXTS, store, run_name="r")
+    assert "qint8" in store.run("r").metadata["model"]["dtype"]
+    save_activations(packed(0), "layer_1", TEXTS, store, run_name="r")
+    with pytest.raises(OtherRun, match="model not the same"):
+        save_activations(packed(1), "layer_1", TEXTS, store, run_name="r")
+
+
 def test_extra_state_is_read() -> None:
     """What a module saves by `get_extra_state`, whatever it is."""
 

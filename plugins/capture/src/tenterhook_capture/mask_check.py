@@ -30,6 +30,13 @@ SURE = ("float64", "float32")
 another way for a tie, so most of the rows must be."""
 
 
+STEPS_OF = {"high": "float16", "medium": "bfloat16"}
+"""Of `torch.set_float32_matmul_precision`, the dtype whose steps factors of float32 have then."""
+
+QUANTISED = {"qint8", "quint8"}
+"""Dtypes of weights that are multiplied with activations as int8."""
+
+
 @attrs.frozen(eq=False)
 class PaddedProbe:
     """A short document, and its rows in a batch with a longer one."""
@@ -89,7 +96,8 @@ def computed_in(dtype: object, changes: Sequence[str]) -> str:
     """Return the narrowest dtype that rows are computed in, by name.
 
     `dtype` is what the model's description says, `changes` have `torch.autocast`. Where float32 is
-    multiplied in less, it is the dtype whose steps those have.
+    multiplied in less, it is the dtype whose steps those have. Activations as int8 with one scale
+    for a whole batch, padding included, are no more exact than float8.
     """
     words = str(dtype or "").split(", ")
     words += [each.rpartition(" ")[2].rstrip(")") for each in changes]
@@ -99,7 +107,8 @@ def computed_in(dtype: object, changes: Sequence[str]) -> str:
             found = narrower(found, word)
     if found == "float64" and "float64" not in words:
         found = "float32"  # nobody says
-    precision = torch.get_float32_matmul_precision()
-    if found == "float32" and precision != "highest":
-        return "bfloat16" if precision == "medium" else "float16"
+    if QUANTISED & {*words}:
+        return "float8_e4m3fn"
+    if found == "float32":
+        return STEPS_OF.get(torch.get_float32_matmul_precision(), found)
     return found

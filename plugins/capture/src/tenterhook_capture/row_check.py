@@ -6,10 +6,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook_capture.mask_check import STEPS_OF, computed_in
 from tenterhook_capture.prepare import Capture
 from tenterhook_store import LayerComparison, Run
 from tenterhook_store.comparing.measuring import LayerMeter
-from tenterhook_store.rounding import BOUNDS, bound, narrower, relative_errors
+from tenterhook_store.rounding import bound, narrower, relative_errors
 
 
 @attrs.frozen
@@ -90,24 +91,12 @@ class RowCheck:
 def computing_dtype(capture: Capture, run: Run) -> str:
     """Return the narrowest dtype that the rows were, or are, computed in, by name.
 
-    It is that of the weights, or of `torch.autocast`. Where float32 is multiplied in less, here or
-    by a process that wrote the run, it counts as the dtype whose steps those have.
+    Where a process that wrote the run multiplied float32 in less, that counts too.
     """
-    words = str(capture.session["model"].get("dtype", "")).split(", ")
-    words += [each.rpartition(" ")[2].rstrip(")") for each in capture.spec.changes]
-    dtype = "float64"
-    for word in words:
-        if word in BOUNDS and word != "int8":
-            dtype = narrower(dtype, word)
-    if dtype == "float64" and "float64" not in words:
-        dtype = "float32"  # nobody says
-    precisions = {torch.get_float32_matmul_precision()}
+    dtype = computed_in(capture.session["model"].get("dtype"), capture.spec.changes)
     for session in run.recent(1)["sessions"]:
         numerics = session.get("numerics")
-        if isinstance(numerics, Mapping):
-            precisions.add(str(numerics.get("float32_matmul_precision")))
-    if dtype == "float32" and "medium" in precisions:
-        return "bfloat16"
-    if dtype == "float32" and "high" in precisions:
-        return "float16"
+        precision = numerics.get("float32_matmul_precision") if isinstance(numerics, dict) else None
+        if dtype in ("float32", "float16") and precision in STEPS_OF:
+            dtype = narrower(dtype, STEPS_OF[precision])
     return dtype

@@ -12,7 +12,11 @@ from torch import nn
 
 from tenterhook_transformers.adapters import describe_adapters
 from tenterhook_transformers.families import unwrapped
-from tenterhook_transformers.weights import buffers_fingerprint, weights_fingerprint
+from tenterhook_transformers.weights import (
+    buffers_fingerprint,
+    packed_dtypes,
+    weights_fingerprint,
+)
 
 _PACKAGES = ("tenterhook", "tenterhook-transformers", "torch", "transformers", "tokenizers")
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")
@@ -31,6 +35,7 @@ def describe(
         weights = pool.submit(weights_fingerprint, inner)
         tokenizer_hash = None if tokenizer is None else tokenizer_fingerprint(tokenizer)
     dtypes = {t.dtype for t in inner.parameters() if t.is_floating_point()}
+    dtypes |= packed_dtypes(inner)
     return {
         "name": name,
         "revision": getattr(getattr(inner, "config", None), "_commit_hash", None) or revision,

@@ -78,6 +78,13 @@ def buffers_fingerprint(module: nn.Module) -> str | None:
     return _hash(found) if found else None
 
 
+def packed_dtypes(module: nn.Module) -> set[torch.dtype]:
+    """Return the dtypes of weights that `torch.ao` has packed, as `qint8`."""
+    packed = (getattr(each, "_packed_params", None) for each in module.modules())
+    found = {getattr(each, "dtype", None) for each in packed}
+    return {each for each in found if isinstance(each, torch.dtype)}
+
+
 def _follows_the_text(module: nn.Module, name: str) -> bool:
     """Whether a buffer is the frequencies that `dynamic` and `longrope` change in a forward."""
     kinds = str(getattr(module, "rope_type", ""))
