@@ -297,6 +297,25 @@ def test_topk_of_saelens_4_and_5(tmp_path: Path, more: dict[str, Any]) -> None:
     close(sae(x), latents @ w["W_dec"] + w["b_dec"])
 
 
+STORED = sorted(Path(__file__).with_name("data").glob("saelens-*"))
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda path: path.name)
+def test_topk_that_saelens_itself_wrote(folder: Path) -> None:
+    """Versions 4.4.5 and 5.11.0: the latents and the output are what they computed."""
+    sae, expected = load_sae(folder), load_file(folder / "expected.safetensors")
+
+    assert isinstance(sae, TopKSae)
+    assert sae.k == 3
+    close(sae.encode(expected["x"]), expected["latents"])
+    close(sae(expected["x"]), expected["output"])
+
+
+def test_both_versions_are_there() -> None:
+    """Their files lie in the repository."""
+    assert [path.name for path in STORED] == ["saelens-4.4.5", "saelens-5.11.0"]
+
+
 def test_jumprelu_of_saelens_5(tmp_path: Path) -> None:
     """Its activation function is ReLU, and what is below the threshold is 0."""
     w = weights(threshold=torch.rand(D_SAE))
