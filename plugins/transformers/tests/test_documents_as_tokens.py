@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 from tenterhook_capture import BadArgument, CaptureOptions, prepare_capture
 from tenterhook_capture.documents import Documents, UnreadableData
 from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
-from tenterhook_store import MemoryStore, Run
+from tenterhook_store import MemoryStore, OtherRun, Run
 from tenterhook_transformers import LanguageModel
 
 Make = Callable[..., Any]
@@ -79,6 +79,16 @@ def test_a_long_document_is_cut_as_the_tokenizer_cuts(
     assert first.tokens[first.documents.rows(0)].tolist() == lm.token_ids([LONG])[0][:64]
     assert (first.id == run.id) is not changed
     assert first.plan.spec["long_documents"] == "truncate"  # as earlier versions called it
+
+
+def test_a_run_of_an_earlier_version_says_how_to_go_on(make: Make) -> None:
+    """It cut to the first tokens; the same call says so, and the way goes on with it."""
+    lm = make("both")
+    saved(lm, [LONG], run_name="old", long_documents="head")
+    with pytest.raises(OtherRun, match="cut is nothing there and 'tokenizer' here") as told:
+        saved(lm, [LONG], run_name="old")
+    assert any("--long-documents head" in note for note in told.value.__notes__)
+    assert saved(lm, [LONG], run_name="old", long_documents="head").is_complete
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,6 +28,12 @@ EARLIER = (
 )
 """What is to be done about a run that this version cannot tell to be of the same model."""
 
+CUT = (
+    "It keeps the first tokens alone of a document that is too long, as earlier versions did. Go "
+    "on with it by long_documents='head' (--long-documents head), or `tenterhook runs resume`."
+)
+"""What is to be done about a run that was begun before documents were cut as tokenizers cut."""
+
 
 def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> RunWriter:
     """Make the run in the store, or open the one that is there, and do nothing of it.
@@ -53,6 +59,8 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
         if differing := differences(found.plan, begun):
             if is_of_earlier_version(found.plan, begun) and "model not the same" in differing:
                 error.add_note(EARLIER)
+            if found.spec.cut is not None and "cut" not in begun.spec:
+                error.add_note(CUT)
             raise
     return store.write_run(run_id, begun), found
 
