@@ -5,6 +5,7 @@ statistics. What it hands over to be written is compared, a block of rows at a t
 """
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from tenterhook_capture.beginning import as_begun
 from tenterhook_capture.identity import differences
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.prepare import Capture
-from tenterhook_capture.progress import Meter, ProgressCallback
+from tenterhook_capture.progress import Progress, ProgressCallback
 from tenterhook_capture.provenance import numerics, versions
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.row_check import FarRow, RowCheck, computing_dtype
@@ -126,11 +127,10 @@ def reproduce(
             run=run.id, units=(), rows=0, layers=layers, furthest=(), reasons=tuple(reasons)
         )
     rows = sum(unit.rows for unit in chosen)
-    meter = Meter(progress, run_id=run.id, rows=0, rows_total=rows, row_bytes=run.plan.row_bytes)
-    worker = make_worker(attrs.evolve(capture, plan=run.plan), comparing, meter.add)
+    told = _Told(progress, run, rows)
+    worker = make_worker(attrs.evolve(capture, plan=run.plan), comparing, told)
     for unit in chosen:
         worker(unit)
-        meter.settle(unit.rows)
     return Reproduction(
         run=run.id,
         units=tuple(unit.number for unit in chosen),
@@ -139,6 +139,28 @@ def reproduce(
         furthest=tuple(comparing.rows.furthest),
         reasons=(*reasons, *comparing.other_tokens),
     )
+
+
+class _Told:
+    """Counts rows that are computed again, and tells a callback."""
+
+    def __init__(self, progress: ProgressCallback | None, run: Run, rows: int) -> None:
+        self._progress, self._run, self._total = progress, run, rows
+        self._rows, self._began = 0, time.perf_counter()
+
+    def __call__(self, rows: int) -> None:
+        """Count the rows of a batch."""
+        self._rows += rows
+        if self._progress is not None:
+            told = Progress(
+                run_id=self._run.id,
+                rows=self._rows,
+                rows_total=self._total,
+                rows_new=self._rows,
+                bytes_new=self._rows * self._run.plan.row_bytes,
+                seconds=time.perf_counter() - self._began,
+            )
+            self._progress(told)
 
 
 def _spread(numbers: list[int], count: int) -> list[int]:
