@@ -9,11 +9,18 @@ commits and their fsync included. There are several thousand tokens, so that wha
 weighs little. Rounds are interleaved. CPU seconds are steadier than the clock on a machine that
 others use, and leave the disk out.
 
+Then passages of real lengths, parts of the sample of 1 to 256 tokens: a capture as it is by default
+against what people write, a loop over batches of 32 in their order with `output_hidden_states=True`
+whose rows of the same layers are kept without padding, in memory. Beside the ratio of the times,
+how many tokens each computes for one that is kept: these do not depend on the machine, but for the
+budget that is chosen for it.
+
 `--profile` prints where a capture of `tiny:` spends its time.
 """
 
 import cProfile
 import pstats
+import random
 import statistics
 import sys
 import tempfile
@@ -34,6 +41,8 @@ from tenterhook_store import LocalStore
 from tenterhook_transformers import LanguageModel
 
 BATCH = 8
+LOOP_BATCH = 32
+"""Documents in a batch of the plain loop over passages."""
 
 
 @attrs.frozen
@@ -76,6 +85,13 @@ class Case:
             ((clock, cpu),) = began
             return time.perf_counter() - clock, time.process_time() - cpu
 
+    def save(self) -> int:
+        """Capture into a new store as it is by default; return how many tokens were computed."""
+        with tempfile.TemporaryDirectory() as folder:
+            store = LocalStore(Path(folder) / "store")
+            run = store.run(save_activations(self.model, self.layers, self.texts, store))
+            return sum(unit["tokens_computed"] for unit in run.metadata["units"])
+
 
 def cases(documents: dict[str, int]) -> list[Case]:
     tiny = tenterhook_tiny.load("")
@@ -87,6 +103,65 @@ def cases(documents: dict[str, int]) -> list[Case]:
         "GPT-2 124M": LanguageModel(gpt2, tiny.tokenizer, model_id="gpt2-124m"),
     }
     return [Case(name, models[name], texts[:count]) for name, count in documents.items()]
+
+
+def passages(model: LanguageModel, count: int) -> list[str]:
+    """Return parts of the sample, of 1 to 256 tokens each, in no order."""
+    numbers = random.Random(0)
+    ids = [
+        each for text in tenterhook_tiny.read("sample").texts for each in model.token_ids([text])
+    ]
+    found = []
+    for at in range(count):
+        document = ids[at % len(ids)]
+        length = min(numbers.randint(1, 256), len(document))
+        start = numbers.randint(0, len(document) - length)
+        words = document[start : start + length]
+        found.append(model.tokenizer.decode(words, skip_special_tokens=True))
+    return [text for text in found if model.token_ids([text])[0]]
+
+
+def by_hidden_states(case: Case) -> int:
+    """Keep the rows of the case's layers as people do; return how many tokens were computed."""
+    blocks = case.model.layers.index.blocks()
+    numbers = [blocks.index(layer) + 1 for layer in case.layers]
+    ids = case.model.token_ids(case.texts)
+    kept: list[list[torch.Tensor]] = []
+    computed = 0
+    for at in range(0, len(ids), LOOP_BATCH):
+        batch = ids[at : at + LOOP_BATCH]
+        longest = max(map(len, batch))
+        mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in batch])
+        padded = torch.tensor([each + [0] * (longest - len(each)) for each in batch])
+        with torch.no_grad():
+            states = case.model.module(padded, attention_mask=mask, output_hidden_states=True)
+        kept.append([states.hidden_states[number][mask.bool()] for number in numbers])
+        computed += padded.numel()
+    return computed
+
+
+def ragged(rounds: int, counts: dict[str, int]) -> None:
+    """Compare a capture of passages, as it is by default, with the loop."""
+    print(f"\npassages of 1 to 256 tokens, against a loop over batches of {LOOP_BATCH}\n")
+    print(
+        f"{'model':<11}{'tokens':>7}  {'computed for each kept, loop and capture':<42}"
+        f"{'times as fast, clock':<23}CPU seconds"
+    )
+    for case in cases(dict.fromkeys(counts, 1)):
+        case = attrs.evolve(case, texts=passages(case.model, counts[case.name]))
+        tokens = sum(map(len, case.model.token_ids(case.texts)))
+        attrs.evolve(case, texts=case.texts[:LOOP_BATCH]).save()  # warms up
+        pairs: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        computed: list[tuple[int, int]] = []
+        for _ in range(rounds):
+            noted: list[int] = []
+            loop = seconds(lambda: noted.append(by_hidden_states(case)))  # noqa: B023
+            capture = seconds(lambda: noted.append(case.save()))  # noqa: B023
+            pairs.append((loop, capture))
+            computed.append((noted[0], noted[1]))
+        each = " and ".join(f"{number / tokens:.2f}" for number in computed[0])
+        ratios = [show([(loop[at], capture[at]) for loop, capture in pairs]) for at in (0, 1)]
+        print(f"{case.name:<11}{tokens:>7}  {each:<42}{ratios[0]:<23}{ratios[1]}", flush=True)
 
 
 def seconds(run: Callable[[], object]) -> tuple[float, float]:
@@ -152,5 +227,7 @@ if __name__ == "__main__":
         profile(16 if quick else 400)
     elif quick:
         main(rounds=1, documents={"tiny:": 16, "GPT-2 124M": 2})
+        ragged(rounds=1, counts={"tiny:": 40, "GPT-2 124M": 3})
     else:
         main(rounds=3, documents={"tiny:": 300, "GPT-2 124M": 24})
+        ragged(rounds=3, counts={"tiny:": 600, "GPT-2 124M": 60})
