@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
-from tenterhook_capture import NoPattern
+from tenterhook_capture import MaskIgnored, NoPattern
 from tenterhook_store import MemoryStore, Run
 from tenterhook_store.testing import same_bits
 from tenterhook_transformers import LanguageModel
@@ -101,3 +102,20 @@ def test_inputs_threads_and_buckets(make_model: Any, tokenizer: Any, texts: Any)
         torch.testing.assert_close(other[layer][:], plain[layer][:])
     normed = whole(lm, "model.layers.1.post_attention_layernorm", texts)
     assert same_bits(plain["model.layers.1.mlp:input"][:], normed)
+
+
+def test_a_state_that_runs_over_padding_on_the_left(
+    make_tokenizer: Callable[..., Any], texts: list[str]
+) -> None:
+    """RWKV takes no mask: refused where padding comes first, right on the other side or alone."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}
+    config = transformers.RwkvConfig(vocab_size=320, context_length=64, **sizes)
+    kind: Any = transformers.RwkvModel
+    model, layer = kind(config).eval(), "blocks.1"
+    left = LanguageModel(model, make_tokenizer("left"))
+    with pytest.raises(MaskIgnored, match=r"at 'blocks.1'.*--batch-size 1 .*or pad on the right"):
+        save(left, layer, texts)
+    alone = left.activations.save(layer, texts, store=(store := MemoryStore()), batch_size=1)
+    right = save(LanguageModel(model, make_tokenizer("right")), layer, texts)
+    torch.testing.assert_close(right[layer][:], store.run(alone)[layer][:], atol=1e-4, rtol=1e-4)
