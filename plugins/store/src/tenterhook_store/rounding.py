@@ -58,17 +58,18 @@ def relative_errors(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(off == 0, 0.0, off / size).nan_to_num(nan=torch.inf)
 
 
-def are_close(one: Tensor, other: Tensor, dtype: str) -> Tensor:
+def are_close(one: Tensor, other: Tensor, dtype: str, errors: Tensor | None = None) -> Tensor:
     """Say of each row whether rounding to a dtype explains the difference; bool `[rows]`.
 
-    `one` and `other` are `[rows, features]`, as they are read. Of rows that were stored as int8
+    `one` and `other` are `[rows, features]`, as they are read; `errors` are their relative errors,
+    where these are known. Of rows that were stored as int8
     each value may be off by a step, the largest value of its row through 127.
     """
     if dtype == "int8":
         one, other = _wide(one), _wide(other)
         within = (one - other).abs() <= 1.01 * _int8_step(one, other)
         return (within | (one.isnan() & other.isnan())).all(dim=-1)
-    return relative_errors(one, other) <= bound(dtype)
+    return (relative_errors(one, other) if errors is None else errors) <= bound(dtype)
 
 
 def ulps(one: Tensor, other: Tensor, dtype: str) -> Tensor:
