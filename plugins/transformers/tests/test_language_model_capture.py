@@ -109,7 +109,7 @@ def test_a_state_that_runs_over_padding_on_the_left(
 ) -> None:
     """RWKV takes no mask: refused where padding comes first, right on the other side or alone."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2}
     config = transformers.RwkvConfig(vocab_size=320, context_length=64, **sizes)
     kind: Any = transformers.RwkvModel
     model, layer = kind(config).eval(), "blocks.1"
