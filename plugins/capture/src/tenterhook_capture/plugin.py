@@ -8,11 +8,16 @@ from tenterhook.hookspecs import hookimpl
 
 @hookimpl
 def tenterhook_engines() -> Sequence[Extension]:
-    """Declare the engine that every capture has."""
+    """Declare the engines that every capture has."""
     return [
         Extension(
             "local",
             "tenterhook_capture.engine:LocalEngine",
             "Does one unit after the other in this process.",
-        )
+        ),
+        Extension(
+            "processes",
+            "tenterhook_capture.processes:ProcessesEngine",
+            "Several processes of this machine do units, each with a model of its own.",
+        ),
     ]

@@ -32,6 +32,7 @@ from tenterhook_capture.options import CaptureOptions, is_role
 from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.text_model import TextModel
+from tenterhook_capture.threads import THREADS
 from tenterhook_capture.token_rows import ChosenRows, tokenize
 from tenterhook_store import NORM_CHUNK, NORM_ROWS, SCALE, SPANS, LayerArray, RunPlan, dtype_name
 
@@ -148,6 +149,7 @@ def prepare_capture(
             "recipe": recipe.values(),
             SPANS: tokens.characters is not None,
             NORM_ROWS: NORM_CHUNK,
+            THREADS: torch.get_num_threads(),
             **_attention_shapes(points, spec.layers, keys=rows.longest),
             **({"template": _template(model)} if documents.are_messages else {}),
         },

@@ -28,6 +28,7 @@ from tenterhook_capture.batching import Batching
 from tenterhook_capture.identity import is_of_earlier_version
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.row_check import RowCheck, computing_dtype
+from tenterhook_capture.threads import threads_of
 from tenterhook_capture.token_rows import Piece
 from tenterhook_store import (
     LayerComparison,
@@ -115,7 +116,8 @@ def probe_run(
     order = rows.argsort()
     chosen, rows = chosen[order], rows[order]
     _check_tokens(run, batch, chosen, rows, error)
-    check.add(rows, _computed(capture, batch, chosen))
+    with threads_of(run.plan):
+        check.add(rows, _computed(capture, batch, chosen))
     if far := check.furthest:
         others = len(far) - 1
         more = f", and {others} more layer{'s' if others > 1 else ''} too" if others else ""

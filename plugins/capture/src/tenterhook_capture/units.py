@@ -17,6 +17,7 @@ from tenterhook_capture.probe import Probe
 from tenterhook_capture.progress import Meter, ProgressCallback
 from tenterhook_capture.session import Session, in_one_line
 from tenterhook_capture.slices import Slice
+from tenterhook_capture.threads import threads_of
 from tenterhook_capture.workers import WorkersHere
 from tenterhook_store import DamagedStore, DeletedRun, RunWriter, Store, Unit
 
@@ -59,11 +60,13 @@ def do_units(
     if todo:
         run = observing(writer.run_id, plan, own, committed)
         with (
+            threads_of(plan) as threads,
             Session(
                 writer,
                 capture.session,
                 part=None if part is None else str(part),
                 probe=None if probe is None else probe.facts(),
+                threads=threads,
             ) as session,
             run as observed,
         ):

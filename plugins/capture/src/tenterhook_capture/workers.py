@@ -3,10 +3,12 @@
 In another process the capture itself is made again first, from what its run holds.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+import torch
 
 from tenterhook_capture.errors import ChangedSince, NotRebuildable
 from tenterhook_capture.identity import differences
@@ -14,8 +16,12 @@ from tenterhook_capture.prepare import Capture, prepare_capture
 from tenterhook_capture.probe import probe_run
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.session import Session
+from tenterhook_capture.threads import set_threads
 from tenterhook_capture.worker import CaptureWorker
 from tenterhook_store import Run, RunWriter, Store
+
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+"""Variables in which a launcher says which of this machine's processes one is."""
 
 
 def rebuild_capture(store: Store, run_id: str, recipe: CaptureRecipe | None = None) -> Capture:
@@ -66,11 +72,14 @@ class WorkerFactory:
 
     def __call__(self) -> CaptureWorker:
         """Make the worker; once in each process."""
-        capture = rebuild_capture(self.store, self.run_id, self.recipe)
-        writer = self.store.write_run(self.run_id, self.store.run(self.run_id).plan)
+        plan = self.store.run(self.run_id).plan
+        threads = set_threads(plan)
+        recipe = self.recipe.elsewhere(device=own_device(self.recipe))
+        capture = rebuild_capture(self.store, self.run_id, recipe)
+        writer = self.store.write_run(self.run_id, plan)
         probe = probe_run(self.store, capture, writer, ChangedSince)
         facts = None if probe is None else probe.facts()
-        Session(writer, capture.session, is_worker=True, probe=facts).begin()
+        Session(writer, capture.session, is_worker=True, threads=threads, probe=facts).begin()
         return make_worker(capture, writer)
 
 
@@ -96,6 +105,20 @@ class WorkersHere:
         if recipe.unnamed:
             raise NotRebuildable(self.writer.run_id, recipe.unnamed)
         return WorkerFactory, (self.store, self.writer.run_id, recipe)
+
+
+def own_device(recipe: CaptureRecipe, device: str | None = None) -> str | None:
+    """Return the accelerator of this process, where several share a machine and none is named.
+
+    Its number follows from one of the variables `LOCAL_RANKS`; `device` where it has
+    none, or the device has a number.
+    """
+    wanted = device or (recipe.model.device if recipe.model else None)
+    ranks = (os.environ.get(name, "") for name in LOCAL_RANKS)
+    rank = next((int(each) for each in ranks if each.isdecimal()), None)
+    if wanted != "cuda" or rank is None:
+        return device
+    return f"cuda:{rank % max(torch.cuda.device_count(), 1)}"
 
 
 def make_worker(

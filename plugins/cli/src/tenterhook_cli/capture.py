@@ -1,7 +1,6 @@
 """`tenterhook capture`: run a model over data and keep what its layers return."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,18 +11,15 @@ import click
 from click.core import ParameterSource
 
 from tenterhook.plugins import default_manager
-from tenterhook_capture.option_fields import About, default_of, described
 from tenterhook_capture.options import CaptureOptions
 from tenterhook_cli.amounts import how_long, many, size
 from tenterhook_cli.contents import batches_of, layers_of, reduced, rows_of
+from tenterhook_cli.described_options import described_options
+from tenterhook_cli.engine_options import EngineCommand, engine_option
 from tenterhook_cli.options import (
-    Decorator,
-    GroupedCommand,
-    all_of,
     as_json_option,
     choice,
     count,
-    engine_option,
     option,
     tries_option,
 )
@@ -32,6 +28,7 @@ from tenterhook_cli.terminal import echo
 
 if TYPE_CHECKING:
     from tenterhook_capture import Capture, CaptureRecipe
+    from tenterhook_capture.engine import Engine
     from tenterhook_store import Run, RunPlan, Store
 
 WITH_SPEC = {
@@ -48,34 +45,7 @@ WITH_SPEC = {
 """What may stand beside a file that says what is captured."""
 
 
-def described_options(cls: type[attrs.AttrsInstance]) -> Decorator:
-    """Return the options of a command for the fields of a class that are options."""
-    return all_of(*(_described(field, about) for field, about in described(cls).values()))
-
-
-def _described(field: "attrs.Attribute[Any]", about: About) -> Decorator:
-    default = default_of(field) or None
-    settings: dict[str, Any] = {"default": default, "show_default": default is not None}
-    name = _flag(field.name)
-    if field.type is bool:
-        settings |= {"is_flag": True}
-    elif field.type == (bool | None):
-        name = f"{name}/--no-{name.removeprefix('--')}"
-    elif about.choices:
-        settings |= {"type": click.Choice(about.choices)}
-    elif about.least is not None:
-        settings |= {"type": click.IntRange(min=about.least), "metavar": "N"}
-    elif about.takes_list:
-        settings |= {"metavar": "WORDS", "hint": "Several go in one, with commas between them."}
-    help = re.sub(r"`(\w+)`", lambda name: _flag(name[1]), about.help)
-    return option(name, group=about.group, help=help, **settings)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-@click.command(cls=GroupedCommand)
+@click.command(cls=EngineCommand)
 @click.argument("model")
 @option(
     "--layer",
@@ -188,7 +158,7 @@ def capture(
     revision: str | None,
     attn_implementation: str | None,
     tries: int,
-    engine: str | None,
+    engine: "Engine | None",
     dry_run: bool,
     plan_only: bool,
     as_json: bool,

@@ -111,11 +111,3 @@ tries_option = count(
     default=3,
     group="Run",
 )
-
-engine_option = option(
-    "--engine",
-    metavar="NAME",
-    group="Run",
-    help="Who does the units, by the name that a plugin gives it: local, unless it is given, does "
-    "them in this process.",
-)

@@ -13,6 +13,7 @@ from tenterhook.errors import TenterhookError
 from tenterhook_cli.amounts import how_long, many, progress_of, size
 from tenterhook_cli.compare import compare
 from tenterhook_cli.contents import batches_of, layers_of, reduced
+from tenterhook_cli.engine_options import EngineCommand
 from tenterhook_cli.options import GroupedCommand, as_json_option, of_run
 from tenterhook_cli.progress import stoppable
 from tenterhook_cli.reproduce import reproduce
@@ -180,7 +181,7 @@ def finalize(store: str, run: str | None) -> None:
     echo(f"Run {run_id}: {progress_of(opened.run(run_id))}.")
 
 
-@runs.command()
+@runs.command(cls=EngineCommand)
 @of_run
 @elsewhere
 @stoppable()

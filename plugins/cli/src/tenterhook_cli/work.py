@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tenterhook_cli.amounts import progress_of
+from tenterhook_cli.engine_options import EngineCommand, engine_option
 from tenterhook_cli.options import (
-    GroupedCommand,
     all_of,
-    engine_option,
     of_run,
     option,
     tries_option,
@@ -19,7 +18,8 @@ from tenterhook_cli.terminal import echo
 from tenterhook_store import find_run
 
 if TYPE_CHECKING:
-    from tenterhook_capture import CaptureRecipe, Slice
+    from tenterhook_capture import Slice
+    from tenterhook_capture.engine import Engine
     from tenterhook_store import Run, Store
 
 
@@ -49,7 +49,7 @@ elsewhere = all_of(tries_option, engine_option, places)
 """Those, and how units are done."""
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=EngineCommand)
 @of_run
 @option(
     "--slice",
@@ -86,7 +86,7 @@ def do_part(
     part: "Slice | None",
     *,
     tries: int,
-    engine: str | None,
+    engine: "Engine | None",
     device: str | None,
     model: str | None,
     data: str | None,
@@ -110,11 +110,13 @@ def recipe_for(
 ) -> "CaptureRecipe | None":
     """Return a run's recipe with the names of this machine; `None` where they are its own."""
     from tenterhook_capture import CaptureRecipe
+    from tenterhook_capture.workers import LOCAL_RANKS, own_device
 
-    if all(each is None for each in (model, data, field, device)) and _local_rank() is None:
+    ranks = map(os.environ.get, LOCAL_RANKS)
+    if all(each is None for each in (model, data, field, device, *ranks)):
         return None
     recipe = CaptureRecipe.of_run(run).elsewhere(model=model, data=data, field=field)
-    return recipe.elsewhere(device=_own_device(device, recipe))
+    return recipe.elsewhere(device=own_device(recipe, device))
 
 
 def _report(run: "Run", part: "Slice | None", *, done: bool) -> str:
@@ -123,21 +125,3 @@ def _report(run: "Run", part: "Slice | None", *, done: bool) -> str:
         return f"Run {run.id}: {what} was missing; {progress_of(run)}."
     what = "" if part is None else f"slice {part} is done; "
     return f"Run {run.id}: {what}{progress_of(run)}."
-
-
-def _local_rank() -> int | None:
-    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
-        if (found := os.environ.get(name, "")).isdecimal():
-            return int(found)
-    return None
-
-
-def _own_device(device: str | None, recipe: "CaptureRecipe") -> str | None:
-    """Return the accelerator of this process, where several share a machine and none is named."""
-    wanted = device or (recipe.model.device if recipe.model else None)
-    rank = _local_rank()
-    if wanted != "cuda" or rank is None:
-        return device
-    import torch
-
-    return f"cuda:{rank % max(torch.cuda.device_count(), 1)}"

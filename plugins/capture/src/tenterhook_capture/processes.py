@@ -1,0 +1,201 @@
+"""The engine of several processes on one machine, each with a model of its own.
+
+What happens:
+
+1. The factory of workers is pickled once, which loads model, data and store by name elsewhere.
+2. As many processes are started as were asked for, each with one end of a pipe. They are new
+   interpreters and no forks: threads of torch do not survive a fork.
+3. A process makes its worker and says that it is ready. Only then is it given a unit, and the next
+   one when it has told how that went.
+4. A process that dies loses the unit that it had, and another takes its place while units are left.
+5. At the end, and when the reader stops or an error is on its way, idle processes end by
+   themselves and busy ones are told to: they discard the unit that they have begun.
+
+A process ends, too, when this one is gone: it holds the other end of a pipe that is open as long
+as this one lives. The other half is `process_worker`.
+"""
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import attrs
+
+from tenterhook.errors import TenterhookError
+from tenterhook_capture.engine import UnitDone, UnitEvent, UnitFailed, UnitLost, Worker
+from tenterhook_capture.option_fields import option
+from tenterhook_store import Unit
+
+PATIENCE = 10.0
+"""Seconds that a process has to discard its unit before it is killed."""
+
+STARTS = 3
+"""How many processes may die in a row before they are ready."""
+
+
+class WorkersDied(TenterhookError, RuntimeError):
+    """Processes die before they can do anything, as where memory does not hold their models."""
+
+
+@attrs.frozen
+class ProcessesEngine:
+    """Has several processes of this machine do the units, each with a model of its own.
+
+    With several accelerators process `i` sees the `i`-th as `cuda`, and again from the first.
+    """
+
+    workers: int = option(2, help="How many processes.", group="Run", least=1)
+
+    def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
+        """Do the units, in any order; see `Engine.run`.
+
+        Raises `WorkersDied`, and what making a worker raises.
+        """
+        if not units:
+            return
+        pool = _Pool(min(self.workers, len(units)), pickle.dumps(make_worker))
+        try:
+            yield from pool.do(units)
+        finally:
+            pool.stop()
+
+
+class _Process:
+    """One process, and the unit that it has."""
+
+    unit: Unit | None = None
+    is_ready = False
+
+    def __init__(self, rank: int, factory: bytes, alive: int) -> None:
+        self.rank = rank
+        self.pipe, theirs = Pipe()
+        with theirs:
+            fds = (theirs.fileno(), alive)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tenterhook_capture.process_worker", *map(str, fds)],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+                env={**os.environ, "LOCAL_RANK": str(rank)},
+            )
+        with contextlib.suppress(OSError):  # it is gone: the pipe says so
+            self.pipe.send(sys.path)
+            self.pipe.send_bytes(factory)
+
+    def give(self, unit: Unit) -> None:
+        """Have it do a unit."""
+        self.unit = unit
+        with contextlib.suppress(OSError):
+            self.pipe.send(unit)
+
+    def death(self) -> str:
+        """Say how it ended."""
+        code = self._process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"process {self._process.pid} {how}"
+
+    def end(self) -> None:
+        """Have it end, at once where it has a unit or is making its worker."""
+        self.pipe.close()
+        if self.unit is not None or not self.is_ready:
+            self._process.terminate()
+
+    def wait(self, until: float) -> None:
+        """Wait until it has ended; kill it when its time is over."""
+        try:
+            self._process.wait(max(until - time.monotonic(), 0.01))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class _Pool:
+    """The processes of one `run`."""
+
+    def __init__(self, count: int, factory: bytes) -> None:
+        self._factory = factory
+        self._theirs, self._alive = os.pipe()
+        """What they read, and what this process never writes to: it closes when it ends."""
+        self._processes: list[_Process] = []
+        self._died_early = 0
+        try:
+            for rank in range(count):
+                self._start(rank)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, rank: int) -> None:
+        self._processes.append(_Process(rank, self._factory, self._theirs))
+
+    def do(self, units: Sequence[Unit]) -> Iterator[UnitEvent]:
+        """Hand out the units, and yield what becomes of them."""
+        left = deque(units)
+        while left or any(each.unit is not None for each in self._processes):
+            by_pipe = {each.pipe: each for each in self._processes}
+            for pipe in wait(list(by_pipe)):
+                assert isinstance(pipe, Connection)
+                event = self._hear(by_pipe[pipe], left)
+                if event is not None:
+                    yield event
+
+    def _hear(self, process: _Process, left: "deque[Unit]") -> UnitEvent | None:
+        """Take in what a process says, or that it is gone; hand it its next unit."""
+        try:
+            kind, what = process.pipe.recv()
+        except (EOFError, OSError):
+            return self._lost(process, left)
+        if kind == "broken":
+            raise what
+        process.is_ready, self._died_early = True, 0
+        unit, process.unit = process.unit, None
+        if left:
+            process.give(left.popleft())
+        if unit is None:
+            return None
+        return UnitDone(unit, what) if kind == "done" else UnitFailed(unit, what)
+
+    def _lost(self, process: _Process, left: "deque[Unit]") -> UnitEvent | None:
+        """Put another process in the place of one that is gone, while there is something to do."""
+        self._processes.remove(process)
+        process.pipe.close()
+        how = process.death()
+        if not process.is_ready:
+            self._died_early += 1
+            if self._died_early == STARTS:
+                raise WorkersDied(
+                    f"{STARTS} processes died one after the other before they were ready, the last "
+                    f"so: {how}. If memory does not hold a model for each, ask for fewer workers."
+                )
+        if len(left) > sum(each.unit is None for each in self._processes):
+            self._start(process.rank)
+        return None if process.unit is None else UnitLost(process.unit, how)
+
+    def stop(self) -> None:
+        """End all processes; returns when none is left."""
+        os.close(self._alive)
+        os.close(self._theirs)
+        for process in self._processes:
+            process.end()
+        until = time.monotonic() + PATIENCE
+        for process in self._processes:
+            process.wait(until)
+
+
+def as_sent(error: BaseException) -> BaseException:
+    """Return an error as it can be sent to another process: itself, or one of the same words."""
+    try:
+        found: Any = pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - an exception may refuse in any way
+        found = None
+    if type(found) is type(error):
+        return error
+    return RuntimeError(f"{type(error).__qualname__}: {error}")
