@@ -1,10 +1,12 @@
 """The engine of several processes: the contract of engines, and runs that it makes under kills."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,14 +79,18 @@ def are_equal(one: Run, other: Run) -> bool:
     return all(torch.equal(a[:], b[:]) for a, b in pairs)
 
 
-def killed_now_and_then(at: float, stop: list[bool], before: set[int], seed: int) -> None:
-    """Kill a process of the engine from time to time."""
-    chance = random.Random(seed)
+def kill_now_and_then(commits: Path, stop: list[bool], before: set[int], seed: int) -> None:
+    """Kill a process of the engine in the middle of something, each time a unit was committed."""
+    chance, seen = random.Random(seed), 0
     while not stop:
-        time.sleep(at * chance.random())
-        there = sorted(children() - before)
-        if there:
-            os.kill(chance.choice(there), signal.SIGKILL)
+        done = len(list(commits.iterdir())) if commits.is_dir() else 0
+        if done > seen:
+            seen = done
+            time.sleep(chance.random())
+            if there := sorted(children() - before):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(there), signal.SIGKILL)
+        time.sleep(0.02)
 
 
 class TestRuns:
@@ -185,11 +191,11 @@ class TestDeaths:
     @pytest.mark.parametrize("seed", range(2))
     def test_kills_at_random(self, tmp_path: Path, seed: int) -> None:
         """The run has the bytes of one that nobody disturbed."""
-        import threading
-
         before, stop = children(), list[bool]()
         whole = capture(tmp_path / "a")
-        killer = threading.Thread(target=killed_now_and_then, args=(6.0, stop, before, seed))
+        commits = tmp_path / "b/runs/r/commits"
+        args = (commits, stop, before, seed)
+        killer = threading.Thread(target=kill_now_and_then, args=args)
         killer.start()
         try:
             run = None

@@ -39,7 +39,9 @@ def main(pipe: Connection, alive: int) -> None:
         factory = pipe.recv_bytes()
         _work(pipe, factory)
     except (EOFError, BrokenPipeError):  # there are no more, or nobody hears
-        return
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
 
 
 def _work(pipe: Connection, factory: bytes) -> None:

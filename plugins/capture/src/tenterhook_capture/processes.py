@@ -181,13 +181,13 @@ class _Pool:
 
     def stop(self) -> None:
         """End all processes; returns when none is left."""
-        os.close(self._alive)
-        os.close(self._theirs)
         for process in self._processes:
             process.end()
         until = time.monotonic() + PATIENCE
         for process in self._processes:
             process.wait(until)
+        os.close(self._alive)
+        os.close(self._theirs)
 
 
 def as_sent(error: BaseException) -> BaseException:
