@@ -21,6 +21,7 @@ from tenterhook_capture.progress import Progress, ProgressCallback
 from tenterhook_capture.provenance import numerics, versions
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.row_check import FarRow, RowCheck, computing_dtype
+from tenterhook_capture.threads import threads_of
 from tenterhook_capture.workers import make_worker, rebuilt
 from tenterhook_store import (
     SCALE,
@@ -129,8 +130,9 @@ def reproduce(
     rows = sum(unit.rows for unit in chosen)
     told = _Told(progress, run, rows)
     worker = make_worker(attrs.evolve(capture, plan=run.plan), comparing, told)
-    for unit in chosen:
-        worker(unit)
+    with threads_of(run.plan):
+        for unit in chosen:
+            worker(unit)
     return Reproduction(
         run=run.id,
         units=tuple(unit.number for unit in chosen),

@@ -18,7 +18,7 @@ from tenterhook_cli.terminal import echo
 from tenterhook_store import find_run
 
 if TYPE_CHECKING:
-    from tenterhook_capture import Slice
+    from tenterhook_capture import CaptureRecipe, Slice
     from tenterhook_capture.engine import Engine
     from tenterhook_store import Run, Store
 
