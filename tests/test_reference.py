@@ -426,7 +426,8 @@ def commands(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[
             yield from commands(command, (*words, word))
             continue
         _, *arguments = command.collect_usage_pieces(context_of_command)
-        known = [each for each in command.params if isinstance(each, click.Option)]
+        params = command.get_params(context_of_command)
+        known = [each for each in params if isinstance(each, click.Option) and not each.is_eager]
         options = {name for each in known for name in (each.opts[0], *each.secondary_opts)}
         yield Command(" ".join((*words, word)), " ".join(arguments), options)
 
