@@ -24,8 +24,8 @@ from tenterhook_capture.text_model import TextModel
 from tenterhook_store import LayerArray, torch_dtype
 
 TOKENS_PER_THREAD = 1024
-"""Measured with `tiny:` and a GPT-2 of 124M parameters on one and two cores: 1,024 to 2,048 tokens
-are the fastest or within noise of it, and 256 take half as long again."""
+"""Measured with `tiny:` on one and two cores: 1,024 to 2,048 tokens are the fastest or within noise
+of it, and 256 take half as long again."""
 
 LEAST_TOKENS = 512
 """Fewer, and calling the layers takes longer than what they compute."""
