@@ -416,3 +416,43 @@ class TestProcess:
 
         assert err.strip() == "stopped."
         assert process.returncode == 130
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_ctrl_c_in_the_middle_of_an_import(
+        self, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        """It is not lost in a module that catches whatever its imports raise."""
+        tmp_path.joinpath("deep.py").write_text(
+            f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.2)\n"
+        )
+        tmp_path.joinpath("greedy.py").write_text(
+            "try:\n    import deep\nexcept BaseException:\n    print('lost')\n"
+        )
+        tmp_path.joinpath("slow.py").write_text(
+            textwrap.dedent(
+                """
+                import time, click
+                import tenterhook_cli.command_line
+                from tenterhook_cli.progress import stoppable
+
+                @click.command()
+                @stoppable()
+                def slow():
+                    import greedy
+                    print("imported", flush=True)
+                    time.sleep(60)
+
+                tenterhook_cli.command_line.COMMANDS["slow"] = "__main__:slow"
+                tenterhook_cli.main(["slow"])
+                """
+            )
+        )
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "slow.py")],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert (done.returncode, done.stdout) == (130, "imported\n")
+        assert done.stderr.strip() == "stopped."

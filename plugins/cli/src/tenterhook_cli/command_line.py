@@ -6,6 +6,7 @@ Each command is a module of its own, imported when it is asked for.
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -18,6 +19,7 @@ import click
 from tenterhook import __version__
 from tenterhook.errors import TenterhookError
 from tenterhook.one_line import error_line, type_name
+from tenterhook_cli.interrupts import interrupted_by
 from tenterhook_cli.plugin import tenterhook_commands
 from tenterhook_cli.stdout import claim_stdout
 from tenterhook_cli.terminal import echo
@@ -91,9 +93,10 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
 
 def _run(args: list[str], *, debug: bool) -> int:
     try:
-        code = cli.main(args, prog_name="tenterhook", standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.Abort:
+        with interrupted_by(signal.SIGINT):
+            code = cli.main(args, prog_name="tenterhook", standalone_mode=False)
+            sys.stdout.flush()
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _say("stopped.")
         return 130
     except BrokenPipeError:

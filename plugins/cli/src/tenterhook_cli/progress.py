@@ -4,9 +4,10 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tenterhook_cli.amounts import how_long, size
+from tenterhook_cli.interrupts import interrupted_by
 from tenterhook_cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -16,19 +17,13 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Have Ctrl-C, and what schedulers send before they kill, stop the run cleanly."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        for note in getattr(error, "__notes__", ()):
-            echo(note, err=True)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with interrupted_by(signal.SIGTERM):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            for note in getattr(error, "__notes__", ()):
+                echo(note, err=True)
+            raise
 
 
 @contextlib.contextmanager
