@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,9 +46,9 @@ def lm() -> LanguageModel:
     return found
 
 
-def save(lm: LanguageModel, place: Path, name: str, **options: object) -> str:
+def save(lm: LanguageModel, place: Path, name: str, **options: Any) -> str:
     """Capture two blocks; return the run as the command line names it."""
-    settings = {"batch_size": 4, **options}
+    settings: dict[str, Any] = {"batch_size": 4, **options}
     lm.activations.save(
         ["layer_1", "layer_2"], TEXTS, store=LocalStore(place), run_name=name, **settings
     )

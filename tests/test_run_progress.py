@@ -11,7 +11,7 @@ import pytest
 
 import tenterhook_cli
 from tenterhook_capture import Progress, Slice, resume_run, run_status
-from tenterhook_store import LocalStore
+from tenterhook_zarr import ZarrStore
 
 Th = Callable[..., tuple[object, str, str]]
 
@@ -29,18 +29,18 @@ def th(capfd: pytest.CaptureFixture[str]) -> Th:
 
 
 @pytest.fixture
-def store(th: Th, tmp_path: Path) -> LocalStore:
+def store(th: Th, tmp_path: Path) -> ZarrStore:
     """Return a store of a run `r` that is planned, of some units."""
     words = ["--layer", "layer_1", "--data", "tiny:sample", "--sample-limit", "8"]
     place = str(tmp_path / "store")
     options = ["--out", place, "--run-name", "r", "--rows-per-unit", "100", "--plan"]
     code, _, err = th("capture", "tiny:", *words, *options)
     assert code == 0, err
-    return LocalStore(place)
+    return ZarrStore(place)
 
 
 @pytest.fixture
-def finishing(store: LocalStore) -> Iterator[Callable[[], None]]:
+def finishing(store: ZarrStore) -> Iterator[Callable[[], None]]:
     """Return what starts a thread that does the run, as another process would."""
     threads = list[threading.Thread]()
 
@@ -54,7 +54,7 @@ def finishing(store: LocalStore) -> Iterator[Callable[[], None]]:
         thread.join()
 
 
-def test_a_slice_shows_the_whole_run(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slice_shows_the_whole_run(store: ZarrStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of earlier sessions and of other processes, which come as it works, and who is there."""
     monkeypatch.setattr("tenterhook_capture.others.LOOK", 0.0)
     monkeypatch.setattr("tenterhook_capture.others.SHARE", 1e9)
@@ -82,7 +82,7 @@ def test_a_slice_shows_the_whole_run(store: LocalStore, monkeypatch: pytest.Monk
     assert last.seconds_left == 0
 
 
-def test_a_session_that_cannot_be_read_stops_nothing(store: LocalStore) -> None:
+def test_a_session_that_cannot_be_read_stops_nothing(store: ZarrStore) -> None:
     """How far others are is no reason to stop; `runs verify` says what is wrong."""
     resume_run(store, "r", part=Slice(0, 3))
     seen: list[Progress] = []
@@ -100,7 +100,7 @@ def test_a_session_that_cannot_be_read_stops_nothing(store: LocalStore) -> None:
     assert store.verify_run("r")
 
 
-def test_status_says_what_is_left(store: LocalStore, th: Th) -> None:
+def test_status_says_what_is_left(store: ZarrStore, th: Th) -> None:
     """Of a run that somebody is at work on."""
     resume_run(store, "r", part=Slice(0, 2))
     assert run_status(store.run("r")).seconds_left is None
@@ -119,7 +119,7 @@ def test_status_says_what_is_left(store: LocalStore, th: Th) -> None:
 
 
 def test_status_is_watched_until_the_run_is_complete(
-    store: LocalStore, th: Th, finishing: Callable[[], None]
+    store: ZarrStore, th: Th, finishing: Callable[[], None]
 ) -> None:
     """Lines are printed when they change, each of them once."""
     finishing()
@@ -133,7 +133,7 @@ def test_status_is_watched_until_the_run_is_complete(
 
 
 def test_status_is_watched_as_json_lines(
-    store: LocalStore, th: Th, finishing: Callable[[], None]
+    store: ZarrStore, th: Th, finishing: Callable[[], None]
 ) -> None:
     """Each look that has something new is a line."""
     finishing()
@@ -146,7 +146,7 @@ def test_status_is_watched_as_json_lines(
 
 
 def test_status_is_replaced_on_a_terminal(
-    store: LocalStore,
+    store: ZarrStore,
     th: Th,
     finishing: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -159,7 +159,7 @@ def test_status_is_replaced_on_a_terminal(
     assert "r: complete, " in out
 
 
-def test_watching_stops_at_damage(store: LocalStore, th: Th) -> None:
+def test_watching_stops_at_damage(store: ZarrStore, th: Th) -> None:
     """It is said once."""
     Path(store.path, "runs/r/plan.json").write_text("{}")
     began = time.monotonic()
@@ -169,7 +169,7 @@ def test_watching_stops_at_damage(store: LocalStore, th: Th) -> None:
     assert err.count("plan.json") == 1
 
 
-def test_the_time_between_two_looks(store: LocalStore, th: Th) -> None:
+def test_the_time_between_two_looks(store: ZarrStore, th: Th) -> None:
     """It is no less than a tenth of a second."""
     code, _, err = th("runs", "status", str(store.path), "--watch", "--every", "0")
     assert code == 2

@@ -150,6 +150,7 @@ class HookedModel:
         hook_type: HookType | str | None = None,
         field: str | None = None,
         item: int | None = None,
+        measure: bool = False,
         missing: Report = "warn",
         **selected: Unpack[Selected],
     ) -> Hooks:
@@ -162,6 +163,9 @@ class HookedModel:
         `Controller`, with all that of its own. With a selection (see `Selection`) the change is
         made of the whole activation and counts only where it says; it keeps the shape then. Or a
         tensor, as a capture with the same selection gave it, which is put in its place row by row.
+
+        `with model.steer(...) as receipt:` says what was changed: `receipt.calls`, of a selection
+        `receipt.tokens`, and with `measure` how large the change was, `receipt.change`.
         """
         selector = selector_of(selected)
         if selector is not None and isinstance(change, torch.Tensor):
@@ -178,6 +182,10 @@ class HookedModel:
             hook = Steering(change, hook_type or HookType.FORWARD, field, item)
         else:
             raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
+        if measure:
+            from tenterhook.selections import measured
+
+            selector = measured(selector)
         return Hooks(self.layers, [(layer, hook, selector)], missing=missing)
 
     def hooks(

@@ -51,8 +51,8 @@ class Opening:
     """What stands at the layers."""
     own: Sequence[Any] = ()
     """What the parts work with in this opening: each looks its own up by number."""
-    ran: bytearray = attrs.field(factory=bytearray)
-    """Which parts a call came by, where they do not fill lists."""
+    ran: list[int] = attrs.field(factory=list)
+    """How many calls came by each part, where they do not fill lists."""
     without: dict[str, str] = attrs.field(factory=dict)
     """What the layers did that gave no tensor."""
 

@@ -40,6 +40,9 @@ class Selecting(Protocol):
     places: Sequence[Place]
     """What else is entered when the scope opens, and left when it closes."""
 
+    receipt: Any
+    """What was changed: `calls`, `tokens`, and `change` or `None`."""
+
     @property
     def modules(self) -> Sequence[nn.Module]:
         """The model, and those of its parts whose forwards it looks at."""

@@ -42,6 +42,26 @@ class Hooks(Scope):
         """The hooks, in the order they were given."""
         return tuple(hook for _, hook, _ in self._asked)
 
+    @property
+    def calls(self) -> int:
+        """Calls of layers in which the hooks ran, since it was opened last; of selected changes,
+        those alone in which something was changed."""
+        found = [each.receipt.calls for each in self._selecting.values()]
+        return sum(found) if found else sum(self._ran)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that were changed, counted in each call; `None` where nothing selects them."""
+        found = [each.receipt.tokens for each in self._selecting.values()]
+        return sum(found) if found else None
+
+    @property
+    def change(self) -> float | None:
+        """With `measure`, the norm of the change through that of what it was made of."""
+        found = [each.receipt.change for each in self._selecting.values()]
+        return found[0] if found else None
+
+    _ran: Sequence[int] = ()
     _plan: Plan
     _asked: Sequence[tuple[LayerChoice, Hook, Selector | None]]
     """Layer and hook, each with its selector."""
@@ -82,7 +102,8 @@ class Hooks(Scope):
             opening = self._plan.take()
         else:
             opening = self._plan.opening(Scoped, steps_of(self._selecting.values()))
-        opening.own, opening.ran = own, bytearray(len(opening.parts))
+        opening.own, opening.ran = own, [0] * len(opening.parts)
+        self._ran = opening.ran
         with lock:
             for hook in hooks:
                 hook._scopes += 1
@@ -204,7 +225,7 @@ class Scoped(Part):
         hook = entry.hook
         if not hook._enabled:
             return None
-        self.opening.ran[self.at] = 1
+        self.opening.ran[self.at] += 1
         entry.layer = hook.layer_signature = self.layer  # it may stand on several
         new = getattr(entry, method)(*given)
         if new is not None and method != "gradient":
@@ -226,7 +247,7 @@ class Scoped(Part):
         is_plain = type(hook) is Steering and hook.is_plain and hook._enabled
         if not is_plain or type(output) is not Tensor:
             return self.after(module, args, kwargs, output)
-        opening.ran[at] = 1
+        opening.ran[at] += 1
         entry.layer = hook.layer_signature = self.layer
         version = version_of(output)
         try:

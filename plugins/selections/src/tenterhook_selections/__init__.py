@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tenterhook_selections.generate_calls import known_searches
     from tenterhook_selections.generation import RunningGeneration
     from tenterhook_selections.here import tokens_here
+    from tenterhook_selections.measuring import measured
     from tenterhook_selections.own_loops import generating
     from tenterhook_selections.positions import Tokens, Where
     from tenterhook_selections.putting_back import PutBack
@@ -30,6 +31,7 @@ __all__ = [
     "Where",
     "generating",
     "known_searches",
+    "measured",
     "tokens_here",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "Where": "positions",
     "generating": "own_loops",
     "known_searches": "generate_calls",
+    "measured": "measuring",
     "tokens_here": "here",
 }
 

@@ -20,6 +20,7 @@ from tenterhook_selections.eager import eager
 from tenterhook_selections.forwards import Forward, begin, end, that_take_text
 from tenterhook_selections.generate_calls import GENERATE
 from tenterhook_selections.parts import SelectedChange, SelectedDetection, SelectedRecorder
+from tenterhook_selections.receipts import Receipt
 from tenterhook_selections.tokens import Seen
 from tenterhook_selections.watch import Watch
 
@@ -154,6 +155,8 @@ class SelectionAtWork:
         self._of_tokens = selection.of_tokens  # every layer asks
         self.places: Sequence[Place] = (GENERATE,)
         """What else is to know of the scope."""
+        self.receipt: Any = Receipt()
+        """What was changed in the scope."""
         self._model = model
         self._steps = 0
         self._carriers = Carriers.of(model)

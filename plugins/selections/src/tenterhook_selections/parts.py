@@ -32,6 +32,7 @@ from tenterhook.activations import (
 )
 from tenterhook.scopes import Entry, Form, Recorder
 from tenterhook_selections.eager import eager
+from tenterhook_selections.receipts import Receipt
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -55,6 +56,7 @@ class AtWork(Protocol):
     """The selection, as far as what runs at a layer asks it."""
 
     every: int
+    receipt: Receipt
 
     def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
         """Return where the selected part is; see `SelectionAtWork.mask`."""
@@ -147,6 +149,7 @@ class SelectedChange(SelectedEntry):
         changed = self.entry.after(module, args, kwargs, output)
         if changed is None:
             return None
+        self.selecting.receipt.count_call()
         new = self._mixed(old, part_of(changed, self.entry.path), module, given)
         return with_part(output, self.entry.path, new)
 
@@ -157,6 +160,7 @@ class SelectedChange(SelectedEntry):
         changed = self.entry.before(module, args, kwargs)
         if changed is None:
             return None
+        self.selecting.receipt.count_call()
         added = changed[0][len(args) :]  # what a tuple of inputs holds beyond those passed
         mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], module, given)
         return (*mixed, *added), self._mixed(kwargs, changed[1], module, given)
@@ -172,7 +176,11 @@ class SelectedChange(SelectedEntry):
 
     def _of_gradient(self, module: nn.Module, grad: Tensor, noted: Tensor) -> Tensor | None:
         new = self.entry.gradient(module, grad)
-        return None if new is None else torch.where(noted, new, grad)
+        if new is None:
+            return None
+        self.selecting.receipt.count_call()
+        self.selecting.receipt.add(grad, new, noted)
+        return torch.where(noted, new, grad)
 
     def _mixed(self, old: Any, new: Any, module: nn.Module, given: Tensor | None) -> Any:
         """Return `old`, with what `new` has for each of its tensors where that is selected."""
@@ -193,7 +201,11 @@ class SelectedChange(SelectedEntry):
                 "{}.".format(*shapes)
             )
         mask = self.selecting.mask(module, was, given)
-        return old if mask is None else replace(old, torch.where(mask, now.to(was.dtype), was))
+        if mask is None:
+            return old
+        now = now.to(was.dtype)
+        self.selecting.receipt.add(was, now, mask)
+        return replace(old, torch.where(mask, now, was))
 
 
 class _Here(threading.local):
