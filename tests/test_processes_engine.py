@@ -221,7 +221,13 @@ class TestDeaths:
             *("--rows-per-unit", "300", "--out", str(tmp_path / "b"), "--run-name", "r"),
             *("--engine", "processes", "--workers", "2"),
         ]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever runs the tests in the background may have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         until = time.monotonic() + 120
         while not (tmp_path / "b/runs/r/commits").is_dir() or not any(
             (tmp_path / "b/runs/r/commits").iterdir()

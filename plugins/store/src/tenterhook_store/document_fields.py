@@ -8,12 +8,14 @@ too, and the values of the units in a row are those of the documents in a row.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor
 
 from tenterhook_store.errors import DamagedStore, MissingRows
+from tenterhook_store.kept_tensors import KeptTensors
 from tenterhook_store.plan import RunPlan
 
 if TYPE_CHECKING:
@@ -21,20 +23,6 @@ if TYPE_CHECKING:
 
 PREFIX = "document:"
 """Stands before a field's name, in the name of a unit's tensor."""
-
-
-class HasUnitTensors(Protocol):
-    """A run, as far as it is read here."""
-
-    id: str
-    plan: RunPlan
-
-    @property
-    def committed(self) -> "Set[int]":
-        """The units that are there."""
-
-    def unit_tensor(self, number: int, name: str) -> Tensor:
-        """Return a small tensor of a unit."""
 
 
 def field_names(plan: RunPlan) -> tuple[str, ...]:
@@ -50,20 +38,40 @@ def field_tensor(values: Sequence[Any]) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def read_field(run: HasUnitTensors, name: str) -> list[Any]:
-    """Return the values of a field, one a document.
+@attrs.frozen(eq=False)
+class DocumentFields:
+    """Reads the values of fields of a run."""
 
-    Raises `MissingRows` where a unit is missing, `DamagedStore` where they are not as they were.
-    """
-    found: list[Any] = []
-    for number in range(run.plan.unit_count):
-        if number not in run.committed:
-            unit = run.plan.unit(number)
-            rows = sum(run.plan.unit(each).rows for each in run.committed)
-            span = unit.start, unit.stop
-            raise MissingRows(unit.start, number, span, rows, run.plan.rows, run.id)
-        content = bytes(run.unit_tensor(number, PREFIX + name).tolist())
-        where = f"run {run.id}, unit {number}"
+    run: str
+    plan: RunPlan
+    committed: "Set[int]"
+    kept: KeptTensors
+
+    def read(self, name: str) -> list[Any]:
+        """Return the values of a field, one a document.
+
+        Raises `MissingRows` where a unit is missing, `DamagedStore` where they are not as they
+        were.
+        """
+        found: list[Any] = []
+        for number in range(self.plan.unit_count):
+            if number not in self.committed:
+                unit = self.plan.unit(number)
+                rows = sum(self.plan.unit(each).rows for each in self.committed)
+                span = unit.start, unit.stop
+                raise MissingRows(unit.start, number, span, rows, self.plan.rows, self.run)
+            found += self._of_unit(number, name)
+        if len(found) != self.plan.documents:
+            count = self.plan.documents
+            reason = f"{len(found)} values of {name!r} are there, and {count} documents"
+            raise DamagedStore(f"run {self.run}", reason)
+        return found
+
+    def _of_unit(self, number: int, name: str) -> list[Any]:
+        where = f"run {self.run}, unit {number}"
+        if PREFIX + name not in self.kept.names(number):
+            raise DamagedStore(where, f"the values of {name!r} are not there")
+        content = bytes(self.kept.load(number, PREFIX + name).tolist())
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -71,8 +79,4 @@ def read_field(run: HasUnitTensors, name: str) -> list[Any]:
             raise DamagedStore(where, reason) from None
         if not isinstance(values, list):
             raise DamagedStore(where, f"the values of {name!r} are no list")
-        found += values
-    if len(found) != run.plan.documents:
-        reason = f"{len(found)} values of {name!r} are there, and {run.plan.documents} documents"
-        raise DamagedStore(f"run {run.id}", reason)
-    return found
+        return values

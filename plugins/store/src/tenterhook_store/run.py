@@ -11,10 +11,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from tenterhook_store.document_fields import field_names, read_field
+from tenterhook_store.document_fields import DocumentFields, field_names
 from tenterhook_store.document_map import DocumentMap
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
+from tenterhook_store.kept_tensors import KeptTensors
 from tenterhook_store.narrowing import OUT_OF_RANGE, out_of_range
 from tenterhook_store.norm_bounds import NormBounds, norm_bounds
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
@@ -36,16 +37,6 @@ ReadRows = Callable[[str, int, int], Tensor]
 
 TakeRows = Callable[[str, Tensor, bool], Tensor]
 """Reads any rows of one, int64 `[n]`, in their order; and whether to check what is read."""
-
-
-class KeptTensors(Protocol):
-    """Reads the small tensors that are stored with committed units."""
-
-    def names(self, number: int) -> list[str]:
-        """Return the names of those of a committed unit, sorted."""
-
-    def load(self, number: int, name: str) -> Tensor:
-        """Return one that is there, bit for bit, on the CPU, in memory of its own."""
 
 
 class Reopens(Protocol):
@@ -201,7 +192,8 @@ class Run:
                 self.plan.documents,
                 self.ranges,
                 fields=field_names(self.plan),
-                read_field=lambda name: read_field(self, name),
+                # Not the run itself, which would be in a cycle, and its files mapped until later.
+                read_field=DocumentFields(self.id, self.plan, self.committed, self._kept).read,
                 run_id=self.id,
             )
         return self._documents
