@@ -28,7 +28,7 @@ from tenterhook_store.testing.small_runs import a_plan
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="passes file descriptors"),
-    pytest.mark.matrix(sample=6),
+    pytest.mark.matrix(sample=3),
 ]
 
 LAYERS = ["layer_0", "layer_1"]

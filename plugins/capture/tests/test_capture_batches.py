@@ -131,6 +131,7 @@ def test_each_row_once_and_stretches_in_order(
     assert (done, waiting) == (sum(lengths), [])
 
 
+@pytest.mark.matrix(sample=4)
 @pytest.mark.parametrize("writing", ["inline", "thread"])
 @pytest.mark.parametrize("how", [{}, {"tokens": "0,-1"}, {"dtype": "int8"}, {"bucket": False}])
 def test_rows_are_in_the_order_of_the_documents(
