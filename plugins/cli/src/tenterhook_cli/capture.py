@@ -408,7 +408,7 @@ def _report(store: "Store", run: "Run") -> str:
         "",
         "Read it:",
         "",
-        "  from tenterhook_store import LocalStore",
+        "  from tenterhook.store import LocalStore",
         f"  run = LocalStore({store.location!r}).run({run.id!r})",
     ]
     for layer in run.layers[:1]:
