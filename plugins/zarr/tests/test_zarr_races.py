@@ -6,13 +6,15 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tenterhook_store import DamagedStore, NotWritable
+from tenterhook_store import DamagedStore, NoStore, NotWritable
 from tenterhook_store.testing import a_plan, write
 from tenterhook_zarr import ZarrStore, _tensors, _writer
 from tenterhook_zarr._files import move
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.matrix(sample=5)
 HEAD = """
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 import torch
 from tenterhook_store import LayerArray, OtherRun, RunPlan, UnknownTensor
@@ -324,3 +328,33 @@ def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monkey
     for look in (store.runs, store.list_tensors):
         with pytest.raises(NotWritable, match=r"(runs|tensors): it cannot be opened: Permission"):
             look()
+
+
+def test_opened_while_it_is_begun(tmp_path: Path) -> None:
+    """Whoever opens a store that others begin, and try, never takes it for another's."""
+    raised: list[Exception] = []
+
+    def again_and_again(act: Callable[[], object], stop: threading.Event) -> None:
+        while not stop.is_set() and not raised:
+            try:
+                act()
+            except NoStore:  # not yet
+                pass
+            except Exception as error:
+                raised.append(error)
+                raise
+
+    for number in range(20):
+        folder, stop = tmp_path / str(number), threading.Event()
+        acts = (
+            partial(ZarrStore, folder, create=False),
+            lambda: ZarrStore(folder).check_writable(),  # noqa: B023 - it has ended by then
+        )
+        threads = [threading.Thread(target=again_and_again, args=(act, stop)) for act in acts]
+        for thread in threads:
+            thread.start()
+        ZarrStore(folder).save_tensor("x", torch.zeros(1))
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert raised == []

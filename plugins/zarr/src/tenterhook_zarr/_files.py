@@ -139,9 +139,13 @@ def nearest_standing(path: Path) -> Path:
     return next(at for at in (path, *path.parents) if os.path.lexists(at))
 
 
+TRIAL = ".tenterhook-"
+"""What the names of folders begin with that are made to see whether they can be."""
+
+
 def try_writing(folder: Path) -> None:
     """Raise `OSError` if no folder can be made in this one; leaves nothing behind."""
-    os.rmdir(tempfile.mkdtemp(prefix=".tenterhook-", dir=folder))
+    os.rmdir(tempfile.mkdtemp(prefix=TRIAL, dir=folder))
 
 
 def is_there(path: Path) -> bool:

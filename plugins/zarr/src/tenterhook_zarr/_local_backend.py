@@ -10,6 +10,7 @@ from typing import Any
 from tenterhook_store import DamagedStore, NoStore, NotAStore, NotWritable
 from tenterhook_zarr._backend import Files
 from tenterhook_zarr._files import (
+    TRIAL,
     LocalFiles,
     in_folder,
     is_there,
@@ -83,10 +84,14 @@ class LocalBackend:
         """Whether the folder is marked; `False` where it is empty, `NotAStore` where it is not.
 
         A process that begins a store, or takes a new one back, has its folders there without the
-        mark for a moment; that is waited for.
+        mark for a moment; that is waited for. What tries whether it can write there is ours too.
         """
         for _ in range(_LOOKS):
-            names = {name for name in os.listdir(self.root) if not is_unfinished(name)}
+            names = {
+                name
+                for name in os.listdir(self.root)
+                if not (is_unfinished(name) or name.startswith(TRIAL))
+            }
             if MARK in names or not names:
                 return MARK in names
             if names - {"runs", "tensors"}:
@@ -94,6 +99,8 @@ class LocalBackend:
             time.sleep(0.01)
         if not any(files for _, _, files in os.walk(self.root)):
             return False  # empty folders, that a removal which was cut short or raced with left
+        if is_there(self.root / MARK):  # it came while we looked
+            return True
         reason = "this folder holds something else and no store; choose another"
         raise NotAStore(self.location, reason)
 
