@@ -3,7 +3,7 @@
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,3 +76,16 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("may not mount a tmpfs here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)  # an error may hold a file there
+
+
+@pytest.fixture
+def th(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """Run the command line: `code, stdout, stderr = th("plugins", "list")`."""
+    import tenterhook_cli  # core's own tests run without it
+
+    def run(*args: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            tenterhook_cli.main(args)
+        return stop.value.code, *capfd.readouterr()
+
+    return run

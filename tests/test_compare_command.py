@@ -8,24 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-import tenterhook_cli
 from tenterhook_capture.loading import load_model
 from tenterhook_store import LayerArray, LocalStore, RowBlock, RunPlan
 from tenterhook_transformers import LanguageModel
 
 Th = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def th(capfd: pytest.CaptureFixture[str]) -> Th:
-    """Run the command line: `code, stdout, stderr = th("runs", "compare", a, b)`."""
-
-    def run(*args: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            tenterhook_cli.main(args)
-        return stop.value.code, *capfd.readouterr()
-
-    return run
 
 
 TEXTS = [

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import tenterhook_cli
 from tenterhook_capture import save_activations
 from tenterhook_capture.documents import read_documents
 from tenterhook_capture.loading import load_model
@@ -16,18 +15,6 @@ from tenterhook_store import LocalStore
 from tenterhook_transformers import LanguageModel
 
 Th = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def th(capfd: pytest.CaptureFixture[str]) -> Th:
-    """Run the command line: `code, stdout, stderr = th("runs", "reproduce", store)`."""
-
-    def run(*args: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            tenterhook_cli.main(args)
-        return stop.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture

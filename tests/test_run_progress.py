@@ -9,23 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import tenterhook_cli
 from tenterhook_capture import Progress, Slice, resume_run, run_status
 from tenterhook_zarr import ZarrStore
 
 Th = Callable[..., tuple[object, str, str]]
-
-
-@pytest.fixture
-def th(capfd: pytest.CaptureFixture[str]) -> Th:
-    """Run the command line: `code, stdout, stderr = th("runs", "status", store)`."""
-
-    def run(*args: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            tenterhook_cli.main(args)
-        return stop.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture

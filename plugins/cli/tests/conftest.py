@@ -1,10 +1,7 @@
 """These tests run as if no other plugin were installed, whatever is."""
 
-from collections.abc import Callable
-
 import pytest
 
-import tenterhook_cli
 from tenterhook.testing.fixtures import InstalledPlugins
 
 
@@ -17,15 +14,3 @@ def alone(no_installed_plugins: None) -> None:
 def install(alone: None, tenterhook_install: InstalledPlugins) -> InstalledPlugins:
     """Lay down distributions as pip would: `install(name, {entry point: module source})`."""
     return tenterhook_install
-
-
-@pytest.fixture
-def th(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
-    """Run the command line: `code, stdout, stderr = th("plugins", "list")`."""
-
-    def run(*args: str) -> tuple[object, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            tenterhook_cli.main(args)
-        return stop.value.code, *capfd.readouterr()
-
-    return run
