@@ -6,6 +6,7 @@ is imported for one that is given.
 """
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -210,7 +211,7 @@ class _Datasets:
         return found
 
 
-class _Sliced:
+class _Sliced(ABC):
     """A table whose rows are taken by slices: what the others here share."""
 
     def __init__(self, table: Any, name: str, columns: Sequence[Any], count: int) -> None:
@@ -237,11 +238,13 @@ class _Sliced:
         rows = self.only([column])._slice(0, ROWS_LOOKED_AT)
         return isinstance(next((r[column] for r in rows if r.get(column) is not None), None), str)
 
+    @abstractmethod
     def only(self, columns: Sequence[str]) -> Any:
-        raise NotImplementedError
+        """Return the table with some of its columns."""
 
+    @abstractmethod
     def _slice(self, start: int, stop: int) -> list[Record]:
-        raise NotImplementedError
+        """Return the rows from one to another, as many of them as there are."""
 
 
 class _Pandas(_Sliced):

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 import torch
@@ -22,18 +22,13 @@ from torch import Tensor
 
 from tenterhook.one_line import error_line, printable, shown
 from tenterhook_sae.errors import UnreadableSae
+from tenterhook_store.plain_json import plain_json
 
 JSON_BYTES = 64 * 2**20
 """No JSON beside an SAE is larger: the names of a million latents take less."""
 
 HEADER_BYTES = 10**8
 """No header of a safetensors file is larger; safetensors has the same limit."""
-
-DEEPEST = 100
-"""How deep lists and objects of a file are nested at most."""
-
-DIGITS = 300
-"""How many digits a whole number of a file has at most; a float can hold it then."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -135,10 +130,7 @@ def _regular(path: Path, where: str) -> int:
 
 def _object(content: bytes, name: str, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(
-            content.decode(), parse_constant=_no_number, parse_float=_float, parse_int=_int
-        )
-        _check_depth(content, found)
+        found = plain_json(content)
         json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be printed
     except RecursionError:
         raise UnreadableSae(where, f"{name}: it is nested too deeply") from None
@@ -147,39 +139,6 @@ def _object(content: bytes, name: str, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnreadableSae(where, f"{name} holds no object")
     return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
-
-
-def _float(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
-        raise ValueError(f"{text[:20]} is no number that a float can hold")
-    return found
-
-
-def _int(text: str) -> int:
-    if len(text) > DIGITS:
-        raise ValueError(f"a number has {len(text)} digits")
-    return int(text)
-
-
-def _check_depth(content: bytes, value: Any) -> None:
-    if content.count(b"[") + content.count(b"{") <= DEEPEST:  # in texts too, which does no harm
-        return
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [
-            inner
-            for each in level
-            for inner in (each.values() if isinstance(each, dict) else each)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return
-    raise RecursionError
 
 
 def _stored(about: Any, room: int) -> Stored:

@@ -15,7 +15,7 @@ from tenterhook_store import DamagedStore
 from tenterhook_zarr._checksums import CRC_BYTES
 from tenterhook_zarr._codecs import codec_metadata
 from tenterhook_zarr._dtypes import Stored, stored_as
-from tenterhook_zarr._plain_json import plain_json
+from tenterhook_zarr._record_json import record_json
 
 CHUNK_ROWS = 256
 """Rows of a layer that are read at once."""
@@ -152,7 +152,7 @@ class ArrayLayout:
     @classmethod
     def read(cls, metadata: bytes, path: str) -> "ArrayLayout":
         """Read what `metadata` wrote; `DamagedStore` where it is something else."""
-        found = plain_json(metadata, path)
+        found = record_json(metadata, path)
         try:
             shape = found["shape"]
             (sharding,) = found["codecs"]

@@ -23,7 +23,7 @@ from tenterhook_zarr._files import (
     write_once,
 )
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._plain_json import plain_json
+from tenterhook_zarr._record_json import record_json
 
 MARK = "tenterhook.json"
 FORMAT = {"format": "tenterhook store", "version": 1}
@@ -163,7 +163,7 @@ def _check_names(standing: Path, path: Path) -> None:
 def check_format(mark: bytes, location: str) -> None:
     """Raise `NotAStore` unless the mark is one of a store that this version reads."""
     try:
-        found: Any = plain_json(mark, MARK)
+        found: Any = record_json(mark, MARK)
         version = found["version"] if found["format"] == FORMAT["format"] else None
     except (DamagedStore, LookupError, TypeError):
         version = None

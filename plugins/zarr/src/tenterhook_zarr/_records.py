@@ -15,7 +15,7 @@ from tenterhook_store import DamagedStore
 from tenterhook_store.structuring import structured
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._plain_json import plain_json
+from tenterhook_zarr._record_json import record_json
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def record_of(kind: type[T], facts: Mapping[str, Any], path: str, *, more: bool 
 
 
 def _object(content: bytes, path: str) -> dict[str, Any]:
-    found = plain_json(content, path)
+    found = record_json(content, path)
     if not isinstance(found, dict):
         kind = type(found).__name__
         raise DamagedStore(path, f"this is no record of ours (a {kind} and no object)")

@@ -27,7 +27,7 @@ from tenterhook_zarr._files import (
     write_aside,
 )
 from tenterhook_zarr._layout import to_json
-from tenterhook_zarr._plain_json import plain_json
+from tenterhook_zarr._record_json import record_json
 from tenterhook_zarr._records import record_of, sealed, unsealed
 
 CURRENT = "current.json"
@@ -163,7 +163,7 @@ def _read_tensor(files: Files, array: PurePath, record: TensorRecord) -> Tensor:
 
 def _shape_and_dtype(content: bytes, name: str, path: str) -> tuple[list[int], str]:
     """Read what `_metadata` wrote; `DamagedStore` where it is something else."""
-    found = plain_json(content, path)
+    found = record_json(content, path)
     try:
         shape, dtype = found["shape"], found["attributes"]["torch_dtype"]
         if (
