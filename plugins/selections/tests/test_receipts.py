@@ -58,6 +58,31 @@ def test_tokens_are_counted(
     assert (receipt.calls, receipt.tokens, receipt.change) == (2, 2 * tokens, None)
 
 
+class Heads(nn.Module):
+    """Embeds ids, and splits what it gives into heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(32, 8)
+        self.split = nn.Unflatten(-1, (2, 4))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return `[batch, tokens, heads, features]`."""
+        found: Tensor = self.split(self.table(input_ids))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("selected", "tokens"), [({"tokens": [0]}, 3), ({"rows": [0, 1]}, 10), ({"tokens": ":"}, 10)]
+)
+def test_axes_behind_the_tokens(selected: dict[str, Any], tokens: int) -> None:
+    """A token counts once, however many heads it has."""
+    model = tenterhook.attach(Heads())
+    with torch.no_grad(), model.steer("split", double, **selected, measure=True) as receipt:
+        model(IDS, attention_mask=MASK)
+    assert (receipt.tokens, receipt.change) == (tokens, 1.0)
+
+
 def test_how_large(model: HookedModel) -> None:
     """The norm of the change through that of the activation where it was changed."""
     torch.manual_seed(1)

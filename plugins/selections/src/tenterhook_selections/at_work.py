@@ -19,7 +19,12 @@ from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.eager import eager
 from tenterhook_selections.forwards import Forward, begin, end, that_take_text
 from tenterhook_selections.generate_calls import GENERATE
-from tenterhook_selections.parts import SelectedChange, SelectedDetection, SelectedRecorder
+from tenterhook_selections.parts import (
+    Mask,
+    SelectedChange,
+    SelectedDetection,
+    SelectedRecorder,
+)
 from tenterhook_selections.receipts import Receipt
 from tenterhook_selections.tokens import Seen
 from tenterhook_selections.watch import Watch
@@ -205,10 +210,10 @@ class SelectionAtWork:
         self._parts.append(weakref.ref(part))
         return part
 
-    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
-        """Return where the selected part is, bool, of `tensor`'s shape or broadcast to it.
+    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Mask | None:
+        """Return where the selected part of `tensor` is; `None` where nothing of it is selected.
 
-        `None` where nothing of it is selected. `given` is the first input of `module`.
+        `given` is the first input of `module`.
         """
         if tensor.is_nested:
             raise ValueError(_NESTED)
@@ -225,7 +230,8 @@ class SelectionAtWork:
             chosen = torch.zeros(tensor.shape[-1], dtype=torch.bool, device=tensor.device)
             chosen[features] = True
             mask = mask & chosen
-        return mask
+        of_rows = part.mask.ndim == 1 and tensor.ndim > 2
+        return Mask(mask, len(part.index) * (tensor.shape[1] if of_rows else 1))
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
         """Return which part of `tensor` is selected. `given` is the first input of `module`."""

@@ -14,7 +14,7 @@ Core hands a selection what would run at the layer, and runs what it gets back. 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +52,23 @@ class Picked(Protocol):
         """Return the same, to be kept when the forward is over."""
 
 
+class Mask(NamedTuple):
+    """Where the selected part of one activation is."""
+
+    where: Tensor
+    """Bool, of the activation's shape or broadcast to it."""
+
+    tokens: int
+    """How many tokens it has; without an axis of them, how many rows."""
+
+
 class AtWork(Protocol):
     """The selection, as far as what runs at a layer asks it."""
 
     every: int
     receipt: Receipt
 
-    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Tensor | None:
+    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Mask | None:
         """Return where the selected part is; see `SelectionAtWork.mask`."""
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Any:
@@ -165,22 +175,20 @@ class SelectedChange(SelectedEntry):
         mixed = self._mixed(args[: len(changed[0])], changed[0][: len(args)], module, given)
         return (*mixed, *added), self._mixed(kwargs, changed[1], module, given)
 
-    def _noted(
-        self, module: nn.Module, tensor: Tensor | None, given: Tensor | None
-    ) -> Tensor | None:
+    def _noted(self, module: nn.Module, tensor: Tensor | None, given: Tensor | None) -> Mask | None:
         if not self._counts(tensor) or tensor is None:
             return None
         mask = self.selecting.mask(module, tensor, given)
         self.matched = self.matched or mask is not None
         return mask
 
-    def _of_gradient(self, module: nn.Module, grad: Tensor, noted: Tensor) -> Tensor | None:
+    def _of_gradient(self, module: nn.Module, grad: Tensor, noted: Mask) -> Tensor | None:
         new = self.entry.gradient(module, grad)
         if new is None:
             return None
         self.selecting.receipt.count_call()
-        self.selecting.receipt.add(grad, new, noted)
-        return torch.where(noted, new, grad)
+        self.selecting.receipt.add(grad, new, *noted)
+        return torch.where(noted.where, new, grad)
 
     def _mixed(self, old: Any, new: Any, module: nn.Module, given: Tensor | None) -> Any:
         """Return `old`, with what `new` has for each of its tensors where that is selected."""
@@ -204,8 +212,8 @@ class SelectedChange(SelectedEntry):
         if mask is None:
             return old
         now = now.to(was.dtype)
-        self.selecting.receipt.add(was, now, mask)
-        return replace(old, torch.where(mask, now, was))
+        self.selecting.receipt.add(was, now, *mask)
+        return replace(old, torch.where(mask.where, now, was))
 
 
 class _Here(threading.local):

@@ -1,16 +1,12 @@
-"""What a selected change did in one open scope: how many calls and tokens, and how much.
-
-Counted where the activations are, without waiting for a device: the numbers are added up when
-somebody asks.
-"""
+"""What a selected change did in one open scope: how many calls and tokens, and how much."""
 
 import threading
 
 import torch
 from torch import Tensor
 
-FOLD = 256
-"""So many calls are kept before they are added up."""
+AT_ONCE = 256
+"""So many measures wait on their devices before they are added up, and a device is waited for."""
 
 
 class Receipt:
@@ -18,64 +14,53 @@ class Receipt:
 
     def __init__(self, *, measure: bool = False) -> None:
         self.measures = measure
-        self._calls = 0
-        self._waiting: list[Tensor] = []
-        self._sums = torch.zeros(3, dtype=torch.float64)
-        self._lock = threading.Lock()
-
-    @property
-    def calls(self) -> int:
+        """Whether it says how large the change was, which takes work in each call."""
+        self.calls = 0
         """Calls in which something was changed."""
-        return self._calls
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that were changed, counted anew in each call: positions of the batch and the
-        sequence."""
-        return int(self._added_up()[0])
+        self.tokens = 0
+        """Tokens that were changed, counted anew in each call."""
+        self._waiting: list[Tensor] = []
+        self._squares = torch.zeros(2, dtype=torch.float64)
+        self._lock = threading.Lock()
 
     @property
     def change(self) -> float | None:
         """How large the change was: its norm through that of what it was made of.
 
-        Of all changed numbers together, `|new - old| / |old|`; `None` where it is not measured, or
-        nothing was changed.
+        Of all changed numbers together, `|new - old| / |old|`; infinite where the old ones are all
+        0, `None` where it is not measured, or nothing was changed.
         """
-        _, change, old = self._added_up().tolist()
-        if not self.measures or not self._calls:
+        if not self.measures or not self.calls:
             return None
-        return float((change / old) ** 0.5) if old else float("inf") if change else 0.0
+        with self._lock:
+            self._add_up()
+            change, old = self._squares.sqrt().tolist()
+        return float(change / old) if old else float("inf") if change else 0.0
 
     def count_call(self) -> None:
         """Count a call in which something was changed."""
         with self._lock:
-            self._calls += 1
+            self.calls += 1
 
-    def add(self, old: Tensor, new: Tensor, mask: Tensor) -> None:
-        """Count the tokens of an activation `old` that became `new` where `mask` is.
+    def add(self, old: Tensor, new: Tensor, where: Tensor, tokens: int) -> None:
+        """Count so many tokens of an activation `old`, which became `new` where `where` is.
 
-        The mask is broadcast to them.
+        Bool, broadcast to it.
         """
-        mask = mask.detach()
-        by_token = mask.any(-1) if mask.ndim == old.ndim and old.ndim > 1 else mask
-        tokens = by_token.expand(old.shape[: by_token.ndim]).sum().to(torch.float64)
-        numbers = [tokens]
         if self.measures:
-            old, new = (each.detach().to(torch.float64) for each in (old, new))
-            numbers += [
-                torch.where(mask, each, 0).square().sum() for each in ((new - old).abs(), old.abs())
-            ]
-        else:
-            numbers += [torch.zeros_like(tokens)] * 2
+            wide = torch.promote_types(old.dtype, torch.float32)
+            old, new = old.detach().to(wide), new.detach().to(wide)
+            both = torch.stack([(new - old).abs(), old.abs()])
+            squares = torch.where(where, both, 0.0).square().flatten(1).sum(1)
         with self._lock:
-            self._waiting.append(torch.stack(numbers))
-            full = len(self._waiting) >= FOLD
-        if full:
-            self._added_up()
+            self.tokens += tokens
+            if self.measures:
+                self._waiting.append(squares)
+                if len(self._waiting) == AT_ONCE:
+                    self._add_up()
 
-    def _added_up(self) -> Tensor:
-        with self._lock:
-            for each in self._waiting:
-                self._sums += each.cpu()
-            self._waiting.clear()
-            return self._sums
+    def _add_up(self) -> None:
+        """Wait for what devices measured; the lock is held."""
+        for each in self._waiting:
+            self._squares += each.cpu()
+        self._waiting.clear()
