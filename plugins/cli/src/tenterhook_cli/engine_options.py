@@ -59,7 +59,7 @@ class EngineCommand(GroupedCommand):
         own = super().get_params(ctx)
         taken = {flag for each in own for flag in each.opts}
         more: dict[str, click.Parameter] = {}
-        for flag, settings in _by_flag().items():
+        for flag, settings in _by_flag(ctx).items():
             if flag not in taken:
                 more[flag] = _option(flag, settings)
         at = next((n for n, each in enumerate(own) if "--engine" in each.opts), len(own)) + 1
@@ -69,7 +69,7 @@ class EngineCommand(GroupedCommand):
         """Parse, and make the engine; `click.UsageError` for a setting that it has not."""
         rest = super().parse_args(ctx, args)
         chosen, given = ctx.params.get("engine"), dict[str, Any]()
-        for flag, settings in _by_flag().items():
+        for flag, settings in _by_flag(ctx).items():
             value = ctx.params.pop(settings[0].parameter, None)
             if value is None:
                 continue
@@ -95,11 +95,16 @@ def _option(flag: str, settings: list[_Setting]) -> click.Parameter:
     )
 
 
-def _by_flag() -> dict[str, list[_Setting]]:
+def _by_flag(ctx: click.Context) -> dict[str, list[_Setting]]:
+    """Return the settings by their options; click asks for these several times a command."""
+    if __name__ in ctx.meta:
+        known: dict[str, list[_Setting]] = ctx.meta[__name__]
+        return known
     found: dict[str, list[_Setting]] = {}
     for name, registered in manager_without_warnings().extensions("engines").items():
         for each in _settings(name, registered):
             found.setdefault(each.flag, []).append(each)
+    ctx.meta[__name__] = found
     return found
 
 
