@@ -35,7 +35,7 @@ class Captured(Mapping[str, list[Tensor]]):
     def end(self) -> None:
         """Take note that the scope is over."""
         self._is_open = False
-        for name in self._read:
+        for name in [*self._read]:  # another thread may read just now
             self[name]
 
     def __getitem__(self, layer: LayerSpec) -> list[Tensor]:
