@@ -320,7 +320,7 @@ class _Sites(dict[str, Any]):
     """The sites of one module, kept in the module, so that they go when it goes.
 
     They are an attribute of torch's dictionary `_state_dict_hooks`: one more of the module's own
-    would make Python's way to the others longer, and each call of an idle module 3 % dearer.
+    would make Python's way to the others longer at each call of an idle module.
 
     A copy or pickle of the module starts with none, and without the torch hooks that are ours;
     torch's dictionaries of those come before this one.
@@ -412,7 +412,7 @@ def open_frame(
                 place.enter()
         else:
             # What `enter` does, in line, and what `leave` does below: with a call for each site a
-            # scope of 48 layers takes 2 times as long to open and close.
+            # capture of 48 layers takes 2.4 times as long to open and close, a steer 1.8 times.
             # `test_lives_of_scopes` in test_scopes_property.py mixes both ways.
             for site, hooks, key, alone in installs:
                 if site.scopes or site.held:

@@ -14,8 +14,8 @@ be worked out once is kept from one scope to the next:
   over to the site, which asks what runs.
 
 Opening and closing a capture of 48 layers would take 2 times as long with what runs made anew, 3
-times with a plan made anew, 14 times with the names looked up anew; a steer on a pattern 1.6, 2.8
-and 3.7 times (`benchmarks/bench_tricks.py`). `test_scopes_property.py` and `test_scopes_threads.py`
+times with a plan made anew, 8 times with the names looked up anew; a steer on a pattern 1.6, 2.6
+and 3.5 times (`benchmarks/bench_tricks.py`). `test_scopes_property.py` and `test_scopes_threads.py`
 hold all this to what scopes without any of it would give, and `test_scopes_again.py` does so for
 what is used again.
 """
