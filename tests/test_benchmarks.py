@@ -12,7 +12,7 @@ import pytest
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("bench_*.py"))
 
 
-@pytest.mark.matrix(sample=5)
+@pytest.mark.matrix(sample=4)
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
 def test_runs(script: Path, tmp_path: Path) -> None:
     """One short round ends well and prints a table."""

@@ -143,6 +143,7 @@ def close(one: Tensor, other: Tensor) -> bool:
 
 
 class TestRegistered:
+    @pytest.mark.matrix(sample=1)
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_traced_whole(self, backend: str) -> None:
         """Hooks that were there before compile to one graph, and do what they do uncompiled."""
@@ -168,6 +169,7 @@ class TestRegistered:
             assert close(hook.tensor_metadata["seen"], tensor)
         assert not close(expected, plain)
 
+    @pytest.mark.matrix(sample=1)
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_come_and_go_after_the_first_call(self, backend: str) -> None:
         """What is registered, switched or removed after compiling takes effect at the next call."""
@@ -209,6 +211,7 @@ class TestRegistered:
             other(X)
             assert close(compiled(X), before)
 
+    @pytest.mark.matrix(sample=1)
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_gradients(self, backend: str) -> None:
         """Gradients flow through a traced controller, into its own parameter too."""
@@ -261,6 +264,7 @@ class TestRegistered:
         model.layers.clear()
         assert close(compiled(X), plain)
 
+    @pytest.mark.matrix(sample=1)
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_compiled_in_place(self, backend: str) -> None:
         """`module.compile()` serves hooks on the module, in it, before and after, and scopes."""
@@ -300,6 +304,7 @@ class TestRegistered:
 class TestScopes:
     """Scopes on a compiled model, which leaves them to Python."""
 
+    @pytest.mark.matrix(sample=1)
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_right(self, backend: str) -> None:
         """Captures, changes and replacements are what they are uncompiled."""
@@ -373,6 +378,7 @@ class TestScopes:
         assert close(compiled(X), plain)
         tenterhook.assert_clean(model)
 
+    @pytest.mark.matrix(sample=2)
     @pytest.mark.parametrize("scope", ["capture", "steer", "hooks"])
     @pytest.mark.parametrize("when", ["before", "after"])
     def test_whole_graph_is_refused(self, scope: str, when: str) -> None:
@@ -433,6 +439,7 @@ class TestAttachedToCompiled:
 class TestBackward:
     """Backward hooks break the graph: right without `fullgraph`."""
 
+    @pytest.mark.matrix(sample=3)
     @pytest.mark.parametrize(
         ("backend", "way"),
         [

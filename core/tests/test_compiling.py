@@ -69,6 +69,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.matrix(sample=2)
 @pytest.mark.parametrize("scoped", [False, True])
 @pytest.mark.parametrize("imported", ["tenterhook.hooks", "torch._dynamo"])
 def test_another_of_the_class(imported: str, scoped: bool) -> None:
