@@ -116,6 +116,8 @@ class HookedModel:
         dtype: torch.dtype | str | None = None,
         detach: bool = True,
         stop_after: LayerSpec | None = None,
+        budget: float | str | None = None,
+        store: Any = None,
         missing: Report = "warn",
         **selected: Unpack[Selected],
     ) -> CaptureScope:
@@ -133,13 +135,22 @@ class HookedModel:
         part: see `Selection`. Of selected tokens the tensors are `(n, features)`, in the order of
         the rows and of the tokens in each, and `captured.where(layer)` says which they are.
 
+        `budget` is how much memory the tensors may take together, in bytes or as `"2GiB"`. One more
+        is an `OverBudget` of `tenterhook.store`, a `MemoryError` that names the layer; or it goes
+        to `store`, if that is given, and is loaded whenever it is read.
+
         Raises `UnknownLayer` (a `ValueError`) at once, naming the closest layers.
         """
         selector = selector_of(selected)
         path = path_to(field, item)
         if path and inputs:
             raise ValueError(f"field={field!r} and item={item!r} are of outputs; leave inputs out.")
-        asked = layers, (device, dtype, detach, path), inputs, stop_after, selector
+        room = None
+        if budget is not None or store is not None:
+            from tenterhook.store import CaptureBudget
+
+            room = CaptureBudget.of(budget, store, detach=detach)
+        asked = layers, (device, dtype, detach, path), inputs, stop_after, room, selector
         return CaptureScope(self.layers, asked, missing=missing)
 
     def steer(

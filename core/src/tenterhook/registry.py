@@ -309,13 +309,11 @@ class HookRegistry:
             return
         whole = layer.module is self.index.module
         for held in (held for site in sites_of(layer.module) for held in site.held):
-            if held.looks_on:
-                continue
-            if whole and held.layer != layer.name and held.hook.id in self._held:
-                continue  # the model's input and output are two layers of one module
             standing = held.hook
+            # The model's input and output are two layers of one module.
+            is_other = whole and held.layer != layer.name and standing.id in self._held
             both = standing.detects and standing.controls
-            if standing.detects != hook.detects and not both:
+            if standing.detects != hook.detects and not (held.looks_on or is_other or both):
                 raise LayerConflict(layer.name, repr(hook), repr(standing))
 
     def mix_of(self, layer: str) -> Mix | None:

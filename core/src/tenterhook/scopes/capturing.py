@@ -16,32 +16,29 @@ from tenterhook.scopes.scope import Scope
 from tenterhook.scopes.selecting import Selector, steps_of
 
 _Form = tuple[torch.device | str | None, torch.dtype | str | None, bool, Path]
-Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None, Selector | None]
-"""What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop, and
-which part of them."""
+Asked = tuple[tuple[LayerChoice, ...], _Form, bool, LayerSpec | None, Any, Selector | None]
+"""What a capture was asked for: layers, how tensors are kept, whether inputs, where to stop, its
+`CaptureBudget`, and which part of them."""
+
+_OPEN_FIRST = "Open the capture first: `with model.capture(...) as captured:`."
 
 
 class CaptureScope(Scope):
     """`model.capture(...)`."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise AttributeError(
-            f"A capture has no {name!r} before it is opened: "
-            "`with model.capture(...) as captured:` gives what has."
-        )
+        raise AttributeError(f"A capture has no {name!r} before it is opened. {_OPEN_FIRST}")
 
     def __getitem__(self, layer: object) -> Any:
         """Raise `TypeError`: what is captured is had by opening the scope."""
-        raise TypeError("Open the capture first: `with model.capture(...) as captured:`.")
+        raise TypeError(_OPEN_FIRST)
 
     _asked: Asked
     _plan: Plan
     _captured: Captured
 
     def _look(self) -> None:
-        choices, form, inputs, stop_after, selector = self._asked
+        choices, form, inputs, stop_after, _, selector = self._asked
         self._begin(selector)
         found = self._index.find(choices)
         stop = None if stop_after is None else self._index.resolve(stop_after)
@@ -68,6 +65,8 @@ class CaptureScope(Scope):
             kind = partial(each.recorder, form=Form(*self._asked[1]))
             opening = self._plan.opening(kind, steps_of(selecting))
         calls: dict[str, list[Tensor]] = {name: [] for name in self._plan.names}
+        if (budget := self._asked[4]) is not None:
+            calls = budget.lists(calls)
         opening.own = [*calls.values()]
         chosen = self._selecting.get(id(self._asked[-1]))
         places = None if chosen is None else {r.layer: r.where for r in opening.parts}

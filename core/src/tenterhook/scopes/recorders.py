@@ -117,8 +117,9 @@ def make_plain(calls: list[Tensor]) -> bool:
     Return whether no transform runs, so that none is left.
     """
     over = _functorch.maybe_current_level() is None
-    for at, tensor in enumerate(calls):
-        calls[at] = _plain(tensor, over)
+    for at, tensor in enumerate(list.__iter__(calls)):
+        if isinstance(tensor, Tensor):  # what went to a store is plain, and not read for that
+            calls[at] = _plain(tensor, over)
     return over
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tenterhook_store.capture_budget import CaptureBudget
 from tenterhook_store.comparing import (
     LayerComparison,
     RunComparison,
@@ -32,6 +33,7 @@ from tenterhook_store.errors import (
     NotWritable,
     OtherLoader,
     OtherRun,
+    OverBudget,
     PlaceTaken,
     ReplacedRun,
     RowOutOfRange,
@@ -100,6 +102,7 @@ __all__ = [
     "BadName",
     "BadSetting",
     "CannotKeep",
+    "CaptureBudget",
     "DamagedStore",
     "DeletedRun",
     "DocumentMap",
@@ -128,6 +131,7 @@ __all__ = [
     "NotWritable",
     "OtherLoader",
     "OtherRun",
+    "OverBudget",
     "PlaceTaken",
     "Problem",
     "RangeMeter",

@@ -50,6 +50,45 @@ class NameTaken(TenterhookError, ValueError):
 
 
 @attrs.define(slots=False)
+class OverBudget(TenterhookError, MemoryError):
+    """A capture in a scope would hold more memory than it may."""
+
+    layer: str
+    tensor: str
+    """What the layer gave: `float32 [4, 128, 768]`."""
+    size: int
+    """Its bytes."""
+    held: int
+    """The bytes that the capture holds already."""
+    budget: int
+    in_transform: bool = False
+    """Whether a transform of `torch.func` keeps it from the store that is there."""
+
+    def __str__(self) -> str:
+        text = (
+            f"Layer {self.layer!r} gave {_amount(self.size)} ({self.tensor}), and the capture "
+            f"holds {_amount(self.held)} of its budget of {_amount(self.budget)}. "
+        )
+        if self.in_transform:
+            return f"{text}Inside a transform of torch.func nothing goes to the store."
+        return (
+            f"{text}Capture fewer layers or tokens (tokens='last'), keep less of each "
+            "(dtype='bfloat16', features=), take out what you have used (captured[layer].pop(0)), "
+            "or give a store for the rest: capture(..., budget=, store=LocalStore(folder))."
+        )
+
+
+def _amount(size: int) -> str:
+    """Return bytes as people say them: `1.5 MiB`."""
+    amount, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.4g} {unit}"
+
+
+@attrs.define(slots=False)
 class CannotKeep(TenterhookError, TypeError):
     """Something of a kind that a store has no place for."""
 
