@@ -116,6 +116,18 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def engines(session: nox.Session) -> None:
+    """Kill workers of engines 20 times at random, and those that drive them; every test of these.
+
+    Takes about ten minutes.
+    """
+    install_for_work(session)
+    tests = ("tests/test_processes_engine.py", "plugins/zarr/tests/test_zarr_engine.py")
+    env = {"TENTERHOOK_KILLS": "20", "TENTERHOOK_WHOLE": "1"}
+    session.run("pytest", *tests, "--timeout", "1200", *session.posargs, env=env)
+
+
+@nox.session
 def interleavings(session: nox.Session) -> None:
     """Run 1,000 random interleavings of scopes, registrations, surgery, copies, forks, threads.
 

@@ -22,6 +22,7 @@ from tenterhook_capture.engine import UnitDone, UnitLost, make_engine
 from tenterhook_capture.errors import BadArgument
 from tenterhook_capture.loading import load_model
 from tenterhook_capture.processes import ProcessesEngine, WorkersDied
+from tenterhook_capture.progress import Progress
 from tenterhook_capture.testing.engines import EngineContract
 from tenterhook_store import LocalStore, Run, Unit
 from tenterhook_store.testing.small_runs import a_plan
@@ -37,7 +38,8 @@ LAYERS = ["layer_0", "layer_1"]
 class TestProcesses(EngineContract):
     """Two processes."""
 
-    has_processes = True
+    has_processes = ProcessesEngine.has_processes
+    kills = int(os.environ.get("TENTERHOOK_KILLS", "1"))
 
     @pytest.fixture
     def engine(self) -> ProcessesEngine:
@@ -100,8 +102,10 @@ class TestRuns:
         """Whatever process does which unit; and nothing is left behind."""
         before = children()
         here = capture(tmp_path / "a")
-        there = capture(tmp_path / "b", ProcessesEngine(workers=3))
+        seen: list[Progress] = []
+        there = capture(tmp_path / "b", ProcessesEngine(workers=3), progress=seen.append)
         assert are_equal(here, there)
+        assert max(each.workers for each in seen) == 3
         assert there.plan.about["threads"] == torch.get_num_threads()
         assert none_is_left(before)
 

@@ -61,7 +61,11 @@ UnitEvent = UnitDone | UnitFailed | UnitLost
 
 
 class Engine(Protocol):
-    """Runs units, here or elsewhere."""
+    """Runs units, here or elsewhere.
+
+    One that has workers elsewhere may have a method `workers_alive()` too, which returns how many
+    there are just now; progress shows it.
+    """
 
     def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
         """Do the units and yield an event for each, as they end, in any order.

@@ -31,8 +31,8 @@ class Others:
         self._next = 0.0
         self.rows = 0
         """Rows of the units that are committed and not this process's to do."""
-        self.workers = 1
-        """Processes at work on the run, this one among them."""
+        self.count = 0
+        """How many are at work on the run."""
 
     def look(self) -> None:
         """Look again, if it is time; the numbers stay as they are where the store does not say."""
@@ -46,9 +46,7 @@ class Others:
                 committed = self._writer.committed()
                 self.rows = _rows(plan, committed, lambda number: number not in self._own)
             sessions = self._store.run(self._writer.run_id).recent(0)["sessions"]
-            self.workers = 1 + sum(
-                not each.is_silent for each in open_sessions(_not_this(sessions))
-            )
+            self.count = sum(not each.is_silent for each in open_sessions(_not_this(sessions)))
         took = time.monotonic() - began
         self._next = time.monotonic() + max(LOOK, took / SHARE)
 

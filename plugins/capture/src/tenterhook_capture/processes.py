@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -52,7 +52,12 @@ class ProcessesEngine:
     With several accelerators process `i` sees the `i`-th as `cuda`, and again from the first.
     """
 
+    has_processes: ClassVar[bool] = True
+    """For `EngineContract`: its workers can be lost."""
+
     workers: int = option(2, help="How many processes.", group="Run", least=1)
+    _pools: "set[_Pool]" = attrs.field(factory=set, init=False, eq=False, repr=False)
+    """Those of the runs that are going on."""
 
     def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
         """Do the units, in any order; see `Engine.run`.
@@ -62,10 +67,16 @@ class ProcessesEngine:
         if not units:
             return
         pool = _Pool(min(self.workers, len(units)), pickle.dumps(make_worker))
+        self._pools.add(pool)
         try:
             yield from pool.do(units)
         finally:
+            self._pools.discard(pool)
             pool.stop()
+
+    def workers_alive(self) -> int:
+        """Return how many processes there are; see `Engine`."""
+        return sum(len(pool) for pool in self._pools)
 
 
 class _Process:
@@ -135,6 +146,9 @@ class _Pool:
 
     def _start(self, rank: int) -> None:
         self._processes.append(_Process(rank, self._factory, self._theirs))
+
+    def __len__(self) -> int:
+        return len(self._processes)
 
     def do(self, units: Sequence[Unit]) -> Iterator[UnitEvent]:
         """Hand out the units, and yield what becomes of them."""

@@ -24,7 +24,7 @@ class Progress:
     rows_gained: int = attrs.Factory(lambda self: self.rows_new, takes_self=True)
     """By which the run grew since this session began, whoever computed them."""
     workers: int = 1
-    """Processes at work on the run, this one among them, as far as the store says."""
+    """At work on the run: those of this session, and the other processes that the store says."""
     bytes_new: int
     """Bytes of layers written in this session."""
     seconds: float
@@ -63,8 +63,11 @@ class Meter:
         row_bytes: int,
         run_rows: int,
         others: Others,
+        workers: Callable[[], int] = lambda: 1,
     ) -> None:
+        """`workers` says how many of this session's own are at work."""
         self._callback = callback
+        self._workers = workers
         self._others = others
         self._run_rows = run_rows
         self._first: int | None = None
@@ -109,7 +112,7 @@ class Meter:
             rows_new=new,
             rows_left_here=self._total - self._before - new,
             rows_gained=rows - self._first,
-            workers=self._others.workers,
+            workers=self._others.count + max(self._workers(), 1),
             bytes_new=new * self._row_bytes,
             seconds=time.perf_counter() - self._began,
         )

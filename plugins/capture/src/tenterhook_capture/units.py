@@ -55,6 +55,7 @@ def do_units(
         row_bytes=plan.row_bytes,
         run_rows=plan.rows,
         others=Others(store, writer, range(own[0].number, own[-1].number + 1) if own else range(0)),
+        workers=getattr(engine, "workers_alive", lambda: 1),
     )
     meter.add(0)
     if todo:
