@@ -27,6 +27,8 @@ class Registration:
     selection: Selector | None = attrs.field(init=False, default=None)
     looking_on: "Sequence[Registration]" = attrs.field(init=False, default=())
     """What its selector has at the model, before all that is registered there."""
+    selecting: Selecting | None = attrs.field(init=False, default=None)
+    """The selector at work."""
     entered: Sequence[Place] = attrs.field(init=False, default=())
     """What else its selector entered."""
     looks_on: bool = attrs.field(init=False, default=False)
@@ -42,11 +44,13 @@ class Registration:
         self.due = object() if self.hook._enabled else None
 
     def begin(self, selecting: Selecting) -> None:
-        """Have the selector look on, as long as the hook is registered."""
+        """Have the selector choose and look on, as long as the hook is registered."""
+        self.selecting, self.entries = selecting, tuple(map(selecting.change, self.entries))
         steps = steps_of([selecting])
         sites = [place for place in steps if isinstance(place, Site)]
-        look = (selecting,)
-        self.looking_on = [Registration(self.hook, "", s, look, self._remove) for s in sites]
+        self.looking_on = [
+            Registration(self.hook, "", s, (selecting,), self._remove) for s in sites
+        ]
         self.entered = [place for place in steps if not isinstance(place, Site)]
         for place in self.entered:
             place.enter()
@@ -60,6 +64,10 @@ class Registration:
             each.site.hold(tuple(other for other in each.site.held if other is not each))
         for place in self.entered:
             place.leave()
+
+    def unmatched(self, *, so_far: bool = False) -> list[str]:
+        """Return a sentence that says where nothing was selected; see `Selecting`."""
+        return [] if self.selecting is None else self.selecting.unmatched(so_far=so_far)
 
     def remove(self) -> None:
         """Unregister the hook; a second call does nothing."""

@@ -128,20 +128,21 @@ class HookRegistry:
     def report(self, due: list[tuple[Registration, object]]) -> None:
         """Report, once, those of `due` that never ran, when a run of the model has ended.
 
+        So it is with those whose selection matched nothing, if a later run may not as well.
         Raises `NeverFired` where `missing` is `"raise"`. Not while controllers are off.
         """
         frame = visible_frame()
         if frame is not None and frame.muted:
             return
-        silent = []
+        silent, unmatched = [], []
         with lock:
             for held, since in due:
                 if held.due is since and held in self._never_ran:
                     del self._never_ran[held]
                     if held.hook._enabled and not any(each.fired for each in held.entries):
                         silent.append(held)
-        if silent:
-            tell(self._why_silent(silent), self.missing, stacklevel=4)
+                    unmatched += held.unmatched(so_far=True)
+        tell([*self._why_silent(silent), *unmatched], self.missing, stacklevel=4)
 
     def _why_silent(self, silent: list[Registration]) -> list[str]:
         reasons: dict[str, list[str]] = {}
@@ -206,9 +207,7 @@ class HookRegistry:
             hook.hook_type, hook.layer_signature = kind, layer.name
             try:
                 entries = entries_for(hook, layer.name, self)
-                if selector is not None:
-                    selecting = selector.begin(self.index.module)
-                    entries = tuple(map(selecting.change, entries))
+                selecting = None if selector is None else selector.begin(self.index.module)
                 hook.set_context(self.context)
             except BaseException:
                 hook.hook_type, hook.layer_signature = before
@@ -217,7 +216,7 @@ class HookRegistry:
             held = Registration(hook, layer.name, site, entries, self._drop)
             held.priority, held.permanent, held.owner = priority, permanent, self.owner()
             held.selection = selector
-            if selector is not None:
+            if selecting is not None:
                 held.begin(selecting)
             order = (held, *site.held) if prepend else (*site.held, held)
             self._held[hook.id] = held
@@ -234,9 +233,12 @@ class HookRegistry:
         return hook.id
 
     def unregister_hook(self, hook_or_id: Hook | str) -> bool:
-        """Take a hook off, by instance or id; `False` if it is not registered here."""
+        """Take a hook off, by instance or id; `False` if it is not registered here.
+
+        Reports, as `missing` says, a selection that matched nothing all the while.
+        """
         held = self._find(hook_or_id)
-        return held is not None and self._drop(held)
+        return held is not None and bool(self._drop(held))
 
     def _find(self, hook_or_id: object) -> Registration | None:
         id = hook_or_id.id if isinstance(hook_or_id, Hook) else hook_or_id
@@ -246,25 +248,28 @@ class HookRegistry:
 
     def clear(self, *, including_permanent: bool = False) -> int:
         """Unregister all hooks, permanent ones only if asked; return how many went."""
-        with lock:
-            going = [h for h in self._held.values() if including_permanent or not h.permanent]
-            return sum(self._drop(held) for held in going)
+        held = list(self._held.values())
+        return self._drop(*(h for h in held if including_permanent or not h.permanent))
 
-    def _drop(self, held: Registration) -> bool:
+    def _drop(self, *going: Registration) -> int:
         with lock:
-            if self._held.get(held.hook.id) is not held:
-                return False
-            del self._held[held.hook.id]
-            self._never_ran.pop(held, None)
-            for entry in held.entries:
-                entry.live = False
-            held.owner = None
-            held.end()
-            held.hook._registration = None
-            if not any(other.layer == held.layer for other in self._held.values()):
-                self._mix.pop(held.layer, None)
-            held.hook.set_context(None)
-            return True
+            gone = [held for held in going if self._held.get(held.hook.id) is held]
+            for held in gone:
+                self._take_off(held)
+        tell([said for h in gone for said in h.unmatched()], self.missing, stacklevel=4)
+        return len(gone)
+
+    def _take_off(self, held: Registration) -> None:
+        del self._held[held.hook.id]
+        self._never_ran.pop(held, None)
+        for entry in held.entries:
+            entry.live = False
+        held.owner = None
+        held.end()
+        held.hook._registration = None
+        if not any(other.layer == held.layer for other in self._held.values()):
+            self._mix.pop(held.layer, None)
+        held.hook.set_context(None)
 
     def place(self, asked: LayerChoice, kind: HookType, *, several: bool = True) -> list[Layer]:
         """Return the layers that a hook of this kind goes to when `asked` is asked for.

@@ -59,8 +59,11 @@ class Selecting(Protocol):
     def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Return what was kept of each row, `(tokens, features)`, in token order."""
 
-    def unmatched(self) -> list[str]:
-        """Return a sentence that says where nothing was selected, and why; none if all matched."""
+    def unmatched(self, *, so_far: bool = False) -> list[str]:
+        """Return, once, a sentence that says where nothing was selected; none if all matched.
+
+        It says why. `so_far` leaves out what a later run of the model may well select.
+        """
 
 
 class Selected(TypedDict, total=False):

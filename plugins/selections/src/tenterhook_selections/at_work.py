@@ -50,6 +50,10 @@ class Choice(Protocol):
         """Whether it selects among tokens."""
 
     @property
+    def tokens(self) -> object:
+        """Which tokens; `None` for all."""
+
+    @property
     def phase(self) -> object:
         """`"prompt"`, `"generated"` or `None`."""
 
@@ -267,16 +271,31 @@ class SelectionAtWork:
         rows = [sorted(seen[row].items()) for row in sorted(seen)]
         return [torch.stack([value for _, value in row]) for row in rows]
 
-    def unmatched(self) -> list[str]:
-        """Return the sentence that says where nothing was selected, and why; none if all matched.
+    def unmatched(self, *, so_far: bool = False) -> list[str]:
+        """Return, once, a sentence that says where nothing was selected; none if all matched.
 
-        A layer that was never called is no matter of the selection.
+        It says why. A layer that was never called is no matter of the selection. `so_far` leaves
+        out what waits for its time: generated tokens, while none are generated; steps; calls.
         """
+        if so_far and self._waits():
+            return []
         parts = (part for each in self._parts if (part := each()) is not None)
         layers = dict.fromkeys(each.layer for each in parts if each.asked and not each.matched)
         names = ", ".join(map(repr, layers))
-        why = self._likeliest()
-        return [f"{self.selection} matched no token at {names}.{why}"] if layers else []
+        if not layers:
+            return []
+        self._parts = []
+        return [f"{self.selection} matched no token at {names}.{self._likeliest()}"]
+
+    def _waits(self) -> bool:
+        """Whether a later run may select what none has had yet."""
+        selection = self.selection
+        asks_made = "generated" in (selection.phase, selection.tokens)
+        return (
+            (asks_made and not self._asked.generated)
+            or selection.step is not None
+            or selection.every > 1
+        )
 
     def _likeliest(self) -> str:
         """Return the likeliest cause of a selection that matched nothing, if one is known."""
