@@ -131,8 +131,7 @@ class HookRegistry:
         So it is with those whose selection matched nothing, if a later run may not as well.
         Raises `NeverFired` where `missing` is `"raise"`. Not while controllers are off.
         """
-        frame = visible_frame()
-        if frame is not None and frame.muted:
+        if getattr(visible_frame(), "muted", False):
             return
         silent, unmatched = [], []
         with lock:
@@ -225,10 +224,9 @@ class HookRegistry:
             if mix is not None:
                 self._mix[layer.name] = mix
             hook._registration = held
-            for opening in self.muting:
-                if site not in opening.steps:
-                    opening.steps[site] = NO_STEPS
-                    site.scopes += 1
+            for opening in (each for each in self.muting if site not in each.steps):
+                opening.steps[site] = NO_STEPS
+                site.scopes += 1
             site.hold(_ordered(order, chosen))
         return hook.id
 
