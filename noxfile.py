@@ -128,6 +128,18 @@ def engines(session: nox.Session) -> None:
 
 
 @nox.session
+def slurm(session: nox.Session) -> None:
+    """Have a Slurm cluster on this machine do captures, its tasks killed at random.
+
+    It is started by the tests, from Debian's packages slurm-wlm and munge, and ends with them;
+    where those are not installed the tests are skipped. What follows `--` goes to pytest.
+    """
+    install_for_work(session)
+    env = {"TENTERHOOK_KILLS": "20"}
+    session.run("pytest", "tests/check_slurm.py", *session.posargs, env=env)
+
+
+@nox.session
 def interleavings(session: nox.Session) -> None:
     """Run 1,000 random interleavings of scopes, registrations, surgery, copies, forks, threads.
 

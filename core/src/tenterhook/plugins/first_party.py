@@ -10,8 +10,8 @@ _EDITS = ("AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "Z
 _SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
 
 _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "tenterhook-capture": {"engines": ("local", "processes")},
-    "tenterhook-cli": {"commands": ("capture", "layers", "plugins", "runs", "work")},
+    "tenterhook-capture": {"engines": ("local", "processes", "slurm")},
+    "tenterhook-cli": {"commands": ("capture", "layers", "plugins", "runs", "submit", "work")},
     "tenterhook-edits": {"controllers": _EDITS},
     "tenterhook-function-controller": {"controllers": ("FunctionController",)},
     "tenterhook-hook-points": {"loaders": ("points",)},

@@ -37,6 +37,8 @@ class About:
     """The smallest whole number that it may be; `None` where it is no number."""
     takes_list: bool = False
     """Whether it may be several words, with commas between them."""
+    repeats: bool = False
+    """Whether it may be given several times, each with a value of its own."""
 
 
 def about(help: str, group: str, **more: Any) -> dict[str, About]:

@@ -20,4 +20,9 @@ def tenterhook_engines() -> Sequence[Extension]:
             "tenterhook_capture.processes:ProcessesEngine",
             "Several processes of this machine do units, each with a model of its own.",
         ),
+        Extension(
+            "slurm",
+            "tenterhook_capture.slurm:SlurmEngine",
+            "Tasks of a Slurm job do units, on the nodes of a cluster.",
+        ),
     ]

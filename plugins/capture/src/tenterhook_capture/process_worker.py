@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -20,9 +21,9 @@ def _end(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _follow(alive: int) -> None:
+def _follow(wait_for_end: Callable[[], object]) -> None:
     """End when the process that started this one does, however it ends."""
-    os.read(alive, 1)  # nobody writes: it returns when the other end is closed
+    wait_for_end()
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(_GRACE)
     os._exit(1)
@@ -30,15 +31,25 @@ def _follow(alive: int) -> None:
 
 def main(pipe: Connection, alive: int) -> None:
     """Do units until there are no more."""
+    # Nobody writes: it returns when the other end is closed.
+    work_for(pipe, lambda: os.read(alive, 1))
+
+
+def work_for(pipe: Connection, wait_for_end: Callable[[], object]) -> None:
+    """Do the units that come by a pipe until there are no more.
+
+    First come the folders that modules are imported from, and a pickled factory of workers.
+    `wait_for_end` returns when whoever sends them is gone.
+    """
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # what is printed is no output of the command
-    threading.Thread(target=_follow, args=(alive,), daemon=True).start()
+    threading.Thread(target=_follow, args=(wait_for_end,), daemon=True).start()
     try:
-        sys.path[:] = pipe.recv()
+        sys.path[:] = pipe.recv() or sys.path
         factory = pipe.recv_bytes()
         _work(pipe, factory)
-    except (EOFError, BrokenPipeError):  # there are no more, or nobody hears
+    except (EOFError, OSError):  # there are no more, or nobody hears
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already

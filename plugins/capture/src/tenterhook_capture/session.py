@@ -5,13 +5,13 @@ import os
 import platform
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from tenterhook.errors import TenterhookError
 from tenterhook_capture.provenance import environment, now
-from tenterhook_store import RunWriter
+from tenterhook_store import RunPlan, RunWriter
 
 HEARTBEAT = 60.0
 """Seconds between two notes that a process is alive."""
@@ -88,7 +88,8 @@ class Session:
         self._heart.join()
         outcome = "done" if kind is None else f"stopped by {kind.__name__}"
         if error is not None:
-            error.add_note(self._how_to_resume())
+            writer = self._writer
+            error.add_note(how_to_resume(writer.run_id, writer.plan, writer.committed()))
         try:
             self._writer.note_session(self._name, {**self._facts, "end": now(), "outcome": outcome})
         except OSError:
@@ -101,10 +102,8 @@ class Session:
             with contextlib.suppress(OSError, TenterhookError):  # the run itself will meet it
                 self._writer.note_session(self._name, {**self._facts, "seen": now()})
 
-    def _how_to_resume(self) -> str:
-        plan = self._writer.plan
-        rows = sum(plan.unit(number).rows for number in self._writer.committed())
-        return (
-            f"Run {self._writer.run_id!r} has {rows} of {plan.rows} rows; "
-            "the same command again does the rest."
-        )
+
+def how_to_resume(run_id: str, plan: RunPlan, committed: Collection[int]) -> str:
+    """Say how far a run is, and how to go on."""
+    rows = sum(plan.unit(number).rows for number in committed)
+    return f"Run {run_id!r} has {rows} of {plan.rows} rows; the same command again does the rest."

@@ -32,6 +32,8 @@ def described_option(field: "attrs.Attribute[Any]", about: About) -> dict[str, A
         settings |= {"type": click.Choice(about.choices)}
     elif about.least is not None:
         settings |= {"type": click.IntRange(min=about.least), "metavar": "N"}
+    elif about.repeats:
+        settings |= {"multiple": True}
     elif about.takes_list:
         settings |= {"metavar": "WORDS", "hint": "Several go in one, with commas between them."}
     help = re.sub(r"`(\w+)`", lambda name: _flag(name[1]), about.help)

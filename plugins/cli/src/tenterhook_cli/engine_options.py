@@ -71,7 +71,7 @@ class EngineCommand(GroupedCommand):
         chosen, given = ctx.params.get("engine"), dict[str, Any]()
         for flag, settings in _by_flag(ctx).items():
             value = ctx.params.pop(settings[0].parameter, None)
-            if value is None:
+            if value is None or value == ():
                 continue
             mine = [each for each in settings if each.engine == chosen]
             if not mine:

@@ -24,5 +24,10 @@ def tenterhook_commands() -> Sequence[Extension]:
             "tenterhook_cli.runs:runs",
             "Show, check, finish, export and delete the runs of a store.",
         ),
+        Extension(
+            "submit",
+            "tenterhook_cli.submit:submit",
+            "Submit a Slurm job that does what is missing of a run.",
+        ),
         Extension("work", "tenterhook_cli.work:work", "Do the units that are missing of a run."),
     ]

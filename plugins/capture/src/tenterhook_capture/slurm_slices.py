@@ -1,0 +1,313 @@
+"""A run done by an array job of Slurm, each task a slice of the plan: `tenterhook submit`.
+
+Tasks need the store and nothing else: no connection to whoever submitted them, who may go. Who
+stays looks at the store and at Slurm from time to time, and submits again what a job has left
+undone, a few times. From the second time on each task does its units in a process of its own, so
+that a unit which kills whoever does it is found and named, and the rest of its slice is done.
+"""
+
+import bisect
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tenterhook.errors import TenterhookError
+from tenterhook_capture.errors import NotRebuildable, UnitsFailed
+from tenterhook_capture.progress import Progress, ProgressCallback
+from tenterhook_capture.recipe import CaptureRecipe
+from tenterhook_capture.session import how_to_resume
+from tenterhook_capture.slurm_job import (
+    SlurmJob,
+    SlurmOptions,
+    TaskState,
+    array_of,
+    bash_word,
+)
+from tenterhook_capture.status import run_status
+from tenterhook_store import Run, Store
+
+LOOK = 10.0
+"""Seconds between two looks at most, once a job has gone on for a while."""
+
+ENDS = 60.0
+"""Seconds that Slurm has to end what is cancelled."""
+
+
+@attrs.define(slots=False)
+class NotShared(TenterhookError, ValueError):
+    """A store that other machines cannot reach."""
+
+    location: str
+
+    def __str__(self) -> str:
+        return (
+            f"Store {self.location!r} is in the memory of one process, where no other node reaches "
+            "it. Name a folder that every node sees, or the URL of an object store."
+        )
+
+
+@attrs.define(slots=False)
+class SlicesEnded(TenterhookError, RuntimeError):
+    """No task of a job began its work."""
+
+    ending: str
+    """How one of them ended."""
+    said: str
+    """The last that it printed, if that can be read."""
+
+    def __str__(self) -> str:
+        said = f" It said: {self.said}" if self.said else ""
+        return (
+            f"No task began its work: {self.ending}.{said} Tasks need the Python and the packages "
+            "of this machine (--python, --setup), and must see the store, the model and the data."
+        )
+
+
+@attrs.frozen(kw_only=True)
+class SlicedRun:
+    """A run, and how its slices are to be done by tasks of Slurm.
+
+    Raises `NotRebuildable` for a run made from what has no name, `NotShared` for a store in memory.
+    """
+
+    store: Store
+    run_id: str
+    tasks: int = 2
+    """Into how many slices it is cut; no more than it has units."""
+    options: SlurmOptions = attrs.field(factory=SlurmOptions)
+    tries: int = 3
+    """How often a unit is tried in all."""
+    processes: int | None = None
+    """In how many processes of its own each task does its units; `None` for none."""
+    places: dict[str, str] = attrs.field(factory=dict)
+    """Where the nodes have `model` and `data`, the `field` of its records, and the `device`."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.store.location.startswith(("memory:", "in memory")):
+            raise NotShared(self.store.location)
+        recipe = CaptureRecipe.of_run(self.run()).elsewhere(**self.places)
+        if recipe.unnamed:
+            raise NotRebuildable(self.run_id, recipe.unnamed)
+
+    def run(self) -> Run:
+        """Open the run as it is by now."""
+        return self.store.run(self.run_id)
+
+    def slices(self, units: Iterable[int]) -> dict[int, list[int]]:
+        """Return units by the slice that they are of."""
+        plan = self.run().plan
+        count = self._count(plan.unit_count)
+        firsts = [plan.unit_count * index // count for index in range(count)]
+        found: dict[int, list[int]] = {}
+        for unit in units:
+            found.setdefault(bisect.bisect_right(firsts, unit) - 1, []).append(unit)
+        return found
+
+    def script(self, *, isolated: bool = False) -> str:
+        """Return the script for the slices that lack units.
+
+        Each task is `tenterhook work` of its slice; with `isolated` it does its units in a process
+        of its own, and tries each once less, for they have been tried.
+        """
+        run = self.run()
+        processes = self.processes or (1 if isolated else None)
+        tries = max(self.tries - isolated, 1)
+        settings = {**self.places, "tries": str(tries)}
+        if processes is not None:
+            settings |= {"engine": "processes", "workers": str(processes)}
+        count = self._count(run.plan.unit_count)
+        named = [bash_word(self.store.location), bash_word(self.run_id)]
+        asked = ["--slice", f'"$SLURM_ARRAY_TASK_ID/{count}"']
+        asked += [bash_word(f"--{name}={text}") for name, text in settings.items()]
+        # A name that begins with a dash is no option after two of them.
+        is_dashed = any(each.startswith("-") for each in (self.store.location, self.run_id))
+        words = ["work", *asked, "--", *named] if is_dashed else ["work", *named, *asked]
+        logs = self.options.logs
+        return self.options.script(
+            "tenterhook",
+            words,
+            array=array_of(self.slices(run.missing) or range(count)),
+            name=f"tenterhook-{self.run_id}",
+            more=[] if logs is None else [f"--output={logs}/tenterhook-%A_%a.out"],
+        )
+
+    def submit(self) -> SlurmJob:
+        """Submit the slices that lack units, and leave it at that."""
+        return SlurmJob.submit(self.script())
+
+    def do(
+        self,
+        *,
+        progress: ProgressCallback | None = None,
+        on_job: Callable[[str], None] = lambda _: None,
+        rounds: int = 3,
+    ) -> None:
+        """Submit the slices that lack units, wait, and submit what is left, so often in all.
+
+        `on_job` is told in words how the tasks are, when that changes. Raises `UnitsFailed` where
+        units are missing in the end, `SlicesEnded` where no task could begin, and what `submit`
+        does. Where something else stops it, as Ctrl-C, the job is cancelled.
+        """
+        watch = _Watch(self, progress, on_job)
+        before = _sessions(self.run())
+        endings: dict[int, str] = {}
+        failed: dict[int, str] = {}
+        for count in range(rounds):
+            run = self.run()
+            failed = _failed(run, before)
+            left = self.slices(unit for unit in run.missing if unit not in failed)
+            if not left:
+                break
+            job = SlurmJob.submit(self.script(isolated=count > 0))
+            watch.until_over(job, left)
+            endings = {index: job.ending(index) for index in left}
+            in_vain = all("FAILED, exit code" in each for each in endings.values())
+            if in_vain and _sessions(self.run()) == before:
+                index = min(left)
+                raise SlicesEnded(endings[index], self._said(job, index))
+            if self.options.logs is None:
+                _forget_logs(job, left, endings)
+        self._end(endings, before)
+
+    def _end(self, endings: dict[int, str], before: "set[_Key]") -> None:
+        """Tidy up a run that is complete; name what is missing of another."""
+        run = self.run()
+        if run.is_complete:
+            self.store.write_run(self.run_id, run.plan).finish()
+            return
+        failed, causes = _failed(run, before), dict[int, str]()
+        for index, units in self.slices(run.missing).items():
+            lost = f"it was not done: {endings.get(index, 'its task is gone')}"
+            causes |= {unit: failed.get(unit, lost) for unit in units}
+        raise UnitsFailed(self.run_id, causes, self.tries)
+
+    def _count(self, units: int) -> int:
+        return max(min(self.tasks, units), 1)
+
+    def _said(self, job: SlurmJob, index: int) -> str:
+        """Return the last that a task printed, where this machine sees the file."""
+        folder = self.options.logs
+        name = f"slurm-{job.id}_{index}.out"
+        path = Path(name) if folder is None else Path(folder, f"tenterhook-{job.id}_{index}.out")
+        with contextlib.suppress(OSError):
+            lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+            errors = [line for line in lines if line.startswith("error: ")]
+            return (errors or lines or [""])[-1]
+        return ""
+
+
+class _Watch:
+    """Looks at a job and at the run, and tells how far they are."""
+
+    def __init__(
+        self, of: SlicedRun, progress: ProgressCallback | None, on_job: Callable[[str], None]
+    ) -> None:
+        self._of, self._progress, self._on_job = of, progress, on_job
+        self._began = time.monotonic()
+        self._first: int | None = None
+        self._told = ""
+
+    def until_over(self, job: SlurmJob, indices: Collection[int]) -> None:
+        """Wait until no task of a job is left; cancel it where something stops the waiting."""
+        rest = 1.0
+        try:
+            while (states := job.states()) is None or not _are_over(states.values()):
+                if states is not None:
+                    self._tell(job, [*states.values()])
+                time.sleep(rest)
+                rest = min(rest * 1.2, LOOK)
+            self._tell(job, [])
+        except BaseException as error:
+            cancel(job)
+            if self._of.options.logs is None:
+                _forget_logs(job, indices)
+            run = self._of.run()
+            error.add_note(how_to_resume(run.id, run.plan, run.committed))
+            raise
+
+    def _tell(self, job: SlurmJob, states: Sequence[TaskState]) -> None:
+        waiting = [each for each in states if each.state == "PENDING"]
+        running = sum(not each.is_over for each in states) - len(waiting)
+        if (said := _tasks(job, waiting, running)) != self._told:
+            self._told = said
+            self._on_job(said)
+        if self._progress is None:
+            return
+        run = self._of.run()
+        rows = run.rows_committed
+        self._first = rows if self._first is None else self._first
+        gained = rows - self._first
+        self._progress(
+            Progress(
+                run_id=run.id,
+                rows=rows,
+                rows_total=run.plan.rows,
+                rows_new=gained,
+                workers=max(running, 1),
+                bytes_new=gained * run.plan.row_bytes,
+                seconds=time.monotonic() - self._began,
+            )
+        )
+
+
+def cancel(job: SlurmJob) -> None:
+    """Have Slurm end a job, and wait until it is over, a minute at most."""
+    job.cancel()
+    until = time.monotonic() + ENDS
+    while time.monotonic() < until:
+        states = job.states()
+        if states is not None and _are_over(states.values()):
+            return
+        time.sleep(0.2)
+
+
+def _are_over(states: Iterable[TaskState]) -> bool:
+    return all(each.is_over for each in states)
+
+
+def _tasks(job: SlurmJob, waiting: Sequence[TaskState], running: int) -> str:
+    if not waiting and not running:
+        return f"Job {job.id} is over."
+    facts = []
+    if waiting:
+        reasons = sorted({each.reason for each in waiting} - {"None"})
+        why = f" ({', '.join(reasons)})" if reasons else ""
+        facts.append(f"{len(waiting)} in the queue{why}")
+    if running:
+        facts.append(f"{running} at work")
+    return f"Job {job.id}: {', '.join(facts)}."
+
+
+_Key = tuple[Any, Any, Any]
+
+
+def _key(session: dict[str, Any]) -> _Key:
+    return session.get("host"), session.get("process"), session.get("start")
+
+
+def _sessions(run: Run) -> set[_Key]:
+    return {_key(each) for each in run.recent(0)["sessions"]}
+
+
+def _failed(run: Run, before: set[_Key]) -> dict[int, str]:
+    """Return the units that are missing, and failed in sessions that were not there before."""
+    if _sessions(run) == before:
+        return {}
+    new = [each for each in run.recent(0)["sessions"] if _key(each) not in before]
+    there = run_status(run).failed
+    named = {int(number) for each in new for number in each.get("failed", {})}
+    return {number: cause for number, cause in there.items() if number in named}
+
+
+def _forget_logs(
+    job: SlurmJob, indices: Iterable[int], endings: "dict[int, str] | None" = None
+) -> None:
+    """Remove what Slurm wrote here of tasks that ended well, or of all."""
+    for index in indices:
+        if endings is None or "COMPLETED" in endings[index]:
+            with contextlib.suppress(OSError):
+                Path(f"slurm-{job.id}_{index}.out").unlink(missing_ok=True)
