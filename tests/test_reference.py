@@ -82,7 +82,11 @@ MODULES = {
         "tenterhook.store",
         "tenterhook_capture.option_fields",
     ],
-    "hook-points": ["tenterhook_hook_points", "tenterhook_hook_points.gpt"],
+    "hook-points": [
+        "tenterhook_hook_points",
+        "tenterhook_hook_points.gpt",
+        "tenterhook_hook_points.llama",
+    ],
     "hooks": ["tenterhook", "tenterhook.hooks", "tenterhook.hooks.utils"],
     "language-model": ["tenterhook_transformers"],
     "plugins": ["tenterhook", "tenterhook.plugins"],

@@ -274,7 +274,7 @@ class TestOneWorld:
 
         GPT2Model(theirs().config).save_pretrained(tmp_path)
         AutoTokenizer.from_pretrained(model_path()).save_pretrained(tmp_path)
-        with pytest.raises(NotAGPT, match=r"it is a GPT2Model\..*takes GPT-2 models"):
+        with pytest.raises(NotAGPT, match=r"it is a GPT2Model\..*takes GPT-2, Llama,"):
             load_model(f"points:{tmp_path}")
         unlike = theirs(scale_attn_by_inverse_layer_idx=True)
         unlike.save_pretrained(tmp_path)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from tenterhook_hook_points.errors import (
         AmbiguousName,
         NotAGPT,
+        NotATransformer,
+        NoTokenizer,
+        NotOneToken,
         UnknownActivation,
         UnknownHookPoint,
     )
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from tenterhook_hook_points.introspection import HookIntrospectionMixin
     from tenterhook_hook_points.point import HookPoint
     from tenterhook_hook_points.root import HookedRootModule
+    from tenterhook_hook_points.spellings import get_act_name
+    from tenterhook_hook_points.transformer import HookedTransformer
 
 _HOMES = {
     "ActivationCache": "cache",
@@ -27,11 +32,16 @@ _HOMES = {
     "HookIntrospectionMixin": "introspection",
     "HookPoint": "point",
     "HookedRootModule": "root",
+    "HookedTransformer": "transformer",
     "LensHandle": "handles",
+    "NoTokenizer": "errors",
     "NotAGPT": "errors",
+    "NotATransformer": "errors",
+    "NotOneToken": "errors",
     "TensorConversion": "conversion",
     "UnknownActivation": "errors",
     "UnknownHookPoint": "errors",
+    "get_act_name": "spellings",
 }
 
 __all__ = [
@@ -41,11 +51,16 @@ __all__ = [
     "HookIntrospectionMixin",
     "HookPoint",
     "HookedRootModule",
+    "HookedTransformer",
     "LensHandle",
+    "NoTokenizer",
     "NotAGPT",
+    "NotATransformer",
+    "NotOneToken",
     "TensorConversion",
     "UnknownActivation",
     "UnknownHookPoint",
+    "get_act_name",
 ]
 
 

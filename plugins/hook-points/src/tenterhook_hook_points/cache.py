@@ -9,33 +9,37 @@ from torch import Tensor
 
 from tenterhook_hook_points.errors import AmbiguousName, UnknownActivation
 from tenterhook_hook_points.names import NamesFilter, chosen
+from tenterhook_hook_points.residual import StreamParts
+from tenterhook_hook_points.spellings import other_spellings, part_of_block
 
 if TYPE_CHECKING:
     from tenterhook_store import Store
 
 
-class ActivationCache(dict[str, Tensor]):
+class ActivationCache(StreamParts):
     """What the points saw, by name: a dictionary, which also takes short names.
 
     A short name is the end of a name, with or without `hook_`: of `blocks.3.attn.hook_q`, `q` and
     `attn.hook_q`. `cache["q", 3]` is that of block 3, `cache["q", -1]` that of the last block
-    there is, and `cache["embed"]` a point that is in no block. Only full names are `in` it.
+    there is, and `cache["embed"]` a point that is in no block. Names may be spelled as other
+    libraries have them: `cache["attn", 3]` is a pattern. Only full names are `in` it.
+
+    Of a run of a `HookedTransformer` it also takes the residual stream apart, and says what each
+    part adds to a logit: `decompose_resid`, `logit_attrs` and their like. Their tensors are new.
     """
 
     def __init__(
         self,
         cache_dict: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]] = (),
-        *,
+        model: Any = None,
         has_batch_dim: bool = True,
     ) -> None:
         """Of tensors by full name, any shapes and dtypes; they are not copied."""
         super().__init__(cache_dict)
+        self.model = model
+        """The model whose points these are, where it is known; no pickle or deep copy has it."""
         self.has_batch_dim = has_batch_dim
         """Whether the first axis of each tensor is the batch."""
-
-    if TYPE_CHECKING:
-
-        def __getitem__(self, key: str | tuple[Any, ...]) -> Tensor: ...
 
     @property
     def names(self) -> list[str]:
@@ -52,19 +56,25 @@ class ActivationCache(dict[str, Tensor]):
 
         Raises `UnknownActivation`, `AmbiguousName`, each a `KeyError`.
         """
+        if isinstance(key, str):
+            for spelling in other_spellings(key):
+                if spelling in self:
+                    return self[spelling]
         parts = key if isinstance(key, tuple) else (key, None)
         if len(parts) not in (2, 3) or not isinstance(parts[0], str):
             raise UnknownActivation(key, self)
         name, block = parts[0], parts[1]
-        short = f"{parts[2]}.{name}" if len(parts) == 3 and parts[2] is not None else name
+        part = "" if len(parts) < 3 or parts[2] is None else part_of_block(str(parts[2]))
+        short = f"{part}.{name}" if part else name
         if isinstance(block, int) and block < 0 and -block <= len(self.layers):
             block = self.layers[block]
-        found = [each for each in self if _split(each)[0] == block and _means(short, each)]
-        if not found:
-            raise UnknownActivation(key, self)
-        if len(found) > 1:
-            raise AmbiguousName(key, found)
-        return self[found[0]]
+        for spelling in (short, *other_spellings(short)):
+            found = [each for each in self if _split(each)[0] == block and _means(spelling, each)]
+            if len(found) > 1:
+                raise AmbiguousName(key, found)
+            if found:
+                return self[found[0]]
+        raise UnknownActivation(key, self)
 
     def stack(self, name: str) -> Tensor:
         """Return a point of every block as one tensor, `(blocks, ...)`, in the order of `layers`.
@@ -75,10 +85,11 @@ class ActivationCache(dict[str, Tensor]):
         Raises `UnknownActivation`, `AmbiguousName`; `ValueError` where the shapes differ.
         """
         found: dict[int, list[str]] = {}
-        for each in self:
-            block = _split(each)[0]
-            if block is not None and _means(name, each):
-                found.setdefault(block, []).append(each)
+        for spelling in (name, *other_spellings(name)):
+            for each in () if found else self:
+                block = _split(each)[0]
+                if block is not None and _means(spelling, each):
+                    found.setdefault(block, []).append(each)
         if not found:
             raise UnknownActivation(name, self)
         for names in found.values():
@@ -142,7 +153,12 @@ class ActivationCache(dict[str, Tensor]):
 
     def copy(self) -> "ActivationCache":
         """Return another cache of the same tensors."""
-        return ActivationCache(self, has_batch_dim=self.has_batch_dim)
+        return ActivationCache(self, self.model, self.has_batch_dim)
+
+    __copy__ = copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}
 
     def __repr__(self) -> str:
         size = sum(tensor.nbytes for tensor in self.values())

@@ -88,6 +88,55 @@ class NotAGPT(TenterhookError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name!r} cannot be loaded with hook points: {self.why} 'points:' takes GPT-2 "
-            f"models; load it without hook points as {self.name!r}, whose layers have names too."
+            f"{self.name!r} cannot be loaded with hook points: {self.why} 'points:' takes GPT-2, "
+            "Llama, Mistral, Qwen2 and Qwen3 models; load it without hook points as "
+            f"{self.name!r}, whose layers have names too."
+        )
+
+
+@attrs.define(slots=False)
+class NotATransformer(TenterhookError, ValueError):
+    """A cache whose model has no residual stream that is known."""
+
+    kind: str
+    """The class of its model; `""` where it has none."""
+
+    def __str__(self) -> str:
+        what = f"a {self.kind}" if self.kind else "not known"
+        return (
+            f"The model of this cache is {what}, so its residual stream cannot be taken apart. "
+            "Take the cache of run_with_cache on a HookedGPT or HookedLlama, or set cache.model."
+        )
+
+
+@attrs.define(slots=False)
+class NoTokenizer(TenterhookError, ValueError):
+    """A model that was given text, and has no tokenizer."""
+
+    kind: str
+    """The class of the model."""
+
+    def __str__(self) -> str:
+        return (
+            f"This {self.kind} has no tokenizer, so it takes token ids alone. Set model.tokenizer, "
+            "or load it by name: load_model('points:gpt2').module."
+        )
+
+
+@attrs.define(slots=False)
+class NotOneToken(TenterhookError, ValueError):
+    """A text that is not one token."""
+
+    text: str
+    """What was asked for."""
+
+    tokens: list[str] = attrs.field(converter=_list)
+    """The tokens that it is."""
+
+    def __str__(self) -> str:
+        if not self.tokens:
+            return f"{self.text!r} has no token."
+        return (
+            f"{self.text!r} is {len(self.tokens)} tokens, {', '.join(map(repr, self.tokens))}. "
+            "Give one of them; the first of a word begins with its space."
         )

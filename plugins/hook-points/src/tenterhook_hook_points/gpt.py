@@ -5,6 +5,7 @@ To read, to copy, and to do first experiments on. The layout is that of GPT-2 (R
 positions. Attention is written head by head, so that each head's part can be seen and changed.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,10 +15,9 @@ import attrs
 import torch
 from attrs import validators
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tenterhook_hook_points.point import HookPoint
-from tenterhook_hook_points.root import HookedRootModule
+from tenterhook_hook_points.transformer import HookedTransformer
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_new": partial(nn.GELU, "tanh"),
@@ -103,6 +103,14 @@ class HookedLayerNorm(nn.Module):
         normalized: Tensor = self.hook_normalized(x / scale * self.w + self.b)
         return normalized
 
+    def scale_of(self, x: Tensor) -> Tensor:
+        """Return what `x`, `(..., n_embd)`, would be divided by, `(..., 1)`."""
+        return (x.var(-1, correction=0, keepdim=True) + self.eps).sqrt()
+
+    def applied(self, part: Tensor, scale: Tensor) -> Tensor:
+        """Put a part of the stream, `(..., n_embd)`, through, at a scale and without the bias."""
+        return (part - part.mean(-1, keepdim=True)) / scale * self.w.detach()
+
 
 class HookedAttention(nn.Module):
     """Causal self-attention, head by head.
@@ -177,10 +185,11 @@ class HookedBlock(nn.Module):
         self.hook_resid_post = HookPoint()
         self.hook_attn_out, self.hook_mlp_out = HookPoint(), HookPoint()
 
-    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor, where: None = None) -> Tensor:
         """Take and return the residual stream, `(batch, seq, n_embd)`.
 
-        `visible`, bool `(batch, 1, query, key)`, says what each query sees.
+        `visible`, bool `(batch, 1, query, key)`, says what each query sees; `where` the tokens are
+        the embeddings have said.
         """
         pre = self.hook_resid_pre(x)
         mid = self.hook_resid_mid(pre + self.hook_attn_out(self.attn(self.ln1(pre), visible)))
@@ -188,11 +197,8 @@ class HookedBlock(nn.Module):
         return post
 
 
-class HookedGPT(HookedRootModule):
+class HookedGPT(HookedTransformer):
     """A GPT whose every step has a name; `model.hook_dict` has them all."""
-
-    batch_first = True
-    """Every activation has the batch first: selections of tokens ask."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -207,39 +213,16 @@ class HookedGPT(HookedRootModule):
         self.ln_final = HookedLayerNorm(config)
         self.setup()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        *,
-        loss: bool = False,
-    ) -> Tensor:
-        """Take token ids `(batch, seq)`; return logits `(batch, seq, vocab_size)`.
+    @property
+    def n_positions(self) -> int:
+        """How many tokens a text may have."""
+        return self.config.n_positions
 
-        `attention_mask` is 1 at real tokens; with padding on the left give `position_ids` too.
-        With `loss`, return the mean cross-entropy of each next token instead, one number.
-        Raises `ValueError` for more tokens than `n_positions`.
-        """
-        batch, seq = input_ids.shape
-        if seq > self.config.n_positions:
-            raise ValueError(f"{seq} tokens are more than n_positions={self.config.n_positions}.")
-        if position_ids is None:
-            position_ids = torch.arange(seq, device=input_ids.device).expand(batch, seq)
-        places = torch.arange(seq, device=input_ids.device)
-        visible = (places[:, None] >= places).expand(batch, 1, seq, seq)
-        if attention_mask is not None:
-            visible = visible & attention_mask.bool()[:, None, None, :]
-        x = self.hook_embed(self.W_E[input_ids]) + self.hook_pos_embed(self.W_pos[position_ids])
-        for block in self.blocks:
-            x = block(x, visible)
-        logits: Tensor = self.ln_final(x) @ self.W_U
-        if not loss:
-            return logits
-        targets = input_ids[:, 1:]
-        if attention_mask is not None:
-            targets = targets.masked_fill(attention_mask[:, 1:] == 0, -100)
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+    def embedded(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Return the stream before the first block, `(batch, seq, n_embd)`."""
+        what: Tensor = self.hook_embed(self.W_E[input_ids])
+        where: Tensor = self.hook_pos_embed(self.W_pos[position_ids])
+        return what + where
 
     @classmethod
     def from_hugging_face(cls, model: Any) -> Self:
@@ -252,6 +235,7 @@ class HookedGPT(HookedRootModule):
         weights = renamed(model.state_dict(), ours.config)
         some = next(iter(weights.values()))
         ours.to(some.device, some.dtype).load_state_dict(weights)
+        ours.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
         return ours.eval()
 
 

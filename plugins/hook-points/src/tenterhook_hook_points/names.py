@@ -5,10 +5,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tenterhook_hook_points.errors import UnknownHookPoint
+from tenterhook_hook_points.spellings import other_spellings
 
 NamesFilter = str | Callable[[str], Any] | Iterable[Any] | None
 """Hook points: a name, a glob pattern (`"blocks.*.hook_q"`), a predicate of the name, or a list,
-tuple or set of these; `None` for all."""
+tuple or set of these; `None` for all. Names may be spelled as in other libraries (`spellings`)."""
 
 
 def chosen(
@@ -47,12 +48,14 @@ def _no_filter(value: object) -> TypeError:
 
 
 def _named(name: str, known: Collection[str], modules: Mapping[str, object]) -> list[str]:
-    if name in known:
-        return [name]
-    if any(mark in name for mark in "*?["):
-        found = [each for each in known if fnmatchcase(each, name)]
+    is_pattern = any(mark in name for mark in "*?[")
+    for spelling in (name, *other_spellings(name)):
+        if spelling in known:
+            return [spelling]
+        found = [each for each in known if fnmatchcase(each, spelling)] if is_pattern else []
         if found:
             return found
+    if is_pattern:
         raise UnknownHookPoint(name, known, "The pattern matches none.")
     other = modules.get(name)
     detail = "" if other is None else f"That is a {type(other).__name__}, which is none."

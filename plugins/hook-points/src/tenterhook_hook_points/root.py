@@ -253,7 +253,7 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         and for `remove_batch_dim` with another batch; what `check_hooks_to_add` raises at a point
         that was asked for.
         """
-        cache = ActivationCache(has_batch_dim=not remove_batch_dim)
+        cache = ActivationCache(model=self, has_batch_dim=not remove_batch_dim)
         plain = device is None and pos_slice is None and not (remove_batch_dim or incl_bwd)
         if plain and reset_hooks_end and self._adds_plainly and not hooks_changed():
             names = self._chosen(names_filter)
