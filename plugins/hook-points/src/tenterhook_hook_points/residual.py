@@ -248,7 +248,7 @@ class StreamParts(dict[str, Tensor]):
 
     def _directions(self, tokens: Any, parts: Tensor) -> Tensor:
         """Return the columns of `W_U` of some tokens, in a shape that goes with the parts'."""
-        found = self._model().tokens_to_residual_directions(tokens)
+        found: Tensor = self._model().tokens_to_residual_directions(tokens)
         while 1 < found.ndim < parts.ndim - 1:
             found = found.unsqueeze(-2)
         return found.to(parts)
