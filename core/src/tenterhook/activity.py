@@ -14,7 +14,7 @@ def capturing() -> bool:
 
 def watching(registry: HookRegistry) -> bool:
     """Whether someone looks at the model here: a detector, or an open capture of this thread."""
-    hooks: list[Any] = [*registry.get_detectors(), *_scoped_hooks()]
+    hooks: list[Any] = [*registry.get_detectors(), *(s.hook for s in _scoped_steps() if _hooks(s))]
     return capturing() or any(hook.detects and hook.enabled for hook in hooks)
 
 
@@ -24,17 +24,24 @@ def changes_active(registry: HookRegistry) -> list[str]:
     Of hooks registered on the model, of enabled ones alone, and of scopes that are open for this
     thread or task; none while controllers are off.
     """
-    changes = (getattr(step, "change", None) for step in _scoped_steps())
-    found = [change for change in changes if change is not None]
+    return sorted(said for said, *_ in changing(registry))
+
+
+def changing(registry: HookRegistry) -> list[tuple[str, str, Any, Any]]:
+    """Return the same, each with its layer, its controller and selector, or `None`.
+
+    Those of one layer are in the order in which they run.
+    """
+    steps, found = _scoped_steps(), list[Any]()
+    found += [(s.replaces, s.layer, None, None) for s in steps if hasattr(s, "replaces")]
     frame = visible_frame()
     if frame is None or not frame.muted:
-        hooks: list[Any] = [*registry.get_controllers(), *_scoped_hooks()]
-        found += [
-            f"{type(hook).__name__} {hook.id} at {hook.layer_signature}"
-            for hook in hooks
-            if hook.controls and hook.hook_type is not HookType.BACKWARD and hook.enabled
-        ]
-    return sorted(found)
+        hooks = [(each.layer, each.hook, each.selection) for each in registry._in_order()]
+        hooks += [(step.layer, step.hook, step.selector) for step in steps if _hooks(step)]
+        for layer, hook, selector in hooks:
+            if hook.controls and hook.hook_type is not HookType.BACKWARD and hook.enabled:
+                found.append((f"{type(hook).__name__} {hook.id} at {layer}", layer, hook, selector))
+    return found
 
 
 def _scoped_steps() -> list[Any]:
@@ -42,5 +49,5 @@ def _scoped_steps() -> list[Any]:
     return [] if frame is None else [step for s in frame.table.values() for step in s.forward]
 
 
-def _scoped_hooks() -> list[Any]:
-    return [step.hook for step in _scoped_steps() if getattr(step, "hook", None) is not None]
+def _hooks(step: Any) -> bool:
+    return getattr(step, "hook", None) is not None

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
 
-from tenterhook_capture import BadArgument
+from tenterhook_capture import BadArgument, CaptureOptions, prepare_capture, save_activations
 from tenterhook_capture.documents import Documents, UnreadableData, read_documents
-from tenterhook_store import LocalStore
+from tenterhook_store import LocalStore, MemoryStore, OtherRun
 from tenterhook_transformers import LanguageModel
 
 TEMPLATE = (
@@ -123,3 +124,38 @@ def test_what_cannot_be_read_is_refused(lm: LanguageModel, tmp_path: Path) -> No
     path.write_text('{"messages": [{"content": "x"}]}\n')
     with pytest.raises(UnreadableData, match=r"line 1.*this list is no conversation"):
         read_documents(str(path))
+
+
+@pytest.mark.parametrize("options", [{}, {"reduce": ("mean",), "keep_rows": False}])
+def test_another_template_is_another_run(
+    lm: LanguageModel, chat_tokenizer: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    """The messages are the same, the tokens are not; nor are they with another date."""
+    other = LanguageModel(lm.module, chat_tokenizer(TEMPLATE.replace("\n", " ")), lm.store)
+    first = lm.activations.save(LAYER, CHATS, **options)
+    assert lm.activations.save(LAYER, CHATS, **options) == first
+    assert other.activations.save(LAYER, CHATS, **options) != first
+    with pytest.raises(OtherRun, match="template not the same"):
+        other.activations.save(LAYER, CHATS, run_name=first, **options)
+
+
+def test_conversations_of_an_earlier_version_go_on(
+    lm: LanguageModel, chat_tokenizer: Callable[..., Any]
+) -> None:
+    """It noted the template's text, if anything, and not the tokens."""
+    store = MemoryStore()
+    for noted_text in (True, False):
+        capture = prepare_capture(lm, LAYER, CHATS, options=CaptureOptions())
+        spec = attrs.evolve(capture.spec, template_fingerprint=None)
+        about = dict(capture.plan.about)
+        if not noted_text:
+            del about["template"]
+        plan = attrs.evolve(capture.plan, spec=spec.values(), about=about)
+        store.write_run(spec.run_id(), plan)
+        assert save_activations(lm, LAYER, CHATS, store) == spec.run_id()
+        assert save_activations(lm, LAYER, CHATS, store) == spec.run_id()
+        other = LanguageModel(lm.module, chat_tokenizer(TEMPLATE.replace("\n", " ")))
+        why = "template not the same" if noted_text else "rows is .* there and"
+        with pytest.raises(OtherRun, match=why):
+            save_activations(other, LAYER, CHATS, store, run_name=spec.run_id())
+        store.delete_run(spec.run_id())

@@ -48,6 +48,10 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
+ERRORS = {"squared_error": 1.0, "squared": 2.0, "max_error": 0.5, "rows_not_finite": 0}
+LOST = {"values": 24, "too_large": 1, "too_small": 0}
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a store with a whole run and a tensor."""
@@ -65,8 +69,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writing.append(rows_of(plan, unit.start, unit.stop))
             writing.keep("mean", torch.ones(3))
             times = {"start": "2026-01-01T00:00:00+00:00", "end": "2026-01-01T00:00:02+00:00"}
-            errors = {"squared_error": 1.0, "squared": 2.0, "max_error": 0.5, "rows_not_finite": 0}
-            writing.commit({**times, "int8": {"h.1": errors}})
+            writing.commit({**times, "int8": {"h.1": ERRORS}, "out_of_range": {"h.0": LOST}})
     found.set_attribute("one", "note", {"x": [1, 2]})
     found.save_tensor("t", torch.arange(6).reshape(2, 3))
     return folder
@@ -140,6 +143,28 @@ def look_at_run(folder: Path) -> None:
         [run.unit_tensor(unit, name) for name in run.unit_tensors(unit)]
     assert json.dumps(run.metadata)
     run_status(run)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"int8": {"h.1": {**ERRORS, "squared": -1}}},
+        {"int8": {"h.1": {**ERRORS, "squared": 1e301}}},
+        {"int8": {"h.1": {**ERRORS, "max_error": "1"}}},
+        {"int8": []},
+        {"out_of_range": {"h.0": {**LOST, "too_large": -1}}},
+        {"out_of_range": {"h.0": {"values": 1}}},
+        {"out_of_range": [1]},
+    ],
+)
+def test_what_a_unit_s_log_says_is_structured(store: Path, facts: dict[str, Any]) -> None:
+    """Counts and sums of squares that cannot be."""
+    path = path_of(store, "log/000001.json")
+    found = json.loads(path.read_bytes())
+    del found["crc32c"]
+    said = r"log/000001\.json: this is no record of ours"
+    with changed(path, sealed({**found, **facts})), pytest.raises(DamagedStore, match=said):
+        json.dumps(ZarrStore(store, create=False).run("one").metadata)
 
 
 def test_changed_records(store: Path, capfd: pytest.CaptureFixture[str]) -> None:

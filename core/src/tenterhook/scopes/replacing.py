@@ -33,11 +33,11 @@ class Replaced(Scope):
 class _Answer:
     """Stands in for a layer's forward."""
 
-    __slots__ = ("change", "fired", "layer", "output")
+    __slots__ = ("fired", "layer", "output", "replaces")
 
     def __init__(self, layer: str, output: Any) -> None:
         self.layer, self.output = layer, output
-        self.change = f"output {uuid.uuid4()} given for {layer}"
+        self.replaces = f"output {uuid.uuid4()} given for {layer}"
         self.fired = False
 
     def instead(self, *args: Any, **kwargs: Any) -> Any:

@@ -196,6 +196,11 @@ class Scoped(Part):
         return self.opening.own[self.at].hook
 
     @property
+    def selector(self) -> Any:
+        """The selector at work, of the part that the hook is for; `None` for everything."""
+        return getattr(self.opening.own[self.at], "selecting", None)
+
+    @property
     def live(self) -> bool:
         """Whether its scope is open; `backward()` may come later."""
         return self.opening.frame is not CLOSED

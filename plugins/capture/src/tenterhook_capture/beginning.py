@@ -15,7 +15,7 @@ from tenterhook_capture.batching import Batching, leaves_budget_open
 from tenterhook_capture.identity import (
     CaptureSpec,
     differences,
-    earlier_run_id,
+    earlier_run_ids,
     is_of_earlier_version,
 )
 from tenterhook_capture.prepare import Capture
@@ -52,16 +52,17 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
         found.check_mask()
     try:
         return store.write_run(run_id, found.plan), found
-    except OtherRun as error:
+    except OtherRun:
         # A machine that chose another budget may have begun it since we looked.
         run_id, found = as_begun(store, capture, run_name)
         begun = store.run(run_id).plan
         if differing := differences(found.plan, begun):
+            error = OtherRun(run_id, differing)
             if is_of_earlier_version(found.plan, begun) and "model not the same" in differing:
                 error.add_note(EARLIER)
             if found.spec.cut is not None and "cut" not in begun.spec:
                 error.add_note(CUT)
-            raise
+            raise error from None
     return store.write_run(run_id, begun), found
 
 
@@ -90,7 +91,7 @@ def as_begun(store: Store, capture: Capture, run_name: str | None = None) -> tup
     if run_name is None:  # earlier versions noted less of a model, and had other ids
         noted = capture.plan.about["model"]
         ids += [
-            id for each in meant for id in (each.spec.run_id(), earlier_run_id(each.spec, noted))
+            id for each in meant for id in (each.spec.run_id(), *earlier_run_ids(each.spec, noted))
         ]
     for run_id in dict.fromkeys(ids):
         try:

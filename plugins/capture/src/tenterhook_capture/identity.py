@@ -27,6 +27,10 @@ LATER = ("buffers", "adapters")
 """What descriptions by earlier versions lack. Where a model has none of it, it is no part of a
 fingerprint, so that runs of earlier versions are the same runs."""
 
+UNNOTED = ("changes_fingerprint", "template_fingerprint")
+"""What of a spec earlier versions did not have where it is now: there it is compared with nothing,
+and the probe finds what differs."""
+
 _count = validators.and_(validators.instance_of(int), validators.ge(1))
 
 
@@ -79,8 +83,8 @@ class CaptureSpec:
     top_k: int = 20
     """How many of the highest values `topk` keeps of each feature."""
     changes: tuple[str, ...] = ()
-    """The controllers and replacements at work, by their ids, and `torch.autocast` where that is:
-    what ran was not the model alone."""
+    """The controllers and replacements at work, and `torch.autocast` where that is: what ran was
+    not the model alone. An id that nobody chose is left out where the settings say it all."""
     budget_chosen: bool = attrs.field(default=False, eq=False)
     """Whether `batch_tokens` was chosen, and asked for by nobody. Then the id does not follow from
     the number, so that a machine which would choose another finds the run. Not among `values`."""
@@ -93,6 +97,10 @@ class CaptureSpec:
     """The fields of the documents' records that are kept."""
     fields_fingerprint: str | None = later(None)
     """Of their values."""
+    changes_fingerprint: str | None = later(None)
+    """Of the settings of what is at work, and of its order; `None` where nothing is."""
+    template_fingerprint: str | None = later(None)
+    """Of the tokens that the chat template made of conversations; a template may have a date."""
 
     def values(self) -> dict[str, Any]:
         """Return it as plain JSON values, without the later ones that are as they always were."""
@@ -138,10 +146,11 @@ def fingerprint(values: Mapping[str, Any]) -> str:
 def differences(plan: RunPlan, begun: RunPlan) -> list[str]:
     """Return where a run that is there is not the one of a plan, a phrase each; empty if it is.
 
-    A run that an earlier version began is compared by what that version noted of the model.
+    A run that an earlier version began is compared by what that version noted.
     """
+    plan = _as_noted(plan, begun)
     found = plan.differences(begun)
-    if not found or not is_of_earlier_version(plan, begun):
+    if not found or not _notes_less_of_model(plan, begun):
         return found
     ours, theirs = _model(plan), _model(begun)
     known = {key: value for key, value in ours.items() if key not in LATER and key != "name"}
@@ -155,15 +164,35 @@ def differences(plan: RunPlan, begun: RunPlan) -> list[str]:
 
 
 def is_of_earlier_version(plan: RunPlan, begun: RunPlan) -> bool:
-    """Whether a run was begun by a version that noted less of the model than the plan does."""
+    """Whether a run was begun by a version that noted less than the plan does."""
+    return _notes_less_of_model(plan, begun) or _as_noted(plan, begun) is not plan
+
+
+def earlier_run_ids(spec: CaptureSpec, description: Mapping[str, Any]) -> list[str]:
+    """Return the ids that a capture had with earlier versions, the latest first."""
+    unnoted = attrs.evolve(spec, changes_fingerprint=None, template_fingerprint=None)
+    noted = {key: value for key, value in description.items() if key not in LATER}
+    least = attrs.evolve(unnoted, model_fingerprint=model_fingerprint(noted))
+    return [each.run_id() for each in (unnoted, least)]
+
+
+def _notes_less_of_model(plan: RunPlan, begun: RunPlan) -> bool:
     ours, theirs = _model(plan), _model(begun)
     return bool(theirs) and any(key in ours and key not in theirs for key in LATER)
 
 
-def earlier_run_id(spec: CaptureSpec, description: Mapping[str, Any]) -> str:
-    """Return the id that a capture had with earlier versions."""
-    noted = {key: value for key, value in description.items() if key not in LATER}
-    return attrs.evolve(spec, model_fingerprint=model_fingerprint(noted)).run_id()
+def _as_noted(plan: RunPlan, begun: RunPlan) -> RunPlan:
+    """Return a plan without what an earlier version did not note of the run; itself, if nothing.
+
+    Of the chat template it may have noted the text.
+    """
+    unnoted = [key for key in UNNOTED if key in plan.spec and key not in begun.spec]
+    template = begun.about.get("template")
+    if template is not None and template != plan.about.get("template"):
+        unnoted = [key for key in unnoted if key != "template_fingerprint"]
+    if not unnoted:
+        return plan
+    return attrs.evolve(plan, spec={k: v for k, v in plan.spec.items() if k not in unnoted})
 
 
 def _model(plan: RunPlan) -> Mapping[str, Any]:

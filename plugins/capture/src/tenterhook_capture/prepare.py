@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import torch
 
-from tenterhook.activity import changes_active
 from tenterhook_capture.batching import Batching, leaves_budget_open
 from tenterhook_capture.budget import token_budget
+from tenterhook_capture.changes import changes_at_work
 from tenterhook_capture.document_tokens import OnDocuments
 from tenterhook_capture.documents import Documents, ranges
 from tenterhook_capture.forward import ForwardPass, ForwardResult
@@ -97,7 +97,7 @@ def prepare_capture(
     forward = ForwardPass(model, points, keys=rows.longest)
     cuts = options.long_documents in ("truncate", "head")
     description = model.describe_model()
-    changes = (*changes_active(model.layers), *_autocasts())
+    changes = changes_at_work(model.layers)
     # Two, so that a layer that has nothing of the batch in it is found out before anything is made.
     probed = probe_documents(tokens)
     seen = forward(probed)
@@ -127,12 +127,14 @@ def prepare_capture(
         reduce=options.reduce,
         **more,
         keep_rows=options.keep_rows,
-        changes=changes,
+        changes=changes.said,
+        changes_fingerprint=changes.fingerprint,
+        template_fingerprint=tokens.fingerprint() if documents.are_messages else None,
         algorithm=ALGORITHM if tokens.beside is None else TOKENS_BESIDE,
     )
     names = [point.name for point in points]
     closed = attrs.evolve(options, **how.values())
-    recipe = CaptureRecipe.of(given, description, names, documents, closed, changes)
+    recipe = CaptureRecipe.of(given, description, names, documents, closed, changes.said)
     plan = RunPlan(
         rows=len(rows),
         rows_per_unit=options.rows_per_unit,
@@ -212,12 +214,3 @@ def _stored_arrays(points: Sequence[LayerArray], *, keep_rows: bool) -> tuple[La
         if point.dtype == "int8":
             found.append(LayerArray(point.name + SCALE, 1, "float32"))
     return tuple(found)
-
-
-def _autocasts() -> list[str]:
-    """Return the casts of operations that are on in this thread, which no name gives."""
-    return [
-        f"torch.autocast({kind}, {str(torch.get_autocast_dtype(kind)).removeprefix('torch.')})"
-        for kind in ("cpu", "cuda", "mps", "xpu")
-        if torch.is_autocast_enabled(kind)
-    ]

@@ -274,6 +274,7 @@ def _reasons(run: Run, capture: Capture) -> list[str]:
         found.remove("model not the same")
         found = [f"the model: other {', '.join(parts) or 'settings'}", *found]
     if run.plan.about.get("template") != capture.plan.about.get("template"):
+        found = [each for each in found if each != "template not the same"]
         found.append("the chat template is another one")
     return found + _other_process(run.recent(1)["sessions"], capture)
 

@@ -4,6 +4,7 @@
 run, and finds which windows a unit has to run for its rows.
 """
 
+import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ PARTS = 3
 
 They stand flat, one window after another, in `Numbers`, which go to a file where there are many,
 so that a capture's memory does not grow with its documents (test_zarr_capture_memory)."""
+
+FEW = 65536
+"""Numbers that are in memory at once where all of them are gone through."""
 
 Beside = Callable[[Sequence[int]], tuple[list[int], list[int]]]
 """Makes the tokens that rows stand beside of those that are run; see `TextModel`."""
@@ -130,6 +134,15 @@ class TokenRows:
     def ids(self, start: int, length: int) -> list[int]:
         """Return some of the tokens."""
         return self._ids[start : start + length].tolist()
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of all tokens, and of where each document and window begins."""
+        digest = hashlib.sha256()
+        for numbers in (self._ids, self._windows):
+            digest.update(len(numbers).to_bytes(8, "little"))
+            for first in range(0, len(numbers), FEW):
+                digest.update(numbers[first : first + FEW].tobytes())
+        return digest.hexdigest()
 
     def spans(self) -> Iterator[Span]:
         """Yield where each window is, in order."""

@@ -212,6 +212,16 @@ class Sae(Detector, Controller, nn.Module):
         """Return what, beside sizes and weights, says which function this is; JSON values."""
         return {}
 
+    def describe_change(self) -> dict[str, Any]:
+        """Return what it does to an activation here and now, for the identity of a run."""
+        return {
+            "weights": self.state_dict(),
+            "center": self.center,
+            **self.settings(),
+            "mode": self.mode,
+            "changes": [[each.latent, each.manipulation] for each in self.concepts.changes()],
+        }
+
     # --- training: what the kinds say of themselves
 
     def training_latents(self, pre: Tensor) -> Tensor:

@@ -67,6 +67,12 @@ class Tap(Controller):
         """Whether the tap changes the activation now."""
         return self._setting.factor is not None or self._setting.vector is not None
 
+    def describe_change(self) -> dict[str, Tensor | None]:
+        """Return what it does to an activation now, for the identity of a run."""
+        setting = self._setting
+        names = ("factor", "vector", "coefficient")
+        return {name: getattr(setting, name) for name in names}
+
     def _set(self, **what: Tensor | None) -> "Until":
         with self._changing:
             if self._removed:

@@ -110,12 +110,23 @@ class SessionFacts:
                 raise ValueError(f"{number[:30]!r} is no number of a unit")
 
 
+# Sums of squares stay sums: none is below 0, and adding up those of all units does not overflow.
+_size = [validators.ge(0.0), validators.le(1e300)]
+
+
 @attrs.frozen
 class _Int8Facts:
-    squared_error: float
-    squared: float
-    max_error: float
+    squared_error: float = attrs.field(validator=_size)
+    squared: float = attrs.field(validator=_size)
+    max_error: float = attrs.field(validator=_size)
     rows_not_finite: int
+
+
+@attrs.frozen
+class _RangeFacts:
+    values: int
+    too_large: int
+    too_small: int
 
 
 @attrs.frozen
@@ -127,3 +138,4 @@ class UnitFacts:
     start: str | None = attrs.field(default=None, validator=_is_time)
     end: str | None = attrs.field(default=None, validator=_is_time)
     int8: dict[str, _Int8Facts] = attrs.field(factory=dict)
+    out_of_range: dict[str, _RangeFacts] = attrs.field(factory=dict)
