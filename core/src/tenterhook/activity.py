@@ -14,7 +14,8 @@ def capturing() -> bool:
 
 def watching(registry: HookRegistry) -> bool:
     """Whether someone looks at the model here: a detector, or an open capture of this thread."""
-    hooks: list[Any] = [*registry.get_detectors(), *(s.hook for s in _scoped_steps() if _hooks(s))]
+    scoped = [step.hook for step in _scoped_steps() if hasattr(step, "hook")]
+    hooks: list[Any] = [*registry.get_detectors(), *scoped]
     return capturing() or any(hook.detects and hook.enabled for hook in hooks)
 
 
@@ -27,27 +28,25 @@ def changes_active(registry: HookRegistry) -> list[str]:
     return sorted(said for said, *_ in changing(registry))
 
 
-def changing(registry: HookRegistry) -> list[tuple[str, str, Any, Any]]:
-    """Return the same, each with its layer, its controller and selector, or `None`.
+def changing(registry: HookRegistry) -> list[tuple[str, Any]]:
+    """Return the same, each with what is at work: it has a `layer`, a controller `hook`, and its
+    `selection`, a selector or one at work; an output that is given for a layer has the first alone.
 
     Those of one layer are in the order in which they run.
     """
-    steps, found = _scoped_steps(), list[Any]()
-    found += [(s.replaces, s.layer, None, None) for s in steps if hasattr(s, "replaces")]
-    frame = visible_frame()
-    if frame is None or not frame.muted:
-        hooks = [(each.layer, each.hook, each.selection) for each in registry._in_order()]
-        hooks += [(step.layer, step.hook, step.selector) for step in steps if _hooks(step)]
-        for layer, hook, selector in hooks:
-            if hook.controls and hook.hook_type is not HookType.BACKWARD and hook.enabled:
-                found.append((f"{type(hook).__name__} {hook.id} at {layer}", layer, hook, selector))
+    steps = _scoped_steps()
+    found = [(step.replaces, step) for step in steps if hasattr(step, "replaces")]
+    at_work: list[Any] = [*registry._in_order(), *(s for s in steps if hasattr(s, "hook"))]
+    for each in () if getattr(visible_frame(), "muted", False) else at_work:
+        if (
+            (hook := each.hook).controls
+            and hook.hook_type is not HookType.BACKWARD
+            and hook.enabled
+        ):
+            found.append((f"{type(hook).__name__} {hook.id} at {each.layer}", each))
     return found
 
 
 def _scoped_steps() -> list[Any]:
     frame = visible_frame()
     return [] if frame is None else [step for s in frame.table.values() for step in s.forward]
-
-
-def _hooks(step: Any) -> bool:
-    return getattr(step, "hook", None) is not None

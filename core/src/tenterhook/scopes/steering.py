@@ -196,7 +196,7 @@ class Scoped(Part):
         return self.opening.own[self.at].hook
 
     @property
-    def selector(self) -> Any:
+    def selection(self) -> Any:
         """The selector at work, of the part that the hook is for; `None` for everything."""
         return getattr(self.opening.own[self.at], "selecting", None)
 

@@ -40,13 +40,15 @@ def changes_at_work(registry: HookRegistry) -> Changes:
     """Return what changes the numbers of a model here and now."""
     said: list[str] = []
     settings: dict[str, list[Any]] = {}
-    for phrase, layer, hook, selector in changing(registry):
-        told = _Told()
-        found = None if hook is None else told.hook(hook, selector)
-        if hook is not None and told.whole and _is_random(hook.id):
-            phrase = f"{type(hook).__name__} at {layer}"
+    for phrase, at_work in changing(registry):
+        hook, found = getattr(at_work, "hook", None), None
+        if hook is not None:
+            told = _Told()
+            found = told.hook(hook, at_work.selection)
+            if told.whole and _is_random(hook.id):
+                phrase = f"{type(hook).__name__} at {at_work.layer}"
         said.append(phrase)
-        settings.setdefault(layer, []).append([phrase, found])
+        settings.setdefault(at_work.layer, []).append([phrase, found])
     text = json.dumps(settings, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest() if settings else None
     return Changes((*sorted(said), *_autocasts()), fingerprint)
