@@ -19,32 +19,25 @@ def watching(registry: HookRegistry) -> bool:
     return capturing() or any(hook.detects and hook.enabled for hook in hooks)
 
 
-def changes_active(registry: HookRegistry) -> list[str]:
-    """Say, sorted, what changes the model's numbers here and now: controllers and replacements.
+def changing(registry: HookRegistry) -> list[Any]:
+    """Return what changes the model's numbers here and now: controllers and replacements.
 
     Of hooks registered on the model, of enabled ones alone, and of scopes that are open for this
-    thread or task; none while controllers are off.
-    """
-    return sorted(said for said, *_ in changing(registry))
-
-
-def changing(registry: HookRegistry) -> list[tuple[str, Any]]:
-    """Return the same, each with what is at work: it has a `layer`, a controller `hook`, and its
-    `selection`, a selector or one at work; an output that is given for a layer has the first alone.
-
-    Those of one layer are in the order in which they run.
+    thread or task; none while controllers are off. Those of one layer are in the order they run.
+    Each has a `layer`; a controller its `hook`, and a `selection`, a selector or one at work; an
+    output that is given for a layer `replaces`, a phrase.
     """
     steps = _scoped_steps()
-    found = [(step.replaces, step) for step in steps if hasattr(step, "replaces")]
-    at_work: list[Any] = [*registry._in_order(), *(s for s in steps if hasattr(s, "hook"))]
-    for each in () if getattr(visible_frame(), "muted", False) else at_work:
-        if (
-            (hook := each.hook).controls
-            and hook.hook_type is not HookType.BACKWARD
-            and hook.enabled
-        ):
-            found.append((f"{type(hook).__name__} {hook.id} at {each.layer}", each))
+    found = [step for step in steps if hasattr(step, "replaces")]
+    if not getattr(visible_frame(), "muted", False):
+        found += [each for each in (*registry._in_order(), *steps) if _controls(each)]
     return found
+
+
+def _controls(step: Any) -> bool:
+    hook = getattr(step, "hook", None)
+    is_forward = getattr(hook, "hook_type", HookType.BACKWARD) is not HookType.BACKWARD
+    return is_forward and hook.controls and hook.enabled
 
 
 def _scoped_steps() -> list[Any]:

@@ -40,13 +40,15 @@ def changes_at_work(registry: HookRegistry) -> Changes:
     """Return what changes the numbers of a model here and now."""
     said: list[str] = []
     settings: dict[str, list[Any]] = {}
-    for phrase, at_work in changing(registry):
+    for at_work in changing(registry):
         hook, found = getattr(at_work, "hook", None), None
-        if hook is not None:
+        if hook is None:
+            phrase = at_work.replaces
+        else:
             told = _Told()
             found = told.hook(hook, at_work.selection)
-            if told.whole and _is_random(hook.id):
-                phrase = f"{type(hook).__name__} at {at_work.layer}"
+            own_id = "" if told.whole and _is_random(hook.id) else f" {hook.id}"
+            phrase = f"{type(hook).__name__}{own_id} at {at_work.layer}"
         said.append(phrase)
         settings.setdefault(at_work.layer, []).append([phrase, found])
     text = json.dumps(settings, sort_keys=True)
