@@ -19,8 +19,9 @@ from tenterhook_capture.identity import (
     is_of_earlier_version,
 )
 from tenterhook_capture.prepare import Capture
+from tenterhook_capture.shared_tokens import TOKENS, share_tokens, shared_rows, token_difference
 from tenterhook_capture.unit_rows import UnitsRounded, rounded_rows
-from tenterhook_store import OtherRun, RunPlan, RunWriter, Store, UnknownRun
+from tenterhook_store import OtherRun, Run, RunPlan, RunWriter, Store, UnknownRun
 
 EARLIER = (
     "An earlier version of tenterhook began it, and noted less of a model than this one does. If "
@@ -46,12 +47,15 @@ def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> Ru
 
 
 def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[RunWriter, Capture]:
-    """Do what `begin_run` does; return the writer, and the capture in the run's batches."""
+    """Do what `begin_run` does; return the writer, and the capture in the run's batches.
+
+    The tokens are shared with the run, for all who go on with it.
+    """
     run_id, found = as_begun(store, capture, run_name)
     if not _is_there(store, run_id):
         found.check_mask()
     try:
-        return store.write_run(run_id, found.plan), found
+        writer = store.write_run(run_id, found.plan)
     except OtherRun:
         # A machine that chose another budget may have begun it since we looked.
         run_id, found = as_begun(store, capture, run_name)
@@ -63,7 +67,22 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
             if found.spec.cut is not None and "cut" not in begun.spec:
                 error.add_note(CUT)
             raise error from None
-    return store.write_run(run_id, begun), found
+        writer = store.write_run(run_id, begun)
+    check_tokens(found, store.run(run_id), OtherRun)
+    share_tokens(writer, found.rows, found.tokens)
+    return writer, found
+
+
+def check_tokens(capture: Capture, run: Run, error: type[OtherRun]) -> None:
+    """Raise `error` where the documents give other tokens than the run was begun with.
+
+    The same documents and the same tokenizer do, in another version of its library.
+    """
+    if run.plan.about.get(TOKENS, capture.tokens.fingerprint) == capture.tokens.fingerprint:
+        return
+    shared = shared_rows(run, capture.model)
+    found = "tokens not the same" if shared is None else token_difference(capture.rows, shared[0])
+    raise error(run.id, [found])
 
 
 def _is_there(store: Store, run_id: str) -> bool:

@@ -20,6 +20,7 @@ from tenterhook_capture.identity import (
     model_fingerprint,
     model_identity,
 )
+from tenterhook_capture.known_documents import KnownDocuments
 from tenterhook_capture.mask_check import (
     PaddedProbe,
     check_mask,
@@ -31,10 +32,20 @@ from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureOptions, is_role
 from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
+from tenterhook_capture.shared_tokens import TOKENS, TokenFacts, shared_rows
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.threads import THREADS
 from tenterhook_capture.token_rows import ChosenRows, tokenize
-from tenterhook_store import NORM_CHUNK, NORM_ROWS, SCALE, SPANS, LayerArray, RunPlan, dtype_name
+from tenterhook_store import (
+    NORM_CHUNK,
+    NORM_ROWS,
+    SCALE,
+    SPANS,
+    LayerArray,
+    Run,
+    RunPlan,
+    dtype_name,
+)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -49,6 +60,8 @@ class Capture:
     spec: CaptureSpec
     plan: RunPlan
     recipe: CaptureRecipe
+    tokens: TokenFacts
+    """What is shared of the tokens."""
     fields: Mapping[str, Sequence[Any]] = attrs.field(factory=dict)
     """The values that are kept beside the documents."""
     session: Mapping[str, Any]
@@ -81,19 +94,48 @@ def prepare_capture(
     if sample_limit is not None:
         check_count("sample_limit", sample_limit)
     points = points_of(model, layers, inputs=inputs)
-    given, model = model, _runs(model, points)
-    documents = Documents.of(documents, limit=sample_limit)
-    role = options.tokens if is_role(options.tokens) else None
-    tokens = tokenize(
-        model,
-        documents,
-        long_documents=options.long_documents,
-        role=role,
-        no_special_tokens=options.no_special_tokens,
-        window_special_tokens=options.window_special_tokens,
-        on_documents=on_documents,
-    )
-    rows = ChosenRows(tokens, options.tokens)
+    runs = _runs(model, points)
+    found = Documents.of(documents, limit=sample_limit)
+    rows = _tokenized(runs, found, options, on_documents)
+    return _prepared(model, runs, points, found, rows, TokenFacts.of(rows), options)
+
+
+def prepare_again(
+    model: TextModel,
+    layers: Sequence[str],
+    documents: Documents | KnownDocuments,
+    *,
+    options: CaptureOptions,
+    sample_limit: int | None,
+    begun: Run,
+) -> Capture:
+    """Do what `prepare_capture` does, with the tokens that are shared with a run, if any are.
+
+    `KnownDocuments` are read where none are.
+    """
+    points = points_of(model, layers)
+    runs = _runs(model, points)
+    shared = shared_rows(begun, runs)
+    if shared is None or isinstance(documents, Documents):
+        texts = documents if isinstance(documents, Documents) else documents.origin.read()
+        documents = Documents.of(texts, limit=sample_limit)
+        if shared is None:
+            rows = _tokenized(runs, documents, options, None)
+            shared = rows, TokenFacts.of(rows)
+    return _prepared(model, runs, points, documents, *shared, options)
+
+
+def _prepared(
+    given: TextModel,
+    model: TextModel,
+    points: Sequence[Point],
+    documents: Documents | KnownDocuments,
+    rows: ChosenRows,
+    facts: TokenFacts,
+    options: CaptureOptions,
+) -> Capture:
+    """Look at what the points give, and plan; `model` is what is run of the one that was given."""
+    tokens = rows.tokens
     forward = ForwardPass(model, points, keys=rows.longest)
     cuts = options.long_documents in ("truncate", "head")
     description = model.describe_model()
@@ -149,6 +191,7 @@ def prepare_capture(
             "documents_without_tokens": ranges(tokens.without),
             "spellings": spellings(model, points),
             "recipe": recipe.values(),
+            TOKENS: facts.fingerprint,
             SPANS: tokens.characters is not None,
             NORM_ROWS: NORM_CHUNK,
             THREADS: torch.get_num_threads(),
@@ -165,10 +208,29 @@ def prepare_capture(
         spec=spec,
         plan=plan,
         recipe=recipe,
+        tokens=facts,
         fields=documents.fields,
         session=session,
         padded=padded_probe(probed, seen),
     )
+
+
+def _tokenized(
+    model: TextModel,
+    documents: Documents,
+    options: CaptureOptions,
+    on_documents: OnDocuments | None,
+) -> ChosenRows:
+    tokens = tokenize(
+        model,
+        documents,
+        long_documents=options.long_documents,
+        role=options.tokens if is_role(options.tokens) else None,
+        no_special_tokens=options.no_special_tokens,
+        window_special_tokens=options.window_special_tokens,
+        on_documents=on_documents,
+    )
+    return ChosenRows(tokens, options.tokens)
 
 
 def _runs(model: TextModel, points: Sequence[Point]) -> TextModel:

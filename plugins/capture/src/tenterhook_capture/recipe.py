@@ -9,6 +9,7 @@ import cattrs
 from tenterhook_capture.batching import Batching
 from tenterhook_capture.documents import DataName, Documents
 from tenterhook_capture.errors import NotRebuildable
+from tenterhook_capture.known_documents import KnownDocuments
 from tenterhook_capture.loading import ModelName, name_of
 from tenterhook_capture.options import CaptureOptions
 from tenterhook_capture.text_model import TextModel
@@ -40,7 +41,7 @@ class CaptureRecipe:
         model: TextModel,
         description: Mapping[str, Any],
         layers: Sequence[str],
-        documents: Documents,
+        documents: Documents | KnownDocuments,
         options: CaptureOptions,
         changes: Sequence[str],
     ) -> "CaptureRecipe":

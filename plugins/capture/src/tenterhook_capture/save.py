@@ -3,8 +3,9 @@
 What happens in a capture, and where to read on:
 
 1. `prepare` tokenizes all documents, so that each token has its row before the model runs
-   (`token_rows`). It runs the beginning of two to see what each layer gives, and makes the plan:
-   which rows there are, in which units, and the spec that the run's id follows from (`identity`).
+   (`token_rows`); once, for the tokens are shared with the run (`shared_tokens`). It runs the
+   beginning of two to see what each layer gives, and makes the plan: which rows there are, in which
+   units, and the spec that the run's id follows from (`identity`).
 2. The store makes the run of that plan, or finds it and compares (`beginning`). What is left open
    of the batches is as the run was begun. Of a run that has rows a few are computed again and
    compared (`probe`), for no list of what changes a model is complete.
@@ -33,6 +34,7 @@ from tenterhook_capture.prepare import prepare_capture
 from tenterhook_capture.probe import probe_run
 from tenterhook_capture.progress import ProgressCallback
 from tenterhook_capture.recipe import CaptureRecipe
+from tenterhook_capture.shared_tokens import share_tokens
 from tenterhook_capture.slices import Slice
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.units import TRIES, do_units
@@ -138,6 +140,7 @@ def resume_run(
     store.check_writable()
     capture = rebuild_capture(store, run_id, recipe)
     writer = store.write_run(run_id, run.plan)
+    share_tokens(writer, capture.rows, capture.tokens)  # where who began it was killed before
     do_units(
         store,
         capture,

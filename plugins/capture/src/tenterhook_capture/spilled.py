@@ -6,10 +6,25 @@ import threading
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any, Literal, final, overload
+from typing import IO, Any, Literal, Protocol, final, overload
 
 IN_MEMORY = 1 << 17
 """How many of them are in memory; without more there is no file."""
+
+
+class NumberColumn(Protocol):
+    """Whole numbers that are read anywhere, by any thread, few of them in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> "array[int]": ...
+    def __getitem__(self, key: int | slice) -> "int | array[int]":
+        """Return one number, or an array of a slice of them."""
 
 
 @final

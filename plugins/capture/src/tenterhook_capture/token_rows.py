@@ -8,7 +8,7 @@ import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, get_args
 
 import attrs
@@ -21,7 +21,7 @@ from tenterhook_capture.documents import Documents
 from tenterhook_capture.errors import BadArgument, NothingChosen, NothingToCapture
 from tenterhook_capture.lazy_texts import AT_ONCE
 from tenterhook_capture.options import LongDocuments, selected
-from tenterhook_capture.spilled import Numbers
+from tenterhook_capture.spilled import NumberColumn, Numbers
 from tenterhook_capture.text_model import TextModel
 from tenterhook_store import NOWHERE, Unit
 
@@ -91,11 +91,11 @@ class TokenRows:
     def __init__(
         self,
         counts: TokenCounts,
-        ids: Numbers,
-        windows: Numbers,
-        without: "array[int]",
-        with_role: Numbers | None = None,
-        characters: Numbers | None = None,
+        ids: NumberColumn,
+        windows: NumberColumn,
+        without: NumberColumn,
+        with_role: NumberColumn | None = None,
+        characters: NumberColumn | None = None,
         beside: Beside | None = None,
         *,
         keeps_ends: bool = False,
@@ -115,11 +115,13 @@ class TokenRows:
         """The documents that have no token, in order."""
         self.characters = characters
         self.beside = beside
-        self._ids = ids
-        self._windows = windows
+        self.all_ids = ids
+        """Every token, flat."""
+        self.windows = windows
+        """The first row, the document and the position of each window, flat."""
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.all_ids)
 
     @property
     def longest_document(self) -> int:
@@ -129,11 +131,18 @@ class TokenRows:
     @property
     def window_count(self) -> int:
         """How many windows there are."""
-        return len(self._windows) // PARTS
+        return len(self.windows) // PARTS
 
     def ids(self, start: int, length: int) -> list[int]:
         """Return some of the tokens."""
-        return self._ids[start : start + length].tolist()
+        return self.all_ids[start : start + length].tolist()
+
+    def where(self, token: int) -> str:
+        """Return of which document a token is, and which of its tokens, for people."""
+        numbers = range(self.window_count)
+        at = bisect_right(numbers, token, key=lambda number: self.windows[PARTS * number]) - 1
+        start, document, position = self.windows[PARTS * at : PARTS * (at + 1)]
+        return f"token {position + token - start} of document {document}"
 
     def fingerprint(self) -> str:
         """Return the sha256 of all tokens, and of where each document and window begins."""
@@ -147,18 +156,18 @@ class TokenRows:
     def spans(self) -> Iterator[Span]:
         """Yield where each window is, in order."""
         for first in range(0, self.window_count, AT_ONCE):
-            some = self._windows[PARTS * first : PARTS * (first + AT_ONCE) + 1]
+            some = self.windows[PARTS * first : PARTS * (first + AT_ONCE) + 1]
             for at in range(0, len(some) - 1, PARTS):
                 start, document, position = some[at : at + PARTS]
-                stop = some[at + PARTS] if at + PARTS < len(some) else len(self._ids)
+                stop = some[at + PARTS] if at + PARTS < len(some) else len(self.all_ids)
                 yield Span(start, document, position, stop - start)
 
     def window(self, number: int) -> Window:
         """Return one window."""
-        found = self._windows[PARTS * number : PARTS * (number + 1) + 1]
+        found = self.windows[PARTS * number : PARTS * (number + 1) + 1]
         start, document, position = found[:PARTS]
-        stop = found[PARTS] if len(found) > PARTS else len(self._ids)
-        ids = self._ids[start:stop].tolist()
+        stop = found[PARTS] if len(found) > PARTS else len(self.all_ids)
+        ids = self.all_ids[start:stop].tolist()
         characters = None if self.characters is None else self.characters[2 * start : 2 * stop]
         if self.beside is None:
             return Window(start, document, position, ids, ids, characters)
@@ -187,7 +196,7 @@ def tokenize(
     if long_documents not in get_args(LongDocuments):
         raise BadArgument("long_documents", long_documents, "'truncate', 'split' or 'head'")
     longest = model.max_tokens
-    ids, windows, without = Numbers("i"), Numbers("q"), array("q")
+    ids, windows, without = Numbers("i"), Numbers("q"), Numbers("q")
     too_long = lost = 0
     keeps_ends = False
     with_role = None if role is None else Numbers("i")
@@ -203,7 +212,7 @@ def tokenize(
         found = encoded.ids
         places: Sequence[int] = range(len(found))
         if not found:
-            without.append(document)
+            without.extend((document,))
         if longest is not None and len(found) > longest:
             too_long += 1
             if long_documents == "split":
@@ -306,54 +315,58 @@ class Piece:
     """Which tokens of the window they are, ascending, from 0."""
 
 
+@attrs.frozen(eq=False, kw_only=True)
+class ChosenWindows:
+    """The windows that have rows of a run."""
+
+    places: NumberColumn
+    """The first row, the number, and the tokens of the whole document, of each, flat."""
+    rows: int
+    """Of the run."""
+    longest: int
+    """Tokens of the longest window, whether it has rows or not."""
+    shortest: int
+
+
 class ChosenRows:
     """The rows of a run: all tokens, or those of each document that a selection chooses.
 
     A document's tokens are those that are kept of it, whether it is run as one window or several.
     """
 
-    def __init__(self, tokens: TokenRows, chosen: str | None = None) -> None:
+    def __init__(
+        self, tokens: TokenRows, chosen: str | None = None, windows: ChosenWindows | None = None
+    ) -> None:
         """`chosen` is a selection as text, as `CaptureOptions.tokens` has it.
 
-        Raises `NothingChosen` where no document has a token that it chooses.
+        `windows` are those that have rows by it, where that is known. Raises `NothingChosen` where
+        no document has a token that it chooses.
         """
         self.tokens = tokens
         self._selection = selected(chosen)
-        self._longest = self._shortest = 0
-        self._windows = Numbers("q")
-        """The first row, the number, and the tokens of the whole document, of each window."""
-        self._rows = 0
-        document: list[Span] = []
-        for number, span in enumerate(tokens.spans()):
-            self._longest = max(self._longest, span.length)
-            self._shortest = min(self._shortest or span.length, span.length)
-            if document and document[0].document != span.document:
-                self._add(document, number - len(document))
-                document = []
-            document.append(span)
-        self._add(document, tokens.window_count - len(document))
-        if chosen is not None and not self._rows:
+        self.windows = self._find_windows() if windows is None else windows
+        if chosen is not None and not self.windows.rows:
             raise NothingChosen(chosen, tokens.longest_document)
 
     def __len__(self) -> int:
-        return self._rows
+        return self.windows.rows
 
     @property
     def longest(self) -> int:
         """Tokens of the longest window."""
-        return self._longest
+        return self.windows.longest
 
     @property
     def shortest(self) -> int:
         """Tokens of the shortest window."""
-        return self._shortest
+        return self.windows.shortest
 
     def pieces(self, unit: Unit) -> Iterator[Piece]:
         """Yield what has rows in the unit, in the order of the rows."""
-        windows = range(len(self._windows) // PARTS)
+        windows = range(len(self.windows.places) // PARTS)
         first = bisect_right(windows, unit.start, key=self._start) - 1
         for at in range(first, bisect_left(windows, unit.stop, key=self._start)):
-            start, number, count = self._windows[PARTS * at : PARTS * (at + 1)]
+            start, number, count = self.windows.places[PARTS * at : PARTS * (at + 1)]
             window = self.tokens.window(number)
             own = slice(max(unit.start - start, 0), unit.stop - start)
             offsets = self._offsets(window.start, window.position, len(window.ids), count)[own]
@@ -370,19 +383,28 @@ class ChosenRows:
         return slice(first, self.tokens.counts.documents if whole else self._document_at(unit.stop))
 
     def _document_at(self, row: int) -> int:
-        windows = range(len(self._windows) // PARTS)
+        windows = range(len(self.windows.places) // PARTS)
         at = bisect_right(windows, row, key=self._start) - 1
-        return self.tokens.window(self._windows[PARTS * at + 1]).document
+        return self.tokens.window(self.windows.places[PARTS * at + 1]).document
 
     def _start(self, window: int) -> int:
-        return self._windows[PARTS * window]
+        return self.windows.places[PARTS * window]
 
-    def _add(self, spans: list[Span], first: int) -> None:
-        count = sum(span.length for span in spans)
-        for number, span in enumerate(spans, first):
-            if chosen := len(self._offsets(span.start, span.position, span.length, count)):
-                self._windows.extend((self._rows, number, count))
-                self._rows += chosen
+    def _find_windows(self) -> ChosenWindows:
+        places, rows = Numbers("q"), 0
+        longest = shortest = number = 0
+        for _, of_document in groupby(self.tokens.spans(), lambda span: span.document):
+            spans = [*of_document]
+            lengths = [span.length for span in spans]
+            longest, shortest = max(longest, *lengths), min(shortest or lengths[0], *lengths)
+            for span in spans:
+                if found := len(
+                    self._offsets(span.start, span.position, span.length, sum(lengths))
+                ):
+                    places.extend((rows, number, sum(lengths)))
+                    rows += found
+                number += 1
+        return ChosenWindows(places=places, rows=rows, longest=longest, shortest=shortest)
 
     def _offsets(self, start: int, position: int, length: int, count: int) -> Sequence[int]:
         flags = self.tokens.with_role

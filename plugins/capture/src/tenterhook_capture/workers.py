@@ -10,9 +10,11 @@ from typing import Any
 import attrs
 import torch
 
+from tenterhook_capture.beginning import check_tokens
 from tenterhook_capture.errors import ChangedSince, NotRebuildable
 from tenterhook_capture.identity import differences
-from tenterhook_capture.prepare import Capture, prepare_capture
+from tenterhook_capture.known_documents import KnownDocuments
+from tenterhook_capture.prepare import Capture, prepare_again, prepare_capture
 from tenterhook_capture.probe import probe_run
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.session import Session
@@ -24,35 +26,52 @@ LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 """Variables in which a launcher says which of this machine's processes one is."""
 
 
-def rebuild_capture(store: Store, run_id: str, recipe: CaptureRecipe | None = None) -> Capture:
-    """Load the model, read the data and plan, as the run's recipe says, or another one.
+def rebuild_capture(
+    store: Store, run_id: str, recipe: CaptureRecipe | None = None, *, read_documents: bool = True
+) -> Capture:
+    """Load the model, take the tokens that are shared, and plan, as the run's recipe says.
+
+    Or as another one says. Where no tokens are shared the documents are tokenized. Where they are,
+    the documents are still read and compared with those of the run, unless `read_documents` is
+    false: then who asks has compared them, and only fields that are kept are read.
 
     Raises `NotRebuildable` where something has no name, `ChangedSince` (an `OtherRun`) where the
     names give another model, other documents or other layers than the run was begun with, and
     what loading them raises.
     """
     run = store.run(run_id)
-    capture = rebuilt(run, recipe)
+    capture = rebuilt(run, recipe, begun=run, read_documents=read_documents)
     if found := differences(capture.plan, run.plan):
         raise ChangedSince(run_id, found)
+    check_tokens(capture, run, ChangedSince)
     return attrs.evolve(capture, plan=run.plan)
 
 
-def rebuilt(run: Run, recipe: CaptureRecipe | None = None) -> Capture:
+def rebuilt(
+    run: Run,
+    recipe: CaptureRecipe | None = None,
+    *,
+    begun: Run | None = None,
+    read_documents: bool = True,
+) -> Capture:
     """Return a capture by the names of a run, or those of a recipe, whatever they give now.
 
-    Raises `NotRebuildable`, and what loading them raises.
+    With `begun` the tokens are those that are shared with it. Raises `NotRebuildable`, and what
+    loading the names raises.
     """
     recipe = recipe or CaptureRecipe.of_run(run)
     if recipe.model is None or recipe.data is None or recipe.changes:
         raise NotRebuildable(run.id, recipe.unnamed)
-    capture = prepare_capture(
-        recipe.model.load(),
-        list(recipe.layers),
-        recipe.data.read(),
-        options=recipe.options,
-        sample_limit=recipe.documents,
-    )
+    model, layers, settings = recipe.model.load(), list(recipe.layers), recipe.options
+    limit, reads = recipe.documents, read_documents or recipe.data.keep_fields
+    if begun is None:
+        texts = recipe.data.read()
+        capture = prepare_capture(model, layers, texts, options=settings, sample_limit=limit)
+    else:
+        documents = recipe.data.read() if reads else KnownDocuments.of_run(begun, recipe.data)
+        capture = prepare_again(
+            model, layers, documents, options=settings, sample_limit=limit, begun=begun
+        )
     # A model is what it holds, wherever it lies; the run keeps the name that it was begun under.
     spec = attrs.evolve(capture.spec, model=run.plan.spec.get("model", capture.spec.model))
     return attrs.evolve(capture, spec=spec, plan=attrs.evolve(capture.plan, spec=spec.values()))
@@ -62,8 +81,9 @@ def rebuilt(run: Run, recipe: CaptureRecipe | None = None) -> Capture:
 class WorkerFactory:
     """Makes a worker of a run from names alone: what other processes are sent.
 
-    It pickles where the store does. Called, it loads the model, reads and tokenizes the documents,
-    and checks that they give the run's own plan; `OtherRun` where they do not.
+    It pickles where the store does. Called, it loads the model, takes the tokens that are shared
+    with the run, or tokenizes the documents where none are, and checks that they give the run's
+    own plan; `OtherRun` where they do not.
     """
 
     store: Store
@@ -75,7 +95,7 @@ class WorkerFactory:
         plan = self.store.run(self.run_id).plan
         threads = set_threads(plan)
         recipe = self.recipe.elsewhere(device=own_device(self.recipe))
-        capture = rebuild_capture(self.store, self.run_id, recipe)
+        capture = rebuild_capture(self.store, self.run_id, recipe, read_documents=False)
         writer = self.store.write_run(self.run_id, plan)
         probe = probe_run(self.store, capture, writer, ChangedSince)
         facts = None if probe is None else probe.facts()

@@ -82,6 +82,7 @@ from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
 from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
 from tenterhook_store.rows import Rows
 from tenterhook_store.run import Run
+from tenterhook_store.shared_tensors import SharedTensors, SharesTensors, check_shared_name
 from tenterhook_store.spans import NOWHERE, SPANS
 from tenterhook_store.statistics import TopTokens
 from tenterhook_store.tensors import dtype_name, flat_bytes, plain_tensor, torch_dtype
@@ -150,6 +151,8 @@ __all__ = [
     "RunDifference",
     "RunPlan",
     "RunWriter",
+    "SharedTensors",
+    "SharesTensors",
     "Store",
     "TopTokens",
     "Unit",
@@ -164,6 +167,7 @@ __all__ = [
     "check_attribute",
     "check_free",
     "check_run_id",
+    "check_shared_name",
     "check_tensor_name",
     "compare",
     "dequantize",

@@ -1,6 +1,6 @@
 """A store in memory: for tests, for notebooks, and to read what a store is.
 
-It fills the protocols of `protocols` in the plainest way, in about 200 lines:
+It fills the protocols of `protocols` in the plainest way, in about 250 lines:
 
 1. `write_run` makes a `_MemoryRun`, or finds that of the same plan, and returns a writer of it.
 2. `open_unit` returns a unit's writer, which copies blocks of rows to lists of its own. Nobody else
@@ -12,7 +12,7 @@ It fills the protocols of `protocols` in the plainest way, in about 200 lines:
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from tenterhook_store.names import check_attribute, check_free, check_run_id, ch
 from tenterhook_store.plan import ROW_ARRAYS, RunPlan, Unit
 from tenterhook_store.protocols import Problem, RowBlock
 from tenterhook_store.run import Run
+from tenterhook_store.shared_tensors import check_shared_name
 from tenterhook_store.tensors import plain_tensor
 from tenterhook_store.unit_numbers import UnitNumbers
 
@@ -100,6 +101,7 @@ class MemoryStore:
             store=self,
             load_attributes=lambda: copy.deepcopy(run.attributes),
             kept=run,
+            load_shared=run.shared.get,
         )
 
     def write_run(self, run_id: str, plan: RunPlan) -> "_MemoryRunWriter":
@@ -178,6 +180,7 @@ class _MemoryRun:
         self.logs: dict[int, dict[str, Any]] = {}
         self.sessions: dict[str, dict[str, Any]] = {}
         self.attributes: dict[str, Any] = {}
+        self.shared: dict[str, _MemoryTensors] = {}
         self.is_deleted = False
 
     def names(self, number: int) -> list[str]:
@@ -213,10 +216,37 @@ class _MemoryRunWriter:
     def note_session(self, session: str, facts: Mapping[str, Any]) -> None:
         self._run.sessions[session] = copy.deepcopy(dict(facts))
 
+    def share(
+        self, name: str, pieces: Iterable[Mapping[str, Tensor]], facts: Mapping[str, Any]
+    ) -> None:
+        check_shared_name(name)
+        if name in self._run.shared:
+            return
+        copies = [
+            {key: plain_tensor(tensor).clone() for key, tensor in piece.items()} for piece in pieces
+        ]
+        if self._run.is_deleted:
+            raise DeletedRun(self.run_id)
+        self._run.shared.setdefault(name, _MemoryTensors(copy.deepcopy(dict(facts)), copies))
+
     def finish(self) -> None:
         missing = UnitNumbers.missing(self.committed(), self.plan.unit_count)
         if missing:
             raise IncompleteRun(self.run_id, missing)
+
+
+class _MemoryTensors:
+    """Fills `SharedTensors`."""
+
+    def __init__(self, facts: dict[str, Any], pieces: list[dict[str, Tensor]]) -> None:
+        self.facts = facts
+        self._pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def load(self, piece: int) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._pieces[piece].items()}
 
 
 class _MemoryUnitWriter:

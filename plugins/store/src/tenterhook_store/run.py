@@ -21,6 +21,7 @@ from tenterhook_store.norm_bounds import NormBounds, norm_bounds
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
 from tenterhook_store.rows import Rows
+from tenterhook_store.shared_tensors import SharedTensors
 from tenterhook_store.spans import span_rows
 from tenterhook_store.statistics import DEFAULT_QUANTILES, quantile_error, reduced
 from tenterhook_store.tensors import torch_dtype
@@ -70,14 +71,16 @@ class Run:
         take_number: TakeRows | None = None,
         store: "Reopens | None" = None,
         load_recent: Callable[[int], dict[str, Any]] | None = None,
+        load_shared: Callable[[str], SharedTensors | None] | None = None,
     ) -> None:
         """Make a run that reads by these functions, which any thread may call.
 
         `read_layer` and `read_number` read rows that follow each other; `take_layer` and
         `take_number` read any rows. Without the latter, rows are picked from what is read around
         them. `kept` reads the small tensors of units. `load_recent` returns what `load_records`
-        does, but of units those alone that were committed last, as many as it is told. `store` is
-        where other processes open the run again; without it the run cannot be pickled.
+        does, but of units those alone that were committed last, as many as it is told.
+        `load_shared` returns what was shared under a name, if anything was. `store` is where other
+        processes open the run again; without it the run cannot be pickled.
         """
         self.id = run_id
         self.plan = plan
@@ -86,6 +89,7 @@ class Run:
         self._read_number = read_number
         self._load_records = load_records
         self._load_recent = load_recent
+        self._load_shared = load_shared
         self._take_layer = take_layer
         self._take_number = take_number
         self._store = store
@@ -218,6 +222,15 @@ class Run:
         if name not in known:
             raise NotKept(name, number, known, self.id)
         return self._kept.load(number, name)
+
+    def shared(self, name: str) -> SharedTensors | None:
+        """Return the tensors that were shared with all of the run under a name.
+
+        `tokens` are the token ids of the documents, which whoever began the run has worked out for
+        the others. `None` where there is nothing of that name, as in runs of earlier versions, and
+        where the store shares nothing. Raises `DamagedStore` where it is not of this run.
+        """
+        return None if self._load_shared is None else self._load_shared(name)
 
     def reduced(
         self, layer: str | int, what: str, *, q: Sequence[float] = DEFAULT_QUANTILES, ddof: int = 0

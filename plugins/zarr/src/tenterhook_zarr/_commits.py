@@ -63,6 +63,18 @@ class CommitRecord:
 
 
 @attrs.frozen
+class SharedRecord:
+    """What is shared with all of a run under one name."""
+
+    format: int
+    plan: str
+    """The checksum of `plan.json`."""
+
+    facts: dict[str, Any]
+    pieces: tuple[SignedTensors, ...]
+
+
+@attrs.frozen
 class TensorRecord:
     """Which array is a tensor now."""
 

@@ -6,6 +6,7 @@ layers/NAME/            an array per layer, `[rows, features]`
 rows/token|document|position/
                         an array each, `[rows]`
 kept/000000.safetensors the small tensors of a unit, if it has any
+shared/NAME.json        what all who work on the run share (`_shared`), and below NAME its pieces
 commits/000000.json     one per committed unit; rows without a record count for nothing
 attributes/NAME.json    what people noted on the run
 log/000000.json         how the unit went: times and counts
@@ -103,6 +104,16 @@ class RunFolder:
     def tensors(self) -> PurePath:
         """Where the small tensors of units are."""
         return self.path / "kept"
+
+    @property
+    def shared(self) -> PurePath:
+        """Where what all who work on the run share is."""
+        return self.path / "shared"
+
+    def shared_folders(self) -> list[PurePath]:
+        """Return the folders of what is shared, those of the pieces among them."""
+        names = [name for name in self.files.names(self.shared) if "." not in name]
+        return [self.shared, *(self.shared / name for name in names)]
 
     @property
     def attributes(self) -> PurePath:

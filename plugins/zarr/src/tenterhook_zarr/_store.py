@@ -31,6 +31,7 @@ from tenterhook_zarr._local_backend import LocalBackend, cannot_write
 from tenterhook_zarr._names import folder_name, name_of
 from tenterhook_zarr._records import sealed
 from tenterhook_zarr._rivals import Rivals
+from tenterhook_zarr._shared import shared
 from tenterhook_zarr._tensors import CURRENT, load_tensor, name_in, save_tensor
 from tenterhook_zarr._urls import local_path_of, split_url
 from tenterhook_zarr._verify import verify
@@ -166,6 +167,7 @@ class ZarrStore:
             store=self,
             load_attributes=folder.notes,
             kept=UnitTensors(folder),
+            load_shared=lambda name: shared(folder, name),
         )
 
     def delete_run(self, run_id: str) -> None:

@@ -11,6 +11,7 @@ from tenterhook_zarr._folder import Key, RunFolder
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
 from tenterhook_zarr._records import record_of
 from tenterhook_zarr._shards import shard_facts
+from tenterhook_zarr._shared import problems_of_shared
 from tenterhook_zarr._unit_tensors import unpack
 
 
@@ -41,6 +42,7 @@ def _of_run(folder: RunFolder) -> Iterator[Problem]:
             record_of(Note, folder.read_record(path), folder.files.show(path))
         except DamagedStore as error:
             yield _problem(None, error)
+    yield from problems_of_shared(folder)
     for key in folder.keys():  # noqa: SIM118
         if not has_begun and not folder.files.is_there(folder.array(key) / "zarr.json"):
             continue

@@ -29,7 +29,7 @@ finds those that were moved already. test_killed_at_any_step_and_resumed kills a
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -70,6 +70,7 @@ from tenterhook_zarr._folder import (
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
 from tenterhook_zarr._records import sealed
 from tenterhook_zarr._shards import ShardWriter, shard_facts
+from tenterhook_zarr._shared import share
 from tenterhook_zarr._unit_tensors import describe, pack, storable
 
 FORMAT = 1
@@ -118,6 +119,13 @@ class ZarrRunWriter:
         """Keep what is to be known of this process's part of the work."""
         with naming(self._folder, f"session {session}"):
             self._folder.files.write(self._folder.sessions / f"{session}.json", sealed(facts))
+
+    def share(
+        self, name: str, pieces: Iterable[Mapping[str, Tensor]], facts: Mapping[str, Any]
+    ) -> None:
+        """Keep tensors with the run as a whole; see `SharesTensors.share`."""
+        with naming(self._folder, f"what is shared as {name!r}"):
+            share(self._folder, name, pieces, facts)
 
     def finish(self) -> None:
         """Remove what writers left, once all units are committed; `IncompleteRun` otherwise.
@@ -459,7 +467,7 @@ def _lay_out(folder: RunFolder) -> None:
 def _tidy(folder: RunFolder) -> None:
     """Remove what killed processes left: files that are not whole, and shards set aside."""
     arrays = [folder.array(key) for key in folder.keys()]  # noqa: SIM118
-    for each in (folder.path, *folder.folders(), *arrays):
+    for each in (folder.path, *folder.folders(), *folder.shared_folders(), *arrays):
         folder.files.tidy(each)
     if folder.writing.is_dir():
         for writing in folder.writing.iterdir():

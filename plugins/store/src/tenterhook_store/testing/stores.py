@@ -15,6 +15,7 @@ from tenterhook_store.testing.store_damage import DamageTests
 from tenterhook_store.testing.store_durability import DurabilityTests
 from tenterhook_store.testing.store_reading import ReadingTests
 from tenterhook_store.testing.store_runs import RunTests
+from tenterhook_store.testing.store_sharing import SharingTests
 from tenterhook_store.testing.store_tensors import TensorTests
 from tenterhook_store.testing.store_writing import WritingTests
 
@@ -22,7 +23,13 @@ __all__ = ["StoreContract"]
 
 
 class StoreContract(
-    TensorTests, ReadingTests, WritingTests, RunTests, DurabilityTests, DamageTests
+    TensorTests,
+    ReadingTests,
+    WritingTests,
+    RunTests,
+    SharingTests,
+    DurabilityTests,
+    DamageTests,
 ):
     """Inherit and give the fixture `store`: a store of yours, empty.
 
