@@ -97,7 +97,8 @@ def prepare_capture(
     runs = _runs(model, points)
     found = Documents.of(documents, limit=sample_limit)
     rows = _tokenized(runs, found, options, on_documents)
-    return _prepared(model, runs, points, found, rows, TokenFacts.of(rows), options)
+    template = _template_fingerprint(found, rows)
+    return _prepared(model, runs, points, found, rows, TokenFacts.of(rows), options, template)
 
 
 def prepare_again(
@@ -115,14 +116,14 @@ def prepare_again(
     """
     points = points_of(model, layers)
     runs = _runs(model, points)
-    shared = shared_rows(begun, runs)
+    shared, template = shared_rows(begun, runs), begun.plan.spec.get("template_fingerprint")
     if shared is None or isinstance(documents, Documents):
         texts = documents if isinstance(documents, Documents) else documents.origin.read()
         documents = Documents.of(texts, limit=sample_limit)
         if shared is None:
             rows = _tokenized(runs, documents, options, None)
-            shared = rows, TokenFacts.of(rows)
-    return _prepared(model, runs, points, documents, *shared, options)
+            shared, template = (rows, TokenFacts.of(rows)), _template_fingerprint(documents, rows)
+    return _prepared(model, runs, points, documents, *shared, options, template)
 
 
 def _prepared(
@@ -133,6 +134,7 @@ def _prepared(
     rows: ChosenRows,
     facts: TokenFacts,
     options: CaptureOptions,
+    template_fingerprint: str | None,
 ) -> Capture:
     """Look at what the points give, and plan; `model` is what is run of the one that was given."""
     tokens = rows.tokens
@@ -171,7 +173,7 @@ def _prepared(
         keep_rows=options.keep_rows,
         changes=changes.said,
         changes_fingerprint=changes.fingerprint,
-        template_fingerprint=tokens.fingerprint() if documents.are_messages else None,
+        template_fingerprint=template_fingerprint,
         algorithm=ALGORITHM if tokens.beside is None else TOKENS_BESIDE,
     )
     names = [point.name for point in points]
@@ -231,6 +233,11 @@ def _tokenized(
         on_documents=on_documents,
     )
     return ChosenRows(tokens, options.tokens)
+
+
+def _template_fingerprint(documents: Documents, rows: ChosenRows) -> str | None:
+    """Return the hash of the tokens that a chat template made, of conversations."""
+    return rows.tokens.fingerprint() if documents.are_messages else None
 
 
 def _runs(model: TextModel, points: Sequence[Point]) -> TextModel:

@@ -147,7 +147,7 @@ class TokenRows:
     def fingerprint(self) -> str:
         """Return the sha256 of all tokens, and of where each document and window begins."""
         digest = hashlib.sha256()
-        for numbers in (self._ids, self._windows):
+        for numbers in (self.all_ids, self.windows):
             digest.update(len(numbers).to_bytes(8, "little"))
             for first in range(0, len(numbers), FEW):
                 digest.update(numbers[first : first + FEW].tobytes())
