@@ -319,8 +319,7 @@ class SelectionAtWork:
     ) -> tuple[Part, Forward | None]:
         selection, shape = self.selection, tensor.shape
         forward = self._watch.forward_at(module)
-        if self._of_tokens:
-            self._check_layer(module, forward, given, shape)
+        self._check_layer(module, forward, given, tensor)
         if forward is None:
             seen = self._watch.tokens_for(selection, None)
             return self._work_out(shape, tensor.device, seen), None
@@ -347,11 +346,16 @@ class SelectionAtWork:
         return 0
 
     def _check_layer(
-        self, module: nn.Module, forward: Forward | None, given: Tensor | None, shape: torch.Size
+        self, module: nn.Module, forward: Forward | None, given: Tensor | None, tensor: Tensor
     ) -> None:
-        why = self._carriers.why_not(module, forward, given, shape)
-        if why is not None:
-            raise ValueError(f"Tokens are selected, and {why}.")
+        if self._of_tokens:
+            why = self._carriers.why_not(module, forward, given, tensor)
+            if why is not None:
+                raise ValueError(f"Tokens are selected, and {why}.")
+        elif self.selection.rows is not None and forward is not None:
+            why = self._carriers.why_no_rows(module, forward, given, tensor)
+            if why is not None:
+                raise ValueError(f"Rows are selected, and {why}.")
 
     def _work_out(
         self, shape: torch.Size, device: torch.device, seen: Seen | None, *, at: bool = True

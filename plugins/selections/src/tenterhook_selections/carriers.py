@@ -6,7 +6,7 @@ layer is and what the forward was given, and refuses what cannot be told.
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tenterhook.activations import parameters_of
 from tenterhook_selections.forwards import Forward, storage_of, takes_text
-from tenterhook_selections.turning import may_turn
+from tenterhook_selections.trials import Flags, Form, Of, flags_of, try_out
 
 OTHER_INPUTS = (
     "pixel_values",
@@ -71,8 +71,11 @@ class _Layer:
     tower: str | None
     """Why one at its place carries no text, if so."""
 
-    is_batch_first: bool = False
-    """Whether it is known to have the batch before the tokens."""
+    sequence_first: str | None = None
+    """Why its first axis is not the batch, if that is known of its kind."""
+
+    shown: dict[tuple[Of, Flags], bool] = attrs.field(factory=dict)
+    """Whether its activations have a form, where a run has shown it."""
 
 
 class Carriers:
@@ -99,62 +102,158 @@ class Carriers:
         layer: nn.Module,
         forward: Forward | None,
         given: Tensor | None,
-        shape: Sequence[int] = (),
+        tensor: Tensor | None = None,
     ) -> str | None:
         """Return why tokens cannot be selected at a layer, `None` where they can.
 
-        `given` is the layer's first input, `shape` its activation's.
+        `given` is the layer's first input, `tensor` the activation of which they are selected.
         """
-        known = self._layers.get(layer)
-        if known is None:
-            known = self._layers[layer] = _Layer(self._by_kind(layer), self._by_tower(layer))
+        known = self._layer(layer)
         if known.kind is not None or forward is None or forward.shape is None:
             return known.kind
         why = known.tower or self._by_inputs(layer, forward, given)
-        if why is None and not known.is_batch_first and shape[:2] == forward.shape:
-            why = self._by_size(layer, forward, given, known)
+        if why is None and tensor is not None:
+            why = self._by_size(layer, forward, given, tensor)
         return why
 
     def _by_size(
-        self, layer: nn.Module, forward: Forward, given: Tensor | None, known: "_Layer"
+        self,
+        layer: nn.Module,
+        forward: Forward,
+        given: Tensor | None,
+        tensor: Tensor,
     ) -> str | None:
-        """Return why it cannot be told whether the batch or the tokens come first.
+        """Return why it cannot be told which axes have the batch and the tokens.
 
-        Where they are as many, an activation `(tokens, batch, features)` looks like one that has
-        the batch first. What another forward has shown is remembered.
+        Where sizes tell, what they do is remembered. Where two are the same, it is what was
+        remembered, or what the module says of itself, or what a trial shows.
         """
         assert forward.shape is not None
         batch, seq = forward.shape
-        known.is_batch_first = batch != seq or self._is_known(layer, forward)
-        if batch == 1 or known.is_batch_first:
+        axes = tuple(tensor.shape[:3])
+        form: Form = "tokens second"
+        alike = None
+        if len(axes) == 2 and axes[0] == batch * seq:
+            form = "joined"
+            alike = "the activation has rows and tokens in one axis" if batch * seq > 1 else None
+        elif axes[:2] != (batch, seq):
+            if axes[:2] == (seq, batch):
+                self._show(layer, forward, tensor is given, "tokens second", False)
+            return None  # refused by its shape
+        elif batch == seq > 1:
+            alike = f"the batch has as many rows as tokens, {batch}"
+        elif seq > 1 and axes[2:] == (seq,) and tensor.ndim == 3:
+            alike = f"the activation has as many features as tokens, {seq}"
+        if alike is None:
+            if form == "tokens second":
+                self._show(layer, forward, tensor is given, form, True)
             return None
-        ids = forward.named.get("input_ids")
-        if isinstance(layer, nn.Embedding) and given is not None and _is_same(given, ids):
+        shown, why = self._find_out(layer, forward, given, tensor, form)
+        if shown is not True and seq == 1:
+            shown, why = self._find_out(layer, forward, given, tensor, "rows first")
+        if shown:
             return None
+        name = type(layer).__name__
+        if shown is False:
+            return (
+                f"{alike}, and this {name} does not have the rows first and then their tokens. "
+                "Capture it whole, without a selection, or select at a layer that has"
+            )
+        another = (
+            ""
+            if form == "joined"
+            else ", or run the model once on a batch of another size, in such a scope: what that "
+            "shows is remembered"
+        )
         return (
-            f"the batch has as many rows as tokens, {batch}, and the code of "
-            f"{type(forward.module).__name__} turns axes round, so it cannot be told which of them "
-            f"this {type(layer).__name__} has first. Say it on a module, as torch's own do "
-            "(module.batch_first = True), or run the model once on a batch of another size, in "
-            "such a scope: what that shows is remembered"
+            f"{alike}, and it is not known which axes of this {name} are which: {why}. Say on a "
+            f"module that the batch comes first (module.batch_first = True){another}"
         )
 
-    def _is_known(self, layer: nn.Module, forward: Forward) -> bool:
-        """Whether a layer says that the batch comes first, or its model turns no axes round.
+    def why_no_rows(
+        self, layer: nn.Module, forward: Forward, given: Tensor | None, tensor: Tensor
+    ) -> str | None:
+        """Return why the rows of the batch cannot be selected at a layer, `None` where they can.
 
-        Models of transformers keep the batch first, whatever they turn inside.
+        They need no text, only a first axis that is the batch. What is known not to have it is
+        refused; what nothing is known of is taken to have it.
         """
-        said = (getattr(each, "batch_first", None) for each in (layer, *self._modules_above(layer)))
-        first = next((each for each in said if isinstance(each, bool)), None)
-        if first is None:
-            top = type(forward.module).__module__.partition(".")[0]
-            first = top == "transformers" or not may_turn(forward.module)
-        return first
+        if forward.shape is None:
+            return None
+        batch, seq = forward.shape
+        first = tensor.shape[0] if tensor.ndim else 1
+        why = self._layer(layer).sequence_first
+        if why is not None or first == 1:
+            return why
+        form: Form = (
+            "joined" if tensor.ndim == 2 and first == batch * seq != batch else "rows first"
+        )
+        if form == "rows first" and first != batch:
+            return (
+                f"the first axis of the activation of shape {tuple(tensor.shape)} is not the "
+                f"batch's, which has {batch} rows"
+            )
+        if form == "rows first" and (batch != seq or tensor.ndim < 3):
+            return None
+        if self._find_out(layer, forward, given, tensor, form)[0] is False:
+            name = type(layer).__name__
+            return f"this {name} does not have the batch first. Capture it whole, without rows="
+        return None
+
+    def _find_out(
+        self, layer: nn.Module, forward: Forward, given: Tensor | None, tensor: Tensor, form: Any
+    ) -> tuple[bool | None, str]:
+        """Return whether an activation has a form, and why where it is not known."""
+        of: Of = tensor is given, form
+        shown = self._layer(layer).shown
+        flags = _flags(forward)
+        if (of, flags) in shown:
+            return shown[of, flags], ""
+        if isinstance(layer, nn.Embedding) and _is_same(given, forward.named.get("input_ids")):
+            return True, ""
+        said = [
+            (first, type(each).__module__.partition(".")[0] == "torch")
+            for each in (layer, *self._modules_above(layer))
+            if isinstance(first := getattr(each, "batch_first", None), bool)
+        ]
+        if said and not said[0][1]:  # a module of the user's own, who knows
+            return said[0][0], ""
+        trial = try_out(forward.module, forward.named, tensor.shape)
+        for other, found in trial.shown.items():
+            for each, answer in found.items():
+                self._layer(other).shown.setdefault((each, flags), answer)
+        if (of, flags) in shown:
+            return shown[of, flags], ""
+        if said and said[0][0]:  # a torch module, given what it asks for
+            return True, ""
+        return None, trial.failed or "a trial on two short rows did not show it"
+
+    def _show(
+        self, layer: nn.Module, forward: Forward, is_given: bool, form: Form, answer: bool
+    ) -> None:
+        """Remember what a forward shows of a layer; what once was otherwise is not relied on."""
+        shown, key = self._layer(layer).shown, ((is_given, form), _flags(forward))
+        if shown.get(key, True):
+            if len(shown) == _MOST:  # flags that are others in each forward
+                shown.clear()
+            shown[key] = answer
+
+    def _layer(self, layer: nn.Module) -> _Layer:
+        known = self._layers.get(layer)
+        if known is None:
+            known = _Layer(self._by_kind(layer), self._by_tower(layer))
+            known.sequence_first = self._is_sequence_first(layer)
+            self._layers[layer] = known
+        return known
 
     def _by_kind(self, layer: nn.Module) -> str | None:
         """Return why a layer of this kind has no tokens on its second axis."""
         if isinstance(layer, _CHANNELS_FIRST):
             return f"a {type(layer).__name__} has its channels before the places, and no tokens"
+        return self._is_sequence_first(layer)
+
+    def _is_sequence_first(self, layer: nn.Module) -> str | None:
+        """Return why the first axis of a layer of this kind is not the batch."""
         for module in (layer, *self._modules_above(layer)):
             blocks = getattr(module, "layers", None)  # a TransformerEncoder, itself or around it
             first = blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) else module
@@ -222,12 +321,22 @@ class Carriers:
 
 
 _of_roots: "weakref.WeakKeyDictionary[nn.Module, Carriers]" = weakref.WeakKeyDictionary()
+_MOST = 64
 _STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
 
 
-def _is_same(one: Tensor, other: Any) -> bool:
+def _flags(forward: Forward) -> Flags:
+    found: Flags | None = forward.masks.get("flags")
+    if found is None:
+        found = forward.masks["flags"] = flags_of(forward.named)
+    return found
+
+
+def _is_same(one: Tensor | None, other: Any) -> bool:
     """Whether one is the other, not transposed."""
-    return _shares(one, other) and one.shape == other.shape and one.stride() == other.stride()
+    if one is None or not _shares(one, other):
+        return False
+    return bool(one.shape == other.shape and one.stride() == other.stride())
 
 
 def _shares(one: Tensor, other: Any) -> bool:
