@@ -651,6 +651,30 @@ def test_attention_is_part_of_what_a_capture_is(th: Command, tmp_path: Path) -> 
     assert (code, "the loader of 'words:' has no choice of attention" in err) == (2, True)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_large_models(th: Command, tmp_path: Path) -> None:
+    """A model that lies on the disk is the same model; its run is worked on as it was begun."""
+    words = ["capture", "tiny:", "--layer", "layer_1", "--data", "tiny:sample"]
+    words += ["--sample-limit", "3", "--rows-per-unit", "64", "--out", str(tmp_path / "store")]
+    tmp_path.joinpath("map.json").write_text('{"": "disk"}')
+    assert th(*words, "--device-map", '{"": "disk"}', "--plan")[0] == 0
+    store = LocalStore(tmp_path / "store")
+    (run_id,) = store.runs()
+    assert store.run(run_id).metadata["recipe"]["model"]["device_map"] == {"": "disk"}
+    assert th("work", str(tmp_path / "store"))[0] == 0
+    assert th("runs", "reproduce", str(tmp_path / "store"))[0] == 0
+    assert "complete already" in th(*words, "--device-map", str(tmp_path / "map.json"))[2]
+    assert "complete already" in th(*words)[2]
+    for more, wanted in {
+        ("--device-map", "{oops"): "is neither a word, nor JSON, nor a file of it",
+        ("--tp-plan", "none.json"): "is neither a word, nor JSON, nor a file of it",
+        ("--quantization-config", "int7"): "quantization_config='int7' is no word for one: give",
+        ("--device-map", "auto", "--tp-plan", "auto"): "both say where the model goes",
+    }.items():
+        code, _, err = th(*words, *more)
+        assert (code, wanted in " ".join(err.split())) == (2, True), err
+
+
 @pytest.mark.parametrize("more", [(), ("--keep-rows",)])
 def test_reduce(th: Command, tmp_path: Path, more: tuple[str, ...]) -> None:
     """Statistics from the command line, with rows or without; the report says how to read them."""

@@ -5,12 +5,13 @@ from typing import Any
 
 import attrs
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from tenterhook_capture.batching import Batching
 from tenterhook_capture.documents import DataName, Documents
 from tenterhook_capture.errors import NotRebuildable
 from tenterhook_capture.known_documents import KnownDocuments
-from tenterhook_capture.loading import ModelName, name_of
+from tenterhook_capture.loading import LARGE, ModelName, name_of
 from tenterhook_capture.options import CaptureOptions
 from tenterhook_capture.text_model import TextModel
 from tenterhook_store import DamagedStore, Run
@@ -105,7 +106,9 @@ class CaptureRecipe:
             known = self.model or ModelName(model)
             recipe = attrs.evolve(recipe, model=attrs.evolve(known, name=model, revision=None))
         if device is not None and recipe.model is not None:
-            recipe = attrs.evolve(recipe, model=attrs.evolve(recipe.model, device=device))
+            # One device for all of it, wherever its parts were.
+            there = attrs.evolve(recipe.model, device=device, device_map=None, max_memory=None)
+            recipe = attrs.evolve(recipe, model=there)
         if data is not None or field is not None:
             known_data = recipe.data or DataName(data or "")
             known_data = attrs.evolve(known_data, name=data or known_data.name)
@@ -134,4 +137,12 @@ def _as_it_was_begun(values: Any) -> Any:
 
 
 def _converter() -> cattrs.Converter:
-    return cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
+    converter = cattrs.Converter(
+        forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
+    # Left out where nobody asked for it, so that earlier versions read the recipe.
+    left_out: Any = {option: override(omit_if_default=True) for option in LARGE}
+    converter.register_unstructure_hook(
+        ModelName, make_dict_unstructure_fn(ModelName, converter, **left_out)
+    )
+    return converter

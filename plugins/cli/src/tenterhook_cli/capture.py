@@ -21,6 +21,7 @@ from tenterhook_cli.options import (
     choice,
     count,
     option,
+    plain_value,
     tries_option,
 )
 from tenterhook_cli.progress import Remembered, documents_bar, progress_bar, stoppable
@@ -136,6 +137,29 @@ WITH_SPEC = {
     group="Model",
     help="How the model computes attention: 'eager' gives the patterns that LAYER:attention keeps.",
 )
+@option(
+    "--device-map",
+    callback=plain_value,
+    metavar="MAP",
+    group="Model",
+    help="Lay parts of the model on several devices, in memory and on the disk: auto, or devices "
+    "by module name, as JSON or a file of it.",
+)
+@option(
+    "--tp-plan",
+    callback=plain_value,
+    metavar="PLAN",
+    group="Model",
+    help="Have the processes that torchrun starts share each layer: auto, or a plan as JSON.",
+)
+@option(
+    "--quantization-config",
+    callback=plain_value,
+    metavar="CONFIG",
+    group="Model",
+    help="Keep weights in fewer bits: int8, fp8, quanto-int8, bnb-8bit, bnb-4bit, ..., or settings "
+    "as JSON or a file of it.",
+)
 @described_options(CaptureOptions)
 @as_json_option
 @click.pass_context
@@ -157,6 +181,9 @@ def capture(
     device: str | None,
     revision: str | None,
     attn_implementation: str | None,
+    device_map: Any,
+    tp_plan: Any,
+    quantization_config: Any,
     tries: int,
     engine: "Engine | None",
     dry_run: bool,
@@ -222,7 +249,13 @@ def capture(
     else:
         chosen = _chosen(ctx, options)
         loaded = load_model(
-            model, device=device, revision=revision, attn_implementation=attn_implementation
+            model,
+            device=device,
+            revision=revision,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            tp_plan=tp_plan,
+            quantization_config=quantization_config,
         )
     assert documents is not None
     if dry_run or plan_only:

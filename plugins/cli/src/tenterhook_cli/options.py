@@ -3,8 +3,10 @@
 A command with many options is a `GroupedCommand`: its help shows them under headings.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -68,6 +70,22 @@ def _takes_one_value(option: click.Option) -> bool:
 def option(*names: str, group: str = OTHER, **settings: Any) -> Decorator:
     """Return an option that stands under a heading."""
     return click.option(*names, cls=GroupedOption, group=group, **settings)
+
+
+def plain_value(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """Read a word, or plain values as JSON, `{...}` itself or a `.json` file; `None` as it is.
+
+    The callback of an option. Raises `click.BadParameter`.
+    """
+    text = (value or "").strip()
+    try:
+        if text.endswith(".json"):
+            text = Path(text).read_text()
+        return json.loads(text) if text.lstrip().startswith("{") else text or None
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(
+            f"{value!r} is neither a word, nor JSON, nor a file of it: {error}", ctx, param
+        ) from None
 
 
 def choice(name: str, choices: Sequence[str], help: str, **settings: Any) -> Decorator:

@@ -26,6 +26,10 @@ def load(
     device: "torch.device | str | None" = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    device_map: Any = None,
+    tp_plan: Any = None,
+    quantization_config: Any = None,
+    max_memory: Any = None,
 ) -> "LanguageModel":
     """Load the model: `""`, `"kjv"`, and both with `tiny:` before them, mean the one there is.
 
@@ -39,9 +43,14 @@ def load(
         raise NoRevisions(revision)
     from tenterhook_transformers import LanguageModel
 
-    options: dict[str, Any] = {}
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
+    asked = {
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+        "tp_plan": tp_plan,
+        "quantization_config": quantization_config,
+        "max_memory": max_memory,
+    }
+    options: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     return LanguageModel.from_pretrained(
         str(model_path()), model_id="tiny:", dtype=dtype, device=device, **options
     )

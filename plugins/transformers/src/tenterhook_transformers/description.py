@@ -19,7 +19,7 @@ from tenterhook_transformers.weights import (
 )
 
 _PACKAGES = ("tenterhook", "tenterhook-transformers", "torch", "transformers", "tokenizers")
-_NOT_THE_MODEL = ("_name_or_path", "transformers_version")
+_NOT_THE_MODEL = ("_name_or_path", "transformers_version", "distributed_config")
 
 
 def describe(
@@ -45,7 +45,7 @@ def describe(
         "weights": weights.result(),
         "buffers": buffers_fingerprint(inner),
         "adapters": describe_adapters(module),
-        "parameters": sum(parameter.numel() for parameter in inner.parameters()),
+        "parameters": _count(inner),
         "tokenizer": None
         if tokenizer is None
         else {
@@ -74,6 +74,22 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     content = [type(tokenizer).__qualname__, content, sorted(_special(tokenizer).items())]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _count(module: nn.Module) -> int:
+    """Return how many numbers the parameters are, tied ones once.
+
+    Offloading takes tied parameters for two: each has its own on the meta device.
+    """
+    found = dict(module.named_parameters())
+    tied = getattr(module, "all_tied_weights_keys", None) or {}
+    twice = {
+        name
+        for name in found
+        if (other := found.get(tied.get(name, ""))) is not None
+        and (found[name].is_meta or other.is_meta)
+    }
+    return sum(each.numel() for name, each in found.items() if name not in twice)
 
 
 def _special(tokenizer: Any) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A language model: a model, its tokenizer, its hooks."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
 from tenterhook.registry import OnError
-from tenterhook_capture.loading import ModelName, load_model, note_name
+from tenterhook_capture.loading import LARGE, ModelName, load_model, note_name
 from tenterhook_capture.special_tokens import SpecialTokens
 from tenterhook_capture.text_model import TextModel
 from tenterhook_store.schemes import split_scheme
@@ -25,6 +26,7 @@ from tenterhook_transformers.families import (
 )
 from tenterhook_transformers.forwards import padded, run_padded
 from tenterhook_transformers.inference import Inference
+from tenterhook_transformers.large_models import in_plain_values
 from tenterhook_transformers.pretrained import load_parts
 from tenterhook_transformers.saving import Activations
 from tenterhook_transformers.tokenizing import (
@@ -140,7 +142,8 @@ class LanguageModel(HookedModel):
         """Load a model and its tokenizer from a folder or the Hugging Face hub, in eval mode.
 
         A name with a scheme, as `tiny:`, is loaded by the plugin of that scheme, as `load_model`
-        does, and takes `dtype`, `device`, `revision` and `attn_implementation` alone.
+        does, and takes `dtype`, `device`, `revision`, `attn_implementation` and the options for
+        models that do not fit.
 
         `dtype` is the checkpoint's unless given; `device` moves the model. A causal language model
         is made of a checkpoint, or what its config names: a masked one, or the bare model.
@@ -148,6 +151,11 @@ class LanguageModel(HookedModel):
         a model without, which takes token ids. Code that comes with a model is not run, and nothing
         asks whether it should be, unless `trust_remote_code=True` says so. `kwargs` go to
         `from_pretrained` of transformers: `revision`, `attn_implementation`, ...
+
+        For models that do not fit: `device_map`, `"auto"` or devices by module name, lays parts on
+        several devices, in memory and on the disk; `tp_plan`, `"auto"` or a plan, has the processes
+        of a launcher share each layer; `quantization_config` keeps weights in fewer bits, and is
+        settings of transformers, a mapping of them, or a word, as `"int8"`.
 
         Raises `UnknownModel` (an `OSError` and a `LookupError`) where there is none or it cannot
         be loaded, `ValueError` for a dtype, device or attention implementation that is not there,
@@ -177,16 +185,25 @@ class LanguageModel(HookedModel):
             model_id=model_id or fspath(name_or_path),
             revision=kwargs.get("revision"),
         )
-        # `load_model` takes no more
-        named = kwargs.keys() <= {"revision", "attn_implementation"}
-        if tokenizer is None and named and isinstance(attention, str | None):
-            note_name(model, ModelName.of(fspath(name_or_path), dtype, device=device, **kwargs))
+        # `load_model` takes no more. Where weights are offloaded to is each process's own.
+        named = {"revision", "attn_implementation", "offload_folder", *LARGE}
+        if tokenizer is None and kwargs.keys() <= named and isinstance(attention, str | None):
+            known = {
+                key: kwargs[key] for key in ("revision", "attn_implementation") if key in kwargs
+            }
+            with suppress(TypeError):  # settings that no plain values say
+                name = ModelName.of(
+                    fspath(name_or_path), dtype, device=device, **known, **in_plain_values(kwargs)
+                )
+                note_name(model, name)
         return model
 
     @classmethod
     def _of_scheme(cls, name: str, **options: Any) -> Self:
         """Load what the plugin of the name's scheme has."""
-        others = options.keys() - {"dtype", "device", "revision", "attn_implementation"}
+        taken = {"dtype", "device", "revision", "attn_implementation", *LARGE}
+        others = options.keys() - taken
+        options |= in_plain_values(options)
         if others:
             raise BadLoadOption(
                 f"{name!r} is loaded by the plugin of its scheme, which takes no "

@@ -14,8 +14,19 @@ def load(
     device: torch.device | str | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    device_map: Any = None,
+    tp_plan: Any = None,
+    quantization_config: Any = None,
+    max_memory: Any = None,
 ) -> LanguageModel:
     """Load a model by its name on the hub or its folder; see `LanguageModel.from_pretrained`."""
-    asked = {"revision": revision, "attn_implementation": attn_implementation}
+    asked = {
+        "revision": revision,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+        "tp_plan": tp_plan,
+        "quantization_config": quantization_config,
+        "max_memory": max_memory,
+    }
     options: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     return LanguageModel.from_pretrained(name, dtype=dtype, device=device, **options)

@@ -12,6 +12,7 @@ from torch import nn
 
 from tenterhook_transformers.errors import BadLoadOption, MissingWeights, UnknownModel
 from tenterhook_transformers.hub import checked_name, folders_like, hub_is_out_of_reach
+from tenterhook_transformers.large_models import as_transformers_takes_them
 
 _SHARED = (
     "revision",
@@ -59,6 +60,7 @@ def load_parts(
             required = tokenizer is not None
             tokenizer = _load_tokenizer(tokenizer or name, required=required, **shared)
     with _errors_of(name, "weights"):
+        options, place = as_transformers_takes_them(options, place)
         module, missing = _load_weights(name, config, dtype=wanted_dtype, **options)
     if missing:
         _warn_of_missing(name, missing)
