@@ -23,7 +23,7 @@ from tenterhook.scopes.capturing import CaptureScope
 from tenterhook.scopes.replacing import Replaced
 from tenterhook.scopes.scope import Muted
 from tenterhook.scopes.selecting import Selected, Selector, selector_of
-from tenterhook.scopes.steering import Change, Hooks, Steering
+from tenterhook.scopes.steering import Change, Hooks, steering
 
 if TYPE_CHECKING:
     from tenterhook.specs import Given, HookSpec, ModelSpec
@@ -190,7 +190,7 @@ class HookedModel:
                     raise ValueError(f"{change!r} has its own {name}; leave {name} out.")
             hook: Hook = change
         elif callable(change):
-            hook = Steering(change, hook_type or HookType.FORWARD, field, item)
+            hook = steering(change, hook_type or HookType.FORWARD, field, item)
         else:
             raise TypeError(f"{change!r} is neither a function of a tensor nor a Controller.")
         if measure:

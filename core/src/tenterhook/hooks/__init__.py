@@ -8,9 +8,9 @@ from typing import Any
 
 from tenterhook.errors import HookError, HookWarning
 from tenterhook.hook_type import HookType
-from tenterhook.hooks._types import Controller, Detector, Hook
+from tenterhook.hooks._types import Controller, Detector, Edit, Hook
 
-__all__ = ["Controller", "Detector", "Hook", "HookError", "HookType", "HookWarning"]
+__all__ = ["Controller", "Detector", "Edit", "Hook", "HookError", "HookType", "HookWarning"]
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ from tenterhook.errors import HookWarning as HookWarning
 from tenterhook.hook_type import HookType as HookType
 from tenterhook.hooks._types import Controller as Controller
 from tenterhook.hooks._types import Detector as Detector
+from tenterhook.hooks._types import Edit as Edit
 from tenterhook.hooks._types import Hook as Hook
 from tenterhook_edits import AddVector as AddVector
 from tenterhook_edits import Clamp as Clamp
@@ -24,6 +25,6 @@ from tenterhook_sae import JumpReLUSae as JumpReLUSae
 from tenterhook_sae import L1Sae as L1Sae
 from tenterhook_sae import TopKSae as TopKSae
 
-__all__ = ["Controller", "Detector", "Hook", "HookError", "HookType", "HookWarning"]
+__all__ = ["Controller", "Detector", "Edit", "Hook", "HookError", "HookType", "HookWarning"]
 
 def __getattr__(name: str) -> Any: ...

@@ -32,6 +32,9 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
     controls: ClassVar[bool] = False
     """Whether it is a `Controller`."""
 
+    edits: ClassVar[bool] = False
+    """Whether `Edit.function` is all that it does."""
+
     def __init__(
         self,
         layer_signature: str | int | None = None,
@@ -178,3 +181,37 @@ class Controller(Hook):
         Shape and dtype of what is returned may differ; the tensors given must not be written to.
         A `PRE_FORWARD` controller may return a tuple of inputs instead.
         """
+
+
+class Edit(Controller):
+    """A controller that is a function of the activation alone.
+
+    A call costs less than another controller's: nobody looks at the inputs. A subclass that has its
+    own `modify_activations` is a controller as any other.
+    """
+
+    function: "Callable[[Tensor], Tensor | None]"
+    """A method, or an attribute, which may change: returns what takes the activation's place, or
+    `None` to leave it.
+
+    Before the module (`PRE_FORWARD`) it is given the first input, for a `BACKWARD` hook the
+    gradient.
+    """
+
+    reads_only: bool = False
+    """Promise that `function` writes to nothing it is given; see `Detector.reads_only`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.edits = cls.modify_activations is Edit.modify_activations
+
+    def checked(self, made: Any) -> Any:
+        """Return what `function` made, where that is no plain tensor; may raise instead."""
+        return made
+
+    def modify_activations(
+        self, module: "nn.Module", inputs: "Tensor | None", output: "Tensor | None"
+    ) -> Any:
+        """Return `function` of the activation; before the module ran, of the first input."""
+        activation = inputs if output is None else output
+        return None if activation is None else self.checked(self.function(activation))

@@ -3,8 +3,9 @@
 import inspect
 import uuid
 from asyncio import _get_running_loop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,18 +14,13 @@ from torch import Tensor, nn
 from tenterhook._dispatch.entries import (
     Args,
     Kwargs,
-    StopForward,
-    a_tensor,
     entries_for,
     entry_classes,
-    version_of,
-    wrote,
 )
 from tenterhook._dispatch.frames import lock, of_thread
 from tenterhook._dispatch.sites import Side
-from tenterhook.activations import replace
 from tenterhook.hook_type import HookType
-from tenterhook.hooks._types import Controller, Hook
+from tenterhook.hooks._types import Edit, Hook
 from tenterhook.layers import LayerChoice
 from tenterhook.reports import never_ran, no_gradient
 from tenterhook.scopes.plan import CLOSED, Opening, Part, Plan, Spot, plan_for
@@ -144,7 +140,7 @@ def _check_free(hook: Hook) -> None:
         raise ValueError(f"{hook!r} is registered already, so it runs anyway. Unregister it first.")
 
 
-class Steering(Controller):
+class Steering(Edit):
     """The controller of `model.steer(layer, function)`."""
 
     def __init__(
@@ -153,27 +149,33 @@ class Steering(Controller):
         super().__init__(hook_type, hook_id="")
         del self.id
         self.function, self.field, self.item = function, field, item
-        self._names: dict[nn.Module, str] | None = {} if _asks_where(function) else None
-        self.is_plain = (self._names, field, item) == (None, None, None)
-        """Whether it is the function, of the activation alone."""
 
     @cached_property
     def id(self) -> str:  # type: ignore[override]
         """As random as any hook's, but made for those who ask: it takes longer than all else."""
         return str(uuid.uuid4())
 
+
+class SteeringThere(Steering):
+    """One whose function is told where it is."""
+
+    _names: Mapping[nn.Module, str] = MappingProxyType({})
+
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
     ) -> Any:
-        """Return `function` of the activation; before the module ran, of the first input."""
+        """Return `function` of the activation and the layer's name."""
         tensor = inputs if output is None else output
-        if tensor is None or self._names is None:
-            return None if tensor is None else self.function(tensor)
         # By the module: `layer_signature` may be another thread's, where several are in the scope.
         if module not in self._names and self._context is not None:
             found = {each: name for name, each in self._context.model.named_modules()}
             self._names = found | {self._context.model: "input" if output is None else "output"}
-        return self.function(tensor, layer=self._names[module])
+        return None if tensor is None else self.function(tensor, layer=self._names[module])
+
+
+def steering(*given: Any) -> Steering:
+    """Return the controller for a function, told where it is if it asks."""
+    return (SteeringThere if _asks_where(given[0]) else Steering)(*given)
 
 
 def _asks_where(function: Any) -> bool:
@@ -240,8 +242,7 @@ class Scoped(Part):
     def alone(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Stand at the site where nothing else does; see `PlainRecorder.alone`.
 
-        For a function it does what `after` and `Control.after` do, spelled out, without a look at
-        inputs, which the function is not given. By the site a call takes 1.3 times as long.
+        It does what `after` does, spelled out. By the site a call takes 1.3 times as long.
         """
         # test_scopes_again.py, `TestItsOwn`.
         opening, at = self.opening, self.at
@@ -249,24 +250,14 @@ class Scoped(Part):
             return self.site.after_scoped(module, args, kwargs, output)
         entry = opening.own[at]
         hook = entry.hook
-        is_plain = type(hook) is Steering and hook.is_plain and hook._enabled
-        if not is_plain or type(output) is not Tensor:
-            return self.after(module, args, kwargs, output)
+        if not hook._enabled:
+            return None
         opening.ran[at] += 1
         entry.layer = hook.layer_signature = self.layer
-        version = version_of(output)
-        try:
-            new = hook.function(output)
-            if version is not None and output._version != version:
-                raise wrote(entry.writer)
-            if new is not None:
-                new = new if type(new) is Tensor else replace(output, a_tensor(new))
-                if _saving_hooks(True) is not None:
-                    _mark_checkpoint()
-            return new
-        except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
-            entry.fail(error)
-            return None
+        new = entry.after(module, args, kwargs, output)
+        if new is not None and _saving_hooks(True) is not None:
+            _mark_checkpoint()
+        return new
 
 
 # Private to torch, so not there in each of its versions: then checkpointed layers do as they can.

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tenterhook.hooks import Controller, HookType
+from tenterhook.hooks import Edit, HookType
 
 
-class FunctionController(Controller):
+class FunctionController(Edit):
     """Applies `function(tensor) -> tensor` to a layer's activation, input or gradient."""
 
     def __init__(
@@ -41,22 +41,11 @@ class FunctionController(Controller):
         self.every_tensor = every_tensor
         self.field, self.item = field, item
 
-    def modify_activations(
-        self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
-    ) -> Tensor | None:
-        """Return `function` of the activation; before the module ran, of the first input.
-
-        Any shape, dtype and device, as `function` gives them; `None` where there is no tensor.
-        Raises `TypeError` where `function` returns no tensor.
-        """
-        if output is None:
-            if inputs is None:
-                return None
-            output = inputs
-        new = self.function(output)
-        if not isinstance(new, Tensor):
+    def checked(self, made: object) -> Tensor:
+        """Return what `function` made, of any shape, dtype and device; `TypeError` of no tensor."""
+        if not isinstance(made, Tensor):
             raise TypeError(
                 f"the function {getattr(self.function, '__name__', 'given')!r} returned "
-                f"{type(new).__name__}, not a tensor"
+                f"{type(made).__name__}, not a tensor"
             )
-        return new
+        return made
