@@ -21,8 +21,7 @@ def hooks_changed(*modules: nn.Module) -> bool:
     is then to be wrapped in `torch.compiler.disable`.
     """
     with lock:
-        changes = compiler.hooks_change()
-        if changes and not modules:
+        if compiler.hooks_change() and not modules:
             torch._dynamo.reset()
         for module in modules if compiler.left_to_python else ():
             compiler.look_anew(module, hooked=True)

@@ -57,7 +57,7 @@ EDITS: dict[str, tuple[Callable[[], Controller], Callable[[Tensor], Tensor], int
     "add": (lambda: AddVector("0", VECTOR), lambda h: h + VECTOR, 0),
     "scale": (lambda: Scale("0", 2.0), lambda h: h * 2.0, 1),
     "clamp": (lambda: Clamp("0", 0.0, 1.0), lambda h: h.clamp(0.0, 1.0), 3),
-    "zero": (lambda: ZeroAblate("0"), torch.zeros_like, 1),
+    "zero": (lambda: ZeroAblate("0"), lambda h: torch.zeros_like(h), 1),
     "mean": (lambda: MeanAblate("0", VECTOR), lambda h: VECTOR.expand(h.shape).clone(), 3),
     "patch": (lambda: Patch("0", X), lambda h: X.clone(), 1),
 }

@@ -175,15 +175,9 @@ class Site(Place):
         return new
 
     def _after(
-        self,
-        forward: tuple[Any, ...],
-        backward: tuple[Any, ...],
-        frame: Frame | None,
-        module: nn.Module,
-        args: Args,
-        kwargs: Kwargs,
-        output: Any,
+        self, forward: tuple[Any, ...], backward: tuple[Any, ...], frame: Frame | None, *given: Any
     ) -> Any:
+        module, args, kwargs, output = given
         changed = None  # rather than a look at what was given: `is` of tuples does not trace
         for entry in forward:
             if frame is not None and frame.closed and entry not in self._left():

@@ -143,6 +143,8 @@ def _check_free(hook: Hook) -> None:
 class Steering(Edit):
     """The controller of `model.steer(layer, function)`."""
 
+    function: Change
+
     def __init__(
         self, function: Change, hook_type: Any, field: str | None, item: int | None
     ) -> None:

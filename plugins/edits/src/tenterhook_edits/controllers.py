@@ -62,7 +62,7 @@ class _Edit(Edit):
     def _edited(self, activation: Tensor) -> Tensor | None:
         """Return what takes the activation's place in memory of its own, `None` for no change."""
 
-    def function(self, activation: Tensor) -> Tensor | None:  # type: ignore[override]
+    def function(self, activation: Tensor) -> Tensor | None:
         """Return the edited activation; before the module ran, the edited first input."""
         if activation.dtype not in _FLOATS and not activation.is_floating_point():
             raise TypeError(
