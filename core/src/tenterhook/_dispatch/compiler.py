@@ -48,9 +48,9 @@ def hooks_change() -> bool:
     What is compiled from the first change of a hook on is guarded by the hooks of its modules.
     Returns whether there may be code from before, which passes over them.
     """
-    dynamo = sys.modules.get("torch._dynamo")
-    config = None if dynamo is None else getattr(dynamo, "config", None)
-    if dynamo is None or config is None:
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    config = getattr(dynamo, "config", None)
+    if config is None:
         if _at_import not in sys.meta_path:
             sys.meta_path.insert(0, _at_import)
         return False

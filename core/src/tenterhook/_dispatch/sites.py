@@ -29,7 +29,6 @@ What a trick buys is said beside it: `benchmarks/bench_tricks.py` takes out one 
 
 import itertools
 import weakref
-from asyncio import _get_running_loop
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
@@ -43,9 +42,7 @@ from tenterhook._dispatch.frames import (
     Frame,
     Place,
     Steps,
-    frame_of_task,
     lock,
-    of_thread,
     show_frame,
     visible_frame,
 )
@@ -101,8 +98,8 @@ class Site(Place):
             if dispatcher is not None:
                 self.hooks[self.key] = dispatcher
             elif self.key in self.hooks:
-                last = next(reversed(self.hooks)) == self.key
-                if self.held and not last:  # disabled: keep the place before other people's hooks
+                # disabled: keep the place before other people's hooks
+                if self.held and next(reversed(self.hooks)) != self.key:
                     self.hooks[self.key] = self._on_side(self, "_several")
                 else:
                     del self.hooks[self.key]
@@ -158,12 +155,9 @@ class Site(Place):
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
-        # `visible_frame`, its usual case spelled out. Whose call it is comes before all else: a
-        # scope of another thread is open here, and this thread runs what is registered alone.
-        # test_scopes_threads.py, `TestSharing` and `TestNotCarried`.
-        frame = of_thread.frame if _get_running_loop() is None else frame_of_task()
-        if frame is not None and frame.closed:  # by another thread
-            frame = visible_frame()
+        # Whose call it is comes before all else: where a scope of another thread is open here, this
+        # one runs what is registered alone. test_scopes_threads.py, `TestSharing`.
+        frame = visible_frame()
         if frame is None:
             return self._after(self.forward, self.backward, None, module, args, kwargs, output)
         steps = frame.table.get(self, NO_STEPS)
@@ -292,8 +286,7 @@ class InsteadSite(Place):
             if output is not NotImplemented:
                 return output
         if forward is None:  # the last scope of another thread closed as this call began
-            assert module is not None
-            forward = module.forward
+            forward = module.forward  # type: ignore[union-attr]
         return forward(*args, **kwargs)
 
     def __deepcopy__(self, memo: Any) -> Any:
