@@ -129,14 +129,15 @@ def engines(session: nox.Session) -> None:
 
 @nox.session
 def slurm(session: nox.Session) -> None:
-    """Have a Slurm cluster on this machine do captures, its tasks killed at random.
+    """Have a Slurm cluster on this machine do captures, its tasks killed at random; and torchrun.
 
     It is started by the tests, from Debian's packages slurm-wlm and munge, and ends with them;
     where those are not installed the tests are skipped. What follows `--` goes to pytest.
     """
     install_for_work(session)
-    env = {"TENTERHOOK_KILLS": "20"}
-    session.run("pytest", "tests/check_slurm.py", *session.posargs, env=env)
+    env = {"TENTERHOOK_KILLS": "20", "TENTERHOOK_WHOLE": "1"}
+    tests = ("tests/check_slurm.py", "tests/test_launchers.py")
+    session.run("pytest", *tests, *session.posargs, env=env)
 
 
 @nox.session

@@ -64,7 +64,8 @@ class Engine(Protocol):
     """Runs units, here or elsewhere.
 
     One that has workers elsewhere may have a method `workers_alive()` too, which returns how many
-    there are just now; progress shows it.
+    there are just now; progress shows it. One that needs what not every machine has may have
+    `check_here()`, which raises where that is missing, before a capture is begun.
     """
 
     def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
@@ -116,10 +117,16 @@ def make_engine(name: str, **settings: Any) -> Engine:
 
 
 def engine_of(engine: str | Engine | None) -> Engine:
-    """Return an engine as it is, the one of a name, or for `None` a `LocalEngine`."""
+    """Return an engine as it is, the one of a name, or for `None` a `LocalEngine`.
+
+    Raises what its `check_here` does, if it has one.
+    """
     if engine is None:
         return LocalEngine()
-    return make_engine(engine) if isinstance(engine, str) else engine
+    found = make_engine(engine) if isinstance(engine, str) else engine
+    check: Callable[[], None] = getattr(found, "check_here", lambda: None)
+    check()
+    return found
 
 
 class Pending(Protocol):

@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from typing import ClassVar
 
 import attrs
 
@@ -34,6 +35,7 @@ from tenterhook_capture.slurm_job import (
     SlurmOptions,
     SlurmRefused,
     bash_word,
+    check_installed,
     text_option,
 )
 from tenterhook_capture.slurm_wire import Door
@@ -94,12 +96,20 @@ class SlurmEngine(SlurmOptions):
     This process stays where it is, and hands out units; it needs no node of its own.
     """
 
+    has_processes: ClassVar[bool] = True
+    """For `EngineContract`: its workers can be lost."""
+
     workers: int = option(2, help="How many tasks.", group="Run", least=1)
     address: str | None = text_option(
         "The name or address under which nodes reach this machine; its host name, unless given."
     )
 
     _pools: list["_Pool"] = attrs.field(init=False, factory=list, eq=False, repr=False)
+    """Those of the runs that are going on."""
+
+    def check_here(self) -> None:
+        """See that Slurm's commands are there; raises `SlurmMissing`."""
+        check_installed()
 
     def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
         """Do the units, in any order; see `Engine.run`.
@@ -117,7 +127,7 @@ class SlurmEngine(SlurmOptions):
             pool.stop()
 
     def workers_alive(self) -> int:
-        """Return how many tasks are at work, over all of its runs that go on."""
+        """Return how many tasks are at work; see `Engine`."""
         return sum(pool.at_work() for pool in self._pools)
 
 

@@ -7,6 +7,7 @@ double quotes and backslashes, and what comes after them by bash.
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -136,6 +137,13 @@ class SlurmOptions:
         exports = [f"export {name}={bash_word(text)}" for name, text in (variables or {}).items()]
         command = ["exec", bash_word(self.python or sys.executable), "-m", module, *words]
         return "\n".join([*lines, *exports, " ".join(command), ""])
+
+
+def check_installed() -> None:
+    """See that Slurm's commands are on this machine; raises `SlurmMissing`."""
+    for command in ("sbatch", "squeue", "scancel", "scontrol"):
+        if shutil.which(command) is None:
+            raise SlurmMissing(command)
 
 
 def bash_word(text: str) -> str:

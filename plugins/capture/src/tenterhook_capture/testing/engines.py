@@ -30,7 +30,7 @@ import pytest
 import torch
 
 from tenterhook.errors import TenterhookError
-from tenterhook_capture.engine import Engine, LocalEngine, UnitDone, UnitFailed, UnitLost
+from tenterhook_capture.engine import Engine, LocalEngine, UnitDone, UnitFailed, UnitLost, engine_of
 from tenterhook_capture.errors import UnitsFailed
 from tenterhook_capture.progress import Progress
 from tenterhook_capture.testing.engine_workers import (
@@ -63,6 +63,14 @@ class EngineContract:
     def engine(self) -> Engine:
         """Return an engine."""
         raise NotImplementedError("Give the fixture `engine`.")
+
+    @pytest.fixture(autouse=True)
+    def works_here(self, engine: Engine) -> None:
+        """Skip where the engine says that this machine lacks what it needs."""
+        try:
+            engine_of(engine)
+        except TenterhookError as error:
+            pytest.skip(str(error))
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> str:
