@@ -710,7 +710,7 @@ def test_mistakes_about_what_is_kept(th: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("kind", ["npy", "safetensors", "datasets", "parquet", "csv"])
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "datasets", "parquet", "csv", "webdataset"])
 def test_export(th: Command, tmp_path: Path, kind: str) -> None:
     """A run is written as other people's files; never over what is there, unless that is asked."""
     if kind == "datasets":
@@ -728,7 +728,7 @@ def test_export(th: Command, tmp_path: Path, kind: str) -> None:
     assert (code, err.startswith("error: ")) == (2, True), err
     assert th("runs", "export", str(store), *options, "--overwrite")[0] == 0
     code, _, err = th("runs", "export", str(store), "--format", "xlsx", "--to", "x")
-    known = "csv, datasets, npy, parquet, safetensors"
+    known = "csv, datasets, npy, parquet, safetensors, webdataset"
     assert (code, f"exports runs as 'xlsx'. There are {known}." in err) == (2, True)
 
 

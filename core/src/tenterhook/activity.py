@@ -35,7 +35,7 @@ def changing(registry: HookRegistry) -> list[Any]:
 
 
 def _controls(step: Any) -> bool:
-    hook = getattr(step, "hook", None)
+    hook: Any = getattr(step, "hook", None)
     is_forward = getattr(hook, "hook_type", HookType.BACKWARD) is not HookType.BACKWARD
     return is_forward and hook.controls and hook.enabled
 

@@ -1,7 +1,9 @@
 """The exporters of this distribution do what every exporter does."""
 
 import csv
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tenterhook_store import Run, to_csv, to_datasets, to_npy, to_parquet, to_safetensors
+from tenterhook_store import (
+    Run,
+    to_csv,
+    to_datasets,
+    to_npy,
+    to_parquet,
+    to_safetensors,
+    to_webdataset,
+)
 from tenterhook_store.testing.exporters import ExporterContract
 
 
@@ -90,3 +100,23 @@ class TestCsv(ExporterContract):
             lines = list(csv.DictReader(file))
         names = [name for name in lines[0] if name.startswith(f"{layer}[")]
         return torch.tensor([[float(line[name]) for name in names] for line in lines])
+
+
+class TestWebDataset(ExporterContract):
+    """Tar files with a sample for each document."""
+
+    def export(self, run: Run, folder: Path, **settings: Any) -> object:
+        """Export as tar files."""
+        pytest.importorskip("numpy")
+        return to_webdataset(run, folder, **settings)
+
+    def read(self, folder: Path, layer: str) -> Tensor:
+        """Read as `tarfile` does, whose order is that of the documents."""
+        np, found = pytest.importorskip("numpy"), []
+        for shard in sorted(folder.glob("*.tar")):
+            with tarfile.open(shard) as archive:
+                for member in archive:
+                    file = archive.extractfile(member)
+                    if file and member.name.partition(".")[2] == facts_of(folder)["files"][layer]:
+                        found.append(torch.from_numpy(np.load(io.BytesIO(file.read()))))
+        return torch.cat(found)

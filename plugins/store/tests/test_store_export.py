@@ -1,10 +1,12 @@
 """Runs as the files of others: the values that were stored, whole or not there."""
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,12 @@ from tenterhook_store import (
     to_npy,
     to_parquet,
     to_safetensors,
+    to_webdataset,
 )
 from tenterhook_store.testing import a_plan, rows_of, same_bits, write
 
 LAYERS = [("h.0", 3, "float32"), ("h.1", 5, "bfloat16"), ("H.0", 2, "int8"), ("../x", 1, "float16")]
-WRITERS: list[Any] = [to_npy, to_safetensors, to_datasets, to_parquet, to_csv]
+WRITERS: list[Any] = [to_npy, to_safetensors, to_datasets, to_parquet, to_csv, to_webdataset]
 
 each_writer = pytest.mark.parametrize("to", WRITERS, ids=lambda to: to.__name__)
 
@@ -221,6 +224,62 @@ def test_csv(tmp_path: Path) -> None:
     assert [float(line[6]) for line in lines[1:]] == block.layers["a,b"][:, 0].tolist()
 
 
+def samples(folder: Path) -> list[tuple[str, dict[str, bytes]]]:
+    """Return the samples of tar files as WebDataset groups them: keys, and files by ending."""
+    found: list[tuple[str, dict[str, bytes]]] = []
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                assert file is not None
+                assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+                key, _, ending = member.name.partition(".")
+                if not found or found[-1][0] != key:
+                    found.append((key, {}))
+                found[-1][1][ending] = file.read()
+    return found
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 20_000, 2**30])
+def test_webdataset(tmp_path: Path, shard_bytes: int) -> None:
+    """A sample for each document, in one of the files, with all that the run has of it."""
+    run = a_run()
+    folder = to_webdataset(run, tmp_path / "out", shard_bytes=shard_bytes)
+    mark = json.loads((folder / "run.json").read_bytes())
+    documents = run.documents.index[:]
+    numbers = sorted({*documents.tolist()})
+    found = samples(folder)
+    assert [key for key, _ in found] == [f"{number:09d}" for number in numbers]
+    for number, (_, files) in zip(numbers, found, strict=True):
+        rows = (documents == number).nonzero().flatten()
+        about = json.loads(files["json"])
+        assert (about["document"], about["run"]) == (number, "one")
+        assert about["rows"] == [[int(rows[0]), int(rows[-1]) + 1]]
+        assert np.load(io.BytesIO(files["token.npy"])).tolist() == run.tokens[rows].tolist()
+        for layer in run.layers:
+            array = torch.from_numpy(np.load(io.BytesIO(files[mark["files"][layer]])))
+            assert same_bits(array.to(run[layer].dtype), run[layer][rows]), layer
+    shards = {1: len(numbers), 2**30: 1}.get(shard_bytes)
+    assert shards is None or len(mark["shards"]) == shards
+    assert [*mark["shards"]] == sorted(path.name for path in folder.glob("*.tar"))
+    ranges = [*mark["shards"].values()]
+    assert [first for first, _ in ranges] == [0, *(last for _, last in ranges[:-1])]
+    assert ranges[-1][1] == 50
+    again = to_webdataset(run, tmp_path / "again", shard_bytes=shard_bytes)
+    for shard in mark["shards"]:
+        assert (again / shard).read_bytes() == (folder / shard).read_bytes()
+
+
+def test_webdataset_of_a_run_that_lacks_a_unit(tmp_path: Path) -> None:
+    """A document that lacks some of its rows is the others, and says which those are."""
+    plan, store = a_plan(50, 16), MemoryStore()
+    write(store.write_run("one", plan), [plan.unit(0), plan.unit(2)], step=16)
+    run = store.run("one")
+    found = samples(to_webdataset(run, tmp_path / "out", missing="skip"))
+    rows = [range(*each) for _, files in found for each in json.loads(files["json"])["rows"]]
+    assert [row for each in rows for row in each] == [*range(16), *range(32, 48)]
+
+
 @each_writer
 def test_nothing_is_overwritten_unasked(tmp_path: Path, to: Any) -> None:
     """A folder that holds something is left as it is; an export can be replaced on request."""
@@ -293,6 +352,10 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
         to_npy(run, tmp_path / "out", bfloat16="half")  # type: ignore[arg-type]
     with pytest.raises(BadSetting, match="file_bytes=0 must be a whole number, 1 or more"):
         to_safetensors(run, tmp_path / "out", file_bytes=0)
+    with pytest.raises(BadSetting, match="shard_bytes=0 must be a whole number, 1 or more"):
+        to_webdataset(run, tmp_path / "out", shard_bytes=0)
+    with pytest.raises(BadSetting, match="bfloat16='half' must be 'float32' or 'bits'"):
+        to_webdataset(run, tmp_path / "out", bfloat16="half")  # type: ignore[arg-type]
     with pytest.raises(BadSetting, match="layers='h' must be of a dtype of float64"):
         to_safetensors(a_run(layers=[("h", 1, "complex128")]), tmp_path / "out")
     for to in (to_datasets, to_parquet, to_csv):

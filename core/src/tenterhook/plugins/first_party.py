@@ -23,7 +23,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tenterhook-specs": {"spec_formats": ("json", "toml", "yaml", "yml")},
     "tenterhook-store": {
         "stores": ("MemoryStore",),
-        "exporters": ("csv", "datasets", "npy", "parquet", "safetensors"),
+        "exporters": ("csv", "datasets", "npy", "parquet", "safetensors", "webdataset"),
     },
     "tenterhook-tiny": {"loaders": ("tiny",), "datasets": ("tiny",)},
     "tenterhook-transformers": {

@@ -197,8 +197,8 @@ def resume(store: str, run: str | None, **settings: Any) -> None:
     "kind",
     required=True,
     help="npy: a file for each array; safetensors: files of some rows; parquet, csv: a table; "
-    "datasets: Hugging Face's; or the name of an exporter of another plugin "
-    "(`tenterhook plugins list`).",
+    "datasets: Hugging Face's; webdataset: tar files of documents; or the name of an exporter of "
+    "another plugin (`tenterhook plugins list`).",
 )
 @click.option("--to", "folder", required=True, help="The folder to write; made by this.")
 @click.option(

@@ -171,9 +171,12 @@ def in_place(path: Path) -> Iterator[Path]:
                 left.unlink(missing_ok=True)
         part = path.with_name(f".{path.name}.{unfinished_name()}.part")
         try:
+            part.touch()
+            mode = part.stat().st_mode  # what the umask leaves; safetensors makes files of its own
             yield part
             with part.open("rb") as written:
                 os.fsync(written.fileno())
+            part.chmod(mode)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

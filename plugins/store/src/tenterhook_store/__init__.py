@@ -113,6 +113,7 @@ __all__ = [
     "to_npy",
     "to_parquet",
     "to_safetensors",
+    "to_webdataset",
     "torch_dtype",
 ]
 
@@ -218,6 +219,7 @@ _HOMES = {
     "to_npy": "exports",
     "to_parquet": "exports",
     "to_safetensors": "exports",
+    "to_webdataset": "exports",
     "torch_dtype": "tensors",
 }
 

@@ -54,6 +54,7 @@ from tenterhook_store.exports import (
     to_npy,
     to_parquet,
     to_safetensors,
+    to_webdataset,
 )
 from tenterhook_store.finding import find_run, find_runs, natural_order
 from tenterhook_store.int8 import SCALE, ErrorMeter, Int8Error, dequantize, quantize
@@ -191,6 +192,7 @@ __all__ = [
     "to_npy",
     "to_parquet",
     "to_safetensors",
+    "to_webdataset",
     "torch_dtype",
 ]
 

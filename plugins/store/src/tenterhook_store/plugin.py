@@ -48,4 +48,9 @@ def tenterhook_exporters() -> Sequence[Extension]:
             f"{package}.safetensors:to_safetensors",
             "Safetensors files of some of the rows each, bit for bit.",
         ),
+        Extension(
+            "webdataset",
+            f"{package}.webdataset:to_webdataset",
+            "Tar files with a sample for each document, which WebDataset reads.",
+        ),
     ]

@@ -8,6 +8,7 @@ from tenterhook_store.exports.folder import ExportFolder, export_folder
 from tenterhook_store.exports.npy import to_npy
 from tenterhook_store.exports.parquet import to_parquet
 from tenterhook_store.exports.safetensors import to_safetensors
+from tenterhook_store.exports.webdataset import to_webdataset
 
 __all__ = [
     "ExportFolder",
@@ -21,4 +22,5 @@ __all__ = [
     "to_npy",
     "to_parquet",
     "to_safetensors",
+    "to_webdataset",
 ]

@@ -3,7 +3,7 @@
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import attrs
 import torch
@@ -100,6 +100,12 @@ class Pieces:
         self._done += rows
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+def check_narrow(bfloat16: str) -> None:
+    """Raise `BadSetting` where it says none of what may become of dtypes that numpy lacks."""
+    if bfloat16 not in get_args(Narrow):
+        raise BadSetting("bfloat16", bfloat16, " or ".join(map(repr, get_args(Narrow))))
 
 
 def for_numpy(dtype: torch.dtype, narrow: Narrow) -> Callable[[Tensor], Tensor]:

@@ -3,15 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from tenterhook_store.errors import BadSetting
 from tenterhook_store.exports.arrays import (
     Narrow,
     Pieces,
     Progress,
+    check_narrow,
     for_numpy,
     import_needed,
     write_rows,
@@ -49,7 +48,7 @@ def to_npy(
     replaces if it is an export of a run, `NotWritable`, `NotCaptured`, `DamagedStore`,
     `BadSetting`, and `ImportError` without numpy.
     """
-    _check_narrow(bfloat16)
+    check_narrow(bfloat16)
     np = import_needed("numpy")
     pieces = Pieces(run, layers, missing, progress)
     with export_folder(folder, run, pieces.part, "npy", overwrite=overwrite) as made:
@@ -65,8 +64,3 @@ def to_npy(
         made.facts["files"] = {each.name: f"{each.file}.npy" for each in pieces.arrays}
         made.facts["bfloat16"] = bfloat16
     return Path(folder)
-
-
-def _check_narrow(bfloat16: str) -> None:
-    if bfloat16 not in get_args(Narrow):
-        raise BadSetting("bfloat16", bfloat16, " or ".join(map(repr, get_args(Narrow))))
