@@ -347,6 +347,37 @@ def test_dry_run(th: Command, tmp_path: Path) -> None:
     assert (code, "give one" in err) == (2, True)
 
 
+def test_dry_run_with_workers(th: Command, tmp_path: Path) -> None:
+    """It says what so many workers of an engine make of it; the engine starts none."""
+    words = ("--dry-run", "--rows-per-unit", "4")
+    two = (*words, "--engine", "processes", "--workers", "2")
+    code, out, err = capture(th, tmp_path / "store", *two)
+    assert code == 0, err
+    assert re.search(
+        r"With 2 workers of the engine processes, each as fast as this machine:\n"
+        r"  4 rows and 872 B a unit, 2 units a worker at most, 1 s each\.\n"
+        r"  1 s from the first unit to the last; loading the model is not counted\.\n"
+        r"  [\d.]+ [kM]B/s to be written by all together, [\d.]+ [kM]B/s each\.\n"
+        r"  10 tokens, made once and shared in the store: 184 B\.\n"
+        r"  A worker that dies loses the unit that it has: 1 s of its work at most\.\n"
+        r"Nothing was made\.",
+        out,
+    )
+    many = (*words, "--engine", "processes", "--workers", "64")
+    assert "  61 workers would have no unit: smaller ones" in capture(th, tmp_path, *many)[1]
+    found = json.loads(capture(th, tmp_path / "store", *two, "--json")[1])
+    scaled = found["with_workers"]
+    assert (scaled["engine"], scaled["workers"], scaled["idle"]) == ("processes", 2, 0)
+    assert (scaled["units_per_worker"], scaled["rows_per_unit"]) == (2, 4)
+    assert scaled["unit_seconds"] == 4 / found["rows_per_second"]
+    assert scaled["seconds"] == pytest.approx(2 * scaled["unit_seconds"])
+    assert scaled["bytes_per_second"] == pytest.approx(2 * 218 * found["rows_per_second"])
+    local = json.loads(capture(th, tmp_path / "store", *words, "--engine", "local", "--json")[1])
+    assert (local["with_workers"]["workers"], local["tokens"]) == (1, 10)
+    assert json.loads(capture(th, tmp_path / "s", *words, "--json")[1])["with_workers"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_plan(th: Command, tmp_path: Path) -> None:
     """The run is there, without rows, and what is printed does it."""
     store = tmp_path / "a store"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tenterhook_capture.recipe import CaptureRecipe
     from tenterhook_capture.reproducing import Reproduction, reproduce
     from tenterhook_capture.save import resume_run, save_activations
+    from tenterhook_capture.scaling import WorkersEstimate
     from tenterhook_capture.slices import Slice, slice_of_launcher
     from tenterhook_capture.special_tokens import DoubledSpecialToken, SpecialTokens
     from tenterhook_capture.status import OpenSession, RunStatus, run_status
@@ -74,6 +75,7 @@ __all__ = [
     "UnitsRounded",
     "ValuesLost",
     "WorkerFactory",
+    "WorkersEstimate",
     "WrongMask",
     "as_begun",
     "begin_run",
@@ -120,6 +122,7 @@ _HOMES = {
     "UnitsRounded": "unit_rows",
     "ValuesLost": "lost_values",
     "WorkerFactory": "workers",
+    "WorkersEstimate": "scaling",
     "WrongMask": "errors",
     "as_begun": "beginning",
     "begin_run": "beginning",

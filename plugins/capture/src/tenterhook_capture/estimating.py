@@ -10,7 +10,8 @@ from tenterhook_capture.identity import CaptureSpec, differences
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.token_rows import Piece
 from tenterhook_capture.workers import make_worker
-from tenterhook_store import MemoryStore, OtherRun, Store, Unit
+from tenterhook_store import MemoryStore, OtherRun, RowRanges, Store, Unit
+from tenterhook_store.unit_numbers import UnitNumbers
 
 BATCHES = 2
 """How many batches are timed, after as many that are not: a process begins slowly."""
@@ -20,7 +21,12 @@ BATCHES = 2
 class Estimate:
     """The size of a capture, and how long what is missing of it takes one process."""
 
+    tokens: int
+    """That are kept of the documents; of all or some of them there are rows."""
+    tokens_bytes: int
+    """Of the token ids that the run's processes share, in the store."""
     rows: int
+    rows_per_unit: int
     rows_missing: int
     """All, where the run is not there yet."""
     bytes: int
@@ -50,10 +56,14 @@ def estimate(store: Store, capture: Capture, run_id: str) -> Estimate:
         if found := differences(plan, run.plan):
             raise OtherRun(run_id, found)
         committed = run.committed
-    missing = [unit for unit in plan.units() if unit.number not in committed]
+    missing = UnitNumbers.missing(committed, plan.unit_count)
+    there = RowRanges.of_units(committed, plan, run_id)
     return Estimate(
+        tokens=len(capture.rows.tokens),
+        tokens_bytes=capture.tokens.bytes,
         rows=plan.rows,
-        rows_missing=sum(unit.rows for unit in missing),
+        rows_per_unit=plan.rows_per_unit,
+        rows_missing=plan.rows - there.rows,
         bytes=plan.rows * plan.row_bytes,
         units=plan.unit_count,
         units_missing=len(missing),

@@ -101,6 +101,11 @@ class TokenFacts:
         )
 
     @property
+    def bytes(self) -> int:
+        """How much of the store the numbers take."""
+        return sum(array(KINDS[name][1]).itemsize * count for name, count in self.lengths.items())
+
+    @property
     def fingerprint(self) -> str:
         """The sha256 of them, and so of all numbers that rows follow from."""
         found = self.values()

@@ -12,10 +12,11 @@ from click.core import ParameterSource
 
 from tenterhook.plugins import default_manager
 from tenterhook_capture.options import CaptureOptions
-from tenterhook_cli.amounts import how_long, many, size
-from tenterhook_cli.contents import batches_of, layers_of, reduced, rows_of
+from tenterhook_cli.amounts import many
+from tenterhook_cli.contents import batches_of, contents_of, remarks_on, rows_of
 from tenterhook_cli.described_options import described_options
-from tenterhook_cli.engine_options import EngineCommand, engine_option
+from tenterhook_cli.dry_run import batches_in, would_be
+from tenterhook_cli.engine_options import CHOSEN, EngineCommand, engine_option
 from tenterhook_cli.options import (
     as_json_option,
     choice,
@@ -30,7 +31,7 @@ from tenterhook_cli.terminal import echo
 if TYPE_CHECKING:
     from tenterhook_capture import Capture, CaptureRecipe
     from tenterhook_capture.engine import Engine
-    from tenterhook_store import Run, RunPlan, Store
+    from tenterhook_store import Run, Store
 
 WITH_SPEC = {
     "model",
@@ -272,7 +273,9 @@ def capture(
         run_id, prepared = as_begun(store, prepared, run_name)
         if dry_run:
             echo("Running the first batches to measure them.", err=True)
-            said = _dry_run(store, prepared, run_id, as_json, is_named=out is not None)
+            place = None if out is None else store.location
+            workers = (ctx.meta[CHOSEN], engine) if engine is not None else None
+            said = would_be(store, prepared, run_id, as_json, place=place, workers=workers)
         else:
             said = _plan(store, prepared, run_id, as_json)
         echo(*said.split("\n"))
@@ -356,40 +359,6 @@ def _read_recipe(file: str) -> "CaptureRecipe":
     return recipe
 
 
-def _dry_run(
-    store: "Store", prepared: "Capture", run_id: str, as_json: bool, *, is_named: bool
-) -> str:
-    """Return what a run would be, in a store that was named or in any; makes nothing."""
-    from tenterhook_capture import estimate
-
-    found = estimate(store, prepared, run_id)
-    if as_json:
-        facts = {
-            "store": store.location if is_named else None,
-            "run": run_id,
-            **attrs.asdict(found),
-            "seconds": found.seconds,
-            **_batches(prepared.plan),
-        }
-        return json.dumps(facts, indent=2)
-    done = found.units - found.units_missing
-    already = f", {done:,} of them done already" if done else ""
-    about = prepared.plan.about
-    place = f" in {store.location}" if is_named else ""
-    lines = [
-        f"Run {run_id}{place} would have {rows_of(prepared.plan)}, of",
-        *_contents(prepared.plan),
-        *_remarks(about["counts"], about["documents"]),
-        f"{size(found.bytes)} in {many(found.shards, 'shard')} "
-        f"and {many(found.units, 'unit')}{already}.",
-        f"Batches: {batches_of(prepared.plan)}.",
-        f"Estimated time: {how_long(found.seconds)} of forward passes in one process, at "
-        f"{found.rows_per_second:,.0f} rows/s measured on the first batches.",
-        "Nothing was made.",
-    ]
-    return "\n".join(lines)
-
-
 def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> str:
     """Make the run, and return how it is done."""
     from tenterhook_capture import NotRebuildable, begin_run
@@ -401,7 +370,7 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
     work = shlex.join(["tenterhook", "work", store.location, run_id])
     if as_json:
         facts = {"store": store.location, "run": run_id, "rows": prepared.plan.rows}
-        facts |= {"units": units, "units_done": done, "work": work, **_batches(prepared.plan)}
+        facts |= {"units": units, "units_done": done, "work": work, **batches_in(prepared.plan)}
         return json.dumps(facts, indent=2)
     already = f", {done:,} of them done" if done else ""
     lines = [
@@ -418,10 +387,6 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
     return "\n".join(lines)
 
 
-def _batches(plan: "RunPlan") -> dict[str, Any]:
-    return {key: plan.spec[key] for key in ("batch_size", "batch_tokens", "bucket")}
-
-
 def _summary(store: "Store", run: "Run") -> dict[str, Any]:
     found = run.metadata
     return {
@@ -434,8 +399,8 @@ def _summary(store: "Store", run: "Run") -> dict[str, Any]:
 def _report(store: "Store", run: "Run") -> str:
     counts, documents = run.metadata["counts"], run.metadata["documents"]
     lines = [f"Run {run.id} in {store.location}: {rows_of(run.plan)}, of"]
-    lines += _contents(run.plan)
-    lines += _remarks(counts, documents)
+    lines += contents_of(run.plan)
+    lines += remarks_on(counts, documents)
     some = f"0:{min(len(run), 100)}"
     lines += [
         "",
@@ -456,21 +421,3 @@ def _report(store: "Store", run: "Run") -> str:
         for what in run.plan.spec.get("reduce", ())
     ]
     return "\n".join(lines)
-
-
-def _contents(plan: "RunPlan") -> list[str]:
-    return [f"  {each}" for each in (*layers_of(plan), *reduced(plan))]
-
-
-def _remarks(counts: dict[str, int], documents: dict[str, Any]) -> list[str]:
-    """Say what of the documents is not in the run."""
-    remarks = []
-    if empty := documents["skipped_empty"] + counts["documents_without_tokens"]:
-        remarks.append(f"Skipped: {many(empty, 'empty document')}.")
-    if bad := documents.get("skipped_bad", 0):
-        remarks.append(f"Skipped: {many(bad, 'record')} that cannot be read.")
-    if long := counts["documents_too_long"]:
-        cut = counts["tokens_cut"]
-        what = f"Cut: {many(cut, 'token')} of" if cut else "Split:"
-        remarks.append(f"{what} {many(long, 'document')} longer than the model takes.")
-    return remarks

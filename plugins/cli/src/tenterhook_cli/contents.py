@@ -1,6 +1,8 @@
 """What a run holds, in words: its arrays, and the statistics of its rows."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tenterhook_cli.amounts import many
 
 if TYPE_CHECKING:
     from tenterhook_store import RunPlan
@@ -36,3 +38,22 @@ def reduced(plan: "RunPlan") -> list[str]:
     """Return each layer of which there are statistics, with their names."""
     kinds = plan.spec.get("reduce")
     return [f"{each['name']}  {', '.join(kinds)}" for each in plan.spec["layers"]] if kinds else []
+
+
+def contents_of(plan: "RunPlan") -> list[str]:
+    """Return a line for each layer, and one for each of which there are statistics."""
+    return [f"  {each}" for each in (*layers_of(plan), *reduced(plan))]
+
+
+def remarks_on(counts: dict[str, int], documents: dict[str, Any]) -> list[str]:
+    """Say what of the documents is not in the run."""
+    remarks = []
+    if empty := documents["skipped_empty"] + counts["documents_without_tokens"]:
+        remarks.append(f"Skipped: {many(empty, 'empty document')}.")
+    if bad := documents.get("skipped_bad", 0):
+        remarks.append(f"Skipped: {many(bad, 'record')} that cannot be read.")
+    if long := counts["documents_too_long"]:
+        cut = counts["tokens_cut"]
+        what = f"Cut: {many(cut, 'token')} of" if cut else "Split:"
+        remarks.append(f"{what} {many(long, 'document')} longer than the model takes.")
+    return remarks

@@ -22,6 +22,9 @@ from tenterhook_cli.plugin_commands import manager_without_warnings
 SHARED = "workers"
 """The setting that is called alike whichever engine has it."""
 
+CHOSEN = f"{__name__}.chosen"
+"""Where `ctx.meta` has the name of the engine, of which the command gets the engine itself."""
+
 engine_option = option(
     "--engine",
     metavar="NAME",
@@ -79,6 +82,7 @@ class EngineCommand(GroupedCommand):
                 there = "no --engine is given" if chosen is None else f"--engine is {chosen}"
                 raise click.UsageError(f"{flag} is of the engine {engines}, and {there}.", ctx)
             given[mine[0].field.name] = value
+        ctx.meta[CHOSEN] = chosen
         if chosen is not None and not ctx.resilient_parsing:
             ctx.params["engine"] = make_engine(chosen, **given)
         return rest
