@@ -119,7 +119,7 @@ def test_generates_scripture(model: Any, tokenizer: Any) -> None:
 
 def test_unknown_model() -> None:
     """A model that is not there is an error that names those that are."""
-    with pytest.raises(UnknownName, match="no model 'tiny:gpt3', only 'tiny:' or 'tiny:kjv'"):
+    with pytest.raises(UnknownName, match="no model 'tiny:gpt3', only 'tiny:' or 'tiny:kjv' or"):
         load("gpt3")
 
 

@@ -1,4 +1,4 @@
-"""The loader of the model: what `tiny:` names.
+"""The loader of the models: what `tiny:` and `tiny:induction` name.
 
 Running it, and hooks on it, are the transformers plugin's.
 """
@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from tenterhook_transformers import LanguageModel
 
 
-def model_path() -> Path:
-    """Return the folder of weights, config and tokenizer, as `from_pretrained` takes it."""
-    return Path(__file__).parent / "model"
+_FOLDERS = {"": "model", "kjv": "model", "induction": "induction"}
+
+
+def model_path(name: str = "") -> Path:
+    """Return the folder of weights, config and tokenizer, as `from_pretrained` takes it.
+
+    `name` is what follows `tiny:`. Raises `UnknownName`, a `ValueError`, for another.
+    """
+    if name not in _FOLDERS:
+        known = [f"tiny:{each}" for each in _FOLDERS]
+        raise UnknownName("model", f"tiny:{name}", known)
+    return Path(__file__).parent / _FOLDERS[name]
 
 
 def load(
@@ -31,14 +40,15 @@ def load(
     quantization_config: Any = None,
     max_memory: Any = None,
 ) -> "LanguageModel":
-    """Load the model: `""`, `"kjv"`, and both with `tiny:` before them, mean the one there is.
+    """Load a model by name, with `tiny:` before it or without.
 
-    It is a GPT-2 of 4 blocks, `d_model` 128 and 256 positions, with weights kept in float32.
+    `""` and `"kjv"` are a GPT-2 of 4 blocks, `d_model` 128 and 256 positions, trained on the King
+    James Bible. `"induction"` is a Llama of two blocks of attention without MLPs, `d_model` 64 and
+    64 positions, which goes on with letters that repeat. Weights are kept in float32.
     Raises `UnknownName` for another name, `NoRevisions` for a `revision`: each is a `ValueError`.
     """
     name = name.removeprefix("tiny:")
-    if name not in ("", "kjv"):
-        raise UnknownName("model", f"tiny:{name}", ["tiny:", "tiny:kjv"])
+    folder = model_path(name)
     if revision is not None:
         raise NoRevisions(revision)
     from tenterhook_transformers import LanguageModel
@@ -52,5 +62,9 @@ def load(
     }
     options: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     return LanguageModel.from_pretrained(
-        str(model_path()), model_id="tiny:", dtype=dtype, device=device, **options
+        str(folder),
+        model_id="tiny:" if folder == model_path() else f"tiny:{name}",
+        dtype=dtype,
+        device=device,
+        **options,
     )
