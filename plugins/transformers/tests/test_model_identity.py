@@ -300,6 +300,33 @@ def test_packed_models_are_captured(make_model: Make, tokenizer: Any) -> None:
         save_activations(packed(1), "layer_1", TEXTS, store, run_name="r")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_models_that_torchao_quantises_are_told_apart(make_model: Make, tokenizer: Any) -> None:
+    """By their numbers and scales, and by how activations are quantised."""
+    quantization = pytest.importorskip("torchao.quantization")
+
+    def quantised(change: float = 0, *, config: str = "Int8WeightOnlyConfig") -> Any:
+        model = make_model("llama")
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight[0] += change
+        quantization.quantize_(model, getattr(quantization, config)())
+        return model
+
+    plain = described(quantised(), tokenizer)
+    assert described(quantised(), tokenizer) == plain
+    assert described(copy.deepcopy(quantised()), tokenizer) == plain
+    others = [quantised(1), make_model("llama")]
+    others.append(quantised(config="Int8DynamicActivationInt8WeightConfig"))
+    for other in others:
+        assert described(other, tokenizer)["weights"] != plain["weights"]
+    store = MemoryStore()
+    for model in (quantised(), quantised()):
+        save_activations(LanguageModel(model, tokenizer), "layer_1", TEXTS, store, run_name="r")
+    other = LanguageModel(quantised(1), tokenizer)
+    with pytest.raises(OtherRun, match="model not the same"):
+        save_activations(other, "layer_1", TEXTS, store, run_name="r")
+
+
 def test_extra_state_is_read() -> None:
     """What a module saves by `get_extra_state`, whatever it is."""
 
