@@ -107,7 +107,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill captures 100 times at random; fill disks, flip bits, change records, cut connections."""
+    """Kill captures 100 times at random, and half as often exports, deletions, trainings of SAEs.
+
+    Fill disks, flip bits, change records, cut connections.
+    """
     install_for_work(session)
     zarr = HERE.glob("plugins/zarr/tests/test_zarr_[fks][a3iu]*.py")
     tests = sorted(map(str, (*zarr, *HERE.glob("plugins/sae/tests/test_sae_f[au]*.py"))))

@@ -1,4 +1,4 @@
-"""Captures that are killed."""
+"""Captures that are killed, and what else is."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 
 DRIVER = Path(__file__).with_name("zarr_kill_driver.py")
 KILLS = int(os.environ.get("TENTERHOOK_KILLS", "20"))
-"""How many kills at random moments; `nox -s faults` does 100."""
+"""How many kills at random moments, and half as many of what is no capture; `nox -s faults` does
+100."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -33,3 +34,10 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     """The same at random moments, for one process and for one of three that write one run; a
     reader that looks all along never sees a row that is not final."""
     assert kill(tmp_path, "moments", KILLS) == KILLS
+
+
+@pytest.mark.timeout(1200)
+def test_what_is_no_capture_killed_at_random_moments(tmp_path: Path) -> None:
+    """Exports, deleting a run, saving a tensor, training an SAE: what was there before is there, or
+    what comes after, and the same call again leaves that, and nothing beside."""
+    assert kill(tmp_path, "others", KILLS // 2) == KILLS // 2

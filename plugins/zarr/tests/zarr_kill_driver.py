@@ -5,6 +5,9 @@ n-th thing with the file system, for n = 1, 1 + EVERY, ...
 
 `zarr_kill_driver.py FOLDER moments COUNT`: a process is killed at a random moment, in every other
 round one of three that write one run, while another process reads all along.
+
+`zarr_kill_driver.py FOLDER others COUNT`: the same, in turn, of a process that exports a run, puts
+an export in place of another, deletes a run, saves a tensor in place of another, trains an SAE.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import functools
 import hashlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -26,7 +30,8 @@ torch.set_num_threads(1)  # so that it can fork
 
 from tenterhook_capture import save_activations  # noqa: E402
 from tenterhook_capture.testing.text_models import WordModel  # noqa: E402
-from tenterhook_store import UnknownRun  # noqa: E402
+from tenterhook_sae import RunBatches, TopKSae, TrainingSettings, train_sae  # noqa: E402
+from tenterhook_store import UnknownRun, to_npy, to_webdataset  # noqa: E402
 from tenterhook_zarr import ZarrStore  # noqa: E402
 
 TEXTS = [" ".join(f"w{n}.{i}" for i in range(1 + n * 7 % 12)) for n in range(12)]
@@ -172,6 +177,143 @@ def at_moments(root: Path, count: int) -> int:
     return kills
 
 
+# --- what is not a capture
+
+
+class Exported:
+    """An export that is whole or absent, and leaves nothing beside it."""
+
+    def __init__(self, root: Path, *, over: bool) -> None:
+        self.run, self.over = ZarrStore(root / "store").run("run"), over
+        self.expected = [bytes_of(to_webdataset(self.run, root / f"export-{over}"))]
+        if over:
+            self.expected.append(bytes_of(to_npy(self.run, root / "export-before")))
+
+    def begin(self, folder: Path) -> None:
+        """Put an export there, if another is to take its place."""
+        if self.over:
+            to_npy(self.run, folder / "out")
+
+    def act(self, folder: Path) -> None:
+        """Export."""
+        to_webdataset(self.run, folder / "out", overwrite=True)
+
+    def check(self, folder: Path) -> None:
+        """Look at what a killed process left, and do it again."""
+        found = bytes_of(folder / "out") if (folder / "out").exists() else None
+        assert found in self.expected or (found is None and not self.over)
+        self.act(folder)
+        assert bytes_of(folder / "out") == self.expected[0]
+        assert os.listdir(folder) == ["out"]
+
+
+class Deleted:
+    """A run that is there and whole, or is not there, and can be begun anew."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = root / "store"
+        self.expected = bytes_of(self.store)
+
+    def begin(self, folder: Path) -> None:
+        """Put a store there."""
+        shutil.copytree(self.store, folder, dirs_exist_ok=True)
+
+    def act(self, folder: Path) -> None:
+        """Delete."""
+        ZarrStore(folder).delete_run("run")
+
+    def check(self, folder: Path) -> None:
+        """Look at what is listed, and capture it again; whatever was removed comes back."""
+        with contextlib.suppress(UnknownRun):
+            run = ZarrStore(folder).run("run")
+            assert ZarrStore(folder).verify_run("run") == [] or len(run) == len(run[LAYERS[0]][:])
+        check_resumed(folder, self.expected, "deleted")
+        self.act(folder)
+        assert ZarrStore(folder).runs() == []
+        assert not [path for path in folder.rglob("*") if "run" in path.parts[-2:-1]]
+
+
+class Tensor:
+    """A tensor that is the one before or the one after."""
+
+    def begin(self, folder: Path) -> None:
+        """Save the one before."""
+        ZarrStore(folder).save_tensor("t", torch.zeros(1000, 10))
+
+    def act(self, folder: Path) -> None:
+        """Save the one after."""
+        ZarrStore(folder).save_tensor("t", torch.ones(500, 10))
+
+    def check(self, folder: Path) -> None:
+        """Look at it, and save it again."""
+        found = ZarrStore(folder).load_tensor("t")
+        assert torch.equal(found, torch.zeros(1000, 10)) or torch.equal(found, torch.ones(500, 10))
+        self.act(folder)
+        assert torch.equal(ZarrStore(folder).load_tensor("t"), torch.ones(500, 10))
+        assert not [path for path in folder.rglob("*") if path.name.endswith(".partial")]
+
+
+class Trained:
+    """A training that goes on where its last whole checkpoint stands, to the same numbers."""
+
+    def __init__(self, root: Path) -> None:
+        self.run = ZarrStore(root / "store").run("run")
+        self.expected = self.train(root / "trained").state_dict()
+        self.files = sorted(os.listdir(root / "trained"))
+
+    def begin(self, folder: Path) -> None:
+        """Nothing is there."""
+
+    def train(self, folder: Path) -> Any:
+        """Train, or go on."""
+        torch.manual_seed(0)
+        sae = TopKSae(64, self.run[LAYERS[0]].shape[1], 4)
+        settings = TrainingSettings(steps=30, checkpoint_every=1, log_every=1)
+        batches = RunBatches(self.run, LAYERS[0], batch_size=8)
+        return train_sae(sae, batches, settings, out=folder)
+
+    def act(self, folder: Path) -> None:
+        """Train."""
+        self.train(folder)
+
+    def check(self, folder: Path) -> None:
+        """Go on."""
+        found = self.train(folder).state_dict()
+        assert all(torch.equal(found[name], self.expected[name]) for name in self.expected)
+        assert sorted(os.listdir(folder)) == self.files
+
+
+def others(root: Path, count: int) -> int:
+    """Kill each kind in turn at random moments, so often."""
+    run_capture(root / "store")
+    kinds: list[Any] = [Exported(root, over=each) for each in (False, True)]
+    kinds += [Deleted(root), Tensor(), Trained(root)]
+    chance = random.Random(0)
+    longest: dict[Any, float] = {}
+    kills = tries = 0
+    while kills < count:
+        kind = kinds[tries % len(kinds)]
+        folder = root / f"others-{tries}"
+        folder.mkdir()
+        tries += 1
+        kind.begin(folder)
+        if kind not in longest:  # timed, and what is imported late is there
+            began = time.monotonic()
+            kind.act(folder)
+            longest[kind] = time.monotonic() - began
+            continue
+        child = started(functools.partial(kind.act, folder))
+        time.sleep(chance.uniform(0, longest[kind]))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or not status, f"try {tries}: {kind}"
+        kills += os.WIFSIGNALED(status)
+        assert not forked(functools.partial(kind.check, folder)), f"try {tries}: {kind}"
+        shutil.rmtree(folder)
+        assert tries < 5 * count + 50, "the processes end before they can be killed"
+    return kills
+
+
 if __name__ == "__main__":
-    way = {"steps": at_steps, "moments": at_moments}[sys.argv[2]]
+    way = {"steps": at_steps, "moments": at_moments, "others": others}[sys.argv[2]]
     print(way(Path(sys.argv[1]), int(sys.argv[3])))
