@@ -12,6 +12,7 @@ import pytest
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("bench_*.py"))
 
 
+@pytest.mark.timeout(900)  # others may be at work
 @pytest.mark.matrix(sample=4)
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
 def test_runs(script: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a selection costs, in calls of Python functions: times differ from machine to machine."""
 
+import gc
 import sys
 from typing import Any
 
@@ -45,11 +46,14 @@ def calls(model: HookedModel, **selected: Any) -> int:
     for _ in range(2):  # what is remembered from one scope to the next is there
         run()
     before = sys.getprofile()
+    gc.collect()
+    gc.disable()  # what it frees may call functions, whenever it runs
     sys.setprofile(note)
     try:
         run()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return count
 
 
