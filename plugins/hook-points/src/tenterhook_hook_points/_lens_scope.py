@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from tenterhook.compiling import hooks_changed
-
 
 class _Thread(threading.local):
     """What each thread has of its own."""
@@ -49,11 +47,11 @@ def opening() -> "LensScope | None":
 class LensScope:
     """The hooks that one `with model.hooks(...)` attached."""
 
-    def __init__(self, owner: object, level: int) -> None:
+    def __init__(self, owner: object, level: int, *, compiling: bool = False) -> None:
         self.owner = owner
         """Who sees them, as `here` says; `None` for everyone."""
         self.opener = here()
-        self.compiling = hooks_changed()
+        self.compiling = compiling
         """Whether the compiler must be kept from looking at whose scope it is."""
         self.level = level
         self.removers: list[Callable[[], None]] = []

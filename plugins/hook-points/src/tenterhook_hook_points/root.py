@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook.compiling import hooks_changed
-from tenterhook_hook_points._cache_hooks import CacheHooks, CacheHooksPool
+from tenterhook_hook_points._cache_hooks import CacheHooks, CacheHooksPool, ReadyHooks, UserHooks
 from tenterhook_hook_points._lens_scope import LensScope, OpenScopes, here, opening
 from tenterhook_hook_points.cache import ActivationCache
 from tenterhook_hook_points.caching import PosSlice, first_alone, keeper
@@ -185,15 +185,21 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
 
         Raises `UnknownHookPoint`, and nothing is attached then.
         """
+        fwd_hooks, bwd_hooks = list(_pairs(fwd_hooks)), list(_pairs(bwd_hooks))
+        if reset_hooks_end and not bwd_hooks and (ready := self._ready(fwd_hooks)):
+            with self._opened(*ready, clear_contexts):
+                yield self
+            return
         level = self.context_level + 1
-        scope = LensScope(here() if reset_hooks_end else None, level)
+        compiling = hooks_changed(self)
+        scope = LensScope(here() if reset_hooks_end else None, level, compiling=compiling)
         self._open_scopes.scopes.append(scope)
         keep = False
         try:
             with scope.attaching():
-                for name, hook in _pairs(fwd_hooks):
+                for name, hook in fwd_hooks:
                     self.add_hook(name, hook, dir="fwd", level=level)
-                for name, hook in _pairs(bwd_hooks):
+                for name, hook in bwd_hooks:
                     self.add_hook(name, hook, dir="bwd", level=level)
             keep = not reset_hooks_end
             yield self
@@ -255,18 +261,14 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
         """
         cache = ActivationCache(model=self, has_batch_dim=not remove_batch_dim)
         plain = device is None and pos_slice is None and not (remove_batch_dim or incl_bwd)
-        if plain and reset_hooks_end and self._adds_plainly and not hooks_changed():
+        if plain and reset_hooks_end and self._adds_plainly and not hooks_changed(self):
             names = self._chosen(names_filter)
             points = [self.hook_dict[name] for name in names]
-            hooks = self._cache_hooks.take(names, points)
+            hooks = self._cache_hooks.take(CacheHooks, names, points)
             if hooks is not None:
-                try:
-                    with self._opened(hooks, cache):
-                        output = self(*model_args, **model_kwargs)
-                finally:
-                    if clear_contexts:
-                        self.clear_contexts()
-                self._cache_hooks.give_back(names, hooks)
+                hooks.cache = cache
+                with self._opened(names, hooks, clear_contexts):
+                    output = self(*model_args, **model_kwargs)
                 return output, _fit_for_autograd(cache)
         _, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names_filter, incl_bwd, device, remove_batch_dim, cache, pos_slice
@@ -385,18 +387,42 @@ class HookedRootModule(HookIntrospectionMixin, nn.Module):
             and mine.hooks is ours.hooks
         )
 
+    def _ready(self, pairs: list[tuple[NamesFilter, Hook]]) -> tuple[list[str], UserHooks] | None:
+        """Return the points' names and hooks made before for them, with the user's in them.
+
+        `None` where each has to be attached by `add_hook`: it, or the compiler, has a say.
+        """
+        if not self._adds_plainly or hooks_changed(self):
+            return None
+        if not all(callable(hook) for _, hook in pairs):
+            return None
+        known = self.hook_dict
+        chosen = [
+            (name, hook)
+            for meant, hook in pairs
+            for name in ([meant] if type(meant) is str and meant in known else self._chosen(meant))
+        ]
+        names = [name for name, _ in chosen]
+        hooks = self._cache_hooks.take(UserHooks, names, [known[name] for name in names])
+        if hooks is None:
+            return None
+        hooks.take([hook for _, hook in chosen])
+        return names, hooks
+
     @contextmanager
-    def _opened(self, hooks: CacheHooks, cache: ActivationCache) -> Iterator[None]:
-        """Have the hooks attached while the scope is open."""
+    def _opened(self, names: list[str], hooks: ReadyHooks, clear_contexts: bool) -> Iterator[None]:
+        """Have the hooks attached while the scope is open; a later one may use them again."""
         level = self.context_level + 1
         self._open_scopes.scopes.append(hooks.scope)
         try:
-            hooks.open(cache, level)
+            hooks.open(level)
             yield
         finally:
             self._open_scopes.scopes.remove(hooks.scope)
             hooks.close()
-            hooks.scope.close()
+            if clear_contexts:
+                self.clear_contexts()
+        self._cache_hooks.give_back(names, hooks)
 
     def _chosen(self, names_filter: NamesFilter) -> list[str]:
         if type(names_filter) is str and names_filter in self.hook_dict:

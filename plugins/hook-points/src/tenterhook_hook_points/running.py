@@ -61,17 +61,16 @@ def forward_runner(handle: LensHandle, conversion: TensorConversion | None) -> C
 
 def scoped_runner(handle: LensHandle) -> Callable[..., Any]:
     """Return the torch hook of a forward hook that runs for one thread or task alone."""
-    hook, aliases = handle.user_hook, handle._aliases
-    assert hook is not None
     assert handle._scope is not None
     scope = handle._scope
-    owner = scope.owner
 
     def run(module: PointLike, args: Any, output: Any) -> Any:
-        if here() is not owner:
+        # Asked at each call: both are others when a later scope uses the handle again.
+        hook = handle.user_hook
+        if hook is None or here() is not scope.owner:
             return None
         try:
-            if aliases is None and module.hook_conversion is None:
+            if handle._aliases is None and module.hook_conversion is None:
                 new = hook(output, hook=module)
             else:
                 new = through(handle, module, output)
