@@ -1,6 +1,7 @@
 """What the hooks of one model share: the model, its tokenizer, its store."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -81,8 +82,5 @@ class HookContext:
 
 
 def _first_tensor(model: nn.Module, floating: bool = False) -> torch.Tensor | None:
-    for group in (model.parameters(), model.buffers()):
-        for tensor in group:
-            if not floating or tensor.is_floating_point():
-                return tensor
-    return None
+    tensors = chain(model.parameters(), model.buffers())
+    return next((each for each in tensors if not floating or each.is_floating_point()), None)

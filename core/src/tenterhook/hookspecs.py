@@ -69,6 +69,16 @@ def tenterhook_layer_names() -> Sequence[Extension]:  # type: ignore[empty-body]
 
 
 @hookspec
+def tenterhook_points() -> Sequence[Extension]:  # type: ignore[empty-body]
+    """Points, places where no module's side is, by the word that their names begin with: `z`.
+
+    The target is called as `find_points(module)` when a name is asked for that begins so, and
+    returns the `tenterhook.points.Points` of the model, or `None` for one that it does not know.
+    Extensions of one target are asked once.
+    """
+
+
+@hookspec
 def tenterhook_commands() -> Sequence[Extension]:  # type: ignore[empty-body]
     """Commands of `tenterhook`, by the word that runs them.
 

@@ -7,9 +7,13 @@ Every spelling is to cost the same from the second scope on. So what names were 
 kept (`Found`), and looked at again before it is believed; see `tenterhook.module_tree`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import WeakSet
 
 import attrs
 from torch import nn
@@ -17,17 +21,11 @@ from torch import nn
 from tenterhook.errors import UnknownLayer
 from tenterhook.module_tree import ModuleTree, Paths, registrations
 from tenterhook.plugins.default import default_manager
-from tenterhook.standard_names import (
-    PLACES,
-    StandardNames,
-    looks_standard,
-    standard_names,
-    what_instead,
-)
+from tenterhook.points import Point, Points, ask
 
 LayerSpec = str | int
 """One layer: a dotted name, an index into `list_layers()`, `layer_N`, `input` or `output`, or a
-standard name, as `resid_post.3`, where a plugin knows the model."""
+name that a plugin gives: a standard name, as `resid_post.3`, or a point, as `z.3`."""
 
 LayerChoice = LayerSpec | Callable[[str, nn.Module], bool]
 """Layers: one, a submodule, a glob pattern over names, or a predicate of name and module."""
@@ -38,7 +36,7 @@ class Layer:
     """A module and the one name that we call it by."""
 
     name: str
-    """The dotted name, or `"input"` or `"output"` for the whole model."""
+    """The dotted name, `"input"` or `"output"` for the whole model, or a point's name."""
 
     module: nn.Module
 
@@ -54,7 +52,7 @@ class Found:
     _stacks: Sequence[tuple[dict[str, Any], int]]
     """The stacks of blocks that numbers count in, and how long they were."""
     _namers: object
-    """The plugins that were asked for standard names, `None` where none were."""
+    """The plugins that were asked for names, `None` where none were."""
     _types: list[type] | None
     """The types of the choices, `None` where all are strings: a key of both takes 5 times as long
     to look up."""
@@ -91,6 +89,8 @@ class LayerIndex:
         """What scopes found out about sets of layers, kept for the next scope."""
         self._last: ModuleTree | None = None
         self._kept: dict[Any, Found] = {}
+        self._asking = threading.RLock()  # a second thread is to find the points of the first
+        self._offered: WeakSet[Point] = WeakSet()
 
     def tree(self, *, exact: bool = True) -> ModuleTree:
         """Return the modules by name, as they are now.
@@ -116,14 +116,10 @@ class LayerIndex:
         that name means the submodule; `""` always means the whole model, after its forward.
         Raises `UnknownLayer` (a `ValueError`), naming the closest layers.
         """
-        if isinstance(layer, bool) or not isinstance(layer, str | int):
-            raise self._unknown(layer, "A layer is a name (str) or an index into list_layers().")
-        if isinstance(layer, str) and _is_pattern(layer) and self._module_at(layer) is None:
-            raise self._unknown(
-                layer,
-                "One layer is wanted, and patterns are for scopes: capture, steer and hooks take "
-                "them.",
-            )
+        is_none = isinstance(layer, bool) or not isinstance(layer, str | int)
+        if is_none or (_is_pattern(str(layer)) and self._module_at(str(layer)) is None):
+            what = "A layer is a name (str) or an index into list_layers(), and patterns are for"
+            raise self._unknown(layer, f"{what} scopes: capture, steer and hooks take them.")
         return self.find((layer,)).layers[0]
 
     def expand(self, choices: Iterable[LayerChoice | Iterable[LayerChoice]]) -> list[Layer]:
@@ -143,10 +139,8 @@ class LayerIndex:
             return _Search(self, exact=True).found(choices)
         if found is None or not found.holds(choices):
             search = _Search(self, exact=False)
-            try:
+            with suppress(UnknownLayer, AttributeError):
                 found = search.found(choices)
-            except (UnknownLayer, AttributeError):
-                found = None
             if found is None or not found.holds(choices):
                 search = _Search(self, exact=True)
                 found = search.found(choices)
@@ -187,14 +181,39 @@ class LayerIndex:
         """
         return next(iter(self.stacks().values()), [])
 
-    def standard(self, tree: ModuleTree | None = None) -> StandardNames | None:
-        """Return the standard names of the layers; `None` where no plugin knows the model."""
-        tree, plugins = tree or self.tree(), _namers()
-        if tree.derived.get("namers") is not plugins:
-            tree.derived["standard"] = standard_names(self.module)
-            tree.derived["namers"] = plugins
-        found: StandardNames | None = tree.derived["standard"]
-        return found
+    def standard(self, tree: ModuleTree | None = None) -> Any:
+        """Return the `StandardNames` of the layers; `None` where no plugin knows the model."""
+        return next(self._answers("layer_names", tree or self.tree()), None)
+
+    def points(self, word: str | None = None) -> Points:
+        """Return the points that plugins offer, those whose names begin with `word`, if given.
+
+        The first time may take long: a plugin may run the model.
+        """
+        layers: dict[str, Point | str] = {}
+        refused: dict[str, str] = {}
+        for each in self._answers("points", self.tree(), word):
+            layers, refused = {**each.layers, **layers}, {**each.refused, **refused}
+        self._offered.update(at for at in layers.values() if isinstance(at, Point))
+        return Points(layers=layers, refused=refused)
+
+    def _answers(self, kind: str, tree: ModuleTree, word: str | None = None) -> Iterator[Any]:
+        """Yield what the plugins of a kind say of the model as it is now; each is asked once."""
+        known = default_manager().extensions(kind)  # a new one whenever any plugin changes
+        with self._asking:
+            if tree.derived.get(kind, (None,))[0] is not known:
+                tree.derived[kind] = known, {}
+            answers = tree.derived[kind][1]
+            for one in known.values():
+                at = one.extension.target
+                if word in (None, one.name) and at not in answers:
+                    answers[at] = ask(one, self.module)
+        yield from (each for each in answers.values() if each is not None)
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield all that hooks may stand at: the modules, the root too, then the points."""
+        yield from self.module.named_modules()
+        yield from [(point.name, point) for point in self._offered]
 
     def _module_at(self, name: str) -> nn.Module | None:
         try:
@@ -217,6 +236,7 @@ class _Search:
         self._by_path = True
         self._asked: list[str] = []
         self._counts = self._standard = False
+        self._refused: Mapping[str, str] = {}
 
     def found(self, choices: tuple[Any, ...]) -> Found:
         layers: dict[str, Layer] = {}
@@ -271,13 +291,9 @@ class _Search:
         if not _is_pattern(choice):
             return [self._by_alias(choice)]
         self._whole()
-        if choice.startswith(tuple(f"{place}." for place in PLACES)) and (
-            names := index.standard(self.tree)
-        ):
-            self._standard = True
-            matching = [n for n in names.layers if fnmatchcase(n, choice)]
-            if matching and not any(fnmatchcase(n, choice) for n, _ in self.tree.named):
-                return list(self._each(names.layers[name] for name in matching))
+        matching = [n for n in self._given(choice) if fnmatchcase(n, choice)]
+        if matching and not any(fnmatchcase(n, choice) for n, _ in self.tree.named):
+            return list(self._each(matching))
         return self._that(lambda n, _: fnmatchcase(n, choice), choice, "The pattern matches")
 
     def _that(self, wanted: Callable[[str, nn.Module], Any], choice: Any, what: str) -> list[Layer]:
@@ -313,21 +329,32 @@ class _Search:
         if kind == "layer" and number.isdecimal():
             self._counts = True
             return next(iter(self._named(self._block(layer, int(number)))))
-        if not looks_standard(layer):
-            raise index._unknown(layer, what_instead(layer))
+        given = self._given(layer)
+        at = given.get(layer)
+        if isinstance(at, Point):
+            self._whole()
+            return Layer(layer, at)
+        if at is not None:
+            return next(iter(self._named(at)))
+        is_given = re.fullmatch(r"[a-z]\w*\.\d+", layer) is not None
+        why = self._refused.get(layer) or (_NO_PLUGIN if is_given else "")
+        raise index._unknown(layer, why, given)
+
+    def _given(self, asked: str) -> Mapping[str, "str | Point"]:
+        """Return the names that plugins give, of which one may be meant, and what they stand for.
+
+        Points only where an extension is named as they begin, for asking may take long.
+        """
         self._standard = True
-        standard = index.standard(self.tree)
-        if standard is None:
-            kind = type(index.module).__name__
-            raise index._unknown(
-                layer,
-                f"It has the form of a standard name, and no installed plugin knows those of "
-                f"{kind}; `pip install tenterhook-transformers` knows many of Hugging Face's, and "
-                "`tenterhook plugins list` says if it was left out.",
-            )
-        if layer not in standard.layers:
-            raise index._unknown(layer, "", standard.layers)
-        return next(iter(self._named(standard.layers[layer])))
+        standard = self.index.standard(self.tree)
+        names: Mapping[str, Any] = {} if standard is None else standard.layers
+        word = asked.partition(".")[0]
+        words = {name.partition(".")[0] for name in names}
+        if word in words or word not in default_manager().extensions("points"):
+            return names
+        points = self.index.points(word)
+        self._refused = points.refused
+        return {**points.layers, **names}
 
     def _block(self, layer: str, number: int) -> str:
         stacks = self.index.stacks(self.tree)
@@ -336,8 +363,8 @@ class _Search:
         (main, blocks), *others = stacks.items()
         if number < len(blocks):
             return blocks[number]
-        last = len(blocks) - 1
-        detail = f"Its main stack {main!r} has {len(blocks)} blocks: layer_0 to layer_{last}."
+        count = len(blocks)
+        detail = f"Its main stack {main!r} has {count} blocks: layer_0 to layer_{count - 1}."
         if others:
             names = ", ".join(repr(name) for name, _ in others)
             detail += f" To count in another, {names}: model.layers(stack={others[0][0]!r})."
@@ -345,6 +372,8 @@ class _Search:
 
 
 _MOST_KEPT = 256
+
+_NO_PLUGIN = "No installed plugin gives it; `pip install tenterhook-interiors` knows many models."
 
 
 def _is_pattern(name: str) -> bool:
@@ -354,19 +383,15 @@ def _is_pattern(name: str) -> bool:
 def _stacks_of(named: Sequence[tuple[str, nn.Module]]) -> dict[str, list[str]]:
     for kind in (nn.ModuleList, nn.Sequential):
         stacks = {name: m for name, m in named if isinstance(m, kind) and len(m)}
-        outer = [n for n in stacks if not any(n != o and _inside(n, o) for o in stacks)]
+        outer = [
+            n
+            for n in stacks
+            if not any(n != o and f"{n}.".startswith(o and f"{o}.") for o in stacks)
+        ]
         if outer:
-            outer.sort(key=lambda name: -_size(stacks[name]))
+            outer.sort(key=lambda name: -sum(each.numel() for each in stacks[name].parameters()))
             return {
                 name: [f"{name}.{at}" if name else f"{at}" for at in stacks[name]._modules]
                 for name in outer
             }
     return {}
-
-
-def _inside(name: str, other: str) -> bool:
-    return name.startswith(f"{other}.") or other == ""
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -368,7 +368,8 @@ def assert_clean(module: nn.Module | HookedModel) -> None:
     """
     root = module.module if isinstance(module, HookedModel) else module
     places = []
-    for name, inner in root.named_modules():
+    standing = _registries.get(root, lambda: None)()
+    for name, inner in root.named_modules() if standing is None else standing.index.named_modules():
         for site in sites_of(inner):
             what = [repr(held.hook) for held in site.held]
             if site.scopes:

@@ -2,9 +2,9 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
-from torch import Tensor, nn
+from torch import nn
 
 from tenterhook._dispatch.entries import entries_for
 from tenterhook._dispatch.frames import NO_STEPS, lock, visible_frame
@@ -17,7 +17,9 @@ from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
 from tenterhook.registration import Registration
 from tenterhook.reports import Report, not_called, tell
 from tenterhook.scopes.selecting import Selected, selector_of
-from tenterhook.standard_names import StandardNames
+
+if TYPE_CHECKING:
+    from tenterhook.standard_names import StandardNames
 
 Mix = Literal["error", "in_order", "detect_first", "detect_last"]
 """How detectors and controllers share a layer: not at all, as they were registered, or detectors
@@ -60,9 +62,12 @@ class HookRegistry:
 
     # --- layers
 
-    def list_layers(self) -> list[str]:
-        """Return the dotted names of all layers, in `named_modules` order."""
-        return self.index.names()
+    def list_layers(self, *, points: bool = False) -> list[str]:
+        """Return the dotted names of all layers, in `named_modules` order.
+
+        With `points` then those of the points that plugins offer, `z.3`; that may run the model.
+        """
+        return [*self.index.names(), *(self.index.points().layers if points else ())]
 
     get_layer_names = list_layers
 
@@ -91,24 +96,22 @@ class HookRegistry:
         """Return the dotted names of the main stack's blocks, in order: what `layer_N` means."""
         return self.index.blocks()
 
-    def standard_names(self) -> StandardNames | None:
+    def standard_names(self) -> "StandardNames | None":
         """Return the standard names, `resid_post.3` and so on; `None` where no plugin knows them.
 
         The layers they mean, and how a block adds up: see `StandardNames`.
         """
-        return self.index.standard()
+        return self.index.standard()  # type: ignore[no-any-return]
 
     def print_layer_names(self) -> None:
         """Print a table of the layers: name, type, shape of the weight."""
         rows = [("name", "type", "weight")]
         for name, module in self.index.tree().named:
-            weight = getattr(module, "weight", None)
-            shape = str(tuple(weight.shape)) if isinstance(weight, Tensor) else "-"
-            rows.append((name, type(module).__name__, shape))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            print("  ".join(cells).rstrip())  # noqa: T201
+            shape = getattr(getattr(module, "weight", None), "shape", None)
+            rows += [(name, type(module).__name__, "-" if shape is None else str(tuple(shape)))]
+        names, types = (max(len(row[at]) for row in rows) for at in (0, 1))
+        for name, kind, weight in rows:
+            print(f"{name:<{names}}  {kind:<{types}}  {weight}")  # noqa: T201
 
     # --- registering
 
@@ -291,21 +294,15 @@ class HookRegistry:
 
     def _check_free(self, hook: Hook) -> None:
         if hook._registration is not None:
-            raise ValueError(
-                f"{hook!r} is registered already, on layer {hook.layer_signature!r}. Unregister "
-                "it first, or make another hook."
-            )
+            where = f"is registered already, on layer {hook.layer_signature!r}"
+            raise ValueError(f"{hook!r} {where}. Unregister it first, or make another hook.")
         if hook._scopes:
-            raise ValueError(
-                f"{hook!r} runs in an open scope already. Register it once the scope has ended, or "
-                "make another hook."
-            )
+            then = "Register it once the scope has ended, or make another hook."
+            raise ValueError(f"{hook!r} runs in an open scope already. {then}")
         other = self._held.get(hook.id)
         if other is not None:
-            raise ValueError(
-                f"Hook id {hook.id!r} is taken by {other.hook!r}. Ids are unique in a model: give "
-                "another hook_id, or none to get a fresh one."
-            )
+            then = "Ids are unique in a model: give another hook_id, or none to get a fresh one."
+            raise ValueError(f"Hook id {hook.id!r} is taken by {other.hook!r}. {then}")
 
     def _check_kinds(self, layer: Layer, hook: Hook, mix: Mix) -> None:
         if mix != "error" or (hook.detects and hook.controls):
@@ -330,14 +327,13 @@ class HookRegistry:
     ) -> list[Hook]:
         """Return the hooks, of one layer or type if given, each layer's in the order they run."""
         kind = None if hook_type is None else HookType(hook_type)
-        names = None
-        if layer_signature is not None:
-            whole = layer_signature == ""
-            names = {"", "input", "output"} if whole else {self.index.resolve(layer_signature).name}
+        names = {"", "input", "output"}
+        if layer_signature not in (None, ""):
+            names = {self.index.resolve(layer_signature).name}
         return [
             held.hook
             for held in self._in_order()
-            if (names is None or held.layer in names) and kind in (None, held.hook_type)
+            if (layer_signature is None or held.layer in names) and kind in (None, held.hook_type)
         ]
 
     def get_detectors(self) -> list[Detector]:

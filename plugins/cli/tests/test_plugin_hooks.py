@@ -263,7 +263,7 @@ class TestLayerNames:
         assert [layer.name for layer in found] == ["stack.0", "stack.2", "stack.1"]
         (warning,) = caught
         assert "'a' of plugin 'two' (two 1.0) failed" in str(warning.message)
-        assert "names 'stock.1', which is not in this Module, and 1 more" in str(warning.message)
+        assert "names 'stock.1', not in this Module" in str(warning.message)
 
     def test_names_that_name_each_other_are_no_layers(
         self, install: Install, model: tenterhook.HookedModel
@@ -273,8 +273,8 @@ class TestLayerNames:
         install("two", {"two": declaring("layer_names", "a", "plugin_two:name") + wrong})
 
         with (
-            pytest.warns(PluginWarning, match="names 'resid_post.0', which is not in"),
-            pytest.raises(UnknownLayer, match="no installed plugin knows"),
+            pytest.warns(PluginWarning, match="names 'resid_post.0', not in this"),
+            pytest.raises(UnknownLayer, match="No installed plugin gives it"),
         ):
             model.layers.index.resolve("resid_post.0")
 
@@ -282,22 +282,8 @@ class TestLayerNames:
         self, install: Install, model: tenterhook.HookedModel
     ) -> None:
         """It says so, and names what to install."""
-        with pytest.raises(UnknownLayer, match="pip install tenterhook-transformers"):
+        with pytest.raises(UnknownLayer, match="pip install tenterhook-interiors"):
             model.capture("resid_post.0")
-
-    @pytest.mark.parametrize(
-        ("name", "way"),
-        [
-            ("resid_pre.3", "what goes into block 3: capture 'resid_post.3' with inputs=True"),
-            ("resid_mid.0", "the input of 'resid_post.0' plus the output of 'attn_out.0'"),
-        ],
-    )
-    def test_a_place_that_is_no_layers_output_is_told_how_to_come_by(
-        self, model: tenterhook.HookedModel, name: str, way: str
-    ) -> None:
-        """They are names elsewhere."""
-        with pytest.raises(UnknownLayer, match=way):
-            model.capture(name)
 
     def test_only_standard_names_are_named(self) -> None:
         """A misspelt place is refused where it is made."""

@@ -86,9 +86,6 @@ class _OwnNode(torch.autograd.Function):
 
 
 def _is_input(tensor: Tensor, args: Args, kwargs: Kwargs) -> bool:
-    for value in (*args, *kwargs.values()):
-        if value is tensor:
-            return True
-        if isinstance(value, tuple | list) and any(item is tensor for item in value):
-            return True
-    return False
+    given = (*args, *kwargs.values())
+    inside = (item for value in given if isinstance(value, tuple | list) for item in value)
+    return any(each is tensor for each in (*given, *inside))

@@ -7,6 +7,10 @@ keep them free: no other distribution serves them.
 from collections.abc import Mapping
 
 _EDITS = ("AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "ZeroAblate")
+_ATTENTION = ("k", "k_pre", "pattern", "q", "q_pre", "scores", "v", "z")
+_MLP = ("experts", "mlp_act", "mlp_pre", "router")
+_RESIDUAL = ("attn_out", "mlp_out", "resid_mid", "resid_post", "resid_pre")
+_POINTS = (*_ATTENTION, *_MLP, *_RESIDUAL, "embed", "final_norm", "logits")
 _SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
 
 _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -15,6 +19,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tenterhook-edits": {"controllers": _EDITS},
     "tenterhook-function-controller": {"controllers": ("FunctionController",)},
     "tenterhook-hook-points": {"loaders": ("points",)},
+    "tenterhook-interiors": {"points": _POINTS},
     "tenterhook-layer-activation": {"detectors": ("LayerActivationDetector",)},
     "tenterhook-model-io": {"detectors": ("ModelInputDetector", "ModelOutputDetector")},
     "tenterhook-run-log": {"observers": ("run-log",)},

@@ -3,8 +3,9 @@
 import uuid
 from typing import Any
 
-from tenterhook._dispatch.frames import Steps
-from tenterhook._dispatch.sites import instead_of
+from tenterhook._dispatch.frames import NO_STEPS, Steps
+from tenterhook._dispatch.sites import instead_of, site_of
+from tenterhook.points import Point
 from tenterhook.reports import never_ran
 from tenterhook.scopes.plan import Opening
 from tenterhook.scopes.scope import Scope
@@ -22,6 +23,8 @@ class Replaced(Scope):
         opening.parts = [_Answer(layer.name, self._output) for layer in self._layers]
         for layer, answer in zip(self._layers, opening.parts, strict=True):
             opening.put(instead_of(layer.module), Steps((answer,)))
+            if isinstance(layer.module, Point):  # which is to know that it is used
+                opening.put(site_of(layer.module, "after"), NO_STEPS)
         return opening
 
     def _unseen(self, opening: Opening) -> list[str]:

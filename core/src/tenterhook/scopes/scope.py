@@ -157,7 +157,8 @@ class Muted(Scope):
     _mutes = True
 
     def _opening(self) -> Opening:
-        sites = [site for m in self.model.modules() for site in sites_of(m) if site.held]
+        modules = (module for _, module in self._index.named_modules())
+        sites = [site for m in modules for site in sites_of(m) if site.held]
         opening = Opening(steps=dict.fromkeys(sites, NO_STEPS))
         self._registry.muting.append(opening)
         return opening

@@ -172,7 +172,9 @@ class SteeringThere(Steering):
         if module not in self._names and self._context is not None:
             found = {each: name for name, each in self._context.model.named_modules()}
             self._names = found | {self._context.model: "input" if output is None else "output"}
-        return None if tensor is None else self.function(tensor, layer=self._names[module])
+        if tensor is None:
+            return None
+        return self.function(tensor, layer=self._names.get(module) or module.name)
 
 
 def steering(*given: Any) -> Steering:

@@ -4,6 +4,7 @@
 - `tenterhook.testing.stores`: `StoreContract`
 - `tenterhook.testing.loaders`: `LoaderContract`
 - `tenterhook.testing.layer_names`: `LayerNamesContract`
+- `tenterhook.testing.points`: `PointsContract`
 - `tenterhook.testing.commands`, `.datasets`, `.engines`, `.exporters`, `.observers`, `.selectors`,
   `.specs`: the contracts of these, of the distributions that know them
 - `tenterhook.testing.fixtures`: fixtures that register a plugin in this process, or lay down a real

@@ -12,14 +12,17 @@ class TestMyNames(LayerNamesContract):
 """
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tenterhook import attach
-from tenterhook.standard_names import StandardNames
 from tenterhook.testing._modules import a_model
+
+if TYPE_CHECKING:
+    from tenterhook.standard_names import StandardNames
 
 __all__ = ["LayerNamesContract"]
 
@@ -28,7 +31,7 @@ class LayerNamesContract:
     """Inherit and give `name_layers` and a small `model`; `run` too, to check sums by it."""
 
     @abstractmethod
-    def name_layers(self, module: nn.Module) -> StandardNames | None:
+    def name_layers(self, module: nn.Module) -> "StandardNames | None":
         """Call what the plugin declares."""
 
     @abstractmethod
@@ -40,7 +43,7 @@ class LayerNamesContract:
         pytest.skip("`run(module)` is not given, so that the sums are not checked")
 
     @pytest.fixture
-    def names(self) -> StandardNames:
+    def names(self) -> "StandardNames":
         """Return the names of the model's layers."""
         names = self.name_layers(self.model())
         assert names is not None, "it does not know its own model"
@@ -51,14 +54,14 @@ class LayerNamesContract:
         for module in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.ModuleList(), a_model()):
             assert self.name_layers(module) is None
 
-    def test_names_are_of_layers_that_are_there(self, names: StandardNames) -> None:
+    def test_names_are_of_layers_that_are_there(self, names: "StandardNames") -> None:
         """As PyTorch has them."""
-        assert type(names) is StandardNames
+        assert type(names).__name__ == "StandardNames"
         module = self.model()
         for path in names.layers.values():
             assert isinstance(module.get_submodule(path), nn.Module)
 
-    def test_every_block_has_its_output(self, names: StandardNames) -> None:
+    def test_every_block_has_its_output(self, names: "StandardNames") -> None:
         """`resid_post.0`, `resid_post.1` and so on, with no gap, and no name beyond them."""
         blocks = [name for name in names.layers if name.startswith("resid_post.")]
         assert blocks == [f"resid_post.{at}" for at in range(len(blocks))]
@@ -66,7 +69,7 @@ class LayerNamesContract:
         assert all(int(name.partition(".")[2]) < len(blocks) for name in names.layers)
         assert len(set(names.layers.values())) == len(names.layers)
 
-    def test_it_names_alike_each_time_and_changes_nothing(self, names: StandardNames) -> None:
+    def test_it_names_alike_each_time_and_changes_nothing(self, names: "StandardNames") -> None:
         """It looks at the model; it neither runs nor writes it."""
         module = self.model()
         before = {name: set(vars(each)) for name, each in module.named_modules()}
@@ -75,7 +78,7 @@ class LayerNamesContract:
         assert {name: set(vars(each)) for name, each in module.named_modules()} == before
         assert all(torch.equal(weights[name], each) for name, each in module.state_dict().items())
 
-    def test_the_sums_hold(self, names: StandardNames) -> None:
+    def test_the_sums_hold(self, names: "StandardNames") -> None:
         """What goes into a block and what attention and MLP add is what it returns.
 
         Of blocks that have all three names; not of `"post_norm"`, where norms lie between.

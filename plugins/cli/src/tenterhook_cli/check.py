@@ -16,6 +16,7 @@ CONTRACTS = {
     "loaders": ("loaders", "LoaderContract"),
     "datasets": ("datasets", "DatasetContract"),
     "layer_names": ("layer_names", "LayerNamesContract"),
+    "points": ("points", "PointsContract"),
     "commands": ("commands", "CommandContract"),
     "observers": ("observers", "ObserverContract"),
     "spec_formats": ("specs", "SpecFormatContract"),
@@ -84,6 +85,16 @@ class Test{stem}{contract}({contract}):
     def model(self):
         return model_of({name!r})
 '''
+_POINTS = '''
+class Test{stem}{contract}({contract}):
+    """{name} of {origin}."""
+
+    def find_points(self, module):
+        return target({kind!r}, {name!r})[0](module)
+
+    def model(self):
+        return model_of({name!r}, {kind!r})
+'''
 _COMMAND = '''
 class Test{stem}{contract}({contract}):
     """{name} of {origin}."""
@@ -149,6 +160,7 @@ _SHAPES = {
     "loaders": _LOADER,
     "datasets": _DATASET,
     "layer_names": _LAYER_NAMES,
+    "points": _POINTS,
     "commands": _COMMAND,
     "observers": _OBSERVER,
     "spec_formats": _SPEC_FORMAT,

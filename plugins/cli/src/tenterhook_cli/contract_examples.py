@@ -56,12 +56,12 @@ def small(kind: str, name: str) -> str:
     return ""
 
 
-def model_of(name: str) -> Any:
-    """Return a small model whose layers get names: what the example of these returns.
+def model_of(name: str, kind: str = "layer_names") -> Any:
+    """Return a small model whose layers, or points, get names: what the example of these returns.
 
     Skips the test where there is no example.
     """
-    _, example = target("layer_names", name)
+    _, example = target(kind, name)
     if example is None:
         pytest.skip(
             f"{name} names the layers of models that nobody gives. Give its Extension an example=, "

@@ -79,6 +79,12 @@ BEGINNINGS = {
         target="name_layers",
         example="a_model",
     ),
+    "points": Beginning(
+        help="Offers what attention weighs in PyTorch's MultiheadAttention.",
+        usage='Users write them wherever a layer is named: `model.capture("$extension.0")`.',
+        target="find_points",
+        example="a_model",
+    ),
     "command": Beginning(
         help="Lists Python, torch and plugins with their versions, for reports of bugs.",
         usage="Users run it: `tenterhook $extension`.",

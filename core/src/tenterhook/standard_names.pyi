@@ -1,0 +1,1 @@
+from tenterhook_transformers.standard_names import *
