@@ -74,17 +74,19 @@ class Point(nn.Module):
             self.in_use(used)
 
     def here(self) -> list[Any]:
-        """Return what runs at it in a call of this thread or task: hooks, and captures as `None`.
+        """Return what runs at it in a call of this thread or task: hooks, and captures' recorders.
 
-        Without a selector's look at who is called, and without others' torch hooks.
+        What ends the forward here, too; not others' torch hooks.
         """
         frame = visible_frame()
         found: tuple[Any, ...] = ()
+        stops = []
         for place in sites_of(self) if self.used else ():
             found += place.forward + place.backward if isinstance(place, Site) else ()
             steps = NO_STEPS if frame is None else frame.table.get(place, NO_STEPS)
             found += steps.forward + steps.backward
-        return [*(found if frame is None else frame.running(found))]
+            stops += [steps.stop] if steps.stop else []
+        return [*(found if frame is None else frame.running(found)), *stops]
 
 
 @attrs.frozen(kw_only=True, eq=False)
