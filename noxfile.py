@@ -167,6 +167,17 @@ def tokens(session: nox.Session) -> None:
 
 
 @nox.session
+def interiors(session: nox.Session) -> None:
+    """Prove the names inside attention and experts on a tiny model of each family.
+
+    With TENTERHOOK_TABLE=write it writes the table of the docs anew.
+    """
+    install_for_work(session)
+    families = "plugins/interiors/tests/test_interiors_families.py"
+    session.run("pytest", families, *session.posargs, env={"TENTERHOOK_WHOLE": "1"})
+
+
+@nox.session
 def repeat(session: nox.Session) -> None:
     """Run the contracts on our own plugins 200 times over, with two busy processes beside.
 

@@ -243,7 +243,7 @@ def test_a_module_of_that_name_wins(model: Any) -> None:
     ("find", "cause"),
     [
         (lambda module: 1 / 0, "ZeroDivisionError"),
-        (lambda module: {}, "it returned a dict, and no Points"),
+        (lambda module: {}, "it returned a dict, which has no names of layers"),
         (lambda module: Points(layers={"bad.0": "k"}), "it names 'k', not in this Model"),
     ],
     ids=["raises", "returns something else", "names what is not there"],

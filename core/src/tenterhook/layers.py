@@ -190,10 +190,9 @@ class LayerIndex:
 
         The first time may take long: a plugin may run the model.
         """
-        layers: dict[str, Point | str] = {}
-        refused: dict[str, str] = {}
-        for each in self._answers("points", self.tree(), word):
-            layers, refused = {**each.layers, **layers}, {**each.refused, **refused}
+        found = [*self._answers("points", self.tree(), word)][::-1]  # the first one's name counts
+        layers = {name: at for each in found for name, at in each.layers.items()}
+        refused = {name: why for each in found for name, why in each.refused.items()}
         self._offered.update(at for at in layers.values() if isinstance(at, Point))
         return Points(layers=layers, refused=refused)
 

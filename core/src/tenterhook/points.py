@@ -106,19 +106,14 @@ def ask(registered: Registered, module: nn.Module) -> Any:
     """
     try:
         found = registered.load()(module)
-        if found is None:
-            return None
-        if not isinstance(getattr(found, "layers", None), Mapping):
-            wanted = {"points": "Points"}.get(registered.kind, "StandardNames")
-            raise TypeError(f"it returned a {type_name(found)}, and no {wanted}")
+        layers = {} if found is None else getattr(found, "layers", None)
+        if not isinstance(layers, Mapping):
+            raise TypeError(f"it returned a {type_name(found)}, which has no names of layers")
         known = {name for name, _ in module.named_modules(remove_duplicate=False)}
-        layers = [at for at in found.layers.values() if isinstance(at, str)]
-        for absent in (name for name in layers if name not in known):
-            raise LookupError(f"it names {shown(absent)}, not in this {type_name(module)}")
+        for at in (at for at in layers.values() if isinstance(at, str) and at not in known):
+            raise LookupError(f"it names {shown(at)}, not in this {type_name(module)}")
         return found
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - it is shown, and others may know the model
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - shown, and others may know the model
         what = f"{registered.kind.replace('_', ' ').capitalize()} {registered.name!r}"
         text = f"{what} of {registered.origin} failed: {error_line(error)}"
         warnings.warn(text, PluginWarning, stacklevel=3)

@@ -228,7 +228,7 @@ class TestLayerNames:
         ("broken", "cause"),
         [
             ("\ndef name(module): return 1 / 0", "ZeroDivisionError"),
-            ("\ndef name(module): return {}", "returned a dict, and no StandardNames"),
+            ("\ndef name(module): return {}", "returned a dict, which has no names of layers"),
             ("\ndef name(module): raise SystemExit(3)", "SystemExit: 3"),
             (
                 "\nfrom tenterhook.standard_names import StandardNames"
@@ -291,6 +291,48 @@ class TestLayerNames:
             StandardNames(layers={"resid_mid.0": "a"}, residual="sequential")
         with pytest.raises(ValueError, match="residual"):
             StandardNames(layers={}, residual="both")  # type: ignore[arg-type]
+
+
+POINTS = """
+from tenterhook.points import Point, Points
+def find(module):
+    if not hasattr(module, "stack"):
+        return None
+    return Points(layers={"mid.0": Point("mid.0"), "mid.1": "stack.1"}, refused={"mid.2": "No."})
+"""
+
+
+class TestPoints:
+    @pytest.fixture
+    def model(self) -> tenterhook.HookedModel:
+        """Return a model with a stack of three."""
+        module = nn.Module()
+        module.stack = nn.ModuleList(nn.Identity() for _ in range(3))
+        return tenterhook.attach(module)
+
+    def test_names_of_points_and_layers(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """The extension's name is the word that they begin with."""
+        install("one", {"one": declaring("points", "mid", "plugin_one:find") + POINTS})
+
+        assert model.layers.list_layers(points=True)[-2:] == ["mid.0", "mid.1"]
+        assert [at.name for at in model.layers.index.expand(["mid.*"])] == ["mid.0", "stack.1"]
+        with pytest.raises(UnknownLayer, match=r"'mid\.2' in this model\. No\."):
+            model.capture("mid.2")
+
+    def test_a_plugin_that_fails_is_passed_over(
+        self, install: Install, model: tenterhook.HookedModel
+    ) -> None:
+        """With a warning that names it."""
+        broken = "\ndef find(module): raise SystemExit(3)"
+        install("one", {"one": declaring("points", "mid", "plugin_one:find") + broken})
+
+        with (
+            pytest.warns(PluginWarning, match="Points 'mid' of plugin 'one' .*SystemExit: 3"),
+            pytest.raises(UnknownLayer, match="pip install tenterhook-interiors"),
+        ):
+            model.capture("mid.0")
 
 
 GREET = """

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import threading
 from typing import Any
 
@@ -16,6 +17,8 @@ from tenterhook.points import Point, Points
 from tenterhook.testing.points import PointsContract
 from tenterhook_interiors import find_points
 from tenterhook_interiors.contract_examples import a_model
+
+CALLS = 200 if os.environ.get("TENTERHOOK_WHOLE") else 20
 
 
 class TestContract(PointsContract):
@@ -110,6 +113,7 @@ def test_a_head_knocked_out(model: Any, ids: Tensor) -> None:
         assert not torch.allclose(steered, same)
 
 
+@pytest.mark.matrix(sample=3)
 @pytest.mark.parametrize("name", ["q_pre.0", "k.0", "v.0", "scores.0", "pattern.0", "z.0"])
 def test_gradients_are_those_of_differences(model: Any, ids: Tensor, name: str) -> None:
     """Of what is steered at a point, and of the tensor that a capture leaves in the graph."""
@@ -145,6 +149,7 @@ def test_a_hook_of_gradients(model: Any, ids: Tensor) -> None:
     assert [each.shape for each in seen] == [(2, 4, 6, 6)]
 
 
+@pytest.mark.matrix(sample=4)
 @pytest.mark.parametrize("way", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
 @pytest.mark.parametrize("name", ["q.1", "k.0", "v.1", "z.1", "resid_mid.0", "mlp_act.1"])
 def test_rows_of_a_generation(model: Any, ids: Tensor, name: str, way: dict[str, Any]) -> None:
@@ -162,6 +167,7 @@ def test_rows_of_a_generation(model: Any, ids: Tensor, name: str, way: dict[str,
         assert len(found) >= len(wanted) - 1
 
 
+@pytest.mark.matrix(sample=2)
 @pytest.mark.parametrize("name", ["k.1", "v.0", "pattern.1", "q_pre.0", "z.0"])
 def test_a_steered_generation_needs_no_cache(model: Any, ids: Tensor, name: str) -> None:
     """What is made of keys and values stays in the cache, so the text is that without one."""
@@ -213,7 +219,7 @@ def test_threads_with_points_of_their_own(model: Any, ids: Tensor) -> None:
     def steer(name: str) -> None:
         start.wait()
         with torch.no_grad():
-            for _ in range(40):
+            for _ in range(CALLS):
                 with model.steer(name, lambda x: x * 1.5):
                     if not torch.allclose(model(ids).logits, wanted[name], atol=1e-9):
                         wrong.append(name)
@@ -221,7 +227,7 @@ def test_threads_with_points_of_their_own(model: Any, ids: Tensor) -> None:
     def look() -> None:
         start.wait()
         with torch.no_grad():
-            wrong.extend("plain" for _ in range(40) if not torch.equal(model(ids).logits, plain))
+            wrong.extend("plain" for _ in range(CALLS) if not torch.equal(model(ids).logits, plain))
 
     threads = [threading.Thread(target=steer, args=(name,)) for name in names]
     threads.append(threading.Thread(target=look))

@@ -18,10 +18,10 @@ from tenterhook_interiors.inputs import small_inputs
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "interiors.md"
 BEGIN, END = "<!-- begin: written by test_interiors_families -->", "<!-- end -->"
-WORDS = (
-    "embed resid_pre resid_mid resid_post attn_out mlp_out q_pre k_pre v q k scores pattern z "
-    "mlp_pre mlp_act router experts final_norm unembed logits"
-).split()
+STREAM = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+ATTENTION = ["q_pre", "k_pre", "v", "q", "k", "scores", "pattern", "z"]
+REST = ["mlp_pre", "mlp_act", "router", "experts", "final_norm", "unembed", "logits"]
+WORDS = [*STREAM, *ATTENTION, *REST]
 REASONS = {
     "a": "both read the block's input",
     "b": "The block has no experts",

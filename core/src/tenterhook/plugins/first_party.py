@@ -10,7 +10,7 @@ _EDITS = ("AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "Z
 _ATTENTION = ("k", "k_pre", "pattern", "q", "q_pre", "scores", "v", "z")
 _MLP = ("experts", "mlp_act", "mlp_pre", "router")
 _RESIDUAL = ("attn_out", "mlp_out", "resid_mid", "resid_post", "resid_pre")
-_POINTS = (*_ATTENTION, *_MLP, *_RESIDUAL, "embed", "final_norm", "logits")
+_POINTS = (*_ATTENTION, *_MLP, *_RESIDUAL, "embed", "final_norm", "logits", "unembed")
 _SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
 
 _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {

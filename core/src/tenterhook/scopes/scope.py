@@ -157,8 +157,7 @@ class Muted(Scope):
     _mutes = True
 
     def _opening(self) -> Opening:
-        modules = (module for _, module in self._index.named_modules())
-        sites = [site for m in modules for site in sites_of(m) if site.held]
+        sites = [s for _, m in self._index.named_modules() for s in sites_of(m) if s.held]
         opening = Opening(steps=dict.fromkeys(sites, NO_STEPS))
         self._registry.muting.append(opening)
         return opening

@@ -62,7 +62,7 @@ class Attention:
         self._uses += 1 if used else -1
         if used and self._uses == 1:
             hooks_changed(self.module)
-            tables.switch(self.module.config)
+            tables.switch(self.module.config, attend)
             self._handles = [
                 self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
                 self.module.register_forward_hook(self.end, always_call=True),

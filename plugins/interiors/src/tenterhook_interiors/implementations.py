@@ -45,14 +45,14 @@ def implementation_of(module: nn.Module) -> str:
     return str(name).removeprefix(PREFIX)
 
 
-def switch(config: Any) -> None:
-    """Have a config say our name; the lock is held."""
+def switch(config: Any, attend: Callable[..., Any]) -> None:
+    """Have a config say our name, and `attend` be called by it; the lock is held."""
     found = _switched.setdefault(id(config), _Switched(config, getattr(config, _NAME, None)))
     found.count += 1
     if found.count == 1:
         name = found.before or "eager"
         if not name.startswith(PREFIX):
-            register(name)
+            register(name, attend)
             setattr(config, _NAME, f"{PREFIX}{name}")
 
 
@@ -66,11 +66,9 @@ def switch_back(config: Any) -> None:
             setattr(config, _NAME, found.before)
 
 
-def register(name: str) -> None:
+def register(name: str, attend: Callable[..., Any]) -> None:
     """Put ours beside the implementation of that name, in both tables."""
     from transformers import AttentionInterface, AttentionMaskInterface
-
-    from tenterhook_interiors.attention import attend
 
     def attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return attend(name, module, *args, **kwargs)
