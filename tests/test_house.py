@@ -70,7 +70,7 @@ ARROWS = {
     "tenterhook-zarr": {"tenterhook-store"},
     "tenterhook-hook-points": {"tenterhook-store"},
     "tenterhook-transformers": {"tenterhook-capture"},
-    "tenterhook-interiors": {"tenterhook-transformers"},
+    "tenterhook-interiors": {"tenterhook-core"},
     "tenterhook-sae": {"tenterhook-capture"},
     "tenterhook-run-log": {"tenterhook-capture"},
     "tenterhook-tiny": {"tenterhook-transformers"},

@@ -201,7 +201,7 @@ def test_checkpointing(model: Any, ids: Tensor) -> None:
             model(ids, use_cache=False).logits.sum().backward()
         grads.append(model.module.model.layers[0].self_attn.q_proj.weight.grad.clone())
         model.module.activation_checkpointing_enable()
-    assert torch.allclose(*grads, atol=1e-10)
+    assert torch.allclose(grads[0], grads[1], atol=1e-10)
 
 
 def test_threads_with_points_of_their_own(model: Any, ids: Tensor) -> None:

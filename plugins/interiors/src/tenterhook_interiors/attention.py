@@ -36,7 +36,7 @@ from tenterhook_interiors.wanted import changes, wanted
 
 WORDS = ("q", "k", "v", "scores", "pattern", "z")
 
-_log = logging.getLogger("tenterhook.interiors")
+_log = logging.getLogger("tenterhook_interiors")
 
 
 class _OfThread(threading.local):

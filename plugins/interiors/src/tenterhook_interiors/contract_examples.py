@@ -20,4 +20,5 @@ def a_model() -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
+        model: Any = LlamaForCausalLM(config)
+        return model.eval()

@@ -39,7 +39,7 @@ def heads_of(start: int, heads: int, size: int) -> Form:
     def put(tensor: Tensor, new: Tensor) -> Tensor:
         return torch.cat([tensor[..., :start], new.flatten(-2), tensor[..., end:]], -1)
 
-    return Form(lambda tensor: tensor[..., start:end].unflatten(-1, (heads, size)), put)
+    return Form(lambda tensor: torch.unflatten(tensor[..., start:end], -1, (heads, size)), put)
 
 
 def threes_of(at: int, heads: int, size: int) -> Form:
@@ -47,7 +47,7 @@ def threes_of(at: int, heads: int, size: int) -> Form:
     start, end = at * size, (at + 1) * size
 
     def parted(tensor: Tensor) -> Tensor:
-        return tensor.unflatten(-1, (heads, 3 * size))
+        return torch.unflatten(tensor, -1, (heads, 3 * size))
 
     def put(tensor: Tensor, new: Tensor) -> Tensor:
         parts = parted(tensor)
@@ -221,7 +221,7 @@ class Experts(_OnModules):
         mode = _Product(self, name) if is_asked else None
         self._standing().append(mode)
         if mode is not None:
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]
 
     def after_router(self, module: nn.Module, args: Any, output: Any) -> None:
         """Take the mode away, also where the router failed."""
