@@ -244,8 +244,8 @@ def test_a_family_that_is_not_known() -> None:
     model = tenterhook.attach(transformers.MambaModel(config))
 
     assert model.layers.standard_names() is None
-    with pytest.raises(UnknownLayer, match="No installed plugin gives it"):
-        model.capture("resid_post.0")
+    with pytest.raises(UnknownLayer, match=r"No layer 'attn_out\.0'"):
+        model.capture("attn_out.0")
 
 
 def test_options_that_change_the_sum_are_told_apart() -> None:
