@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import threading
@@ -22,6 +23,7 @@ from tenterhook_capture.slurm_job import (
     SlurmRefused,
     array_of,
     bash_word,
+    interrupts_held,
 )
 from tenterhook_capture.slurm_wire import Door, connect, wait_for_end
 from tenterhook_store import Unit
@@ -194,6 +196,23 @@ class TestAsking:
         for name, value in stand_in(tmp_path, squeue=f"echo '{said}' >&2; exit 1").items():
             monkeypatch.setenv(name, value)
         assert SlurmJob("12").states() == expected
+
+    def test_ctrl_c_waits_for_a_job_to_be_known(self) -> None:
+        """It is raised when the job can be cancelled."""
+        known: list[str] = []
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        def submit() -> None:
+            with interrupts_held():
+                signal.raise_signal(signal.SIGINT)
+                known.append("job")
+
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                submit()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert known == ["job"]
 
 
 class _Worker:

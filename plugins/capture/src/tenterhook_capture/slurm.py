@@ -36,6 +36,7 @@ from tenterhook_capture.slurm_job import (
     SlurmRefused,
     bash_word,
     check_installed,
+    interrupts_held,
     text_option,
 )
 from tenterhook_capture.slurm_wire import Door
@@ -195,8 +196,9 @@ class _Pool:
             more=["--no-requeue", f"--output={self._output()}"],  # we submit anew what is lost
             variables={KEY: self._door.key},
         )
-        job = SlurmJob.submit(script)
-        self._jobs.append(job)
+        with interrupts_held():
+            job = SlurmJob.submit(script)
+            self._jobs.append(job)
         self._next_look = time.monotonic() + SOON  # a job that cannot begin is seen at once
         self._tasks |= {(job.id, number): _Task(job, number) for number in range(count)}
 

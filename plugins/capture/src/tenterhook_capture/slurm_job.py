@@ -5,12 +5,15 @@ stands in it as one word each, whatever it holds: `#SBATCH` lines are read by Sl
 double quotes and backslashes, and what comes after them by bash.
 """
 
+import contextlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -137,6 +140,26 @@ class SlurmOptions:
         exports = [f"export {name}={bash_word(text)}" for name, text in (variables or {}).items()]
         command = ["exec", bash_word(self.python or sys.executable), "-m", module, *words]
         return "\n".join([*lines, *exports, " ".join(command), ""])
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait until this is over: a job that is submitted has to be known."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = [number for number, handler in before.items() if callable(handler)]
+    for number in ours:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        for each in came[:1]:
+            signal.raise_signal(each)
 
 
 def check_installed() -> None:

@@ -26,6 +26,7 @@ from tenterhook_capture.slurm_job import (
     TaskState,
     array_of,
     bash_word,
+    interrupts_held,
 )
 from tenterhook_capture.status import run_status
 from tenterhook_store import Run, Store
@@ -107,8 +108,8 @@ class SlicedRun:
             found.setdefault(bisect.bisect_right(firsts, unit) - 1, []).append(unit)
         return found
 
-    def script(self, *, isolated: bool = False) -> str:
-        """Return the script for the slices that lack units.
+    def script(self, slices: Collection[int] = (), *, isolated: bool = False) -> str:
+        """Return the script for some slices; unless they are given, for those that lack units.
 
         Each task is `tenterhook work` of its slice; with `isolated` it does its units in a process
         of its own, and tries each once less, for they have been tried.
@@ -130,7 +131,7 @@ class SlicedRun:
         return self.options.script(
             "tenterhook",
             words,
-            array=array_of(self.slices(run.missing) or range(count)),
+            array=array_of(slices or self.slices(run.missing) or range(count)),
             name=f"tenterhook-{self.run_id}",
             more=[] if logs is None else [f"--output={logs}/tenterhook-%A_%a.out"],
         )
@@ -155,22 +156,17 @@ class SlicedRun:
         watch = _Watch(self, progress, on_job)
         before = _sessions(self.run())
         endings: dict[int, str] = {}
-        failed: dict[int, str] = {}
         for count in range(rounds):
             run = self.run()
             failed = _failed(run, before)
             left = self.slices(unit for unit in run.missing if unit not in failed)
             if not left:
                 break
-            job = SlurmJob.submit(self.script(isolated=count > 0))
-            watch.until_over(job, left)
-            endings = {index: job.ending(index) for index in left}
-            in_vain = all("FAILED, exit code" in each for each in endings.values())
-            if in_vain and _sessions(self.run()) == before:
-                index = min(left)
-                raise SlicesEnded(endings[index], self._said(job, index))
-            if self.options.logs is None:
-                _forget_logs(job, left, endings)
+            job, endings = watch.until_over(self.script(left, isolated=count > 0))
+            failures = [n for n, ending in endings.items() if "FAILED, exit code" in ending]
+            if len(failures) == len(left) and _sessions(self.run()) == before:
+                raise SlicesEnded(endings[failures[0]], self._said(job, failures[0]))
+            self.forget_logs(job, [n for n, ending in endings.items() if "COMPLETED" in ending])
         self._end(endings, before)
 
     def _end(self, endings: dict[int, str], before: "set[_Key]") -> None:
@@ -184,6 +180,12 @@ class SlicedRun:
             lost = f"it was not done: {endings.get(index, 'its task is gone')}"
             causes |= {unit: failed.get(unit, lost) for unit in units}
         raise UnitsFailed(self.run_id, causes, self.tries)
+
+    def forget_logs(self, job: SlurmJob, tasks: Iterable[int]) -> None:
+        """Remove what Slurm wrote here for tasks, where nobody asked for it."""
+        for task in tasks if self.options.logs is None else ():
+            with contextlib.suppress(OSError):
+                Path(f"slurm-{job.id}_{task}.out").unlink(missing_ok=True)
 
     def _count(self, units: int) -> int:
         return max(min(self.tasks, units), 1)
@@ -211,23 +213,54 @@ class _Watch:
         self._first: int | None = None
         self._told = ""
 
-    def until_over(self, job: SlurmJob, indices: Collection[int]) -> None:
-        """Wait until no task of a job is left; cancel it where something stops the waiting."""
+    def until_over(self, script: str) -> tuple[SlurmJob, dict[int, str]]:
+        """Submit a job and wait until it is over; return it, and how each task ended.
+
+        Where something stops the waiting, the job is cancelled.
+        """
+        job: SlurmJob | None = None
+        endings: dict[int, str] = {}
         rest = 1.0
         try:
-            while (states := job.states()) is None or not _are_over(states.values()):
-                if states is not None:
-                    self._tell(job, [*states.values()])
+            with interrupts_held():
+                job = SlurmJob.submit(script)
+            while not self._is_over(job, endings, self._tell):
                 time.sleep(rest)
                 rest = min(rest * 1.2, LOOK)
             self._tell(job, [])
         except BaseException as error:
-            cancel(job)
-            if self._of.options.logs is None:
-                _forget_logs(job, indices)
+            if job is not None:
+                self._cancel(job, endings)
             run = self._of.run()
             error.add_note(how_to_resume(run.id, run.plan, run.committed))
             raise
+        return job, endings
+
+    def _is_over(
+        self,
+        job: SlurmJob,
+        endings: dict[int, str],
+        tell: Callable[[SlurmJob, Sequence[TaskState]], None] = lambda *_: None,
+    ) -> bool:
+        """Look, and note how tasks ended: Slurm forgets them some minutes later."""
+        states = job.states()
+        if states is None:  # it does not answer
+            return False
+        for task, state in states.items():
+            if state.is_over and task not in endings:
+                is_well = state.state == "COMPLETED"
+                endings[task] = f"task {task}: COMPLETED" if is_well else job.ending(task)
+        if _are_over(states.values()):
+            return True
+        tell(job, [*states.values()])
+        return False
+
+    def _cancel(self, job: SlurmJob, endings: dict[int, str]) -> None:
+        job.cancel()
+        until = time.monotonic() + ENDS
+        while not self._is_over(job, endings) and time.monotonic() < until:
+            time.sleep(0.2)
+        self._of.forget_logs(job, endings)
 
     def _tell(self, job: SlurmJob, states: Sequence[TaskState]) -> None:
         waiting = [each for each in states if each.state == "PENDING"]
@@ -252,17 +285,6 @@ class _Watch:
                 seconds=time.monotonic() - self._began,
             )
         )
-
-
-def cancel(job: SlurmJob) -> None:
-    """Have Slurm end a job, and wait until it is over, a minute at most."""
-    job.cancel()
-    until = time.monotonic() + ENDS
-    while time.monotonic() < until:
-        states = job.states()
-        if states is not None and _are_over(states.values()):
-            return
-        time.sleep(0.2)
 
 
 def _are_over(states: Iterable[TaskState]) -> bool:
@@ -301,13 +323,3 @@ def _failed(run: Run, before: set[_Key]) -> dict[int, str]:
     there = run_status(run).failed
     named = {int(number) for each in new for number in each.get("failed", {})}
     return {number: cause for number, cause in there.items() if number in named}
-
-
-def _forget_logs(
-    job: SlurmJob, indices: Iterable[int], endings: "dict[int, str] | None" = None
-) -> None:
-    """Remove what Slurm wrote here of tasks that ended well, or of all."""
-    for index in indices:
-        if endings is None or "COMPLETED" in endings[index]:
-            with contextlib.suppress(OSError):
-                Path(f"slurm-{job.id}_{index}.out").unlink(missing_ok=True)
