@@ -347,9 +347,12 @@ class TestSubmit:
         [
             (["--setup", "echo no such module >&2; exit 4"], "exit code 4. It said: no such mod"),
             (["--python", "/nowhere/python"], "It said: .*/nowhere/python: No such file"),
-            (["--data", "words:x", "--model", "tiny:"], "It said: error: Run 'r' cannot go on"),
+            (
+                ["--model", "tiny:"],
+                "exit code 2. It said: error: No layer 'blocks.0' in this model",
+            ),
         ],
-        ids=["setup", "python", "changed"],
+        ids=["setup", "python", "model"],
     )
     def test_tasks_that_cannot_begin(self, planned: Command, words: list[str], said: str) -> None:
         """They are not submitted for ever; the last that one printed is shown."""
