@@ -220,6 +220,7 @@ def sizes(sae: Sae) -> dict[str, Any]:
     return {"n_latents": sae.n_latents, "n_inputs": sae.n_inputs, **sae.settings()}
 
 
+@pytest.mark.timeout(3600)
 def test_crafted_folders(tmp_path: Path) -> None:
     """Whatever is in it: an SAE, or `UnreadableSae` in one line, and no memory to speak of."""
     load_sae(save_sae(KINDS["topk"](), tmp_path / "whole"))
@@ -282,6 +283,7 @@ def spoilt_facts(path: Path, chance: random.Random) -> None:
     path.write_bytes(struct.pack("<Q", len(new)) + new + content[8 + count :])
 
 
+@pytest.mark.timeout(3600)
 def test_crafted_checkpoints(tmp_path: Path) -> None:
     """Whatever it says: training goes on, or an error of ours, and the SAE is as it was."""
     settings = TrainingSettings(steps=4, checkpoint_every=2)

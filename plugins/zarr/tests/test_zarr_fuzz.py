@@ -167,6 +167,7 @@ def test_what_a_unit_s_log_says_is_structured(store: Path, facts: dict[str, Any]
         json.dumps(ZarrStore(store, create=False).run("one").metadata)
 
 
+@pytest.mark.timeout(3600)
 def test_changed_records(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever a file says, no command and no reader fails but with an error of ours."""
     looks: list[Callable[[], object]] = [
@@ -197,6 +198,7 @@ def test_changed_records(store: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert ZarrStore(store).verify_run("one") == []
 
 
+@pytest.mark.timeout(3600)
 def test_flipped_bits_of_metadata(store: Path) -> None:
     """No bit of a `zarr.json` that is read can change unnoticed."""
     paths = [path_of(store, kind) for kind in KINDS if kind.endswith("zarr.json")]

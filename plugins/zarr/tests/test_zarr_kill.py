@@ -29,14 +29,14 @@ def test_killed_at_any_step_and_resumed(tmp_path: Path) -> None:
     assert kill(tmp_path, "steps", 13) > 10
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     """The same at random moments, for one process and for one of three that write one run; a
     reader that looks all along never sees a row that is not final."""
     assert kill(tmp_path, "moments", KILLS) == KILLS
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_what_is_no_capture_killed_at_random_moments(tmp_path: Path) -> None:
     """Exports, deleting a run, saving a tensor, training an SAE: what was there before is there, or
     what comes after, and the same call again leaves that, and nothing beside."""

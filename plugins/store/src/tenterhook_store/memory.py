@@ -11,7 +11,9 @@ It fills the protocols of `protocols` in the plainest way, in about 250 lines:
 """
 
 import copy
+import os
 import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -44,8 +46,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        _stores.add(self)
         self._tensors: dict[str, Tensor] = {}
         self._runs: dict[str, _MemoryRun] = {}
+
+    def _forked(self) -> None:
+        """Go on in a process that has none of the threads that may hold the lock."""
+        self._lock = threading.RLock()
 
     @property
     def location(self) -> str:
@@ -295,3 +302,15 @@ class _MemoryUnitWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.discard()
+
+
+_stores: "weakref.WeakSet[MemoryStore]" = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for store in list(_stores):
+        store._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
