@@ -27,6 +27,7 @@ from tenterhook_store import LocalStore
 pytestmark = [
     pytest.mark.skipif(slurm_cluster.why_not() is not None, reason=str(slurm_cluster.why_not())),
     pytest.mark.usefixtures("cluster"),
+    pytest.mark.timeout(3600),  # each task imports torch anew: on a busy machine that adds up
 ]
 
 WORDS = '''
