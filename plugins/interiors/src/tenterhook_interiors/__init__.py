@@ -8,14 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tenterhook_interiors.finding import find_points
+    from tenterhook_interiors.translations import (
+        LIBRARIES,
+        NoTranslation,
+        from_library,
+        to_library,
+    )
 
-__all__ = ["find_points"]
+_HOMES = {
+    "LIBRARIES": "translations",
+    "NoTranslation": "translations",
+    "find_points": "finding",
+    "from_library": "translations",
+    "to_library": "translations",
+}
+
+__all__ = ["LIBRARIES", "NoTranslation", "find_points", "from_library", "to_library"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.finding"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
