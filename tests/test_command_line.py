@@ -70,6 +70,16 @@ def test_layers_are_listed_with_types_and_shapes() -> None:
     assert ["transformer.h.0.mlp.c_fc", "Conv1D"] in [line[:2] for line in lines]
 
 
+def test_names_of_a_model() -> None:
+    """Layers, points, and why a name is not offered."""
+    rows = json.loads(tenterhook("layers", "tiny:", "--names", "--json").stdout)
+
+    named = {row["name"]: row for row in rows}
+    assert named["attn_out.1"]["layer"] == "transformer.h.1.attn"
+    assert named["z.3"] == {"name": "z.3", "layer": None, "refused": None}
+    assert named["experts.0"]["refused"] == "The block has no experts."
+
+
 def test_layers_as_json() -> None:
     """The same, for programs."""
     rows = json.loads(tenterhook("layers", "tiny:", "--json").stdout)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tenterhook.activity import watching
 from tenterhook.hooks import Detector, Hook, HookType
+from tenterhook.points import Point as Inside
 from tenterhook.scopes import Hooks
 from tenterhook_capture.errors import NoPattern, NotPerToken, SeveralCalls, WrongMask
 from tenterhook_capture.points import Point
@@ -124,14 +125,19 @@ class ForwardPass:
         layers = {}
         for point in self._points:
             tensor = _of_call(point, found[point.name])
-            if point.side == "attention":
+            inside = self._is_inside(point)
+            if point.side == "attention" or (inside and point.is_pattern):
                 if tensor is None or (tensor.shape[0], tensor.shape[2]) != tuple(mask.shape):
                     attention = self._model.describe_model().get("attention")
                     raise NoPattern(point.layer, attention)
                 layers[point.name] = _aligned(tensor, mask, self._keys)
             else:
-                layers[point.name] = _flat(point, tensor, mask)
+                layers[point.name] = _flat(point, tensor, mask, has_heads=inside)
         return ForwardResult(real, len(real) == mask.numel(), layers)
+
+    def _is_inside(self, point: Point) -> bool:
+        """Whether it is at a place that a plugin offers, and not at a module's side."""
+        return isinstance(self._model.layers.index.resolve(point.layer).module, Inside)
 
 
 class _Order(Detector):
@@ -191,10 +197,13 @@ def _of_call(point: Point, calls: Sequence[Tensor | None]) -> Tensor | None:
     return calls[point.call]
 
 
-def _flat(point: Point, tensor: Tensor | None, mask: Tensor) -> Tensor:
+def _flat(point: Point, tensor: Tensor | None, mask: Tensor, *, has_heads: bool = False) -> Tensor:
+    """Return a row for each token; what a name inside an attention gives has heads in it."""
     batch = tuple(mask.shape)
     if tensor is None:
         raise NotPerToken(point.name, "no tensor", batch)
+    if has_heads and tensor.ndim == 4:
+        tensor = tensor.flatten(2)
     # As OPT has its tokens inside a block.
     is_flat = tensor.ndim == 2 and len(tensor) == mask.numel() and tensor.is_floating_point()
     if not is_flat and (

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import attrs
 
+from tenterhook.plugins import default_manager
 from tenterhook_capture.errors import BadArgument
 from tenterhook_capture.text_model import TextModel
 
@@ -16,6 +17,8 @@ Side = Literal["input", "attention", "output"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
 _CALL = re.compile(r"call=([0-9]{1,9})")
+_PATTERN = re.compile(r"(pattern|scores)\.\d+")
+"""Names inside an attention whose last axes are queries and keys."""
 
 
 @attrs.frozen
@@ -36,6 +39,11 @@ class Point:
     @property
     def _call(self) -> str:
         return "" if self.call is None else f":call={self.call}"
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether a row of it is what a token attends to: heads times keys."""
+        return self.side == "attention" or bool(_PATTERN.fullmatch(self.layer))
 
     def name_by(self, layer: str) -> list[str]:
         """Return what it may be called, where its layer goes by another name."""
@@ -62,7 +70,7 @@ def points_of(
     known = model.layers.list_layers()
     found = set()
     for choice in choices:
-        name, side, call = _parted(choice, known)
+        name, side, call = _parted(choice, [*known, *_asked_whole(model, choice)])
         if name == "":
             raise BadArgument(
                 "layer", choice, "the name of a layer; 'output' is what the model returns"
@@ -101,6 +109,16 @@ def spellings(model: TextModel, points: Sequence[Point]) -> dict[str, str]:
         names = [name for other in (point.layer, *others) for name in point.name_by(other)]
         found |= {name: point.name for name in names if name != point.name}
     return found
+
+
+def _asked_whole(model: TextModel, choice: str | int) -> list[str]:
+    """Return the point with a colon in its name, `experts.3:ids`, that a choice begins with."""
+    word = str(choice).partition(".")[0]
+    if ":" not in str(choice) or word not in default_manager().extensions("points"):
+        return []
+    layers = model.layers.index.points(word).layers
+    whole = [name for name in layers if ":" in name and str(choice).startswith(name)]
+    return sorted(whole, key=len)[-1:]
 
 
 def _parted(choice: str | int, known: Sequence[str]) -> tuple[str | int, Side | None, int | None]:

@@ -270,7 +270,7 @@ def _attention_shapes(
     found = {
         array.name: {"heads": array.features // keys, "keys": keys}
         for point, array in zip(points, arrays, strict=True)
-        if point.side == "attention"
+        if point.is_pattern
     }
     return {"attention": found} if found else {}
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def layers(model: str, as_json: bool) -> None:
+@click.option(
+    "--names", is_flag=True, help="List the names that plugins give instead, and why not others."
+)
+def layers(model: str, as_json: bool, names: bool) -> None:
     """List the layers of MODEL, their types and weights.
 
     MODEL is a name on the Hugging Face hub, a folder, or `tiny:`.
@@ -22,6 +25,9 @@ def layers(model: str, as_json: bool) -> None:
     from tenterhook_capture.loading import load_model  # imports torch
 
     loaded = load_model(model)
+    if names:
+        _print_names(_names(loaded), as_json)
+        return
     modules = dict(loaded.context.model.named_modules())
     rows = [_describe(name, modules[name]) for name in loaded.layers.list_layers()]
     if as_json:
@@ -31,6 +37,28 @@ def layers(model: str, as_json: bool) -> None:
     widths = [max((len(row[column]) for row in cells), default=0) for column in (0, 1)]
     for name, kind, shapes in cells:
         echo(f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shapes}".rstrip())
+
+
+def _names(loaded: Any) -> list[dict[str, str | None]]:
+    """Return each name with the layer that it stands for, or why it is not offered."""
+    standard, found = loaded.layers.standard_names(), loaded.layers.index.points()
+    layers = {**found.layers, **({} if standard is None else standard.layers)}
+    rows: list[dict[str, str | None]] = [
+        {"name": name, "layer": at if isinstance(at, str) else None, "refused": None}
+        for name, at in layers.items()
+    ]
+    refused = ((name, why) for name, why in found.refused.items() if name not in layers)
+    return [*rows, *({"name": name, "layer": None, "refused": why} for name, why in refused)]
+
+
+def _print_names(rows: list[dict[str, str | None]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(str(row["name"])) for row in rows), default=0)
+    for row in rows:
+        what = row["layer"] or ("a point" if row["refused"] is None else f"no: {row['refused']}")
+        echo(f"{row['name']:<{width}}  {what}")
 
 
 def _describe(name: str, module: "nn.Module") -> dict[str, Any]:

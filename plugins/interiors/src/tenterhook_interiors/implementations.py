@@ -73,8 +73,8 @@ def register(name: str, attend: Callable[..., Any]) -> None:
     def attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return attend(name, module, *args, **kwargs)
 
-    ours: Any = attention
-    AttentionInterface.register(f"{PREFIX}{name}", ours)
+    table: Any = AttentionInterface
+    table.register(f"{PREFIX}{name}", attention)
     mask = AttentionMaskInterface._global_mapping.get(name)
     if mask is not None:  # else there is none for ours, either
         AttentionMaskInterface.register(f"{PREFIX}{name}", mask)
