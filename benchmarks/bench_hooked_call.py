@@ -94,7 +94,7 @@ class BareScope:
             handle.remove()
             self.puts.append((block, block._forward_hooks, handle.id))
 
-    def hook(self, module: nn.Module, args: object, output: Tensor) -> None:
+    def hook(self, module: nn.Module, args: object, output: Tensor) -> Any:
         table = self.here.table if _get_running_loop() is None else None
         if table is not None:
             table[module].append(output.detach().clone())
@@ -112,10 +112,30 @@ class BareScope:
         self.here.table = None
 
 
-def raw_edit() -> Stack:
+class BareSteer(BareScope):
+    """The least for a change: beside whose scope is open, whether the activation was written to."""
+
+    def hook(self, module: nn.Module, args: object, output: Tensor) -> Any:
+        if _get_running_loop() is not None or self.here.table is None:
+            return None
+        return watched_double(module, args, output)
+
+
+def watched_double(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    """Double, and look whether that was done in place: what makes a write an error."""
+    version = output._version
+    new = double(output)
+    if output._version != version:
+        raise RuntimeError("written to in place")
+    return new
+
+
+def raw_edit(*, watched: bool = False) -> Stack:
     model = Stack()
     for block in model.blocks:
-        block.register_forward_hook(lambda module, args, output: double(output))
+        block.register_forward_hook(
+            watched_double if watched else lambda module, args, output: double(output)
+        )
     return model
 
 
@@ -143,6 +163,8 @@ def main(rounds: int, calls: int) -> None:
     steered = tenterhook.attach(Stack())
     own = Stack()
     bare_scope = BareScope(own)
+    watching, own_steered = raw_edit(watched=True), Stack()
+    bare_steer = BareSteer(own_steered)
 
     def raw_each_time() -> None:
         kept: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -169,6 +191,10 @@ def main(rounds: int, calls: int) -> None:
         with bare_scope:
             own(x)
 
+    def steer_of_ones_own() -> None:
+        with bare_steer:
+            own_steered(x)
+
     def steer() -> None:
         with steered.steer("blocks.*", double):
             steered.module(x)
@@ -185,8 +211,10 @@ def main(rounds: int, calls: int) -> None:
         "bare scope, no library around it": scope_of_ones_own,
         "raw capture, hooks put on each time": raw_each_time,
         "raw hook, edit": lambda: edits(x),
+        "raw hook, edit, that looks for writes": lambda: watching(x),
         "registered controller": lambda: controlling.module(x),
         "scoped steer, set-up included": steer,
+        "bare steering, no library around it": steer_of_ones_own,
     }
     gc.collect()
     gc.disable()

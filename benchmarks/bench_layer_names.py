@@ -76,6 +76,7 @@ def one_size(blocks: int, *, rounds: int, calls: int) -> None:
         "capture all, a pattern": capturing("model.layers.*.mlp"),
         "capture one, its name": capturing(names[middle]),
         "capture one, layer_N": capturing(aliases[middle]),
+        "capture one, an index": capturing(all_layers.index(names[middle])),
         "steer one, its name": steering(names[middle]),
         "steer one, layer_N": steering(aliases[middle]),
     }
