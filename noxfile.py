@@ -144,6 +144,18 @@ def slurm(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Have a Ray cluster of two nodes on this machine do captures; kill one, and who drives them.
+
+    Ray is in no other session's environment: it is large, and few need it. Takes about four
+    minutes. What follows `--` goes to pytest.
+    """
+    install_members(session)
+    session.install(*CONSTRAINED, "ray", "hypothesis", *PYTEST)
+    session.run("pytest", "plugins/ray/tests", *session.posargs)
+
+
+@nox.session
 def interleavings(session: nox.Session) -> None:
     """Run 1,000 random interleavings of scopes, registrations, surgery, copies, forks, threads.
 

@@ -73,6 +73,7 @@ ARROWS = {
     "tenterhook-interiors": {"tenterhook-core"},
     "tenterhook-sae": {"tenterhook-capture"},
     "tenterhook-run-log": {"tenterhook-capture"},
+    "tenterhook-ray": {"tenterhook-capture"},
     "tenterhook-tiny": {"tenterhook-transformers"},
 }
 """Who may depend on whom; what a dependency may depend on is allowed, too."""

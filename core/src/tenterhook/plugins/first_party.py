@@ -22,6 +22,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tenterhook-interiors": {"points": _POINTS},
     "tenterhook-layer-activation": {"detectors": ("LayerActivationDetector",)},
     "tenterhook-model-io": {"detectors": ("ModelInputDetector", "ModelOutputDetector")},
+    "tenterhook-ray": {"engines": ("ray",)},
     "tenterhook-run-log": {"observers": ("run-log",)},
     "tenterhook-sae": {"detectors": _SAES, "controllers": _SAES, "commands": ("sae",)},
     "tenterhook-selections": {"selectors": ("generated", "last", "prompt")},
