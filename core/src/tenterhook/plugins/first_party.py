@@ -11,6 +11,7 @@ _ATTENTION = ("k", "k_pre", "pattern", "q", "q_pre", "scores", "v", "z")
 _MLP = ("experts", "mlp_act", "mlp_pre", "router")
 _RESIDUAL = ("attn_out", "mlp_out", "resid_mid", "resid_post", "resid_pre")
 _POINTS = (*_ATTENTION, *_MLP, *_RESIDUAL, "embed", "final_norm", "logits", "unembed")
+_FORMATS = ("csv", "datasets", "npy", "parquet", "safetensors", "webdataset")
 _SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
 
 _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -27,10 +28,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tenterhook-sae": {"detectors": _SAES, "controllers": _SAES, "commands": ("sae",)},
     "tenterhook-selections": {"selectors": ("generated", "last", "prompt")},
     "tenterhook-specs": {"spec_formats": ("json", "toml", "yaml", "yml")},
-    "tenterhook-store": {
-        "stores": ("MemoryStore",),
-        "exporters": ("csv", "datasets", "npy", "parquet", "safetensors", "webdataset"),
-    },
+    "tenterhook-store": {"stores": ("MemoryStore",), "exporters": _FORMATS},
     "tenterhook-tiny": {"loaders": ("tiny",), "datasets": ("tiny",)},
     "tenterhook-transformers": {
         "loaders": ("hf",),
