@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ pytestmark = [
 ]
 
 LAYERS = ["layer_0", "layer_1"]
+MARK = secrets.token_hex(8)
+"""In the environment of every process that these tests start."""
 
 
 class TestProcesses(EngineContract):
@@ -63,7 +66,22 @@ def children() -> set[int]:
     found = subprocess.run(
         ["pgrep", "-f", "tenterhook_capture.process_worker"], capture_output=True, text=True
     )
-    return {int(each) for each in found.stdout.split()}
+    return set(filter(is_ours, map(int, found.stdout.split())))
+
+
+def is_ours(process: int) -> bool:
+    """Say whether a process was started by these tests, and not by others that run beside them."""
+    if not os.path.isdir("/proc/self"):
+        return True
+    with contextlib.suppress(OSError):  # it has ended
+        return MARK.encode() in Path(f"/proc/{process}/environ").read_bytes()
+    return False
+
+
+@pytest.fixture(autouse=True)
+def marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mark the processes that a test starts."""
+    monkeypatch.setenv("MARK_OF_TESTS", MARK)
 
 
 def none_is_left(before: set[int]) -> bool:
@@ -174,6 +192,50 @@ class MakesOne:
         return DiesAt(self.number)
 
 
+class Writer:
+    """A worker whose units are still being written when they are computed."""
+
+    def __init__(self, kills: int | None) -> None:
+        self.kills = kills
+        self.begun = 0
+
+    def start(self, unit: Unit) -> "Written":
+        """Begin a unit, or die."""
+        if unit.number == self.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.begun += 1
+        return Written(self)
+
+
+class Written:
+    """A unit that is being written until it is asked for."""
+
+    def __init__(self, by: Writer) -> None:
+        self.by = by
+
+    def ready(self) -> bool:
+        """Say no."""
+        return False
+
+    def result(self) -> Mapping[str, Any]:
+        """Say how many units were begun by now."""
+        return {"begun": self.by.begun}
+
+    def cancel(self) -> None:
+        """Do nothing."""
+
+
+class MakesWriter:
+    """A factory of these, which pickles."""
+
+    def __init__(self, kills: int | None = None) -> None:
+        self.kills = kills
+
+    def __call__(self) -> Writer:
+        """Make one."""
+        return Writer(self.kills)
+
+
 class TestDeaths:
     """Processes that die."""
 
@@ -214,6 +276,24 @@ class TestDeaths:
         assert are_equal(whole, run)
         assert LocalStore(str(tmp_path / "b")).verify_run("r") == []
         assert none_is_left(before)
+
+    def test_the_next_unit_is_computed_while_one_is_written(self) -> None:
+        """Where the worker says that rows are still being written, as a capture's thread does."""
+        units = a_plan(rows=40, rows_per_unit=4).units()
+        events = list(ProcessesEngine(workers=1).run(units, MakesWriter()))
+        done = [each for each in events if isinstance(each, UnitDone)]
+        assert [each.unit.number for each in done] == list(range(len(units)))
+        # All but the last: nothing is begun after it.
+        assert [each.facts["begun"] for each in done] == [*range(2, len(units) + 1), len(units)]
+
+    def test_of_two_units_the_one_that_kills_is_named(self) -> None:
+        """The one that was being written beside it is done."""
+        units = a_plan(rows=40, rows_per_unit=4).units()
+        events = list(ProcessesEngine(workers=1).run(units, MakesWriter(kills=3)))
+        lost = [each for each in events if isinstance(each, UnitLost)]
+        assert [each.unit.number for each in lost] == [3]
+        done = [each.unit.number for each in events if isinstance(each, UnitDone)]
+        assert sorted(done) == [0, 1, 2, *range(4, len(units))]
 
     @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
     def test_the_command_is_stopped(self, tmp_path: Path, sent: signal.Signals) -> None:

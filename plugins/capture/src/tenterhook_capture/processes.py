@@ -6,8 +6,10 @@ What happens:
 2. As many processes are started as were asked for, each with one end of a pipe. They are new
    interpreters and no forks: threads of torch do not survive a fork.
 3. A process makes its worker and says that it is ready. Only then is it given a unit, and the next
-   one when it has told how that went.
+   one when it has told how that went; or, where the rows are written by a thread, once they are
+   computed, so that an accelerator need not wait for a disk. It has two units at most.
 4. A process that dies loses the unit that it had, and another takes its place while units are left.
+   Of two units nobody knows which one killed it: both are done again, each alone.
 5. At the end, and when the reader stops or an error is on its way, idle processes end by
    themselves and busy ones are told to: they discard the unit that they have begun.
 
@@ -80,13 +82,14 @@ class ProcessesEngine:
 
 
 class _Process:
-    """One process, and the unit that it has."""
+    """One process, and the units that it has."""
 
-    unit: Unit | None = None
     is_ready = False
 
     def __init__(self, rank: int, factory: bytes, alive: int) -> None:
         self.rank = rank
+        self.units: deque[Unit] = deque()
+        """In the order in which it was given them: one, or a second beside one being written."""
         self.pipe, theirs = Pipe()
         with theirs:
             fds = (theirs.fileno(), alive)
@@ -101,9 +104,10 @@ class _Process:
             self.pipe.send(sys.path)
             self.pipe.send_bytes(factory)
 
-    def give(self, unit: Unit) -> None:
-        """Have it do a unit."""
-        self.unit = unit
+    def give(self, unit: Unit | None) -> None:
+        """Have it do a unit; `None` where it asked for one and there is none."""
+        if unit is not None:
+            self.units.append(unit)
         with contextlib.suppress(OSError):
             self.pipe.send(unit)
 
@@ -116,7 +120,7 @@ class _Process:
     def end(self) -> None:
         """Have it end, at once where it has a unit or is making its worker."""
         self.pipe.close()
-        if self.unit is not None or not self.is_ready:
+        if self.units or not self.is_ready:
             self._process.terminate()
 
     def wait(self, until: float) -> None:
@@ -137,6 +141,8 @@ class _Pool:
         """What they read, and what this process never writes to: it closes when it ends."""
         self._processes: list[_Process] = []
         self._died_early = 0
+        self._alone = set[int]()
+        """Units beside which a process has no other."""
         try:
             for rank in range(count):
                 self._start(rank)
@@ -153,15 +159,13 @@ class _Pool:
     def do(self, units: Sequence[Unit]) -> Iterator[UnitEvent]:
         """Hand out the units, and yield what becomes of them."""
         left = deque(units)
-        while left or any(each.unit is not None for each in self._processes):
+        while left or any(each.units for each in self._processes):
             by_pipe = {each.pipe: each for each in self._processes}
             for pipe in wait(list(by_pipe)):
                 assert isinstance(pipe, Connection)
-                event = self._hear(by_pipe[pipe], left)
-                if event is not None:
-                    yield event
+                yield from self._hear(by_pipe[pipe], left)
 
-    def _hear(self, process: _Process, left: "deque[Unit]") -> UnitEvent | None:
+    def _hear(self, process: _Process, left: "deque[Unit]") -> list[UnitEvent]:
         """Take in what a process says, or that it is gone; hand it its next unit."""
         try:
             kind, what = process.pipe.recv()
@@ -169,15 +173,19 @@ class _Pool:
             return self._lost(process, left)
         if kind == "broken":
             raise what
+        if kind == "more":
+            is_alone = left and {left[0].number, process.units[0].number} & self._alone
+            process.give(left.popleft() if left and not is_alone else None)
+            return []
         process.is_ready, self._died_early = True, 0
-        unit, process.unit = process.unit, None
-        if left:
+        unit = process.units.popleft() if process.units else None
+        if left and not process.units:
             process.give(left.popleft())
         if unit is None:
-            return None
-        return UnitDone(unit, what) if kind == "done" else UnitFailed(unit, what)
+            return []
+        return [UnitDone(unit, what) if kind == "done" else UnitFailed(unit, what)]
 
-    def _lost(self, process: _Process, left: "deque[Unit]") -> UnitEvent | None:
+    def _lost(self, process: _Process, left: "deque[Unit]") -> list[UnitEvent]:
         """Put another process in the place of one that is gone, while there is something to do."""
         self._processes.remove(process)
         process.pipe.close()
@@ -189,9 +197,13 @@ class _Pool:
                     f"{STARTS} processes died one after the other before they were ready, the last "
                     f"so: {how}. If memory does not hold a model for each, ask for fewer workers."
                 )
-        if len(left) > sum(each.unit is None for each in self._processes):
+        is_clear = len(process.units) == 1
+        if not is_clear:
+            left.extendleft(reversed(process.units))
+            self._alone.update(unit.number for unit in process.units)
+        if len(left) > sum(not each.units for each in self._processes):
             self._start(process.rank)
-        return None if process.unit is None else UnitLost(process.unit, how)
+        return [UnitLost(unit, how) for unit in process.units] if is_clear else []
 
     def stop(self) -> None:
         """End all processes; returns when none is left."""
