@@ -12,6 +12,8 @@ from tenterhook_capture.testing.engines import EngineContract
 from tenterhook_ray import ActorsDied, NoRoom, RayEngine
 from tenterhook_store import LocalStore, Run, RunPlan
 
+pytestmark = pytest.mark.timeout(1200)
+
 
 class TestRay(EngineContract):
     """Two actors on a cluster of two nodes, with room for two such runs at once."""

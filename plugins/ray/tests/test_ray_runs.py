@@ -12,6 +12,8 @@ import pytest
 from tenterhook_capture.testing.engine_workers import is_alive, same_rows
 from tenterhook_store import LocalStore, Run, UnknownRun
 
+pytestmark = pytest.mark.timeout(1200)  # each starts several processes that import much
+
 
 def command(store: Path, *engine: str) -> list[str]:
     """Return the command of a small capture of many units, so that it can be stopped within."""
