@@ -32,6 +32,9 @@ OBJECTS = 80 << 20
 LONGEST = 40
 """Characters that the folder's parent may have: below it are sockets, whose paths must be short."""
 
+STARTS = 3
+"""How often a cluster of ours is started before that is given up."""
+
 PATIENCE = 10.0
 """Seconds in which an address must answer."""
 
@@ -109,20 +112,27 @@ def _start(ray: Any, cpus: float) -> Callable[[], None]:
     """Start a cluster of one node; return what ends it and leaves nothing behind."""
     # It stays set, for Ray reads it once in a process.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    caretaker = Caretaker()
-    try:
-        _init(
-            ray,
-            address="local",
-            num_cpus=max(math.ceil(cpus), 1),
-            object_store_memory=OBJECTS,
-            include_dashboard=False,
-            _temp_dir=str(caretaker.folder),
-        )
-    except BaseException:
-        ray.shutdown()
-        caretaker.end()
-        raise
+    for tried in range(1, STARTS + 1):
+        caretaker = Caretaker()
+        try:
+            _init(
+                ray,
+                address="local",
+                num_cpus=max(math.ceil(cpus), 1),
+                object_store_memory=OBJECTS,
+                include_dashboard=False,
+                _temp_dir=str(caretaker.folder),
+            )
+            break
+        except BaseException as error:
+            ray.shutdown()
+            caretaker.end()
+            # Ray gives itself 30 seconds, which a busy machine may take; what it raises has no
+            # class of its own.
+            if not isinstance(error, Exception):
+                raise
+            if tried == STARTS:
+                raise NoCluster("local", " ".join(str(error).split())) from error
 
     def close() -> None:
         try:
