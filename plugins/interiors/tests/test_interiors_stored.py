@@ -34,7 +34,7 @@ def test_a_row_is_a_tokens_heads() -> None:
     for name in ("z.1", "q.0", "resid_mid.3"):
         wanted = captured.last(name)[0].flatten(1)
         assert torch.allclose(torch.as_tensor(run[name][:count]), wanted, atol=1e-5), name
-    rows = torch.as_tensor(run["pattern.2"][:count]).unflatten(-1, (4, -1))[..., :count]
+    rows = torch.unflatten(torch.as_tensor(run["pattern.2"][:count]), -1, (4, -1))[..., :count]
     assert torch.allclose(rows.transpose(0, 1), captured.last("pattern.2")[0], atol=1e-5)
 
 

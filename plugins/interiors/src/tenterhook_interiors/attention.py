@@ -54,6 +54,8 @@ class Attention:
     def __init__(self, module: nn.Module, number: int) -> None:
         self.module: Any = module
         self.points = {word: Point(f"{word}.{number}", self._in_use) for word in WORDS}
+        for word in ("q", "k", "v", "z"):  # so that selections take their axes for what they are
+            vars(self.points[word])["batch_first"] = True
         self._uses = 0
         self._handles: list[Any] = []
         self._told = False

@@ -75,7 +75,7 @@ def register(name: str, attend: Callable[..., Any]) -> None:
 
     table: Any = AttentionInterface
     table.register(f"{PREFIX}{name}", attention)
-    mask = AttentionMaskInterface._global_mapping.get(name)
+    mask: Any = AttentionMaskInterface._global_mapping.get(name)
     if mask is not None:  # else there is none for ours, either
         AttentionMaskInterface.register(f"{PREFIX}{name}", mask)
 

@@ -65,6 +65,8 @@ class _OnModules:
 
     def __init__(self, *names: str) -> None:
         self.points = {name: Point(name, self._in_use) for name in names}
+        for point in self.points.values():  # so that selections take their axes for what they are
+            vars(point)["batch_first"] = True
         self._uses = 0
         self._handles: list[Any] = []
 
