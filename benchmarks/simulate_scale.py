@@ -32,7 +32,7 @@ import attrs
 
 NEVER = math.inf
 COUNTS = (1, 10, 100, 1000, 10_000)
-ROWS = 65_536
+ROWS = 32_768
 
 
 @attrs.frozen(kw_only=True)

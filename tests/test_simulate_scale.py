@@ -119,3 +119,17 @@ def test_times_that_were_measured(scale: Any) -> None:
     """They are drawn instead of those that follow from a formula."""
     inputs = scale.Inputs(**PLAIN | {"unit_times": (2.0,), "handing": 0.0})
     assert scale.simulate(inputs, 1).seconds == pytest.approx(100 + 7 + 60 * 2.5)
+
+
+def test_the_page_has_what_it_gives(scale: Any) -> None:
+    """Lines of its tables are those that the defaults give, to the letter."""
+    page = (HERE / "docs" / "explanation" / "scale.md").read_text().splitlines()
+    fast: dict[str, Any] = {"planning": 0.0, "disk": 500e9}
+    for given in ({}, fast):
+        head, line = scale.table([scale.simulate(scale.Inputs(**given), 1000)]).splitlines()
+        assert page.count(line) == 1
+        assert head in page
+    (change,) = (line for line in page if "--loading 2120" in line and line.startswith("|"))
+    found = scale.simulate(scale.Inputs(**fast, loading=2120.0), 1000)
+    cells = f"{found.seconds / 3600:.2f} h, {100 * found.efficiency:.0f} %"
+    assert change.split(" | ")[2] == cells

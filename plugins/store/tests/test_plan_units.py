@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenterhook_store import RunPlan, Unit, fold
+from tenterhook_store.plan import Units
+from tenterhook_store.unit_numbers import UnitNumbers
 
 
 def a_plan(rows: int, rows_per_unit: int) -> RunPlan:
@@ -46,3 +48,18 @@ def test_any_number_of_them_takes_no_memory() -> None:
 def test_ascii_is_folded_as_any_text(name: str) -> None:
     """The way that is short leads to the same."""
     assert fold(name) == fold(f"{name}é").removesuffix("é")
+
+
+def test_units_of_any_numbers() -> None:
+    """They may be those that are missing, and say how many rows they have without being made."""
+    plan = a_plan(rows=10**12 + 3, rows_per_unit=8)
+    assert plan.units().rows == plan.rows
+    last = plan.unit_count - 1
+    missing = Units(plan, UnitNumbers.missing(frozenset({1, 5}), plan.unit_count, 2))
+    assert [unit.number for unit in missing[:4]] == [2, 3, 4, 6]
+    assert (len(missing), missing.rows) == (last - 2, plan.rows - 3 * 8)
+    assert missing[-1] == plan.unit(last)
+    assert missing[-1].rows == 3
+    assert plan.unit(5) not in missing
+    assert Units(plan, range(0)).rows == 0
+    assert len(UnitNumbers.missing(frozenset({1, 5}), 4, 1)) == 2

@@ -5,7 +5,7 @@ An observer watches; it cannot stop a run, and one that fails is told nothing mo
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ import attrs
 from tenterhook.plugins import PluginWarning, Registered, default_manager, error_line
 from tenterhook_capture.engine import Engine, UnitEvent, Worker
 from tenterhook_store import RunPlan, Unit
+from tenterhook_store.plan import Units
 
 __all__ = [
     "RunBegun",
@@ -133,18 +134,15 @@ class _Watched:
                 close()
 
 
-def observing(
-    run_id: str, plan: RunPlan, units: Sequence[Unit], committed: Collection[int]
-) -> Observation:
-    """Return the observation of those units of a run, of which some are committed."""
-    done = [unit for unit in units if unit.number in committed]
+def observing(run_id: str, plan: RunPlan, units: Units, missing: Units) -> Observation:
+    """Return the observation of those units of a run, of which some are missing."""
     return Observation(
         RunBegun(
             run_id=run_id,
-            rows=sum(unit.rows for unit in units),
-            rows_committed=sum(unit.rows for unit in done),
+            rows=units.rows,
+            rows_committed=units.rows - missing.rows,
             units=len(units),
-            units_committed=len(done),
+            units_committed=len(units) - len(missing),
             about=plan.about,
         )
     )

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tenterhook.errors import TenterhookError
 from tenterhook_capture.provenance import environment, now
-from tenterhook_store import RunPlan, RunWriter
+from tenterhook_store import RowRanges, RunPlan, RunWriter
 
 HEARTBEAT = 60.0
 """Seconds between two notes that a process is alive."""
@@ -105,5 +105,5 @@ class Session:
 
 def how_to_resume(run_id: str, plan: RunPlan, committed: Collection[int]) -> str:
     """Say how far a run is, and how to go on."""
-    rows = sum(plan.unit(number).rows for number in committed)
+    rows = RowRanges.of_units(frozenset(committed), plan, run_id).rows
     return f"Run {run_id!r} has {rows} of {plan.rows} rows; the same command again does the rest."

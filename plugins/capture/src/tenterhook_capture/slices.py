@@ -34,8 +34,13 @@ class Slice:
 
     def of(self, units: Sequence[Unit]) -> Sequence[Unit]:
         """Return its units: those that follow each other; none where there are too few."""
-        first, stop = (len(units) * at // self.count for at in (self.index, self.index + 1))
-        return units[first:stop]
+        numbers = self.numbers(len(units))
+        return units[numbers.start : numbers.stop]
+
+    def numbers(self, count: int) -> range:
+        """Return the numbers of its units, of so many."""
+        first, stop = (count * at // self.count for at in (self.index, self.index + 1))
+        return range(first, stop)
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -5,7 +5,7 @@ unit alike is raised at once: Ctrl-C, a disk that is full or gone, what a caller
 callback raises.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from tenterhook_capture.engine import Engine, UnitDone, UnitEvent, UnitFailed, Worker
 from tenterhook_capture.errors import UnitsFailed
@@ -19,7 +19,9 @@ from tenterhook_capture.session import Session, in_one_line
 from tenterhook_capture.slices import Slice
 from tenterhook_capture.threads import threads_of
 from tenterhook_capture.workers import WorkersHere
-from tenterhook_store import DamagedStore, DeletedRun, RunWriter, Store, Unit
+from tenterhook_store import DamagedStore, DeletedRun, RunPlan, RunWriter, Store
+from tenterhook_store.plan import Units
+from tenterhook_store.unit_numbers import UnitNumbers
 
 TRIES = 3
 """How often a unit is tried unless something else is asked for."""
@@ -45,21 +47,22 @@ def do_units(
     `UnitsFailed` once all others are done.
     """
     plan, committed = writer.plan, writer.committed()
-    own = plan.units() if part is None else part.of(plan.units())
-    todo = [unit for unit in own if unit.number not in committed]
+    count = plan.unit_count
+    numbers = range(count) if part is None else part.numbers(count)
+    own, todo = Units(plan, numbers), _missing(plan, numbers, committed)
     meter = Meter(
         progress,
         run_id=writer.run_id,
-        rows=sum(unit.rows for unit in own) - sum(unit.rows for unit in todo),
-        rows_total=sum(unit.rows for unit in own),
+        rows=own.rows - todo.rows,
+        rows_total=own.rows,
         row_bytes=plan.row_bytes,
         run_rows=plan.rows,
-        others=Others(store, writer, range(own[0].number, own[-1].number + 1) if own else range(0)),
+        others=Others(store, writer, numbers),
         workers=getattr(engine, "workers_alive", lambda: 1),
     )
     meter.add(0)
     if todo:
-        run = observing(writer.run_id, plan, own, committed)
+        run = observing(writer.run_id, plan, own, todo)
         with (
             threads_of(plan) as threads,
             Session(
@@ -73,7 +76,8 @@ def do_units(
         ):
             make = WorkersHere(store, capture, writer, meter.add)
             lost = LostValues()
-            failed = _try(todo, make, writer, observed.watching(engine), tries, meter, lost)
+            watched = observed.watching(engine)
+            failed = _try(todo, numbers, make, writer, watched, tries, meter, lost)
             lost.warn()
             if failed:
                 session.note_failed(failed, tries)
@@ -87,8 +91,14 @@ def do_units(
         writer.finish()
 
 
+def _missing(plan: RunPlan, numbers: range, committed: frozenset[int]) -> Units:
+    """Return the units of these numbers that are not committed."""
+    return Units(plan, UnitNumbers.missing(committed, numbers.stop, numbers.start))
+
+
 def _try(
-    units: Sequence[Unit],
+    units: Units,
+    numbers: range,
     make: Callable[[], Worker],
     writer: RunWriter,
     engine: Engine,
@@ -96,8 +106,11 @@ def _try(
     meter: Meter,
     lost: LostValues,
 ) -> dict[int, Exception]:
-    """Do the units; return those that failed every time, with what they raised last."""
-    left, errors = list(units), dict[int, Exception]()
+    """Do the units, which are what is missing of these numbers.
+
+    Return those that failed every time, with what they raised last.
+    """
+    left, errors = units, dict[int, Exception]()
     for _ in range(tries):
         events = engine.run(left, make)
         try:
@@ -107,8 +120,7 @@ def _try(
                 _take(event, errors, meter)
         finally:
             _close(events)
-        committed = writer.committed()  # what is done, the store says
-        left = [unit for unit in left if unit.number not in committed]
+        left = _missing(writer.plan, numbers, writer.committed())  # what is done, the store says
         if not left:
             break
     return {

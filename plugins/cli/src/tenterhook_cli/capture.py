@@ -388,16 +388,21 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
 
 
 def _summary(store: "Store", run: "Run") -> dict[str, Any]:
-    found = run.metadata
+    # Not from `run.metadata`, which reads the record of each unit.
     return {
         "store": store.location,
-        **{key: found[key] for key in ("run", "rows", "complete", "layers", "counts")},
-        "documents": found["documents"],
+        "run": run.id,
+        "rows": run.plan.rows,
+        "complete": run.is_complete,
+        "layers": {
+            each.name: {"features": each.features, "dtype": each.dtype} for each in run.plan.layers
+        },
+        **{key: run.plan.about[key] for key in ("counts", "documents")},
     }
 
 
 def _report(store: "Store", run: "Run") -> str:
-    counts, documents = run.metadata["counts"], run.metadata["documents"]
+    counts, documents = run.plan.about["counts"], run.plan.about["documents"]
     lines = [f"Run {run.id} in {store.location}: {rows_of(run.plan)}, of"]
     lines += contents_of(run.plan)
     lines += remarks_on(counts, documents)

@@ -260,7 +260,7 @@ def delete(store: str, run: str | None, yes: bool) -> None:
     except DamagedStore:
         what += ", which cannot be opened"
     else:
-        rows = sum(found.plan.unit(number).rows for number in found.committed)
+        rows = found.rows_committed
         what += f", {many(rows, 'row')}"
         how_large = f", {size(rows * found.plan.row_bytes)}"
     if not yes:

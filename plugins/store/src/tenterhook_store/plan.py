@@ -142,9 +142,10 @@ class RunPlan:
 
 @final
 class Units(Sequence[Unit]):
-    """Units of a plan that follow each other, in order; of any number of them, in no memory."""
+    """Units of a plan, in order; of any number of them, in no memory but that of the numbers."""
 
-    def __init__(self, plan: RunPlan, numbers: range) -> None:
+    def __init__(self, plan: RunPlan, numbers: Sequence[int]) -> None:
+        """Those of rising numbers, as a range or `UnitNumbers`."""
         self._plan = plan
         self._numbers = numbers
 
@@ -162,6 +163,14 @@ class Units(Sequence[Unit]):
         if isinstance(key, slice):
             return Units(self._plan, self._numbers[key])
         return self._plan.unit(self._numbers[key])
+
+    @property
+    def rows(self) -> int:
+        """How many rows they have together; none of them is made."""
+        if not self._numbers:
+            return 0
+        size, last = self._plan.rows_per_unit, self._plan.unit(self._numbers[-1])
+        return (len(self._numbers) - 1) * size + last.rows
 
     def __contains__(self, unit: object) -> bool:
         return (

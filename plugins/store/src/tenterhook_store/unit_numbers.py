@@ -16,10 +16,15 @@ class UnitNumbers(Sequence[int]):
         self._places = list(accumulate((len(each) for each in self._ranges), initial=0))
 
     @classmethod
-    def missing(cls, committed: frozenset[int], count: int) -> "UnitNumbers":
-        """Return the numbers below `count` that are not committed; the work follows what is."""
-        last, stretches = 0, list[tuple[int, int]]()
+    def missing(cls, committed: frozenset[int], count: int, first: int = 0) -> "UnitNumbers":
+        """Return the numbers below `count`, from `first`, that are not committed.
+
+        The work follows what is committed.
+        """
+        last, stretches = first, list[tuple[int, int]]()
         for number in sorted(committed):
+            if number < first:
+                continue
             if number >= count:
                 break
             stretches.append((last, number))

@@ -219,7 +219,7 @@ class RunFolder:
 
         What it says is read, and believed or not, with the first of its rows.
         """
-        return frozenset(_numbers(self.files.names(self.commits), self.plan.unit_count))
+        return _numbers(self.files.names(self.commits), self.plan.unit_count)
 
     def odd_commits(self) -> list[tuple[int | None, str]]:
         """Return what is among the commit records and is that of no unit of the plan.
@@ -293,7 +293,9 @@ class RunFolder:
         """Return the same of the units that were committed last alone."""
         names = self.files.newest(self.log, count) if count else []
         units = _numbers(names, self.plan.unit_count)
-        units = {each for each in units if self.files.is_there(self.commits / unit_file(each))}
+        units = frozenset(
+            each for each in units if self.files.is_there(self.commits / unit_file(each))
+        )
         return {
             "sessions": [self.session(path) for path in self.records_in(self.sessions)],
             "units": [self.unit_log(unit) for unit in sorted(units)],
@@ -381,10 +383,10 @@ def unit_file(number: int) -> str:
     return f"{number:06d}.json"
 
 
-def _numbers(names: Iterable[str], count: int) -> set[int]:
+def _numbers(names: Iterable[str], count: int) -> frozenset[int]:
     """Return the numbers of units, of as many as there are, that files are named after."""
     found = (_number(name) for name in names)
-    return {number for number in found if number is not None and number < count}
+    return frozenset(number for number in found if number is not None and number < count)
 
 
 def _number(name: str) -> int | None:
