@@ -363,10 +363,11 @@ class TestByRow:
             model(ids[:, :3])
             model(ids[:, 3:4], past_key_values=_Past(3))
             model(ids[:, 4:], past_key_values=_Past(4))
-            model(ids[:, :1] + 20)
+            with model.steer("embed", torch.neg):
+                model(ids)
         rows = captured.by_row("line")
         inner = model.module.get_submodule
-        expected = inner("line")(inner("embed")(torch.cat([ids[:, :1] + 20, ids[:, 1:]], 1)))
+        expected = inner("line")(-inner("embed")(ids))
         assert [where.tolist() for where in captured.where("line")[1:3]] == [
             [[0, 3], [1, 3]],
             [[0, 4], [1, 4]],

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tenterhook.scopes import Entry, Form, Place
 from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.eager import eager
-from tenterhook_selections.forwards import Forward, begin, end, that_take_text
+from tenterhook_selections.forwards import Forward, begin, end, running_forward, that_take_text
 from tenterhook_selections.generate_calls import GENERATE
 from tenterhook_selections.parts import (
     Mask,
@@ -26,6 +26,7 @@ from tenterhook_selections.parts import (
     SelectedRecorder,
 )
 from tenterhook_selections.receipts import Receipt
+from tenterhook_selections.texts import Texts
 from tenterhook_selections.tokens import Seen
 from tenterhook_selections.watch import Watch
 
@@ -93,6 +94,15 @@ class Part:
     is_all: bool
     """Whether everything is selected."""
 
+    count: int
+    """How many tokens are selected, or rows."""
+
+    is_searched: bool = False
+    """Whether it is of a step of a search."""
+
+    is_mixed: bool = False
+    """Whether the rows are those of beams or candidates, not of what is returned."""
+
 
 @attrs.frozen(eq=False)
 class Picked:
@@ -143,7 +153,7 @@ class _Asked:
         self.generated = self.generated or bool(seen.generated.any())
 
 
-_Mask = tuple["weakref.ref[SelectionAtWork]", "weakref.ref[nn.Module]", Part, bool]
+_Mask = tuple["weakref.ref[SelectionAtWork]", "weakref.ref[nn.Module]", Part]
 
 
 class _Latest(threading.local):
@@ -151,8 +161,8 @@ class _Latest(threading.local):
 
 
 latest = _Latest()
-"""What was selected at the layer that this thread is changing, by whom, and whether rows are mixed
-there, as beams are. It keeps neither alive, nor the forward: that ends when it ends."""
+"""What was selected at the layer that this thread is changing, by whom. It keeps neither alive, nor
+the forward: that ends when it ends."""
 
 
 class SelectionAtWork:
@@ -173,6 +183,9 @@ class SelectionAtWork:
         """What runs at the layers, weakly: it knows the selection, and a cycle would keep a model.
         """
         self._key = object()
+        self._texts = Texts()
+        self._of_calls: dict[int, list[int]] = {}
+        """Which texts each call is of, by the list of where its tokens stood."""
         self._asked = _Asked()
 
     @cached_property
@@ -182,7 +195,7 @@ class SelectionAtWork:
 
     @cached_property
     def _watch(self) -> Watch:
-        return Watch(self._model, frozenset(self.modules))
+        return Watch(self._model, self.modules)
 
     @eager
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -222,20 +235,20 @@ class SelectionAtWork:
         if tensor.is_nested:
             raise ValueError(_NESTED)
         selection = self.selection
-        part, forward = self._part(module, tensor, given)
-        step = None if forward is None else forward.whole_step
-        mixed = step is not None and step.text is not None and step.text.kind != "one by one"
-        latest.mask = weakref.ref(self), weakref.ref(module), part, mixed
-        if not len(part.index):
+        part, _ = self._part(module, tensor, given, changes=True)
+        latest.mask = weakref.ref(self), weakref.ref(module), part
+        if not part.count:
             return None
         mask = part.mask.reshape(part.mask.shape + (1,) * (tensor.ndim - part.mask.ndim))
-        features = selection.feature_index(tensor.shape[-1], tensor.device)
-        if features is not None:
+        if selection.features is not None:
+            features = selection.feature_index(tensor.shape[-1], tensor.device)
             chosen = torch.zeros(tensor.shape[-1], dtype=torch.bool, device=tensor.device)
             chosen[features] = True
             mask = mask & chosen
+        index = part.index if selection.features is None else None
         of_rows = part.mask.ndim == 1 and tensor.ndim > 2
-        return Mask(mask, len(part.index) * (tensor.shape[1] if of_rows else 1))
+        count = part.count * (tensor.shape[1] if of_rows else 1)
+        return Mask(mask, count, index, part.mask.ndim)
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
         """Return which part of `tensor` is selected. `given` is the first input of `module`."""
@@ -244,7 +257,7 @@ class SelectionAtWork:
         selection = self.selection
         part, forward = None, None
         if self._of_tokens or selection.rows is not None or selection.step is not None:
-            part, forward = self._part(module, tensor, given)
+            part, forward = self._part(module, tensor, given, changes=False)
         features = None
         if selection.features is not None:
             features = selection.feature_index(tensor.shape[-1], tensor.device)
@@ -253,7 +266,11 @@ class SelectionAtWork:
     def recorded(self, picked: Picked, calls: list[Tensor], places: list[Tensor]) -> None:
         """Take note of where a pick was added: a search puts it in order at its end."""
         part = picked.part
-        if part is None or part.places is None or picked.forward is None:
+        if part is None or part.places is None:
+            return
+        number = 0 if picked.forward is None else self._texts.number(picked.forward)
+        self._of_calls.setdefault(id(places), []).append(number)
+        if picked.forward is None or not part.is_searched:
             return
         step = picked.forward.whole_step
         if step is not None and step.text is not None:
@@ -262,12 +279,14 @@ class SelectionAtWork:
     def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Return what was kept of each row, `(tokens, features)`, in token order.
 
-        Of a position that several calls saw outside of a generation, the last counts.
+        Of several batches, or generations, the rows of one come after those of the other. Of a
+        position of one text that several calls saw outside of a generation, the last counts.
         """
-        seen: dict[int, dict[int, Tensor]] = {}
-        for values, where in zip(calls, places, strict=True):
+        seen: dict[tuple[int, int], dict[int, Tensor]] = {}
+        numbers = self._of_calls.get(id(places), [])
+        for values, where, number in zip(calls, places, numbers, strict=True):
             for value, (row, position) in zip(values, where.tolist(), strict=True):
-                seen.setdefault(row, {})[position] = value
+                seen.setdefault((number, row), {})[position] = value
         rows = [sorted(seen[row].items()) for row in sorted(seen)]
         return [torch.stack([value for _, value in row]) for row in rows]
 
@@ -315,11 +334,17 @@ class SelectionAtWork:
         return f" The longest row had {asked.longest} tokens{mask}." if asked.longest else ""
 
     def _part(
-        self, module: nn.Module, tensor: Tensor, given: Tensor | None
+        self, module: nn.Module, tensor: Tensor, given: Tensor | None, *, changes: bool
     ) -> tuple[Part, Forward | None]:
         selection, shape = self.selection, tensor.shape
-        forward = self._watch.forward_at(module)
-        self._check_layer(module, forward, given, tensor)
+        forward = running_forward((id(module), changes), self.modules)
+        why = None
+        if self._of_tokens:
+            why = self._carriers.why_not(module, forward, given, tensor)
+        elif selection.rows is not None and forward is not None:
+            why = self._carriers.why_no_rows(module, forward, given, tensor)
+        if why is not None:
+            raise ValueError(f"{'Tokens' if self._of_tokens else 'Rows'} are selected, and {why}.")
         if forward is None:
             seen = self._watch.tokens_for(selection, None)
             return self._work_out(shape, tensor.device, seen), None
@@ -329,7 +354,12 @@ class SelectionAtWork:
             seen = self._watch.tokens_for(selection, forward)
             self._asked.masked |= forward.named.get("attention_mask") is not None
             at = selection.step is None or selection.is_at(self._step_of(forward))
-            part = forward.masks[key] = self._work_out(shape, tensor.device, seen, at=at)
+            part = self._work_out(shape, tensor.device, seen, at=at)
+            step = forward.whole_step
+            if step is not None and step.text is not None:
+                mixed = step.text.kind != "one by one"
+                part = attrs.evolve(part, is_searched=True, is_mixed=mixed)
+            forward.masks[key] = part
         return part, forward
 
     def _step_of(self, forward: Forward) -> int:
@@ -344,18 +374,6 @@ class SelectionAtWork:
                 return number
             each = each.outer
         return 0
-
-    def _check_layer(
-        self, module: nn.Module, forward: Forward | None, given: Tensor | None, tensor: Tensor
-    ) -> None:
-        if self._of_tokens:
-            why = self._carriers.why_not(module, forward, given, tensor)
-            if why is not None:
-                raise ValueError(f"Tokens are selected, and {why}.")
-        elif self.selection.rows is not None and forward is not None:
-            why = self._carriers.why_no_rows(module, forward, given, tensor)
-            if why is not None:
-                raise ValueError(f"Rows are selected, and {why}.")
 
     def _work_out(
         self, shape: torch.Size, device: torch.device, seen: Seen | None, *, at: bool = True
@@ -374,7 +392,8 @@ class SelectionAtWork:
         if selection.of_tokens:
             position = columns if seen is None else seen.position[rows, columns]
             places = torch.stack([rows, position], 1)
-        return Part(mask, index, rows, columns, places, len(index) == mask.numel())
+        count = index.numel()
+        return Part(mask, index, rows, columns, places, count == mask.numel(), count)
 
 
 _NESTED = (

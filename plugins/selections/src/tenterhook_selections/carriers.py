@@ -77,6 +77,9 @@ class _Layer:
     shown: dict[tuple[Of, Flags], bool] = attrs.field(factory=dict)
     """Whether its activations have a form, where a run has shown it."""
 
+    plain: set[tuple[bool, tuple[int, ...], tuple[int, int]]] = attrs.field(factory=set)
+    """Sizes that tell the axes: whether of what it was given, the activation's, the text's."""
+
 
 class Carriers:
     """Which layers of one model carry its text: worked out once, for all scopes on it."""
@@ -108,7 +111,11 @@ class Carriers:
 
         `given` is the layer's first input, `tensor` the activation of which they are selected.
         """
-        known = self._layer(layer)
+        known = self._layers.get(layer) or self._layer(layer)
+        if forward is not None and tensor is not None and forward.is_plain:
+            sizes = tensor is given, tensor.shape, forward.shape
+            if sizes in known.plain:  # nearly always; every layer of every forward asks
+                return None
         if known.kind is not None or forward is None or forward.shape is None:
             return known.kind
         why = known.tower or self._by_inputs(layer, forward, given)
@@ -147,6 +154,10 @@ class Carriers:
         if alike is None:
             if form == "tokens second":
                 self._show(layer, forward, tensor is given, form, True)
+                plain = self._layer(layer).plain
+                if len(plain) == _MOST:
+                    plain.clear()
+                plain.add((tensor is given, tensor.shape, (batch, seq)))
             return None
         shown, why = self._find_out(layer, forward, given, tensor, form)
         if shown is not True and seq == 1:

@@ -20,7 +20,7 @@ deep the caller's stack is: `TestTheStack` in test_forwards.py.
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -137,7 +137,7 @@ class Forward:
 class _Here(threading.local):
     def __init__(self) -> None:
         self.stack: list[weakref.ref[Forward]] = []
-        self.far: dict[int, int] = {}
+        self.far: dict[Hashable, int] = {}
         """How many frames away the call was, by what asked."""
 
 
@@ -266,10 +266,11 @@ def _is_called_within(call: FrameType, running: Running, module: nn.Module) -> b
     return False
 
 
-def running_forward(layer: object, accepts: Callable[[nn.Module], bool]) -> Forward | None:
-    """Return the innermost forward that runs in this thread, of a module that `accepts` takes.
+def running_forward(asks: Hashable, modules: Container[nn.Module] | None) -> Forward | None:
+    """Return the innermost forward that runs in this thread, of one of `modules`; `None` for any.
 
-    `layer` is what asks; how far away the forward was is remembered for it.
+    `asks` stands for the layer and the line that ask: how far away the forward was is remembered
+    for them.
     """
     stack = _here.stack
     if not stack:
@@ -277,17 +278,17 @@ def running_forward(layer: object, accepts: Callable[[nn.Module], bool]) -> Forw
     forward = stack[-1]()
     if forward is not None:
         try:
-            found = id(sys._getframe(_here.far.get(id(layer), 0))) == forward.frame
+            found = id(sys._getframe(_here.far.get(asks, 0))) == forward.frame
         except ValueError:  # the stack is not that deep
             found = False
     if forward is None or not found:
-        forward = _innermost(sys._getframe(), layer)
-    while forward is not None and not accepts(forward.module):
+        forward = _innermost(sys._getframe(), asks)
+    while forward is not None and modules is not None and forward.module not in modules:
         forward = forward.outer
     return forward
 
 
-def _innermost(frame: FrameType, asks: object = None) -> Forward | None:
+def _innermost(frame: FrameType, asks: Hashable = None) -> Forward | None:
     """Return the innermost forward whose call `frame` is or was made in; forget those that ended.
 
     A traceback that somebody holds keeps the frames of calls that are over.
@@ -302,7 +303,7 @@ def _innermost(frame: FrameType, asks: object = None) -> Forward | None:
                 is_noted: bool = noted(each, _KEY) is forward
                 if is_noted:
                     if asks is not None:
-                        _here.far[id(asks)] = far
+                        _here.far[asks] = far
                         if len(_here.far) > _MOST:
                             _here.far.clear()
                     return forward

@@ -1,7 +1,9 @@
 """The generation that runs in this thread or task, and which forwards are its steps."""
 
+import itertools
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -9,12 +11,18 @@ from torch import Tensor, nn
 
 from tenterhook_selections.roles import Roles
 
+numbers = itertools.count()
+"""Each generation has one of its own."""
+
 
 class Running(Protocol):
     """What is known of any generation: a loop of one's own (`RunningGeneration`) or a `Search`."""
 
     within: int | None
     """The `id` of the frame of the forward in which it began."""
+
+    number: int
+    """One that no other generation has."""
 
     @property
     def prompt(self) -> Tensor:
@@ -46,6 +54,8 @@ class RunningGeneration:
 
     search: Any = None
     """The call of transformers' `generate` that was made in it, when it is over."""
+
+    number: int = attrs.field(init=False, factory=partial(next, numbers))
 
     def has_part(self, module: nn.Module) -> bool:
         """Whether the module has a part in it: is the model, within it or around it."""

@@ -28,18 +28,18 @@ class PutBack:
         """
         if latest.mask is None:
             raise ValueError("Rows are put back where a selection says; give tokens= or rows=.")
-        (selector, layer, part, mixed), latest.mask = latest.mask, None
+        (selector, layer, part), latest.mask = latest.mask, None
         selecting, module = selector(), layer()
         assert selecting is not None
         assert module is not None
-        if mixed:
+        if part.is_mixed:
             raise ValueError(
                 "Rows cannot be put back into beams or candidates, which are not in the order of "
                 "the rows that are returned. Give a function."
             )
         places = self._next.setdefault(selecting, {})
         first = places.get(module, 0)
-        last = places[module] = first + len(part.index)
+        last = places[module] = first + part.count
         if last > len(self.values):
             raise ValueError(
                 f"{len(self.values)} rows are put back, and the selection means more: {last} so "

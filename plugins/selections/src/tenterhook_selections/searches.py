@@ -27,7 +27,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from tenterhook_selections.generation import RunningGeneration, is_part, running
+from tenterhook_selections.generation import RunningGeneration, is_part, numbers, running
 from tenterhook_selections.roles import Roles
 from tenterhook_selections.tokens import Seen
 
@@ -49,6 +49,7 @@ class Search:
         """The `id` of the frame of the forward in which it began."""
         self.outer = outer
         """The generation around it."""
+        self.number = next(numbers)
         self.text: Text | None = None
         """What is known of the text; `None` before the search itself begins."""
         self.refused: str | None = None
@@ -165,6 +166,7 @@ class Search:
         again = self
         if not slots:
             again = Search(self.model, self.within, self.outer)
+            again.number = self.number
             again.text = self.text.of_rows(self.sequences)
             again.layers, again.refused = self.layers, self.refused
         token = running.set(again)
@@ -251,6 +253,8 @@ class Text:
         self._count = 0
         self._pending: list[Step] = []
         self._next = self.begin - to_feed
+        self.goes_on = self._next > virtual
+        """Whether a cache holds what came before."""
         self._is_prompt = True
         self._over: Tensor = torch.full((self.slots,), _NEVER)
         self._news: list[tuple[int, Tensor]] = []

@@ -37,7 +37,7 @@ class Watch:
     ) -> None:
         """`parts` are the modules whose forwards count; `module` alone where none are given."""
         self._module = module
-        self._parts = parts
+        self._parts = (module,) if parts is None and module is not None else parts
         self._padded = False
 
     @property
@@ -123,9 +123,4 @@ class Watch:
 
     def forward_at(self, asks: object) -> Forward | None:
         """Return the innermost forward that runs here; `asks` is the layer that asks, if any."""
-        return running_forward(asks, self._counts)
-
-    def _counts(self, module: nn.Module) -> bool:
-        if self._parts is not None:
-            return module in self._parts
-        return self._module is None or module is self._module
+        return running_forward(id(asks), self._parts)
