@@ -79,7 +79,7 @@ class PointsContract:
         found = self.find_points(module)
         assert found is not None
         for name, at in found.layers.items():
-            assert name.partition(".")[0].isidentifier()
+            assert name.partition(".")[0].replace("-", "_").isidentifier()
             assert isinstance(at, Point) or isinstance(module.get_submodule(at), nn.Module)
         assert not found.refused.keys() & found.layers.keys()
         assert all(why[-1:] == "." for why in found.refused.values())
