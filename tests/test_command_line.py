@@ -70,6 +70,18 @@ def test_layers_are_listed_with_types_and_shapes() -> None:
     assert ["transformer.h.0.mlp.c_fc", "Conv1D"] in [line[:2] for line in lines]
 
 
+def test_names_of_another_library() -> None:
+    """What TransformerLens and nnterp call the places, and an error for others."""
+    rows = json.loads(tenterhook("layers", "tiny:", "--as", "transformer-lens", "--json").stdout)
+    assert {"name": "blocks.3.attn.hook_z", "here": "z.3"} in rows
+    assert {"name": "blocks.3.attn.hook_q", "here": "q_pre.3"} in rows
+    # Its positions are learned, so nothing is turned.
+    assert not any("rot_q" in row["name"] for row in rows)
+    done = tenterhook("layers", "tiny:", "--as", "nnsight")
+    assert done.returncode == 2
+    assert "only those of 'transformer-lens', 'nnterp'" in " ".join(done.stderr.split())
+
+
 def test_names_of_a_model() -> None:
     """Layers, points, and why a name is not offered."""
     rows = json.loads(tenterhook("layers", "tiny:", "--names", "--json").stdout)

@@ -88,6 +88,7 @@ MODULES = {
         "tenterhook_hook_points.llama",
     ],
     "hooks": ["tenterhook", "tenterhook.hooks", "tenterhook.hooks.utils"],
+    "interiors": ["tenterhook_interiors"],
     "language-model": ["tenterhook_transformers"],
     "plugins": ["tenterhook", "tenterhook.plugins"],
     "sparse-autoencoders": ["tenterhook_sae"],

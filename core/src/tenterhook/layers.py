@@ -194,7 +194,10 @@ class LayerIndex:
         layers = {name: at for each in found for name, at in each.layers.items()}
         refused = {name: why for each in found for name, why in each.refused.items()}
         self._offered.update(at for at in layers.values() if isinstance(at, Point))
-        return Points(layers=layers, refused=refused)
+        also: dict[str, dict[str, str]] = {}
+        for library, names in (item for each in found for item in each.also.items()):
+            also.setdefault(library, {}).update(names)
+        return Points(layers=layers, refused=refused, also=also)
 
     def _answers(self, kind: str, tree: ModuleTree, word: str | None = None) -> Iterator[Any]:
         """Yield what the plugins of a kind say of the model as it is now; each is asked once."""

@@ -97,6 +97,8 @@ class Points:
     """What stands at each name: a point, or the dotted name of the layer that returns it."""
     refused: Mapping[str, str] = attrs.field(factory=dict)
     """For names that one might ask for, the reason why they are not offered: a sentence."""
+    also: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+    """What other libraries call the places: by library, their names by the names here."""
 
 
 def ask(registered: Registered, module: nn.Module) -> Any:

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 @click.option(
     "--names", is_flag=True, help="List the names that plugins give instead, and why not others."
 )
-def layers(model: str, as_json: bool, names: bool) -> None:
+@click.option(
+    "--as",
+    "library",
+    metavar="LIBRARY",
+    help="List the names that LIBRARY has for these places: transformer-lens, nnterp.",
+)
+def layers(model: str, as_json: bool, names: bool, library: str | None) -> None:
     """List the layers of MODEL, their types and weights.
 
     MODEL is a name on the Hugging Face hub, a folder, or `tiny:`.
@@ -25,6 +31,9 @@ def layers(model: str, as_json: bool, names: bool) -> None:
     from tenterhook_capture.loading import load_model  # imports torch
 
     loaded = load_model(model)
+    if library is not None:
+        _print_names(_names_of(library, loaded), as_json)
+        return
     if names:
         _print_names(_names(loaded), as_json)
         return
@@ -51,13 +60,26 @@ def _names(loaded: Any) -> list[dict[str, str | None]]:
     return [*rows, *({"name": name, "layer": None, "refused": why} for name, why in refused)]
 
 
+def _names_of(library: str, loaded: Any) -> list[dict[str, str | None]]:
+    """Return each name that another library has, with the name here."""
+    also = loaded.layers.index.points().also
+    if library not in also:
+        known = ", ".join(map(repr, also)) or "none: install tenterhook-interiors"
+        raise click.BadParameter(
+            f"No names of {library!r} are known for this model, only those of {known}.",
+            param_hint="--as",
+        )
+    return [{"name": theirs, "here": name} for name, theirs in also[library].items()]
+
+
 def _print_names(rows: list[dict[str, str | None]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     width = max((len(str(row["name"])) for row in rows), default=0)
     for row in rows:
-        what = row["layer"] or ("a point" if row["refused"] is None else f"no: {row['refused']}")
+        what = row.get("here") or row.get("layer")
+        what = what or ("a point" if row["refused"] is None else f"no: {row['refused']}")
         echo(f"{row['name']:<{width}}  {what}")
 
 

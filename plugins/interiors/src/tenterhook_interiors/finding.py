@@ -27,6 +27,7 @@ from tenterhook_interiors.inputs import small_inputs
 from tenterhook_interiors.recording import Call, Recording, record, same
 from tenterhook_interiors.residual import Sum, find_sum
 from tenterhook_interiors.sides import Experts, MidPoint, SidePoint, chosen
+from tenterhook_interiors.translations import LIBRARIES, to_library
 from tenterhook_interiors.twin import twin_of
 
 _OF_BLOCKS = (
@@ -112,7 +113,17 @@ class _Finder:
             return int(number.partition(":")[0]), order[word], name
 
         layers = {name: self.layers[name] for name in sorted(self.layers, key=place)}
-        return Points(layers=layers, refused=self.refused)
+        config = self.model.config.get_text_config()
+        rotary = getattr(config, "rope_parameters", None) is not None
+        also = {
+            library: {
+                name: theirs
+                for name in layers
+                if (theirs := to_library(name, library, rotary=rotary)) is not None
+            }
+            for library in LIBRARIES
+        }
+        return Points(layers=layers, refused=self.refused, also=also)
 
     def find(self) -> None:
         """Run the twin, and offer what comes true."""
