@@ -190,6 +190,16 @@ def interiors(session: nox.Session) -> None:
 
 
 @nox.session
+def large(session: nox.Session) -> None:
+    """Hold models that do not fit to what models in memory give: offloaded, quantised, shared."""
+    install_for_work(session)
+    session.install("torchao", "optimum-quanto", "bitsandbytes")
+    names = ("test_large_models.py", "test_shared_models.py")
+    tests = [f"plugins/transformers/tests/{name}" for name in names]
+    session.run("pytest", *tests, *session.posargs, env={"TENTERHOOK_WHOLE": "1"})
+
+
+@nox.session
 def repeat(session: nox.Session) -> None:
     """Run the contracts on our own plugins 200 times over, with two busy processes beside.
 

@@ -22,6 +22,7 @@ from tenterhook_capture import (
 )
 from tenterhook_capture.documents import NoDocuments, NoSuchData, UnknownField, UnreadableData
 from tenterhook_capture.engine import UnknownEngine
+from tenterhook_capture.errors import NotWhole
 from tenterhook_capture.loading import BadModelName, NoAttentionChoice
 
 ERRORS = [
@@ -36,6 +37,7 @@ ERRORS = [
     (NoPattern("head"), "Layer 'head' returned no attention pattern"),
     (NoSuchData("a.txt", ["b.txt"]), "There is no file 'a.txt'. Did you mean 'b.txt'?"),
     (NothingChosen("9", 3), "tokens='9' chooses no token"),
+    (NotWhole("h.0.act", 2, 64), "Layer 'h.0.act' gives each of the 2 processes that hold the"),
     (NothingToCapture("a.txt", 2), "None of the 2 documents of a.txt has a token"),
     (NotPerToken("pooled", "[2, 3]", (2, 4)), "Layer 'pooled' gave [2, 3]"),
     (NotRebuildable("r", ["a model"]), "Run 'r' was made from a model, which"),

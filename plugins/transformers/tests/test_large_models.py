@@ -136,6 +136,7 @@ each_way = pytest.mark.parametrize("way", [*PLACED, *QUANTIZED])
 WAYS = PLACED | QUANTIZED
 
 
+@pytest.mark.matrix(sample=3)
 @each_way
 def test_hooks_see_and_change_what_torch_hooks_do(folder: Path, way: str) -> None:
     """Captures, edits, selected tokens and generation, with inputs where the model computes."""
@@ -168,6 +169,7 @@ def test_hooks_see_and_change_what_torch_hooks_do(folder: Path, way: str) -> Non
     assert [len(row) for row in new.by_row("layer_1")] == [3] * len(TEXTS)
 
 
+@pytest.mark.matrix(sample=3)
 @each_way
 def test_runs_are_saved_and_gone_on_with(folder: Path, tmp_path: Path, way: str) -> None:
     """By the same call, and by their names alone where the model has one."""
@@ -209,6 +211,7 @@ def test_where_a_model_lies_is_no_part_of_what_it_is(folder: Path, way: str) -> 
     assert _identity(placed) == _identity(LanguageModel.from_pretrained(folder))
 
 
+@pytest.mark.matrix(sample=2)
 @pytest.mark.parametrize("way", QUANTIZED)
 def test_what_weights_are_kept_as_is_part_of_it(folder: Path, make_model: Make, way: str) -> None:
     """The same before and after a forward, and for each weight that was another one."""

@@ -220,3 +220,21 @@ class NothingChosen(TenterhookError, ValueError):
             f"capture: the longest has {self.longest:,}. Positions count a document's tokens from "
             "0, negative ones from its end."
         )
+
+
+@attrs.define(slots=False)
+class NotWhole(TenterhookError, ValueError):
+    """A layer of which each of several processes has but a part."""
+
+    layer: str
+    processes: int
+    features: int
+    """Of the part that this process has."""
+
+    def __str__(self) -> str:
+        return (
+            f"Layer {self.layer!r} gives each of the {self.processes} processes that hold the "
+            f"model a part of its own ({self.features} features here), so no process has its "
+            "rows. Capture what it is inside of, as the MLP or the attention, or the block: their "
+            "outputs are whole."
+        )

@@ -44,8 +44,11 @@ class ForwardPass:
     Of a layer that a forward calls several times, the point says which call.
     """
 
-    def __init__(self, model: TextModel, points: Sequence[Point], *, keys: int = 0) -> None:
+    def __init__(
+        self, model: TextModel, points: Sequence[Point], *, keys: int = 0, ends_early: bool = True
+    ) -> None:
         """`keys` is how many keys an attention pattern has at most: the longest document."""
+        self._ends_early = ends_early
         self._model = model
         self._points = tuple(points)
         self._keys = keys
@@ -68,7 +71,8 @@ class ForwardPass:
             self.stop_after = None  # this model cannot be stopped, or calls layers as it likes
         # The first forward runs whole and notes in which order the layers end.
         order: list[str] | None = None
-        if not self._has_run and not WHOLE & {point.layer for point in self._points}:
+        whole = WHOLE & {point.layer for point in self._points} or not self._ends_early
+        if not self._has_run and not whole:
             order = []
         mask, found = self._run(documents, None, order)
         if mask is None:

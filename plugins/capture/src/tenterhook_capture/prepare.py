@@ -35,6 +35,7 @@ from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.shared_tokens import TOKENS, TokenFacts, shared_rows
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.threads import THREADS
+from tenterhook_capture.together import has_stages, together
 from tenterhook_capture.token_rows import ChosenRows, tokenize
 from tenterhook_store import (
     NORM_CHUNK,
@@ -138,7 +139,8 @@ def _prepared(
 ) -> Capture:
     """Look at what the points give, and plan; `model` is what is run of the one that was given."""
     tokens = rows.tokens
-    forward = ForwardPass(model, points, keys=rows.longest)
+    alone = ForwardPass(model, points, keys=rows.longest, ends_early=not has_stages(model))
+    forward = together(alone, model, points)
     cuts = options.long_documents in ("truncate", "head")
     description = model.describe_model()
     changes = changes_at_work(model.layers)

@@ -37,6 +37,7 @@ from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.shared_tokens import share_tokens
 from tenterhook_capture.slices import Slice
 from tenterhook_capture.text_model import TextModel
+from tenterhook_capture.together import led
 from tenterhook_capture.units import TRIES, do_units
 from tenterhook_capture.workers import rebuild_capture
 from tenterhook_store import Store, check_run_id
@@ -96,18 +97,22 @@ def save_activations(
     capture = prepare_capture(
         model, layers, documents, options=checked, sample_limit=sample_limit, inputs=inputs
     )
-    writer, capture = begin(store, capture, run_name)
-    do_units(
-        store,
-        capture,
-        writer,
-        part=None,
-        engine=chosen,
-        tries=tries,
-        progress=progress,
-        probe=probe_run(store, capture, writer),
-    )
-    return writer.run_id
+
+    def lead() -> str:
+        writer, begun = begin(store, capture, run_name)
+        do_units(
+            store,
+            begun,
+            writer,
+            part=None,
+            engine=chosen,
+            tries=tries,
+            progress=progress,
+            probe=probe_run(store, begun, writer),
+        )
+        return writer.run_id
+
+    return led(capture, chosen, lead)
 
 
 def resume_run(
@@ -139,15 +144,20 @@ def resume_run(
         return
     store.check_writable()
     capture = rebuild_capture(store, run_id, recipe)
-    writer = store.write_run(run_id, run.plan)
-    share_tokens(writer, capture.rows, capture.tokens)  # where who began it was killed before
-    do_units(
-        store,
-        capture,
-        writer,
-        part=part,
-        engine=chosen,
-        tries=tries,
-        progress=progress,
-        probe=probe_run(store, capture, writer, ChangedSince),
-    )
+
+    def lead() -> str:
+        writer = store.write_run(run_id, run.plan)
+        share_tokens(writer, capture.rows, capture.tokens)  # who began it may have been killed
+        do_units(
+            store,
+            capture,
+            writer,
+            part=part,
+            engine=chosen,
+            tries=tries,
+            progress=progress,
+            probe=probe_run(store, capture, writer, ChangedSince),
+        )
+        return writer.run_id
+
+    led(capture, chosen, lead)

@@ -67,17 +67,23 @@ def work(store: str, run: str | None, *, part: str | None, **settings: Any) -> N
     indexed job say which part is this process's; without those it is all of them. Any number of
     processes may work at once, here and on other machines; a unit that is done is never done again.
     """
-    from tenterhook_capture import Slice, slice_of_launcher
+    from tenterhook_capture import CaptureRecipe, Slice, slice_of_launcher
 
+    place, run_id = find_run(store, run)
+    begun = place.run(run_id)
+    has_recipe = begun.plan.about.get("recipe") is not None
+    model = CaptureRecipe.of_run(begun).model if has_recipe else None
     if part is not None:
         chosen: Slice | None = Slice.parse(part)
+    elif model is not None and model.tp_plan is not None:
+        chosen = None  # a launcher's processes share this model, and not the units
     elif taken := slice_of_launcher(os.environ):
         chosen, variables = taken
         echo(f"Slice {chosen}, from {variables}.", err=True)
     else:
         chosen = None
         echo("No --slice, and no variables of a launcher: all units.", err=True)
-    do_part(*find_run(store, run), chosen, **settings)
+    do_part(place, run_id, chosen, **settings)
 
 
 def do_part(

@@ -14,6 +14,7 @@ from tenterhook_transformers.adapters import describe_adapters
 from tenterhook_transformers.families import unwrapped
 from tenterhook_transformers.weights import (
     buffers_fingerprint,
+    of_all_stages,
     packed_dtypes,
     weights_fingerprint,
 )
@@ -39,7 +40,7 @@ def describe(
     return {
         "name": name,
         "revision": getattr(getattr(inner, "config", None), "_commit_hash", None) or revision,
-        "class": f"{type(inner).__module__}.{type(inner).__qualname__}",
+        "class": _class_name(inner),
         "config": _config(inner),
         "attention": getattr(getattr(inner, "config", None), "_attn_implementation", None),
         "weights": weights.result(),
@@ -76,6 +77,14 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _class_name(module: nn.Module) -> str:
+    """Return the model's class; FSDP2 makes a subclass of each that it shards."""
+    kind = type(module)
+    if kind.__name__.startswith("FSDP") and kind.__bases__[0].__name__ == "FSDPModule":
+        kind = kind.__bases__[1]
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _count(module: nn.Module) -> int:
     """Return how many numbers the parameters are, tied ones once.
 
@@ -89,7 +98,8 @@ def _count(module: nn.Module) -> int:
         if (other := found.get(tied.get(name, ""))) is not None
         and (found[name].is_meta or other.is_meta)
     }
-    return sum(each.numel() for name, each in found.items() if name not in twice)
+    sizes = {name: each.numel() for name, each in found.items() if name not in twice}
+    return sum(of_all_stages(module, sizes).values())
 
 
 def _special(tokenizer: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tenterhook import HookedModel, attach
 from tenterhook.hooks import Controller, Detector, Hook
 from tenterhook.registry import OnError
-from tenterhook_capture.loading import LARGE, ModelName, load_model, note_name
+from tenterhook_capture.loading import ModelName, load_model, note_name
 from tenterhook_capture.special_tokens import SpecialTokens
 from tenterhook_capture.text_model import TextModel
 from tenterhook_store.schemes import split_scheme
@@ -26,7 +26,7 @@ from tenterhook_transformers.families import (
 )
 from tenterhook_transformers.forwards import padded, run_padded
 from tenterhook_transformers.inference import Inference
-from tenterhook_transformers.large_models import in_plain_values
+from tenterhook_transformers.large_models import LARGE, in_plain_values
 from tenterhook_transformers.pretrained import load_parts
 from tenterhook_transformers.saving import Activations
 from tenterhook_transformers.tokenizing import (

@@ -13,6 +13,9 @@ import torch
 
 from tenterhook_transformers.errors import BadLoadOption
 
+LARGE = ("device_map", "tp_plan", "quantization_config", "max_memory")
+"""The options that are part of a model's name."""
+
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "int8": {
         "quant_method": "torchao",

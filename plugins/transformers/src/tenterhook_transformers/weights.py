@@ -57,7 +57,7 @@ def weights_fingerprint(module: nn.Module) -> str | None:
         if not offloaded.keys() >= {*on_meta}:
             return None
         state |= {name: offloaded[name] for name in on_meta}
-    return _hash(state)
+    return _total(of_all_stages(module, _hashes(state)))
 
 
 def buffers_fingerprint(module: nn.Module) -> str | None:
@@ -75,7 +75,20 @@ def buffers_fingerprint(module: nn.Module) -> str | None:
             if is_saved or buffer.is_meta or "cache" in name or _follows_the_text(inner, name):
                 continue
             found[f"{path}.{name}"] = _leading(buffer)
-    return _hash(found) if found else None
+    return _total(_hashes(found)) if found else None
+
+
+def of_all_stages(module: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the stages of a pipeline have, by name; of any other model what was found.
+
+    All processes of the pipeline call it together.
+    """
+    stage: Any = getattr(module, "_pp_stage", None)
+    if stage is None or stage.pp_size == 1:
+        return found
+    parts: list[Any] = [None] * stage.pp_size
+    torch.distributed.all_gather_object(parts, found, group=stage.pp_group)
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def packed_dtypes(module: nn.Module) -> set[torch.dtype]:
@@ -140,7 +153,7 @@ def _gathered(value: Any) -> Any:
 # --- hashing
 
 
-def _hash(values: Mapping[str, Any]) -> str:
+def _hashes(values: Mapping[str, Any]) -> dict[str, tuple[str, bytes]]:
     """Hash values side by side (hashing lets go of the interpreter), tied ones once."""
     places = {name: _place(name, value) for name, value in values.items()}
     once = {place: values[name] for name, place in places.items()}
@@ -148,9 +161,13 @@ def _hash(values: Mapping[str, Any]) -> str:
     once = dict(sorted(once.items(), key=lambda item: -_size(item[1])))
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         hashed = dict(zip(once, pool.map(_described, once.values()), strict=True))
+    return {name: hashed[place] for name, place in places.items()}
+
+
+def _total(hashes: Mapping[str, tuple[str, bytes]]) -> str:
     total = hashlib.sha256()
-    for name in sorted(values):
-        kind, digest = hashed[places[name]]
+    for name in sorted(hashes):
+        kind, digest = hashes[name]
         total.update(f"{name}\0{kind}\0".encode())
         total.update(digest)
     return total.hexdigest()
