@@ -199,6 +199,10 @@ class Writer:
         self.kills = kills
         self.begun = 0
 
+    def __call__(self, unit: Unit) -> Mapping[str, Any]:
+        """Do a unit."""
+        return self.start(unit).result()
+
     def start(self, unit: Unit) -> "Written":
         """Begin a unit, or die."""
         if unit.number == self.kills:
