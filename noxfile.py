@@ -132,7 +132,7 @@ def engines(session: nox.Session) -> None:
 
 @nox.session
 def slurm(session: nox.Session) -> None:
-    """Have a Slurm cluster on this machine do captures, its tasks killed at random; and torchrun.
+    """Have a local Slurm cluster do captures, its tasks killed at random; and torchrun.
 
     It is started by the tests, from Debian's packages slurm-wlm and munge, and ends with them;
     where those are not installed the tests are skipped. What follows `--` goes to pytest.
@@ -145,7 +145,7 @@ def slurm(session: nox.Session) -> None:
 
 @nox.session
 def ray(session: nox.Session) -> None:
-    """Have a Ray cluster of two nodes on this machine do captures; kill one, and who drives them.
+    """Have a local Ray cluster of two nodes do captures; kill one, and who drives them.
 
     Ray is in no other session's environment: it is large, and few need it. Takes about four
     minutes. What follows `--` goes to pytest.
@@ -193,7 +193,7 @@ def interiors(session: nox.Session) -> None:
 def large(session: nox.Session) -> None:
     """Hold models that do not fit to what models in memory give: offloaded, quantised, shared."""
     install_for_work(session)
-    session.install("torchao", "optimum-quanto", "bitsandbytes")
+    session.install(*CONSTRAINED, "torchao", "optimum-quanto", "bitsandbytes")
     names = ("test_large_models.py", "test_shared_models.py")
     tests = [f"plugins/transformers/tests/{name}" for name in names]
     session.run("pytest", *tests, *session.posargs, env={"TENTERHOOK_WHOLE": "1"})
