@@ -293,6 +293,7 @@ def scaffold(session: nox.Session) -> None:
         "tenterhook_store",
         "tenterhook_specs",
         "tenterhook_selections",
+        "tenterhook_transformers",
         "tenterhook_zarr",
     )
     tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "ruff")

@@ -968,7 +968,7 @@ def test_help_has_groups(th: Command) -> None:
         for name, text in re.findall(r"^(\w[\w ]*):\n(.*?)(?=\n\n|\n*\Z)", out, re.M | re.S)
     }
     assert [*sections] == [
-        "What is captured", "Run", "Model", "Batches", "Rows", "Writing", "Other"
+        "What is captured", "Run", "Slurm", "Model", "Batches", "Rows", "Writing", "Other"
     ]  # fmt: skip
     for name, (field, about) in described(CaptureOptions).items():
         text = sections[about.group]

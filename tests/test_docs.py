@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes import it by its name
 from forked_commands import run_command
@@ -70,6 +71,7 @@ def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed: str | None = None
+    assert torch.is_grad_enabled()
     for block in blocks_of(page):
         place = f"{page.relative_to(ROOT)}:{block.line + 1}"
         if block.language == "python":
@@ -80,6 +82,7 @@ def test_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         if block.language == "console":
             run_console(block.code, place)
         printed = None
+    assert torch.is_grad_enabled(), "What a page sets for the process stays for the next tests."
 
 
 def test_the_tutorials_plugin_passes_its_tests(tmp_path: Path) -> None:

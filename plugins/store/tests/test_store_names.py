@@ -62,6 +62,7 @@ def test_names_of_capture() -> None:
         "UnitsRounded",
         "ValuesLost",
         "WorkerFactory",
+        "WorkersEstimate",
         "WrongMask",
         "as_begun",
         "begin_run",

@@ -78,6 +78,7 @@ BEGINNINGS = {
         usage='Users write them wherever a layer is named: `model.capture("resid_post.0")`.',
         target="name_layers",
         example="a_model",
+        uses=("tenterhook-transformers", "torch"),
     ),
     "points": Beginning(
         help="Offers what attention weighs in PyTorch's MultiheadAttention.",
