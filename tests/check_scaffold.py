@@ -73,7 +73,7 @@ def test_they_are_listed(workshop: Path) -> None:
         assert listed[f"my-{kind}"] == (NAMES.get(kind, f"my-{kind}"), [shown], "0.1.0")
 
 
-@pytest.mark.matrix(sample=4)
+@pytest.mark.matrix(sample=2)
 @each_kind
 def test_it_is_shown(workshop: Path, kind: str) -> None:
     """With the parameters of its signature, where it has any."""
@@ -107,7 +107,7 @@ def test_their_tests_pass(workshop: Path) -> None:
         assert f"my-{kind}/tests/test_my_{kind.replace('-', '_')}.py ." in said
 
 
-@pytest.mark.matrix(sample=4)
+@pytest.mark.matrix(sample=2)
 @each_kind
 def test_it_fulfils_the_contract_as_installed(workshop: Path, kind: str) -> None:
     """`tenterhook plugins check` finds what to make."""
@@ -133,7 +133,7 @@ def test_they_lint_and_are_formatted(workshop: Path) -> None:
         run("ruff", "format", "--check", ".", cwd=workshop / f"my-{kind}")
 
 
-@pytest.mark.matrix(sample=4)
+@pytest.mark.matrix(sample=2)
 @each_kind
 @pytest.mark.parametrize("name", ["x" * 35, "x" * 50], ids=len)
 def test_long_names_pass_their_lint(tmp_path: Path, kind: str, name: str) -> None:

@@ -26,7 +26,7 @@ from tenterhook_capture.slurm_job import (
     interrupts_held,
 )
 from tenterhook_capture.slurm_wire import Door, connect, wait_for_end
-from tenterhook_store import Unit
+from tenterhook_capture.testing.engine_workers import ProcessWorker
 from tenterhook_store.testing.small_runs import a_plan
 
 HOSTILE = [
@@ -155,7 +155,7 @@ class TestAsking:
         """It says the same, and leaves no thread that listens."""
         monkeypatch.setenv("PATH", "/nowhere")
         with pytest.raises(SlurmMissing, match="'sbatch' is not found"):
-            list(SlurmEngine().run(a_plan(rows=8, rows_per_unit=4).units(), _Worker))
+            list(SlurmEngine().run(a_plan(rows=8, rows_per_unit=4).units(), ProcessWorker))
         assert "tenterhook-slurm" not in [each.name for each in threading.enumerate()]
 
     def test_a_refusal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,11 +215,6 @@ class TestAsking:
         assert known == ["job"]
 
 
-class _Worker:
-    def __call__(self, unit: Unit) -> Mapping[str, Any]:
-        return {"process": os.getpid()}
-
-
 # What a cluster does, as far as the engine asks: it begins each task of a job at once.
 SBATCH = """
 script=$(mktemp "$FOLDER/job-XXXXXX")
@@ -260,7 +255,7 @@ class TestEngine:
     def test_units_are_done_in_tasks(self, small_cluster: Path) -> None:
         """By processes that end with the engine."""
         engine = SlurmEngine(workers=1, address="localhost")
-        events = list(engine.run(a_plan(rows=12, rows_per_unit=4).units(), _Worker))
+        events = list(engine.run(a_plan(rows=12, rows_per_unit=4).units(), ProcessWorker))
         assert [type(each) for each in events] == [UnitDone] * 3
         (process,) = {each.facts["process"] for each in events if isinstance(each, UnitDone)}
         assert process == int((small_cluster / "pid-1-0").read_text())
@@ -272,7 +267,7 @@ class TestEngine:
         """They are not submitted for ever; it says what they need."""
         engine = SlurmEngine(workers=1, setup=("exit 3",), logs="/logs")
         with pytest.raises(TasksEnded, match=r"3 tasks ended .* task 3_0 .*Read in /logs"):
-            list(engine.run(a_plan(rows=12, rows_per_unit=4).units(), _Worker))
+            list(engine.run(a_plan(rows=12, rows_per_unit=4).units(), ProcessWorker))
 
     def test_it_pickles(self) -> None:
         """As any value does."""

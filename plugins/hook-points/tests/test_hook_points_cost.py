@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook import assert_clean
+from tenterhook.compiling import hooks_changed
 from tenterhook_hook_points import HookedRootModule, HookPoint, UnknownHookPoint
 
 NAMES = ["hook_embed", "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
@@ -57,6 +58,8 @@ def nothing(tensor: Tensor, hook: object) -> None:
 
 def test_a_scope_calls_what_raw_hooks_do(x: Tensor) -> None:
     """Twelve hooks that come and go for a run call about what twelve of torch's do."""
+    if hooks_changed():
+        pytest.skip("something was compiled in this process, where a scope looks at more")
     model = Row()
     pairs = [(name, nothing) for name in model.hook_dict]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DRIVER = Path(__file__).with_name("zarr_kill_driver.py")
-KILLS = int(os.environ.get("TENTERHOOK_KILLS", "20"))
+KILLS = int(os.environ.get("TENTERHOOK_KILLS", "6"))
 """How many kills at random moments, and half as many of what is no capture; `nox -s faults` does
 100."""
 

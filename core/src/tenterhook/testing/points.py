@@ -126,7 +126,9 @@ class PointsContract:
         for each in module.modules():
             assert not each._forward_hooks
             assert not each._forward_pre_hooks
-            assert "forward" not in vars(each)
+            # Where something was compiled, a module that had hooks is given its class's own.
+            own = vars(each).get("forward")
+            assert getattr(own, "__func__", type(each).forward) is type(each).forward
 
     def test_other_threads_see_nothing(self, known: tuple[nn.Module, dict[str, Point]]) -> None:
         """While a scope is open here, another thread runs the model as if it were not."""

@@ -61,6 +61,14 @@ def make_worker(place: str, plan: str, bad: frozenset[int] = frozenset()) -> Row
     return RowWorker(LocalStore(place).write_run(RUN, found), bad)
 
 
+class ProcessWorker:
+    """Says in which process a unit was done."""
+
+    def __call__(self, unit: Unit) -> Mapping[str, Any]:
+        """Return the process's number."""
+        return {"process": os.getpid()}
+
+
 class Interrupted:
     """Is interrupted at unit 1, as by Ctrl-C, with half of it written; else as `RowWorker`."""
 
