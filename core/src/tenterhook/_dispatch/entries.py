@@ -261,8 +261,8 @@ class Control(Entry):
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         self.fired = True
         # The short way is for one tensor out and one in, by position, or for an `Edit`, which is
-        # given no input: then there is one call less and one tensor less to watch, 8 % of an empty
-        # controller's call. All else, and what is traced, takes 2.8 times the time of that.
+        # given no input: then there is one call less and one tensor less to watch. All else, and
+        # what is traced, takes 2.8 times the time of an empty controller's call.
         edit = self.edit
         if type(output) is not Tensor or (kwargs and edit is None) or tracing():
             return self._surfacing(self._after, module, args, kwargs, output)

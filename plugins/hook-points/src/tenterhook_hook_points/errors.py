@@ -78,7 +78,7 @@ class AmbiguousName(TenterhookError, KeyError):
 
 @attrs.define(slots=False)
 class NotAGPT(TenterhookError, ValueError):
-    """A model that cannot be loaded with hook points."""
+    """A model that cannot be loaded with hook points: neither a GPT-2 nor Llama-like."""
 
     name: str
     """The name it was asked for by, without `points:`."""

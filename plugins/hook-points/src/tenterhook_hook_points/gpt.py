@@ -7,44 +7,30 @@ positions. Attention is written head by head, so that each head's part can be se
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Self
 
 import attrs
 import torch
-from attrs import validators
 from torch import Tensor, nn
 
 from tenterhook_hook_points.point import HookPoint
+from tenterhook_hook_points.sizes import ACTIVATIONS, activation, size
 from tenterhook_hook_points.transformer import HookedTransformer
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "gelu_new": partial(nn.GELU, "tanh"),
-    "gelu": nn.GELU,
-    "relu": nn.ReLU,
-    "silu": nn.SiLU,
-}
-
-
-def _size() -> Any:
-    return attrs.field(validator=[validators.instance_of(int), validators.ge(1)])
 
 
 @attrs.frozen(kw_only=True)
 class GPTConfig:
     """The sizes of a GPT, by the names that transformers has for them."""
 
-    n_layer: int = _size()
-    n_head: int = _size()
-    n_embd: int = _size()
-    n_inner: int = _size()
-    n_positions: int = _size()
-    vocab_size: int = _size()
+    n_layer: int = size()
+    n_head: int = size()
+    n_embd: int = size()
+    n_inner: int = size()
+    n_positions: int = size()
+    vocab_size: int = size()
     layer_norm_epsilon: float = 1e-5
-    activation_function: str = attrs.field(
-        default="gelu_new", validator=validators.in_(tuple(_ACTIVATIONS))
-    )
+    activation_function: str = activation("gelu_new")
 
     @n_head.validator
     def _check_heads(self, attribute: object, n_head: int) -> None:
@@ -165,7 +151,7 @@ class HookedMLP(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(config.n_embd))
         for weight in (self.W_in, self.W_out):
             nn.init.normal_(weight, std=0.02)
-        self.act = _ACTIVATIONS[config.activation_function]()
+        self.act = ACTIVATIONS[config.activation_function]()
         self.hook_pre, self.hook_post = HookPoint(), HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:

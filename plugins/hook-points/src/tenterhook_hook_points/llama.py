@@ -9,24 +9,16 @@ head's part can be seen and changed.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Self
 
 import attrs
 import torch
-from attrs import validators
 from torch import Tensor, nn
 
 from tenterhook_hook_points.point import HookPoint
+from tenterhook_hook_points.sizes import ACTIVATIONS, activation, size
 from tenterhook_hook_points.transformer import HookedTransformer
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "gelu_pytorch_tanh": partial(nn.GELU, "tanh"),
-    "relu": nn.ReLU,
-}
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """The kinds of Hugging Face models, by their configs' `model_type`, that it takes."""
@@ -35,24 +27,20 @@ _ROTARY = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose frequencies are the same for texts of all lengths."""
 
 
-def _size() -> Any:
-    return attrs.field(validator=[validators.instance_of(int), validators.ge(1)])
-
-
 @attrs.frozen(kw_only=True)
 class LlamaConfig:
     """The sizes of a Llama, by the names that transformers has for them."""
 
-    hidden_size: int = _size()
-    intermediate_size: int = _size()
-    num_hidden_layers: int = _size()
-    num_attention_heads: int = _size()
-    num_key_value_heads: int = _size()
-    head_dim: int = _size()
-    vocab_size: int = _size()
-    max_position_embeddings: int = _size()
+    hidden_size: int = size()
+    intermediate_size: int = size()
+    num_hidden_layers: int = size()
+    num_attention_heads: int = size()
+    num_key_value_heads: int = size()
+    head_dim: int = size()
+    vocab_size: int = size()
+    max_position_embeddings: int = size()
     rms_norm_eps: float = 1e-6
-    hidden_act: str = attrs.field(default="silu", validator=validators.in_(tuple(_ACTIVATIONS)))
+    hidden_act: str = activation("silu")
     rope_theta: float = 10_000.0
     rope_scale: float = 1.0
     """What rotated queries and keys are multiplied by, as YaRN has it."""
@@ -212,7 +200,7 @@ class HookedGatedMLP(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(d_model))
         for weight in (self.W_gate, self.W_in, self.W_out):
             nn.init.normal_(weight, std=0.02)
-        self.act = _ACTIVATIONS[config.hidden_act]()
+        self.act = ACTIVATIONS[config.hidden_act]()
         self.hook_pre, self.hook_pre_linear, self.hook_post = HookPoint(), HookPoint(), HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -340,9 +328,9 @@ def renamed(theirs: Mapping[str, Tensor], config: LlamaConfig) -> dict[str, Tens
         if config.qk_norm:
             ours[f"{here}.attn.q_norm.w"] = theirs[f"{attn}.q_norm.weight"]
             ours[f"{here}.attn.k_norm.w"] = theirs[f"{attn}.k_norm.weight"]
-        for mine, name, size in (
+        for mine, name, width in (
             ("gate", "gate_proj", d_mlp), ("in", "up_proj", d_mlp), ("out", "down_proj", d_model)
         ):  # fmt: skip
             ours[f"{here}.mlp.W_{mine}"] = theirs[f"{there}.mlp.{name}.weight"].T
-            ours[f"{here}.mlp.b_{mine}"] = bias(f"{there}.mlp.{name}.bias", size)
+            ours[f"{here}.mlp.b_{mine}"] = bias(f"{there}.mlp.{name}.bias", width)
     return ours

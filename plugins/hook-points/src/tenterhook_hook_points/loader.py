@@ -1,4 +1,4 @@
-"""The loader of `points:`: a GPT-2 under any name, as a model with hook points.
+"""The loader of `points:`: a GPT-2 or a Llama-like model, as one with hook points.
 
 Whichever plugin has the loader of the name loads the model; this one rebuilds it.
 """
@@ -24,7 +24,8 @@ def load(
     """Load the model `name`, as `gpt2` or `tiny:`, and give it hook points.
 
     `dtype`, `device` and `revision` go to the loader of `name`. Returns a `LanguageModel` around a
-    `HookedGPT`, which is its `module`; it needs the extra `tenterhook-hook-points[models]`.
+    `HookedGPT` or `HookedLlama`, which is its `module`; it needs the extra
+    `tenterhook-hook-points[models]`.
 
     Raises `NotAGPT` (a `ValueError`) for another kind of model, `UnknownScheme` or `MissingPlugin`
     (each a `LookupError`) where no plugin loads `name`, and what that plugin's loader raises.

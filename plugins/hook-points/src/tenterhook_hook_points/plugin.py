@@ -13,7 +13,7 @@ def tenterhook_loaders() -> Sequence[Extension]:
         Extension(
             "points",
             "tenterhook_hook_points.loader:load",
-            "Load a GPT-2 as a model with hook points: points:gpt2, points:tiny:.",
+            "Load a GPT-2 or a Llama-like model with hook points: points:gpt2, points:tiny:.",
             example="tenterhook_hook_points.loader:small",
         )
     ]

@@ -125,17 +125,13 @@ class Attention:
         if not any(each is self and caches for each, caches in _here.calls):
             key, value = self.through("k", key), self.through("v", value)
         inner = [self.points[word] for word in ("scores", "pattern") if self.wanted(word)]
-        if not inner:
-            output = tables.function_of(name, module)(
-                module, query, key, value, mask, *args, **kwargs
-            )
-        elif name == "eager" or any(map(changes, inner)):
+        if inner and (name == "eager" or any(map(changes, inner))):
             output = self._eager(name, query, key, value, mask, args, kwargs)
         else:
-            output = tables.function_of(name, module)(
-                module, query, key, value, mask, *args, **kwargs
-            )
-            self._eager(name, query, key, value, mask, args, {**kwargs, "dropout": 0.0})
+            function = tables.function_of(name, module)
+            output = function(module, query, key, value, mask, *args, **kwargs)
+            if inner:  # read alone: the kernel's output goes on
+                self._eager(name, query, key, value, mask, args, {**kwargs, "dropout": 0.0})
         if not self.wanted("z"):
             return output
         heads, *others = output
