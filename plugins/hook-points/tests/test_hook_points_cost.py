@@ -4,6 +4,7 @@ A scope's hooks are made once for a set of points and used again by the scopes t
 """
 
 import gc
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -58,8 +59,11 @@ def nothing(tensor: Tensor, hook: object) -> None:
 
 def test_a_scope_calls_what_raw_hooks_do(x: Tensor) -> None:
     """Twelve hooks that come and go for a run call about what twelve of torch's do."""
-    if hooks_changed():
-        pytest.skip("something was compiled in this process, where a scope looks at more")
+    if hooks_changed():  # something was compiled in this process, where a scope looks at more
+        itself = f"{__file__}::test_a_scope_calls_what_raw_hooks_do"
+        alone = subprocess.run([sys.executable, "-m", "pytest", "-q", itself], capture_output=True)
+        assert alone.returncode == 0, alone.stdout.decode()
+        return
     model = Row()
     pairs = [(name, nothing) for name in model.hook_dict]
 
