@@ -162,6 +162,17 @@ def test_a_pipeline(batch: int, lm: LanguageModel) -> None:
     assert [len(row) for row in prompt.by_row(LAYER)] == list(map(len, given))
 
 
+def test_a_pipeline_of_a_language_model(lm: LanguageModel) -> None:
+    """A pipeline takes the module, and who gives it the language model is told so."""
+    made: Any = hf.pipeline
+    said = r"has no 'device'; its GPT2LMHeadModel has.*model=lm\.module, tokenizer=lm\.tokenizer"
+    with pytest.raises(AttributeError, match=said):
+        made("text-generation", model=lm, tokenizer=lm.tokenizer)
+    assert not hasattr(lm, "config")  # nor does anything else take it for a module
+    with pytest.raises(AttributeError, match=r"^'LanguageModel' object has no attribute 'colour'$"):
+        lm.colour  # type: ignore[attr-defined]  # noqa: B018
+
+
 @pytest.mark.parametrize("way", [{}, {"num_beams": 2}, {"use_cache": False}], ids=str)
 def test_one_after_the_other(way: dict[str, Any], lm: LanguageModel) -> None:
     """Rows of several calls are not made into one: they come one after the other."""

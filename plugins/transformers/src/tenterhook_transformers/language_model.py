@@ -217,6 +217,20 @@ class LanguageModel(HookedModel):
             raise UnknownModel(name, why, "Use tenterhook_capture.loading.load_model(name).")
         return cls(found, found.tokenizer, revision=found.revision, model_id=found.context.model_id)
 
+    if not TYPE_CHECKING:  # else types would take any name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where what belongs to the module is: what takes a model of transformers asks."""
+            module = vars(self).get("module")
+            own = type(self).__name__
+            if name.startswith("_") or not hasattr(module, name):
+                raise AttributeError(f"{own!r} object has no attribute {name!r}")
+            raise AttributeError(
+                f"{own} has no {name!r}; its {type(module).__name__} has: lm.module.{name}. What "
+                "takes a model of transformers, as pipeline(), takes that module, in which hooks "
+                "and scopes are at work as here: model=lm.module, tokenizer=lm.tokenizer."
+            )
+
     @property
     def store(self) -> "Store | None":
         """Where `activations.save` saves to."""
