@@ -135,9 +135,11 @@ def slurm(session: nox.Session) -> None:
     """Have a local Slurm cluster do captures, its tasks killed at random; and torchrun.
 
     It is started by the tests, from Debian's packages slurm-wlm and munge, and ends with them;
-    where those are not installed the tests are skipped. What follows `--` goes to pytest.
+    where those are not installed the tests are skipped. Ray is here for the run that every engine
+    goes on with. What follows `--` goes to pytest.
     """
     install_for_work(session)
+    session.install(*CONSTRAINED, "ray")
     env = {"TENTERHOOK_KILLS": "20", "TENTERHOOK_WHOLE": "1"}
     tests = ("tests/check_slurm.py", "tests/test_launchers.py")
     session.run("pytest", *tests, *session.posargs, env=env)
@@ -147,8 +149,8 @@ def slurm(session: nox.Session) -> None:
 def ray(session: nox.Session) -> None:
     """Have a local Ray cluster of two nodes do captures; kill one, and who drives them.
 
-    Ray is in no other session's environment: it is large, and few need it. Takes about four
-    minutes. What follows `--` goes to pytest.
+    Ray is in no other session's environment but that of Slurm: it is large, and few need it. Takes
+    about four minutes. What follows `--` goes to pytest.
     """
     install_members(session)
     session.install(*CONSTRAINED, "ray", "hypothesis", *PYTEST)

@@ -241,12 +241,13 @@ class TestCapture:
         self, command: Command, whole: dict[str, str]
     ) -> None:
         """Killed at each change, the run equals one that was never stopped."""
-        engines = ["local", "processes", "slurm", *(["ray"] if has_ray() else [])]
-        for count, engine in enumerate(engines, 1):
+        engines = ["local", "processes", *(["ray"] if has_ray() else []), "slurm"]
+        for engine in engines:
             own = ["--slurm-address", "localhost"] if engine == "slurm" else []
             words = command.capture("--engine", engine, *own)
+            before = command.committed()
             process = command.start(*words, WORDS_SECONDS="0.2")
-            command.wait_for(2 * count, process)
+            command.wait_for(before + 1, process)
             process.kill()
             process.communicate()
             assert command.none_is_left()
