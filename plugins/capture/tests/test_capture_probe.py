@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tenterhook_capture import Progress, run_status, save_activations
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore, OtherRun, Run
+from tenterhook_store.memory import _MemoryUnitWriter
 
 TEXTS = [" ".join(f"w{(at * at + i) % 31}" for i in range(2 + at * 7 % 13)) for at in range(24)]
 LAYERS = ["blocks.1", "head"]
@@ -105,10 +106,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "by tokens": {"batch_tokens": 30, "batch_size": 9},
     "rows and statistics": {"reduce": "mean,topk", "keep_rows": True},
     "written by a thread": {"writing": "thread"},
+    "statistics alone": {"reduce": "mean"},
+    "statistics, by length": {"reduce": "topk", "bucket": True, "batch_tokens": 30},
+    "statistics of int8": {"reduce": "cov", "dtype": "int8"},
+    "statistics of float16": {"reduce": "quantiles", "dtype": "float16"},
+    "statistics of some tokens": {"reduce": "var", "tokens": "0,-2"},
+    "statistics, by a thread": {"reduce": "mean", "writing": "thread"},
 }
 
 
-ROWS = {"last tokens": 12, "some tokens": 41}
+ROWS = {"last tokens": 12, "some tokens": 41, "statistics of some tokens": 41}
 """How many are done before the stop, of runs that have few."""
 
 
@@ -237,14 +244,42 @@ def test_float32_that_is_multiplied_in_less() -> None:
         torch.set_float32_matmul_precision(before)
 
 
-def test_a_run_without_rows_is_not_compared() -> None:
-    """The session says so."""
-    store = begun(WordModel(), reduce="mean")
+def test_statistics_of_an_earlier_version_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their units have no rows to compare, and the session says so; those done now have some."""
+    with monkeypatch.context() as earlier:
+        keep = _MemoryUnitWriter.keep
+
+        def keep_as_before(self: Any, name: str, tensor: Tensor) -> None:
+            if not name.startswith("probe/"):
+                keep(self, name, tensor)
+
+        earlier.setattr(_MemoryUnitWriter, "keep", keep_as_before)
+        store = begun(WordModel(), reduce="mean")
+    begun_units = store.run("r").committed
     run = save(WordModel(), store, reduce="mean")
     assert probes(run)[1] == {
         "verdict": "not compared",
-        "why": "the run has statistics and no rows",
+        "why": "the run has statistics and no rows, nor rows to compare: an earlier version "
+        "began it",
     }
+    assert all("probe/rows" not in run.unit_tensors(number) for number in begun_units)
+    other = WordModel()
+    _torch_hook(other)
+    with pytest.raises(OtherRun, match=r"of token \d+ of document \d+ is"):
+        save(other, store, reduce="mean")
+
+
+def test_a_unit_of_statistics_keeps_few_rows() -> None:
+    """However many rows it has, and those of the run that they say they are."""
+    how: dict[str, Any] = {"rows_per_unit": 150, "batch_size": 40}
+    run = save(WordModel(), MemoryStore(), reduce="mean", **how)
+    rows = save(WordModel(), MemoryStore(), **how)
+    for number in run.committed:
+        numbers = run.unit_tensor(number, "probe/rows")
+        assert 1 < len(numbers) <= 32
+        for at, layer in enumerate(LAYERS):
+            assert torch.equal(run.unit_tensor(number, f"probe/{at}"), rows[layer][numbers])
+    assert not [name for name in rows.unit_tensors(0) if name.startswith("probe/")]
 
 
 def test_other_tokens_are_told() -> None:

@@ -11,47 +11,42 @@ are held against those that are stored:
 - anything else is `OtherRun`.
 
 The batch is one that the run made, of the same documents, so that on one machine the numbers are
-the same. It is the smallest that says something, of the first, the middle and the last unit that
-are committed, and of its documents a few are compared.
+the same. It is of the first, the middle or the last unit that are committed; `probe_rows` says
+which batch of a unit, and which of its rows, also where a run has statistics and no rows.
 """
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
-import torch
 from torch import Tensor
 
 from tenterhook_capture.batches import Batch, batches
 from tenterhook_capture.batching import Batching
 from tenterhook_capture.identity import is_of_earlier_version
 from tenterhook_capture.prepare import Capture
+from tenterhook_capture.probe_rows import (
+    LAYER,
+    NUMBERS,
+    best_batch,
+    compared_documents,
+    compared_rows,
+)
 from tenterhook_capture.row_check import RowCheck, computing_dtype
 from tenterhook_capture.threads import threads_of
-from tenterhook_capture.token_rows import Piece
 from tenterhook_store import (
+    DamagedStore,
     LayerComparison,
     OtherRun,
     Run,
     RunWriter,
     Store,
+    Unit,
     dequantize,
+    dtype_name,
     quantize,
     torch_dtype,
 )
-
-TOKENS = 64
-"""A batch of fewer says little: of one token, what attention does is not seen."""
-
-DOCUMENTS = 8
-"""Documents of the batch whose rows are compared."""
-
-ROWS = 32
-"""The rows of each document that are compared: its last, which depend on all before them."""
-
-LOOKED_AT = 256
-"""Batches of a unit that are looked at for a small one."""
 
 UNSEEN = (
     "All that can be read of the model is what it was, so something that no list has changes its "
@@ -59,6 +54,9 @@ UNSEEN = (
     "`tenterhook runs reproduce` compares more of the run."
 )
 """What is to be thought of rows that are not those of the run."""
+
+NO_ROWS = "the run has statistics and no rows, nor rows to compare: an earlier version began it"
+"""Why a run is not compared."""
 
 
 @attrs.frozen(kw_only=True)
@@ -104,20 +102,18 @@ def probe_run(
     run = store.run(writer.run_id)
     if not run.committed:  # it was deleted, and begun anew
         return None
-    if not run.layers:
+    found_rows = _stored_rows(capture, run) if run.layers else _kept_rows(capture, run)
+    if found_rows is None:
         if is_of_earlier_version(capture.plan, run.plan):
             why = "it is of an earlier version, which noted less of the model, and has no rows"
             raise error(run.id, [f"{why} to compare"])
-        return Probe(verdict="not compared", why="the run has statistics and no rows")
-    batch = _batch(capture, run)
-    chosen = _chosen(batch)
-    check = RowCheck(run, computing_dtype(capture, run))
-    rows = (batch.places(0))[chosen]
-    order = rows.argsort()
-    chosen, rows = chosen[order], rows[order]
+        return Probe(verdict="not compared", why=NO_ROWS)
+    batch, chosen, stored, dtypes = found_rows
+    rows = batch.places(0)[chosen]
+    check = RowCheck(run, computing_dtype(capture, run), dtypes)
     _check_tokens(run, batch, chosen, rows, error)
     with threads_of(run.plan):
-        check.add(rows, _computed(capture, batch, chosen))
+        check.add(rows, stored, _computed(capture, batch, chosen, dtypes))
     if far := check.furthest:
         others = len(far) - 1
         more = f", and {others} more layer{'s' if others > 1 else ''} too" if others else ""
@@ -128,42 +124,60 @@ def probe_run(
     return Probe(
         verdict="close" if found else "equal",
         rows=len(rows),
-        documents=tuple(sorted({piece.window.document for piece in _few(batch)})),
+        documents=tuple(sorted({piece.window.document for piece in compared_documents(batch)})),
         layers=tuple(found),
     )
 
 
-def _batch(capture: Capture, run: Run) -> Batch:
-    """Return a batch of the run: the smallest of enough tokens, or the largest that there is."""
+_Found = tuple[Batch, Tensor, Mapping[str, Tensor], Mapping[str, str]]
+"""A batch, which of its rows are compared, what is stored of them, and in which dtypes."""
+
+
+def _stored_rows(capture: Capture, run: Run) -> _Found:
+    """Return what to compare of a run that has rows."""
+    batch = best_batch([_best_of(capture, run, unit) for unit in _some_units(run)])
+    chosen = compared_rows(batch)
+    rows = batch.places(0)[chosen]
+    dtypes = {layer: run.plan.layer(layer).dtype for layer in run.layers}
+    return batch, chosen, {layer: run[layer][rows] for layer in run.layers}, dtypes
+
+
+def _kept_rows(capture: Capture, run: Run) -> _Found | None:
+    """Return what to compare of a run of statistics; `None` if its units keep no rows for it."""
+    units = [unit for unit in _some_units(run) if NUMBERS in run.unit_tensors(unit.number)]
+    if not units:
+        return None
+    found = {_best_of(capture, run, unit): unit for unit in units}
+    batch = best_batch(found)
+    number = found[batch].number
+    rows = run.unit_tensor(number, NUMBERS)
+    places = batch.places(0)
+    chosen = (places == rows[:, None]).nonzero()[:, 1] if rows.ndim == 1 else rows
+    stored = {
+        layer.name: run.unit_tensor(number, LAYER.format(at))
+        for at, layer in enumerate(capture.spec.layers)
+    }
+    if (
+        not len(rows)
+        or len(chosen) != len(rows)
+        or any(len(e) != len(rows) for e in stored.values())
+    ):
+        what = f"what it keeps as {NUMBERS!r} are no rows of one of its batches"
+        raise DamagedStore(f"unit {number} of run {run.id!r}", what)
+    return batch, chosen, stored, {name: dtype_name(each.dtype) for name, each in stored.items()}
+
+
+def _some_units(run: Run) -> list[Unit]:
+    """Return the first, the middle and the last unit that are committed, each once."""
     numbers = sorted(run.committed)
-    some = {numbers[at]: run.plan.unit(numbers[at]) for at in (0, len(numbers) // 2, -1)}
-    how, row_bytes = Batching.of_spec(run.plan.spec), run.plan.row_bytes
-    found: list[Batch] = []
-    for unit in some.values():
-        made = batches(capture.rows.pieces(unit), how, row_bytes=row_bytes)
-        found += islice(made, LOOKED_AT)
-    sizes = [batch.tokens_computed for batch in found]
-    return found[
-        min(range(len(found)), key=lambda at: (sizes[at] < TOKENS, abs(sizes[at] - TOKENS)))
-    ]
+    some = {numbers[at] for at in (0, len(numbers) // 2, -1)}
+    return [run.plan.unit(number) for number in sorted(some)]
 
 
-def _few(batch: Batch) -> Sequence[Piece]:
-    """Return the pieces that are compared: spread over the batch, whose order may be by length."""
-    step = -(-len(batch.pieces) // DOCUMENTS)
-    return batch.pieces[::step]
-
-
-def _chosen(batch: Batch) -> Tensor:
-    """Return which rows of the batch are compared, int64 `[rows]`, from 0."""
-    few, first = {id(piece) for piece in _few(batch)}, 0
-    found: list[int] = []
-    for piece in batch.pieces:
-        stop = first + len(piece.offsets)
-        if id(piece) in few:
-            found += range(max(first, stop - ROWS), stop)
-        first = stop
-    return torch.tensor(found)
+def _best_of(capture: Capture, run: Run, unit: Unit) -> Batch:
+    """Return the batch of a unit that says most in few tokens."""
+    how = Batching.of_spec(run.plan.spec)
+    return best_batch(batches(capture.rows.pieces(unit), how, row_bytes=run.plan.row_bytes))
 
 
 def _check_tokens(
@@ -179,16 +193,18 @@ def _check_tokens(
         raise error(run.id, [f"{where} is {int(stored[at])} there and {int(tokens[at])} here"])
 
 
-def _computed(capture: Capture, batch: Batch, chosen: Tensor) -> dict[str, Tensor]:
+def _computed(
+    capture: Capture, batch: Batch, chosen: Tensor, dtypes: Mapping[str, str]
+) -> dict[str, Tensor]:
     """Run the batch; return its chosen rows of each layer as a run reads them, on the CPU."""
     seen, picks = capture.forward(batch.documents), batch.picks()
     index = (seen.real if picks is None else seen.real[picks])[chosen]
     found = {}
-    for layer in capture.spec.layers:
-        flat = seen.layers[layer.name]
+    for layer, dtype in dtypes.items():
+        flat = seen.layers[layer]
         rows = flat.index_select(0, index.to(flat.device))
-        if layer.dtype == "int8":
-            found[layer.name] = dequantize(*(each.cpu() for each in quantize(rows)))
+        if dtype == "int8":
+            found[layer] = dequantize(*(each.cpu() for each in quantize(rows)))
         else:
-            found[layer.name] = rows.to(torch_dtype(layer.dtype)).cpu()
+            found[layer] = rows.to(torch_dtype(dtype)).cpu()
     return found

@@ -187,7 +187,8 @@ class _Comparing:
     def __init__(self, run: Run, computed: str) -> None:
         self.run_id, self.plan = run.id, run.plan
         self.run = run
-        self.rows = RowCheck(run, computed)
+        dtypes = {layer: run.plan.layer(layer).dtype for layer in run.layers}
+        self.rows = RowCheck(run, computed, dtypes)
         self.other_tokens: list[str] = []
         """Where the first token is another one."""
         names = [each["name"] for each in run.plan.spec.get("layers", ())]
@@ -230,7 +231,8 @@ class _ComparingUnit:
             again[layer] = block.layers[layer]
             if layer + SCALE in block.layers:
                 again[layer] = dequantize(block.layers[layer], block.layers[layer + SCALE])
-        self._comparing.rows.add(rows, again)
+        stored = {layer: self._comparing.run[layer][rows] for layer in again}
+        self._comparing.rows.add(rows, stored, again)
 
     def _compare_tokens(self, block: RowBlock, rows: Tensor) -> None:
         run = self._comparing.run

@@ -37,26 +37,29 @@ class FarRow:
 class RowCheck:
     """Compares rows of a run with the same rows computed again, some at a time."""
 
-    def __init__(self, run: Run, computed: str) -> None:
-        """`computed` is the dtype of the computation, as `computing_dtype` returns it."""
+    def __init__(self, run: Run, computed: str, dtypes: Mapping[str, str]) -> None:
+        """`computed` is the dtype of the computation, as `computing_dtype` returns it.
+
+        `dtypes` has the dtype that each layer's rows are stored in.
+        """
         self._run = run
         self._computed = computed
+        self._dtypes = dict(dtypes)
         self._meters = {
-            layer: LayerMeter(layer, run.plan.layer(layer).dtype, computed) for layer in run.layers
+            layer: LayerMeter(layer, dtype, computed) for layer, dtype in dtypes.items()
         }
-        self._different = dict.fromkeys(run.layers, 0)
+        self._different = dict.fromkeys(dtypes, 0)
         self._furthest: dict[str, FarRow] = {}
 
-    def add(self, rows: Tensor, again: Mapping[str, Tensor]) -> None:
+    def add(self, rows: Tensor, stored: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
         """Compare rows by their numbers, int64 `[rows]`, rising.
 
-        `again` has for each layer `[rows, features]` as a run would read them.
+        `stored` and `again` have for each layer `[rows, features]` as a run would read them.
         """
         for layer, fresh in again.items():
-            stored = self._run[layer][rows]
-            different = self._meters[layer].add(stored, fresh)
-            errors = relative_errors(stored, fresh)
-            if self._run.plan.layer(layer).dtype == "int8":
+            different = self._meters[layer].add(stored[layer], fresh)
+            errors = relative_errors(stored[layer], fresh)
+            if self._dtypes[layer] == "int8":
                 # Beside the steps of the store, the computation may be off by its own rounding.
                 different &= errors > bound(self._computed)
             self._different[layer] += int(different.sum())
@@ -76,7 +79,7 @@ class RowCheck:
     @property
     def furthest(self) -> list[FarRow]:
         """The worst row of each layer that is further away than rounding explains, in order."""
-        return [self._furthest[layer] for layer in self._run.layers if layer in self._furthest]
+        return [self._furthest[layer] for layer in self._dtypes if layer in self._furthest]
 
     def found(self) -> list[LayerComparison]:
         """Return what was found of each layer."""

@@ -30,6 +30,7 @@ from tenterhook_capture.engine import Pending
 from tenterhook_capture.forward import ForwardPass, ForwardResult
 from tenterhook_capture.identity import CaptureSpec
 from tenterhook_capture.options import QUEUE_BYTES, Writing
+from tenterhook_capture.probe_rows import ProbeRows
 from tenterhook_capture.provenance import now
 from tenterhook_capture.staging import BufferPool, FlatRows, Stage
 from tenterhook_capture.token_rows import ChosenRows
@@ -144,7 +145,7 @@ class CaptureWorker:
         """Gather the rows of a batch, on their way to memory of the CPU."""
         # Places cost an index a row, so only where something asks for them.
         in_unit = batch.places(unit.start) if self._spec.reduce else None
-        rows = work.arrays(seen, batch.picks(), in_unit)
+        rows = work.arrays(seen, batch, in_unit)
         stretch = batch.stretch
         tokens, documents, positions = batch.numbers()
         work.add_spans(batch)
@@ -172,21 +173,25 @@ class _UnitWork:
         self._reducing = [
             Reducing(spec.reduce, top=spec.top_k) for _ in (spec.layers if spec.reduce else ())
         ]
+        self._probed = None if spec.keep_rows else ProbeRows()
         kept = spec.layers if spec.keep_rows else ()
         self._narrowed: dict[str, RangeMeter] = {}
         self._off = {each.name: ErrorMeter() for each in kept if each.dtype == "int8"}
 
     def arrays(
-        self, seen: ForwardResult, picks: Tensor | None, places: Tensor | None
+        self, seen: ForwardResult, batch: Batch, places: Tensor | None
     ) -> dict[str, FlatRows]:
         """Reduce the chosen rows of each point; return those that are kept, as they are kept."""
+        picks = batch.picks()
+        probed = None if self._probed is None else self._probed.choose(batch)
         index = seen.real if picks is None else seen.real[picks]
         index_on = {
             device: None if seen.is_whole and picks is None else _moved(index, device)
             for device in {tensor.device for tensor in seen.layers.values()}
         }
         found: dict[str, FlatRows] = {}
-        for layer, reducing in itertools.zip_longest(self._spec.layers, self._reducing):
+        reducings = itertools.zip_longest(self._spec.layers, self._reducing)
+        for number, (layer, reducing) in enumerate(reducings):
             flat = seen.layers[layer.name]
             is_int8 = layer.dtype == "int8"
             rows = FlatRows(
@@ -200,6 +205,8 @@ class _UnitWork:
             if reducing is not None:
                 assert places is not None
                 reducing.add(rows.flat, places)
+            if self._probed is not None and probed is not None:
+                self._probed.keep(number, rows.flat[probed.to(rows.flat.device)])
             if not self._spec.keep_rows:
                 continue
             if not is_int8:
@@ -240,6 +247,8 @@ class _UnitWork:
         }
         if len(self._spans):
             tensors[SPANS] = self._spans
+        if self._probed is not None:
+            tensors |= self._probed.tensors()
         return Closing(self._facts, {**tensors, **fields})
 
     def _facts(self) -> dict[str, Any]:
