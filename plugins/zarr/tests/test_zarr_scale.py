@@ -64,6 +64,18 @@ def test_a_run_of_many_is_opened_as_one_of_few(stores: tuple[ZarrStore, ZarrStor
     assert many <= 30 * few + 100
 
 
+def test_who_goes_on_with_a_run_of_many_units_looks_at_none(tmp_path: Path) -> None:
+    """Ten thousand processes that begin do not list a folder each that has a file for each unit."""
+    plan, store = a_plan(rows=300, rows_per_unit=1), ZarrStore(tmp_path)
+    for _ in range(2):  # the first and the second time it imports, and fills caches
+        store.write_run("r", plan)
+    few = calls(partial(store.write_run, "r", plan))
+    for folder in ("commits", "kept", "log"):
+        for number in range(plan.unit_count):
+            (tmp_path / "runs/r" / folder / f"{number:09}.json").touch()
+    assert calls(partial(store.write_run, "r", plan)) <= few + 20
+
+
 def test_saving_a_tensor_beside_many(stores: tuple[ZarrStore, ZarrStore]) -> None:
     """While another process saves some too, one more is looked at, and not all."""
 

@@ -34,6 +34,7 @@ import attrs
 from tenterhook.errors import TenterhookError
 from tenterhook_capture.engine import UnitDone, UnitEvent, UnitFailed, UnitLost, Worker
 from tenterhook_capture.option_fields import option
+from tenterhook_capture.units_left import UnitsLeft
 from tenterhook_store import Unit
 
 PATIENCE = 10.0
@@ -158,14 +159,14 @@ class _Pool:
 
     def do(self, units: Sequence[Unit]) -> Iterator[UnitEvent]:
         """Hand out the units, and yield what becomes of them."""
-        left = deque(units)
+        left = UnitsLeft(units)
         while left or any(each.units for each in self._processes):
             by_pipe = {each.pipe: each for each in self._processes}
             for pipe in wait(list(by_pipe)):
                 assert isinstance(pipe, Connection)
                 yield from self._hear(by_pipe[pipe], left)
 
-    def _hear(self, process: _Process, left: "deque[Unit]") -> list[UnitEvent]:
+    def _hear(self, process: _Process, left: UnitsLeft) -> list[UnitEvent]:
         """Take in what a process says, or that it is gone; hand it its next unit."""
         try:
             kind, what = process.pipe.recv()
@@ -174,18 +175,18 @@ class _Pool:
         if kind == "broken":
             raise what
         if kind == "more":
-            is_alone = left and {left[0].number, process.units[0].number} & self._alone
-            process.give(left.popleft() if left and not is_alone else None)
+            is_alone = left and {left.first().number, process.units[0].number} & self._alone
+            process.give(left.take() if left and not is_alone else None)
             return []
         process.is_ready, self._died_early = True, 0
         unit = process.units.popleft() if process.units else None
         if left and not process.units:
-            process.give(left.popleft())
+            process.give(left.take())
         if unit is None:
             return []
         return [UnitDone(unit, what) if kind == "done" else UnitFailed(unit, what)]
 
-    def _lost(self, process: _Process, left: "deque[Unit]") -> list[UnitEvent]:
+    def _lost(self, process: _Process, left: UnitsLeft) -> list[UnitEvent]:
         """Put another process in the place of one that is gone, while there is something to do."""
         self._processes.remove(process)
         process.pipe.close()
@@ -199,7 +200,7 @@ class _Pool:
                 )
         is_clear = len(process.units) == 1
         if not is_clear:
-            left.extendleft(reversed(process.units))
+            left.give_back(process.units)
             self._alone.update(unit.number for unit in process.units)
         if len(left) > sum(not each.units for each in self._processes):
             self._start(process.rank)

@@ -20,7 +20,6 @@ import pickle
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import ClassVar
@@ -41,6 +40,7 @@ from tenterhook_capture.slurm_job import (
 )
 from tenterhook_capture.slurm_wire import Door
 from tenterhook_capture.slurm_worker import KEY
+from tenterhook_capture.units_left import UnitsLeft
 from tenterhook_store import Unit
 
 LOOK = 10.0
@@ -208,7 +208,7 @@ class _Pool:
 
     def do(self, units: Sequence[Unit]) -> Iterator[UnitEvent]:
         """Hand out the units, and yield what becomes of them."""
-        left = deque(units)
+        left = UnitsLeft(units)
         while left or any(task.unit is not None for task in self._tasks.values()):
             by_pipe = {task.pipe: task for task in self._tasks.values() if task.pipe is not None}
             waits = max(self._next_look - time.monotonic(), 0)
@@ -236,7 +236,7 @@ class _Pool:
             pipe.send([] if self._engine.python else sys.path)
             pipe.send_bytes(self._factory)
 
-    def _hear(self, task: _Task, left: "deque[Unit]") -> UnitEvent | None:
+    def _hear(self, task: _Task, left: UnitsLeft) -> UnitEvent | None:
         """Take in what a task says, or that it is gone; hand it its next unit."""
         assert task.pipe is not None
         try:
@@ -248,7 +248,7 @@ class _Pool:
         task.is_ready, self._ended_early = True, 0
         unit, task.unit = task.unit, None
         if left:
-            task.give(left.popleft())
+            task.give(left.take())
         if unit is None:
             return None
         return UnitDone(unit, what) if kind == "done" else UnitFailed(unit, what)
@@ -285,7 +285,7 @@ class _Pool:
                 raise TasksEnded(how, self._host, self._door.port, self._engine.logs)
         return None if task.unit is None else UnitLost(task.unit, how)
 
-    def _replace(self, left: "deque[Unit]") -> None:
+    def _replace(self, left: UnitsLeft) -> None:
         """Submit as many tasks as are gone, where there is something to do for them."""
         idle = sum(task.unit is None for task in self._tasks.values())  # or in the queue
         missing = min(self._count - len(self._tasks), len(left) - idle)

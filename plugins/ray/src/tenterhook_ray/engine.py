@@ -20,7 +20,6 @@ import math
 import os
 import pickle
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -31,6 +30,7 @@ from tenterhook.plugins import MissingDependency
 from tenterhook_capture.engine import UnitDone, UnitEvent, UnitFailed, UnitLost, Worker
 from tenterhook_capture.errors import BadArgument
 from tenterhook_capture.option_fields import about, option
+from tenterhook_capture.units_left import UnitsLeft
 from tenterhook_ray.actor import Surroundings, UnitActor
 from tenterhook_ray.cluster import connected
 from tenterhook_ray.errors import ActorsDied, NoRoom
@@ -154,7 +154,7 @@ class _Crew:
 
     def do(self, units: Sequence[Unit]) -> Iterator[UnitEvent]:
         """Hand out the units, and yield what becomes of them."""
-        left = deque(units)
+        left = UnitsLeft(units)
         self._check_room()
         for _ in range(self._count):
             self._start()
@@ -173,7 +173,7 @@ class _Crew:
         surroundings = Surroundings(os.getcwd(), tuple(sys.path))
         self._pending[member.actor.prepare.remote(surroundings, self._factory)] = member
 
-    def _take(self, call: Any, left: "deque[Unit]") -> UnitEvent | None:
+    def _take(self, call: Any, left: UnitsLeft) -> UnitEvent | None:
         """Take in what an actor says, or that it is gone; hand it its next unit."""
         member = self._pending.pop(call)
         try:
@@ -186,13 +186,13 @@ class _Crew:
             member.name, self._died_early = what, 0
         unit, member.unit = member.unit, None
         if left:
-            member.unit = left.popleft()
+            member.unit = left.take()
             self._pending[member.actor.do.remote(member.unit)] = member
         if unit is None:
             return None
         return UnitDone(unit, what) if kind == "done" else UnitFailed(unit, what)
 
-    def _lost(self, member: _Member, error: Exception, left: "deque[Unit]") -> UnitEvent | None:
+    def _lost(self, member: _Member, error: Exception, left: UnitsLeft) -> UnitEvent | None:
         """Put another actor in the place of one that is gone, while there is something to do."""
         self._members.remove(member)
         # It may live and be out of reach: then it must do nothing more of ours.

@@ -425,7 +425,7 @@ def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
         folder = folder if is_new else RunFolder.open(files, path)
         if differences := plan.differences(folder.plan):
             raise OtherRun(path.name, differences)
-        _tidy(folder)
+        _remove_set_aside(folder)
         _lay_out(folder)
         return ZarrRunWriter(folder)
 
@@ -469,6 +469,14 @@ def _tidy(folder: RunFolder) -> None:
     arrays = [folder.array(key) for key in folder.keys()]  # noqa: SIM118
     for each in (folder.path, *folder.folders(), *folder.shared_folders(), *arrays):
         folder.files.tidy(each)
+    _remove_set_aside(folder)
+
+
+def _remove_set_aside(folder: RunFolder) -> None:
+    """Remove the shards that killed processes left, which may be large.
+
+    Each process that begins does this; it lists no folder that has a file for each unit.
+    """
     if folder.writing.is_dir():
         for writing in folder.writing.iterdir():
             if is_abandoned(writing, writing.name):

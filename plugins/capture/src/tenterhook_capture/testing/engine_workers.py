@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import attrs
 import torch
@@ -67,6 +67,26 @@ class ProcessWorker:
     def __call__(self, unit: Unit) -> Mapping[str, Any]:
         """Return the process's number."""
         return {"process": os.getpid()}
+
+
+class CountedUnits(Sequence[Unit]):
+    """Units that count how many of them were made."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._units = units
+        self.made = 0
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    @overload
+    def __getitem__(self, key: int) -> Unit: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[Unit]: ...
+    def __getitem__(self, key: int | slice) -> Unit | Sequence[Unit]:
+        found = self._units[key]
+        self.made += 1 if isinstance(found, Unit) else len(found)
+        return found
 
 
 class Interrupted:

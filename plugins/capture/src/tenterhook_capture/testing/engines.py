@@ -36,8 +36,10 @@ from tenterhook_capture.progress import Progress
 from tenterhook_capture.testing.engine_workers import (
     RUN,
     UNITS,
+    CountedUnits,
     Interrupted,
     Killed,
+    ProcessWorker,
     SmallCapture,
     cannot_make,
     is_alive,
@@ -177,6 +179,17 @@ class EngineContract:
         """There is nothing to tell."""
         make = functools.partial(make_worker, place, plan.to_json())
         assert list(engine.run([], make)) == []
+
+    def test_units_are_made_as_they_are_needed(self, engine: Engine) -> None:
+        """A plan may have more units than anyone should list."""
+        units = CountedUnits(a_plan(rows=100_000, rows_per_unit=1).units())
+        events = engine.run(units, ProcessWorker)
+        told = [next(events) for _ in range(3)]
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+        assert all(isinstance(event, UnitDone) for event in told), told
+        assert units.made < 1000
 
     def test_units_that_are_done_are_done_again_to_no_effect(
         self, engine: Engine, plan: RunPlan, place: str
