@@ -131,9 +131,10 @@ class HookedModel:
         once that layer has run. `missing` says what happens when a layer never ran, or nothing
         was selected: `"warn"`, `"raise"` or `"ignore"`.
 
-        `tokens`, `phase`, `rows`, `features`, `every`, `step`, or a `selection` of them, keep a
-        part: see `Selection`. Of selected tokens the tensors are `(n, features)`, in the order of
-        the rows and of the tokens in each, and `captured.where(layer)` says which they are.
+        `tokens`, `phase`, `rows`, `features`, `heads`, `every`, `step`, or a `selection` of them,
+        keep a part: see `Selection`. Of selected tokens the tensors are `(n, features)`, in the
+        order of the rows and of the tokens in each, and `captured.where(layer)` says which they
+        are.
 
         `budget` is how much memory the tensors may take together, in bytes or as `"2GiB"`. One more
         is an `OverBudget` of `tenterhook.store`, a `MemoryError` that names the layer; or it goes

@@ -52,6 +52,11 @@ class Point(nn.Module):
     It belongs to no model: whoever made it calls it, with one tensor, in the middle of a forward.
     """
 
+    axes: tuple[str, ...] | None = None
+    """What the axes of its tensor are, so that selections find them: `"batch"` first, and
+    `"tokens"`, `"heads"`, `"features"`, `"keys"`, in order. Any module may have such an attribute.
+    """
+
     def __init__(self, name: str, in_use: Callable[[bool], None] = lambda used: None) -> None:
         """`in_use(True)` is called when the first torch hook comes, `in_use(False)` with the last.
 

@@ -221,3 +221,21 @@ def test_copies_of_a_cache(model: HookedTransformer) -> None:
         assert other.model is None
         assert other.names == cache.names
     assert len(pickle.dumps(cache)) < 2 * sum(tensor.nbytes for tensor in cache.values()) + 20_000
+
+
+def test_heads_and_tokens_of_patterns(lm: Any) -> None:
+    """Selections know the axes of points: of two texts, as long as each is."""
+    part: dict[str, Any] = {"tokens": ":", "heads": [2, 0]}
+    pattern, z = "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_z"
+    ids = lm.tokenize([TEXT, OTHER])
+    with torch.no_grad(), lm.capture(pattern, z, **part) as captured:
+        lm(**ids)
+    for row, text in enumerate((TEXT, OTHER)):
+        _, cache = lm.module.run_with_cache(lm.tokenize([text])["input_ids"])
+        alone = cache[pattern][0, [2, 0]].transpose(0, 1)
+        assert torch.allclose(captured.by_row(pattern)[row], alone, atol=1e-5)
+        assert torch.allclose(captured.by_row(z)[row], cache[z][0][:, [2, 0]], atol=1e-5)
+    with torch.no_grad(), lm.steer(z, torch.zeros_like, heads=1), lm.capture(z) as after:
+        lm(**ids)
+    assert not after.last(z)[:, :, 1].any()
+    assert after.last(z)[:, :, 0].any()

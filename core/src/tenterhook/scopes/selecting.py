@@ -76,6 +76,7 @@ class Selected(TypedDict, total=False):
     phase: Literal["prompt", "generated"] | None
     rows: "Where | None"
     features: "Where | None"
+    heads: "Where | None"
     every: int
     step: "Where | None"
     selection: Selector | None

@@ -47,6 +47,13 @@ class HookPoint(nn.Module):
     `None` the tensor stays.
     """
 
+    axes: tuple[str, ...] | None = None
+    """What the axes of its tensor are, for selections: `("batch", "tokens", "heads", "features")`;
+    `None` where features come last and tokens before them."""
+
+    absent_key: float = 0.0
+    """What stands for a key that is not there, where the last axis is `"keys"`."""
+
     name: str | None
     """The dotted name from the root, set by the root's `setup`."""
 

@@ -5,6 +5,7 @@ stream.
 `ln_final` and `W_U` `(d_model, vocab)`, and says what its embeddings are.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,13 @@ from torch.nn import functional as F
 
 from tenterhook_hook_points.errors import NoTokenizer, NotOneToken
 from tenterhook_hook_points.root import HookedRootModule
+
+_OF_HEADS = ("batch", "tokens", "heads", "features")
+_OF_PATTERNS = ("batch", "heads", "tokens", "keys")
+_AXES = {
+    **dict.fromkeys(("q", "k", "v", "rot_q", "rot_k", "z", "result"), _OF_HEADS),
+    **dict.fromkeys(("scores", "pattern"), _OF_PATTERNS),
+}
 
 
 class HookedTransformer(HookedRootModule):
@@ -33,6 +41,14 @@ class HookedTransformer(HookedRootModule):
         """A tokenizer of transformers, for text; `points:` gives the model its own."""
         self.generation_config: Any = None
         """The `GenerationConfig` of the Hugging Face model that it was made of."""
+
+    def setup(self) -> None:
+        """Name every submodule, and say which axes of the points are heads and tokens."""
+        super().setup()
+        for name, point in self.hook_dict.items():
+            point.axes = _AXES.get(name.rpartition("hook_")[2])
+            if name.endswith("hook_scores"):
+                point.absent_key = -math.inf
 
     @property
     def n_positions(self) -> int:

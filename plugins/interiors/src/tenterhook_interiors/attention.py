@@ -20,6 +20,7 @@ model's own arguments.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -33,6 +34,10 @@ from tenterhook.compiling import hooks_changed
 from tenterhook.points import Point
 from tenterhook_interiors import implementations as tables
 from tenterhook_interiors.wanted import changes, wanted
+
+OF_HEADS = ("batch", "tokens", "heads", "features")
+OF_PATTERNS = ("batch", "heads", "tokens", "keys")
+"""What the axes of points are, for selections."""
 
 WORDS = ("q", "k", "v", "scores", "pattern", "z")
 
@@ -54,8 +59,9 @@ class Attention:
     def __init__(self, module: nn.Module, number: int) -> None:
         self.module: Any = module
         self.points = {word: Point(f"{word}.{number}", self._in_use) for word in WORDS}
-        for word in ("q", "k", "v", "z"):  # so that selections take their axes for what they are
-            vars(self.points[word])["batch_first"] = True
+        for word, point in self.points.items():
+            point.axes = OF_PATTERNS if word in ("scores", "pattern") else OF_HEADS
+        vars(self.points["scores"])["absent_key"] = -math.inf
         self._uses = 0
         self._handles: list[Any] = []
         self._told = False
@@ -225,7 +231,9 @@ def _eager_mask(
     module: Any, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]
 ) -> Tensor | None:
     """Return what the eager function adds to scores, of the mask that was made for sdpa."""
-    least = torch.finfo(query.dtype).min
+    # Eager functions take the softmax in float32, where float64's least is one of infinity: a row
+    # of padding, all masked, would be NaN, and each later layer's keys with it.
+    least = max(torch.finfo(query.dtype).min, torch.finfo(torch.float32).min)
     if isinstance(mask, Tensor) and mask.dtype is torch.bool:
         return torch.where(mask, torch.zeros((), dtype=query.dtype, device=mask.device), least)
     if mask is not None:

@@ -21,7 +21,7 @@ from tenterhook.activations import activation_of
 from tenterhook.one_line import error_line
 from tenterhook.points import Point, Points
 from tenterhook_interiors import implementations as tables
-from tenterhook_interiors.attention import WORDS, Attention
+from tenterhook_interiors.attention import OF_HEADS, WORDS, Attention
 from tenterhook_interiors.forms import forms_of, is_before
 from tenterhook_interiors.inputs import small_inputs
 from tenterhook_interiors.recording import Call, Recording, record, same
@@ -218,7 +218,8 @@ class _Finder:
                 if is_before(form.take(inner.result), after, self.dtype):  # type: ignore[arg-type]
                     module = self.model.get_submodule(inner.path)
                     name = f"{word}_pre.{number}"
-                    self.layers[name] = SidePoint(name, module, "after", form).points[name]
+                    point = self.layers[name] = SidePoint(name, module, "after", form).points[name]
+                    point.axes = OF_HEADS
                     return
         why = "No layer returns what rotary positions are given."
         self._refuse(number, (f"{word}_pre",), why)

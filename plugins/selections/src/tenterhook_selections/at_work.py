@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook.scopes import Entry, Form, Place
+from tenterhook_selections.axes import Axes, Keys, absent_of, stacked
 from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.eager import eager
 from tenterhook_selections.forwards import Forward, begin, end, running_forward, that_take_text
@@ -47,6 +48,10 @@ class Choice(Protocol):
         """Indices along the last axis; `None` for all."""
 
     @property
+    def heads(self) -> object:
+        """Heads of an attention; `None` for all."""
+
+    @property
     def of_tokens(self) -> bool:
         """Whether it selects among tokens."""
 
@@ -70,6 +75,9 @@ class Choice(Protocol):
 
     def feature_index(self, count: int, device: torch.device) -> Tensor | None:
         """Return the selected features of `count`, long `(n,)`; `None` for all of them."""
+
+    def head_index(self, count: int, device: torch.device) -> Tensor | None:
+        """Return the selected heads of `count`, long `(n,)`; `None` for all of them."""
 
 
 @attrs.frozen(eq=False)
@@ -117,6 +125,18 @@ class Picked:
     forward: Forward | None
     """The forward that runs."""
 
+    axes: Axes | None = None
+    """What the axes are, where the layer says so."""
+
+    heads: Tensor | None = None
+    """Long `(n,)`, along the axis of heads; `None` for all."""
+
+    keys: Keys | None = None
+    """Which key is which token; `None` where they stay as they are."""
+
+    absent: float = 0.0
+    """What stands for a key that is not there."""
+
     @property
     def places(self) -> Tensor | None:
         """Where the selected tokens stand; `None` where tokens are not what was selected."""
@@ -124,15 +144,41 @@ class Picked:
 
     def of(self, tensor: Tensor) -> Tensor:
         """Take that part out of an activation of the same shape: a copy, or a view of it all."""
-        part = self.part
+        return self._taken(tensor, self.absent)
+
+    def put(self, tensor: Tensor, values: Tensor) -> Tensor:
+        """Return the activation with `values`, as `of` gives them, in the selected part's place.
+
+        Raises `ValueError` for values of another shape.
+        """
+        numbers = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
+        index = self._taken(numbers, -1)
+        if values.shape != index.shape:
+            raise ValueError(
+                f"Values of shape {tuple(values.shape)} are put back where the selection means "
+                f"{tuple(index.shape)}. Give what a capture with the same selection gave."
+            )
+        there = index >= 0
+        return tensor.reshape(-1).index_copy(0, index[there], values[there]).reshape(tensor.shape)
+
+    def _taken(self, tensor: Tensor, absent: float) -> Tensor:
+        part, axes = self.part, self.axes
+        joined = part is not None and part.mask.ndim > 1
+        if axes is not None and joined:
+            tensor = axes.tokens_second(tensor)
         if part is not None:
             flat = tensor if part.mask.ndim == 1 else tensor.flatten(0, 1)
             tensor = flat if part.is_all else flat.index_select(0, part.index)
+        if self.keys is not None and part is not None:
+            tensor = self.keys.aligned(tensor, part.rows, absent)
+        if self.heads is not None and axes is not None:
+            at = axes.heads_of_tokens() if joined else axes.heads
+            tensor = tensor if at is None else tensor.index_select(at, self.heads)
         return tensor if self.features is None else tensor.index_select(-1, self.features)
 
     def alone(self) -> "Picked":
         """Return the same without the forward, to be kept when that is over."""
-        return Picked(self.part, self.features, None)
+        return attrs.evolve(self, forward=None)
 
 
 @attrs.define
@@ -153,7 +199,7 @@ class _Asked:
         self.generated = self.generated or bool(seen.generated.any())
 
 
-_Mask = tuple["weakref.ref[SelectionAtWork]", "weakref.ref[nn.Module]", Part]
+_Mask = tuple["weakref.ref[SelectionAtWork]", "weakref.ref[nn.Module]", Part, Axes | None]
 
 
 class _Latest(threading.local):
@@ -186,6 +232,8 @@ class SelectionAtWork:
         self._texts = Texts()
         self._of_calls: dict[int, list[int]] = {}
         """Which texts each call is of, by the list of where its tokens stood."""
+        self._absent: dict[int, float] = {}
+        """What stands for keys that are not there, by the same list, of layers that have keys."""
         self._asked = _Asked()
 
     @cached_property
@@ -234,34 +282,72 @@ class SelectionAtWork:
         """
         if tensor.is_nested:
             raise ValueError(_NESTED)
-        selection = self.selection
-        part, _ = self._part(module, tensor, given, changes=True)
-        latest.mask = weakref.ref(self), weakref.ref(module), part
+        axes = Axes.of(module)
+        part, _ = self._part(module, tensor, given, axes, changes=True)
+        latest.mask = weakref.ref(self), weakref.ref(module), part, axes
         if not part.count:
             return None
+        is_moved = axes is not None and part.mask.ndim > 1 and axes.tokens != 1
         mask = part.mask.reshape(part.mask.shape + (1,) * (tensor.ndim - part.mask.ndim))
+        if is_moved and axes is not None:
+            mask = mask.movedim(1, axes.tokens)
+        selection = self.selection
         if selection.features is not None:
             features = selection.feature_index(tensor.shape[-1], tensor.device)
-            chosen = torch.zeros(tensor.shape[-1], dtype=torch.bool, device=tensor.device)
-            chosen[features] = True
-            mask = mask & chosen
-        index = part.index if selection.features is None else None
+            mask = mask & _among(features, tensor.shape[-1])
+        if selection.heads is not None:
+            at = _axis_of_heads(module, axes)
+            heads = selection.head_index(tensor.shape[at], tensor.device)
+            chosen = _among(heads, tensor.shape[at])
+            mask = mask & chosen.reshape(-1, *(1,) * (tensor.ndim - at - 1))
+        is_plain = not is_moved and selection.features is None and selection.heads is None
         of_rows = part.mask.ndim == 1 and tensor.ndim > 2
-        count = part.count * (tensor.shape[1] if of_rows else 1)
-        return Mask(mask, count, index, part.mask.ndim)
+        seq = tensor.shape[1 if axes is None else axes.tokens] if of_rows else 1
+        return Mask(mask, part.count * seq, part.index if is_plain else None, part.mask.ndim)
 
     def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
         """Return which part of `tensor` is selected. `given` is the first input of `module`."""
         if tensor.is_nested:
             raise ValueError(_NESTED)
         selection = self.selection
-        part, forward = None, None
+        part, forward, axes = None, None, Axes.of(module)
         if self._of_tokens or selection.rows is not None or selection.step is not None:
-            part, forward = self._part(module, tensor, given, changes=False)
+            part, forward = self._part(module, tensor, given, axes, changes=False)
+        return self.picked(module, tensor, part, forward, axes)
+
+    def picked(
+        self,
+        module: nn.Module,
+        tensor: Tensor,
+        part: Part | None,
+        forward: Forward | None,
+        axes: Axes | None,
+    ) -> Picked:
+        """Return what is selected of an activation, of which `part` are the rows."""
+        selection = self.selection
         features = None
         if selection.features is not None:
             features = selection.feature_index(tensor.shape[-1], tensor.device)
-        return Picked(part, features, forward)
+        if axes is None and selection.heads is None:
+            return Picked(part, features, forward)
+        heads = None
+        if selection.heads is not None:
+            count = tensor.shape[_axis_of_heads(module, axes)]
+            heads = selection.head_index(count, tensor.device)
+        keys = None
+        if axes is not None and axes.has_keys and part is not None and part.mask.ndim > 1:
+            keys = self._keys(forward, tensor.shape[-1])
+        return Picked(part, features, forward, axes, heads, keys, absent_of(module))
+
+    def _keys(self, forward: Forward | None, count: int) -> Keys | None:
+        if forward is None:
+            return None
+        name = (Keys, count)
+        if name not in forward.masks:
+            seen = self._watch.tokens_for(self.selection, forward)
+            forward.masks[name] = None if seen is None else Keys.of(seen, count)
+        found: Keys | None = forward.masks[name]
+        return found
 
     def recorded(self, picked: Picked, calls: list[Tensor], places: list[Tensor]) -> None:
         """Take note of where a pick was added: a search puts it in order at its end."""
@@ -270,6 +356,8 @@ class SelectionAtWork:
             return
         number = 0 if picked.forward is None else self._texts.number(picked.forward)
         self._of_calls.setdefault(id(places), []).append(number)
+        if picked.axes is not None and picked.axes.has_keys:
+            self._absent[id(places)] = picked.absent
         if picked.forward is None or not part.is_searched:
             return
         step = picked.forward.whole_step
@@ -279,8 +367,10 @@ class SelectionAtWork:
     def by_row(self, calls: list[Tensor], places: list[Tensor]) -> list[Tensor]:
         """Return what was kept of each row, `(tokens, features)`, in token order.
 
-        Of several batches, or generations, the rows of one come after those of the other. Of a
-        position of one text that several calls saw outside of a generation, the last counts.
+        Of heads it is `(tokens, heads, features)`, of a pattern `(tokens, heads, keys)`, with keys
+        counted from the row's first token. Of several batches, or generations, the rows of one come
+        after those of the other. Of a position of one text that several calls saw outside of a
+        generation, the last counts.
         """
         seen: dict[tuple[int, int], dict[int, Tensor]] = {}
         numbers = self._of_calls.get(id(places), [])
@@ -288,7 +378,10 @@ class SelectionAtWork:
             for value, (row, position) in zip(values, where.tolist(), strict=True):
                 seen.setdefault((number, row), {})[position] = value
         rows = [sorted(seen[row].items()) for row in sorted(seen)]
-        return [torch.stack([value for _, value in row]) for row in rows]
+        absent = self._absent.get(id(places))
+        if absent is None:
+            return [torch.stack([value for _, value in row]) for row in rows]
+        return [stacked([value for _, value in row], row[-1][0] + 1, absent) for row in rows]
 
     def unmatched(self, *, so_far: bool = False) -> list[str]:
         """Return, once, a sentence that says where nothing was selected; none if all matched.
@@ -334,13 +427,23 @@ class SelectionAtWork:
         return f" The longest row had {asked.longest} tokens{mask}." if asked.longest else ""
 
     def _part(
-        self, module: nn.Module, tensor: Tensor, given: Tensor | None, *, changes: bool
+        self,
+        module: nn.Module,
+        tensor: Tensor,
+        given: Tensor | None,
+        axes: Axes | None,
+        *,
+        changes: bool,
     ) -> tuple[Part, Forward | None]:
-        selection, shape = self.selection, tensor.shape
+        selection = self.selection
+        shape = tensor.shape
+        if axes is not None and self._of_tokens:
+            shape = torch.Size((shape[0], shape[axes.tokens], 1))  # one part for all that have them
         forward = running_forward((id(module), changes), self.modules)
         why = None
         if self._of_tokens:
-            why = self._carriers.why_not(module, forward, given, tensor)
+            sized = None if axes is not None else tensor  # its size need not tell the axes
+            why = self._carriers.why_not(module, forward, given, sized)
         elif selection.rows is not None and forward is not None:
             why = self._carriers.why_no_rows(module, forward, given, tensor)
         if why is not None:
@@ -394,6 +497,25 @@ class SelectionAtWork:
             places = torch.stack([rows, position], 1)
         count = index.numel()
         return Part(mask, index, rows, columns, places, count == mask.numel(), count)
+
+
+def _among(index: Tensor | None, count: int) -> Tensor:
+    """Return which of `count` are chosen, bool `(count,)`."""
+    assert index is not None
+    chosen = torch.zeros(count, dtype=torch.bool, device=index.device)
+    chosen[index] = True
+    return chosen
+
+
+def _axis_of_heads(layer: nn.Module, axes: Axes | None) -> int:
+    if axes is None or axes.heads is None:
+        raise ValueError(
+            f"Heads are selected, and this {type(layer).__name__} does not say that it has an axis "
+            "of them. Name a place that has: 'q.3', 'k.3', 'v.3', 'z.3', 'scores.3', 'pattern.3' "
+            "(plugin interiors), or set module.axes on your own, as ('batch', 'tokens', 'heads', "
+            "'features')."
+        )
+    return axes.heads
 
 
 _NESTED = (

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook_selections.at_work import SelectionAtWork, latest
+from tenterhook_selections.forwards import running_forward
 
 
 class PutBack:
@@ -28,7 +29,7 @@ class PutBack:
         """
         if latest.mask is None:
             raise ValueError("Rows are put back where a selection says; give tokens= or rows=.")
-        (selector, layer, part), latest.mask = latest.mask, None
+        (selector, layer, part, axes), latest.mask = latest.mask, None
         selecting, module = selector(), layer()
         assert selecting is not None
         assert module is not None
@@ -46,9 +47,9 @@ class PutBack:
                 "far. Give what a capture with the same selection of the same text gave."
             )
         values = self.values[first:last].to(activation.device, activation.dtype)
-        flat = activation if part.mask.ndim == 1 else activation.flatten(0, 1)
-        features = selecting.selection.feature_index(flat.shape[-1], flat.device)
-        if features is not None:
-            whole = flat.index_select(0, part.index)
-            values = whole.index_copy(-1, features, values)
-        return torch.index_copy(flat, 0, part.index, values).reshape(activation.shape)
+        if axes is None and selecting.selection.features is None:
+            flat = activation if part.mask.ndim == 1 else activation.flatten(0, 1)
+            return torch.index_copy(flat, 0, part.index, values).reshape(activation.shape)
+        forward = running_forward((id(module), PutBack), selecting.modules)
+        picked = selecting.picked(module, activation, part, forward, axes)
+        return picked.put(activation, values)

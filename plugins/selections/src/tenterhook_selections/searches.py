@@ -356,7 +356,14 @@ class Text:
             known=known,
             first=start,
             untold=self.untold,
+            columns=self._columns(start + seq),
         )
+
+    def _columns(self, end: int) -> Tensor:
+        """Return which columns before `end` hold a token, virtual ones first."""
+        made = torch.ones(self.slots, max(end - self.begin, 0), dtype=torch.bool)
+        none = torch.zeros(self.slots, self.virtual, dtype=torch.bool)
+        return torch.cat([none, self.mask[:, :end], made], 1)
 
     # --- when it has returned
 

@@ -69,6 +69,9 @@ class Selection:
     step: Positions | None = attrs.field(default=None, converter=positions_of)
     """Forwards of a generation, or of the model in this scope, from 0 on."""
 
+    heads: Positions | None = attrs.field(default=None, converter=positions_of)
+    """Heads of an attention, at layers whose activation has an axis of them."""
+
     @step.validator
     def _check_step(self, _: object, step: Positions | None) -> None:
         part = slice_of(step) if isinstance(step, str) else None
@@ -92,7 +95,7 @@ class Selection:
     @property
     def everything(self) -> bool:
         """Whether it selects all there is."""
-        parts = (self.tokens, self.phase, self.rows, self.features, self.step)
+        parts = (self.tokens, self.phase, self.rows, self.features, self.step, self.heads)
         return self.every == 1 and all(part is None for part in parts)
 
     def positions(self, count: int) -> Sequence[int]:
@@ -168,6 +171,13 @@ class Selection:
         if self.features is None:
             return None
         return indices_of(self.features, count, "feature").to(device)
+
+    def head_index(self, count: int, device: torch.device) -> Tensor | None:
+        """Return the selected heads of `count`, long `(n,)`; `None` for all of them.
+
+        Raises `IndexError` for a head that is not there.
+        """
+        return None if self.heads is None else indices_of(self.heads, count, "head").to(device)
 
     def _row_mask(self, batch: int, seen: Seen | None, device: torch.device) -> Tensor:
         if self.rows is None:

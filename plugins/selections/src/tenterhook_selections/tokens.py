@@ -57,6 +57,10 @@ class Seen:
     first: int = 0
     """The column of the first token, in what the model was given before and now."""
 
+    columns: Tensor | None = None
+    """Bool `(batch, n)`: which columns up to now hold a token, those of earlier forwards first;
+    `None` where that is not known."""
+
     @known.default
     def _known(self) -> Tensor:
         return self.count[:, None].expand(self.position.shape)
@@ -118,9 +122,11 @@ class Seen:
                 roles=generation.roles,
                 known=known,
                 first=past,
+                columns=mask,
             )
         prompt = mask[:, :past].sum(1) if past else total
-        return cls(mask[:, past:], place[:, past:], total, prompt, copies, first=past)
+        real = mask[:, past:]
+        return cls(real, place[:, past:], total, prompt, copies, first=past, columns=mask)
 
     @classmethod
     def of_call(
