@@ -71,6 +71,7 @@ ARROWS = {
     "tenterhook-hook-points": {"tenterhook-store"},
     "tenterhook-transformers": {"tenterhook-capture"},
     "tenterhook-interiors": {"tenterhook-core"},
+    "tenterhook-analysis": {"tenterhook-transformers"},
     "tenterhook-sae": {"tenterhook-capture"},
     "tenterhook-run-log": {"tenterhook-capture"},
     "tenterhook-ray": {"tenterhook-capture"},

@@ -76,6 +76,7 @@ MEMBERS = sorted(
 )
 
 MODULES = {
+    "analysis": ["tenterhook_analysis"],
     "captures": [
         "tenterhook.capture",
         "tenterhook.engine",

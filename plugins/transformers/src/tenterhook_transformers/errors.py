@@ -143,3 +143,19 @@ class BadConversation(TenterhookError, ValueError):
 
 class MissingWeights(TenterhookWarning):
     """A checkpoint lacks weights of the model, which are random now."""
+
+
+@attrs.define(slots=False)
+class NotOneToken(TenterhookError, ValueError):
+    """A text that is to be one token and is none, or several."""
+
+    text: str
+    tokens: tuple[str, ...]
+    """What the tokenizer makes of it."""
+
+    def __str__(self) -> str:
+        made = ", ".join(map(repr, self.tokens)) or "none"
+        return (
+            f"{self.text!r} is not one token: the tokenizer makes {len(self.tokens)} of it, "
+            f"{made}. Give one of those; a word in the middle of a text begins with its blank."
+        )

@@ -16,7 +16,7 @@ from tenterhook_capture.loading import ModelName, load_model, note_name
 from tenterhook_capture.special_tokens import SpecialTokens
 from tenterhook_capture.text_model import TextModel
 from tenterhook_store.schemes import split_scheme
-from tenterhook_transformers import chatting, encoding, generation
+from tenterhook_transformers import chatting, encoding, generation, token_strings
 from tenterhook_transformers.description import describe
 from tenterhook_transformers.errors import BadLoadOption, UnknownModel
 from tenterhook_transformers.families import (
@@ -382,6 +382,22 @@ class LanguageModel(HookedModel):
             return self.token_ids(texts, special_tokens=special_tokens), None
         settings = {} if special_tokens else {"add_special_tokens": False}
         return ids_and_spans(self.tokenizer, texts_of(texts), **settings)
+
+    def token_strings(self, text: str | Sequence[int]) -> list[str]:
+        """Return what each token stands for, of a text with its special tokens, or of token ids.
+
+        A token that is a part of a letter's bytes is the replacement character, `"\\ufffd"`. Raises
+        `ModelWithoutTokenizer`.
+        """
+        return token_strings.token_strings(self, text)
+
+    def single_token(self, text: str) -> int:
+        """Return the id of the token that `text` is, as `" the"`.
+
+        Raises `NotOneToken` (a `ValueError`), which says what the tokenizer makes of it, and
+        `ModelWithoutTokenizer`.
+        """
+        return token_strings.single_token(self, text)
 
     def run_token_ids(self, documents: Sequence[Sequence[int]]) -> Tensor:
         """Pad the documents into one batch and run one forward, in eval mode, without gradients.
