@@ -14,7 +14,7 @@ from tenterhook_cli.scaffold import BEGINNINGS, hook_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs/reference/plugin-hooks"
-TESTS = ROOT / "plugins/cli/tests/test_plugin_hooks.py"
+TESTS = ROOT / "plugins/cli/tests/test_hookspecs.py"
 
 
 def specified(module: ModuleType = hookspecs) -> list[str]:
@@ -63,7 +63,7 @@ def test_each_hook_is_documented(hook: str) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_each_hook_is_tested(hook: str) -> None:
-    """By a class in plugins/cli/tests/test_plugin_hooks.py that is named after it."""
+    """By a class in plugins/cli/tests/test_hookspecs.py that is named after it."""
     assert not untested(hook, TESTS.read_text())
 
 
