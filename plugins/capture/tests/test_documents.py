@@ -70,6 +70,20 @@ def test_json_list(tmp_path: Path) -> None:
     assert read_documents(path).texts == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('["a", "b"]', ["a", "b"]),
+        ("[[5, 9], [], [3]]", ["[5,9]", "[3]"]),
+        ('[[{"role": "user", "content": "hi"}]]', ['[{"role": "user", "content": "hi"}]']),
+        ('["a", {"text": "b"}]', ["a", "b"]),
+    ],
+)
+def test_json_list_of_documents_themselves(tmp_path: Path, content: str, texts: list[str]) -> None:
+    """Texts, token ids and conversations need no objects around them."""
+    assert list(read_documents(str(saved(tmp_path, "a.json", content)))) == texts
+
+
 def test_fingerprint() -> None:
     """It follows from the texts and their order, and from where they are cut, alone."""
     first = Documents(["ab", "c"])
@@ -131,6 +145,11 @@ def test_missing_file(tmp_path: Path) -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     with pytest.raises(NoSuchData):
         read_documents(str(tmp_path / "nowhere" / "corpus.txt"))
+    (tmp_path / "link.txt").symlink_to("gone.txt")
+    with pytest.raises(NoSuchData, match=r"^(?!.*mean .*link).*$"):
+        read_documents(str(tmp_path / "link.txt"))
+    with pytest.raises(UnreadableData, match="cannot name data: File name too long"):
+        read_documents("a" * 5000 + ".txt")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\0b"], ids=ascii)

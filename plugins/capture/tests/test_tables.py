@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tenterhook_capture import CaptureRecipe, save_activations
-from tenterhook_capture.documents import Documents, UnknownField, UnreadableData
+from tenterhook_capture.documents import Documents, NoDocuments, UnknownField, UnreadableData
 from tenterhook_capture.testing.text_models import WordModel
 from tenterhook_store import MemoryStore, MissingRows, NoDocumentField, OtherRun, to_npy
 
@@ -82,6 +83,32 @@ def test_columns() -> None:
     assert list(Documents.of(data["text"].to_numpy())) == ["a", "b"]
 
 
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow", None])
+def test_data_sets_in_any_format(kind: str | None) -> None:
+    """Their rows are read as values of Python."""
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 2]}).with_format(kind)
+    found = Documents.of(data, keep_fields="label")
+    assert (list(found), list(found.fields["label"])) == (["a", "b"], [1, 2])
+    ids = datasets.Dataset.from_dict({"input_ids": [[5, 9], [3]]}).with_format(kind)
+    assert list(Documents.of(ids)) == ["[5,9]", "[3]"]
+
+
+def test_token_ids_in_a_nested_tensor() -> None:
+    """Rows of their own lengths."""
+    rows = [torch.tensor([5, 9]), torch.tensor([3])]
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    assert list(Documents.of(nested)) == ["[5,9]", "[3]"]
+
+
+def test_columns_that_are_numbers() -> None:
+    """A DataFrame made without names has them."""
+    table = frame([{0: "a", 1: "x"}, {0: "b", 1: "y"}])
+    assert list(Documents.of(table, field=0)) == ["a", "b"]  # type: ignore[arg-type]
+    with pytest.raises(UnknownField, match="no field '2'; it has '0', '1'"):
+        Documents.of(table, field=2)  # type: ignore[arg-type]
+
+
 def test_what_a_tokenizer_returns() -> None:
     """Token ids with a mask of real tokens: padding is none of the document."""
     batch = {"input_ids": [[5, 9, 0], [3, 4, 2]], "attention_mask": [[1, 1, 0], [1, 1, 1]]}
@@ -98,6 +125,12 @@ def test_what_is_no_table() -> None:
         Documents.of(["a"], field="text")
     with pytest.raises(UnreadableData, match="two of its columns have one name"):
         Documents.of(frame(ROWS).rename(columns={"name": "text"}))
+
+    with pytest.raises(NoDocuments, match="holds no document"):
+        Documents.of(frame([{"text": "a"}]).iloc[:0])
+    for nothing in (None, 5):
+        with pytest.raises(UnreadableData, match=r"documents: a (NoneType|int) is none; give tex"):
+            Documents.of(nothing)  # type: ignore[arg-type]
 
     class Frame:
         columns = ("a", "b")

@@ -111,11 +111,13 @@ class Documents:
             return data.first(limit)
         if isinstance(data, str):
             raise UnreadableData("documents", "this is one str; give a list of texts")
+        keep_fields = (keep_fields,) if isinstance(keep_fields, str) else keep_fields
         table = as_table(data)
         if table is not None:
             return read_table(
                 table,
-                field=field,
+                # Columns of a DataFrame may be numbers; they are known by how they are written.
+                field=None if field is None else str(field),
                 keep_fields=keep_fields,
                 skip_bad_records=skip_bad_records,
                 limit=limit,
@@ -131,6 +133,9 @@ class Documents:
             raise UnreadableData("documents", reason)
         if named is not None:
             raise ValueError(f"field={named!r}: {kind} has no fields. Leave it out.")
+        if not isinstance(data, Iterable):
+            reason = f"a {kind} is none; give texts, conversations, token ids or a table"
+            raise UnreadableData("documents", reason)
         values = column_values(data)
         return _of_values(values, skip_bad_records).first(limit)
 

@@ -26,7 +26,9 @@ def as_list(value: Any) -> Any:
     kind = type(value)
     is_array = hasattr(value, "tolist") and hasattr(value, "dtype") and hasattr(value, "ndim")
     if is_array and kind.__module__.partition(".")[0] in ("torch", "numpy"):
-        return value.tolist()
+        # Rows of a nested tensor are not of one length, and it has no list of its own.
+        rows = value.unbind() if getattr(value, "is_nested", False) else None
+        return value.tolist() if rows is None else [row.tolist() for row in rows]
     return value
 
 

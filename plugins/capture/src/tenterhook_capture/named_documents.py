@@ -111,12 +111,16 @@ def _read(how: DataName, sample_by: SampleBy | None) -> Documents:
         raise UnreadableData(repr(name), "this cannot name data")
     scheme, _ = split_scheme(name)
     path = Path(name).expanduser()
-    if scheme is None or path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:  # a name that is too long, or links in a circle
+        raise UnreadableData(f"{name[:80]!r}", f"this cannot name data: {error.strerror}") from None
+    if scheme is None or is_there:
         if path.is_file():
             return _read_files([path], str(path), how, sample_by)
-        if not path.exists() and _looks_like_a_file(name):
+        if not is_there and _looks_like_a_file(name):
             raise NoSuchData(name, _near(path))
-        if path.exists() and not path.is_dir():
+        if is_there and not path.is_dir():
             raise UnreadableData(name, "this is neither a file nor a folder")
         if files := _files_in(path):
             source = f"{path} ({len(files)} {'files' if len(files) > 1 else 'file'})"
@@ -237,4 +241,5 @@ def _near(path: Path) -> list[str]:
         names = sorted(each.name for each in path.parent.iterdir())
     except OSError:
         return []
+    names = [name for name in names if name != path.name]  # a link that leads nowhere is there
     return [str(path.parent / name) for name in closest(path.name, names)] if names else []

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from tenterhook_capture.conversations import MESSAGES
+from tenterhook_capture.conversations import MESSAGES, is_conversation
 from tenterhook_capture.data_files import DataFile
 from tenterhook_capture.document_errors import UnreadableData
-from tenterhook_capture.id_lists import IDS
+from tenterhook_capture.id_lists import IDS, is_ids
 from tenterhook_capture.records import Record, ScannedRecord
 from tenterhook_capture.text_files import MARK, Line, decode, read_spans, split_lines
 
@@ -55,7 +55,10 @@ class JsonLines:
 
 
 class JsonList:
-    """One JSON list of objects, which is in memory as a whole."""
+    """One JSON list, which is in memory as a whole.
+
+    Of objects, or of what a field of theirs would hold: texts, conversations, lists of token ids.
+    """
 
     width = 1
 
@@ -70,12 +73,12 @@ class JsonList:
         """Yield the objects."""
         for number, value in enumerate(self._all()):
             where = f"{self._file}, record {number + 1}"
-            yield ScannedRecord((number,), where, partial(_checked, value, where))
+            yield ScannedRecord((number,), where, partial(_list_record, value, where))
 
     def at(self, places: Sequence[tuple[int, ...]]) -> list[Record]:
         """Return some again."""
         records = self._all()
-        return [_checked(records[number], str(self)) for (number,) in places]
+        return [_list_record(records[number], str(self)) for (number,) in places]
 
     def release(self) -> None:
         """Have nothing of it in memory."""
@@ -203,6 +206,15 @@ def _line_record(line: Line, where: str) -> Record:
 
 def _record(text: str, where: str) -> Record:
     return _checked(_json(text, where), where)
+
+
+def _list_record(value: Any, where: str) -> Record:
+    """Return what stands in a list as a record, also where it is a document by itself."""
+    if isinstance(value, str):
+        return {"text": value}
+    if is_conversation(value):
+        return {MESSAGES: value}
+    return {IDS: value} if is_ids(value) else _checked(value, where)
 
 
 def _checked(value: Any, where: str) -> Record:

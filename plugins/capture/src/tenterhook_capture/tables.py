@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tenterhook_capture.conversations import MESSAGES
 from tenterhook_capture.data_files import DataFile
-from tenterhook_capture.document_errors import UnknownField, UnreadableData
+from tenterhook_capture.document_errors import NoDocuments, UnknownField, UnreadableData
 from tenterhook_capture.id_lists import IDS, MASK, as_list
 from tenterhook_capture.lazy_texts import AT_ONCE
 from tenterhook_capture.records import DocumentField, Record, ScannedRecord
@@ -99,6 +99,8 @@ def document_field(table: Table, field: str | None) -> DocumentField:
             return DocumentField.of(name, None)
     if len(texts) == 1:
         return DocumentField.of(texts[0], None)
+    if table.count == 0:
+        raise NoDocuments(table.name, 0)
     raise UnreadableData(
         table.name, f"say which field is the text (field, --field): {shown(texts)}"
     )
@@ -176,7 +178,9 @@ class _Datasets:
     """A data set of the `datasets` library, or a stream of one."""
 
     def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+        # As it formats its rows (pandas, arrow, torch) they would not be values of Python.
+        with_format = getattr(dataset, "with_format", None)
+        self._dataset = dataset if with_format is None else with_format(None)
         name = getattr(getattr(dataset, "info", None), "dataset_name", None) or "a data set"
         split = getattr(dataset, "split", None)
         self.name = f"{name}:{split}" if split else str(name)
