@@ -8,14 +8,12 @@ What happens at `from tenterhook.store.rows import Rows`:
 1. Python runs the door, `tenterhook/store.py`, which calls `open_door`: the entry of
    `tenterhook.store` in `sys.modules` is now the package `tenterhook_store`.
 2. For the submodule, Python would search that package's folder and load `rows.py` a second time,
-   with other classes. `_Finder` comes first and hands out `tenterhook_store.rows`, loaded once.
+   with other classes. `_behind` comes first and hands out `tenterhook_store.rows`, loaded once.
 """
 
 import importlib
-import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Sequence
 from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -35,8 +33,8 @@ def open_door(door: str, package: str, distribution: str) -> None:
     opening: Any = sys.modules[door]
     opening.__path__ = []
     _packages[door] = package
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
+    if _behind not in sys.meta_path:
+        sys.meta_path.insert(0, _behind)
     found = import_from(distribution, package, wanted=door)
     opening.__getattr__ = partial(getattr, found)
     sys.modules[door] = found
@@ -60,37 +58,23 @@ def import_from(distribution: str, package: str, *, wanted: str) -> ModuleType:
         ) from None
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the submodules of open doors."""
+class _Behind:
+    """Finds the submodules of open doors, and gives each, loaded once, by its own name."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        door = name.rpartition(".")[0]
-        while door and door not in _packages:
-            door = door.rpartition(".")[0]
-        if not door:
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        door = next((each for each in _packages if name.startswith(f"{each}.")), None)
+        real = "" if door is None else f"{_packages[door]}{name.removeprefix(door)}"
+        if not real or importlib.util.find_spec(real) is None:
             return None
-        real = f"{_packages[door]}{name.removeprefix(door)}"
-        if importlib.util.find_spec(real) is None:
-            return None
-        return ModuleSpec(name, _Loader(real))
+        return ModuleSpec(name, _behind, loader_state=real)
 
-
-class _Loader(importlib.abc.Loader):
-    """Gives a module that is loaded already, or is loaded now, by its own name."""
-
-    def __init__(self, real: str) -> None:
-        self.real = real
-        self.spec: ModuleSpec | None = None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(self.real)
-        self.spec = module.__spec__
+    def create_module(self, spec: Any) -> ModuleType:
+        module = importlib.import_module(spec.loader_state)
+        spec.loader_state = module.__spec__
         return module
 
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # Python has written the door's over the module's own
+    def exec_module(self, module: Any) -> None:
+        module.__spec__ = module.__spec__.loader_state  # Python has written the door's over it
 
 
-_finder = _Finder()
+_behind: Any = _Behind()

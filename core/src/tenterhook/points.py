@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
-from tenterhook._dispatch.frames import NO_STEPS, visible_frame
+from tenterhook._dispatch.frames import steps_here, visible_frame
 from tenterhook._dispatch.sites import Site, sites_of
 from tenterhook.one_line import error_line, shown, type_name
 from tenterhook.plugins.problems import PluginWarning
@@ -88,7 +88,7 @@ class Point(nn.Module):
         stops = []
         for place in sites_of(self) if self.used else ():
             found += place.forward + place.backward if isinstance(place, Site) else ()
-            steps = NO_STEPS if frame is None else frame.table.get(place, NO_STEPS)
+            steps = steps_here(place)
             found += steps.forward + steps.backward
             stops += [steps.stop] if steps.stop else []
         return [*(found if frame is None else frame.running(found)), *stops]

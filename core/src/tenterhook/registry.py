@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Controller, Detector, Hook
 from tenterhook.layers import Layer, LayerChoice, LayerIndex, LayerSpec
 from tenterhook.registration import Registration
-from tenterhook.reports import Report, not_called, tell
+from tenterhook.reports import Report, not_called, one_of, tell
 from tenterhook.scopes.selecting import Selected, selector_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _choice(name: str, literal: Any) -> Any:
     """Return a property that is one of the values of a `Literal`."""
 
     def choose(self: Any, value: Any) -> None:
-        vars(self)[name] = _one_of(name, value, get_args(literal))
+        vars(self)[name] = one_of(name, value, literal)
 
     return property(lambda self: vars(self)[name], choose)
 
@@ -197,7 +197,7 @@ class HookRegistry:
         (layer,) = self.place(layer_signature, kind, several=False)
         selector = selector_of(selected)
         if mix is not None:
-            _one_of("mix", mix, get_args(Mix))
+            one_of("mix", mix, Mix)
         if not isinstance(priority, int):
             raise TypeError(f"priority={priority!r} is not an int.")
         with lock:
@@ -438,9 +438,3 @@ def _ordered(held: tuple[Registration, ...], mix: Mix) -> tuple[Registration, ..
         return (-1 if one.looks_on else int(late), -one.priority)
 
     return tuple(sorted(held, key=rank))
-
-
-def _one_of(name: str, value: Any, valid: tuple[Any, ...]) -> Any:
-    if value not in valid:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, valid))}.")
-    return value

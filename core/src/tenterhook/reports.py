@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -10,6 +10,13 @@ from tenterhook.errors import HookWarning, NeverFired
 
 Report = Literal["warn", "raise", "ignore"]
 """What happens when a hook never ran or nothing was selected."""
+
+
+def one_of(name: str, value: Any, literal: Any) -> Any:
+    """Return a value that is one of a `Literal`; `ValueError` for any other."""
+    if value not in (valid := get_args(literal)):
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, valid))}.")
+    return value
 
 
 def tell(reports: Sequence[str], missing: Report, stacklevel: int = 3) -> None:

@@ -57,13 +57,11 @@ class Place:
         """Whether something of ours is on the module now."""
         raise AssertionError("abstract")
 
-    def enter(self) -> None:
-        """Count one more open scope that looks here; the lock is held."""
-        raise AssertionError("abstract")
+    enter: Callable[[], None]
+    """Count one more open scope that looks here; the lock is held."""
 
-    def leave(self) -> None:
-        """Count one open scope less; the lock is held."""
-        raise AssertionError("abstract")
+    leave: Callable[[], None]
+    """Count one open scope less; the lock is held."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -199,6 +197,12 @@ def visible_frame() -> Frame | None:
     while frame is not None and frame.closed:
         frame = frame.parent
     return frame
+
+
+def steps_here(place: Place) -> Steps:
+    """Return what the open scopes of this thread or task run at a place."""
+    frame = visible_frame()
+    return NO_STEPS if frame is None else frame.table.get(place, NO_STEPS)
 
 
 def show_frame(frame: Frame | None, *, instead_of: Frame | None = None) -> bool:

@@ -29,7 +29,7 @@ What a trick buys is said beside it: `benchmarks/bench_tricks.py` takes out one 
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ from tenterhook._dispatch.frames import (
     Steps,
     lock,
     show_frame,
+    steps_here,
     visible_frame,
 )
 from tenterhook._dispatch.gradients import watch_gradient
@@ -151,7 +152,7 @@ class Site(Place):
 
     def after_several(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks in order on what the module returned."""
-        return self._after(self.forward, self.backward, None, module, args, kwargs, output)
+        return run_after(self.forward, self.backward, module, args, kwargs, output)
 
     def after_scoped(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run the registered hooks, then those of this thread's or task's open scopes."""
@@ -159,32 +160,14 @@ class Site(Place):
         # one runs what is registered alone. test_scopes_threads.py, `TestSharing`.
         frame = visible_frame()
         if frame is None:
-            return self._after(self.forward, self.backward, None, module, args, kwargs, output)
+            return self.after_several(module, args, kwargs, output)
         steps = frame.table.get(self, NO_STEPS)
-        forward = frame.running(self.forward + steps.forward)
+        forward = self._standing(frame, self.forward + steps.forward)
         backward = frame.running(self.backward + steps.backward)
-        new = self._after(forward, backward, frame, module, args, kwargs, output)
+        new = run_after(forward, backward, module, args, kwargs, output)
         if steps.stop is not None and not frame.closed:  # raises, so all who look here have looked
             steps.stop()
         return new
-
-    def _after(
-        self, forward: tuple[Any, ...], backward: tuple[Any, ...], frame: Frame | None, *given: Any
-    ) -> Any:
-        module, args, kwargs, output = given
-        changed = None  # rather than a look at what was given: `is` of tuples does not trace
-        for entry in forward:
-            if frame is not None and frame.closed and entry not in self._left():
-                continue
-            new = entry.after(module, args, kwargs, output)
-            if new is not None:
-                output = changed = new
-        # After all forward hooks: the gradient is that of what the site hands on.
-        if backward:
-            new = watch_gradient(backward, module, args, kwargs, output)
-            if new is not None:
-                changed = new
-        return changed
 
     def before_several(
         self, module: nn.Module, args: Args, kwargs: Kwargs
@@ -199,20 +182,37 @@ class Site(Place):
         frame = visible_frame()
         if frame is None:
             return self.before_several(module, args, kwargs)
-        entries = frame.running(self.forward + frame.table.get(self, NO_STEPS).forward)
-        standing = (each for each in entries if not frame.closed or each in self._left())
-        return run_before(standing, module, args, kwargs)
+        entries = self.forward + frame.table.get(self, NO_STEPS).forward
+        return run_before(self._standing(frame, entries), module, args, kwargs)
 
-    def _left(self) -> tuple[Any, ...]:
-        """Return what runs here still, when the scope was closed in the middle of a call.
+    def _standing(self, frame: Frame, entries: tuple[Any, ...]) -> Iterator[Any]:
+        """Yield what runs here, as long as the scope is open.
 
-        By a hook, or by another thread. What it ran may be another scope's already.
+        A hook may close it in the middle of a call, or another thread. What it ran may be another
+        scope's already, so then that alone runs which runs here still.
         """
-        frame = visible_frame()
-        return self.forward + (() if frame is None else frame.table.get(self, NO_STEPS).forward)
+        for entry in frame.running(entries):
+            if not frame.closed or entry in self.forward + steps_here(self).forward:
+                yield entry
 
     def __reduce__(self) -> Any:
         return _empty_site, ()
+
+
+def run_after(forward: Iterable[Entry], backward: Sequence[Entry], *given: Any) -> Any:
+    """Run hooks in order on an output, those of its gradient; return a new one, or `None`."""
+    module, args, kwargs, output = given
+    changed = None  # rather than a look at what was given: `is` of tuples does not trace
+    for entry in forward:
+        new = entry.after(module, args, kwargs, output)
+        if new is not None:
+            output = changed = new
+    # After all forward hooks: the gradient is that of what the site hands on.
+    if backward:
+        new = watch_gradient(backward, module, args, kwargs, output)
+        if new is not None:
+            changed = new
+    return changed
 
 
 def run_before(
@@ -279,9 +279,7 @@ class InsteadSite(Place):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Answer as the innermost scope of this thread or task says, else run the module."""
         module, forward = self._module(), self._forward
-        frame = visible_frame()
-        steps = NO_STEPS if frame is None else frame.table.get(self, NO_STEPS)
-        for step in reversed(steps.forward):
+        for step in reversed(steps_here(self).forward):
             output = step.instead(*args, **kwargs)
             if output is not NotImplemented:
                 return output

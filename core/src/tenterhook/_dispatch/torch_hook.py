@@ -6,8 +6,7 @@ from typing import Any
 from torch import nn
 
 from tenterhook._dispatch.entries import Args, Entry, Kwargs, entries_for
-from tenterhook._dispatch.gradients import watch_gradient
-from tenterhook._dispatch.sites import run_before
+from tenterhook._dispatch.sites import run_after, run_before
 from tenterhook.hook_type import HookType
 
 
@@ -26,13 +25,7 @@ def torch_hook(hook: Any) -> Callable[..., Any]:
 
     def forward(module: nn.Module, args: Args, *rest: Any) -> Any:
         kwargs, output = rest if len(rest) == 2 else ({}, rest[0])
-        if hook.hook_type is HookType.BACKWARD:
-            return watch_gradient(here(), module, args, kwargs, output)
-        changed = None
-        for entry in here():
-            new = entry.after(module, args, kwargs, output)
-            if new is not None:
-                output = changed = new
-        return changed
+        sides = ((), here()) if hook.hook_type is HookType.BACKWARD else (here(), ())
+        return run_after(*sides, module, args, kwargs, output)
 
     return pre_forward if hook.hook_type is HookType.PRE_FORWARD else forward

@@ -20,8 +20,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tenterhook.plugins import load_hook
 
     return load_hook(name)

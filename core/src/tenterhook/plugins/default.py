@@ -20,8 +20,6 @@ from tenterhook.plugins.problems import (
 )
 
 _default: PluginManager | None = None
-_unloaded: PluginManager | None = None
-"""The default manager, until all that is installed was tried."""
 _here = threading.local()
 
 
@@ -32,13 +30,14 @@ def default_manager() -> PluginManager:
     `TENTERHOOK_STRICT_PLUGINS=1` raises `BrokenPlugins` instead, each time. A plugin that asks for
     it while it is imported gets it as far as it is.
     """
-    global _default, _unloaded
+    global _default
     with lock:
         if _default is None:
             strict = os.environ.get(STRICT_VARIABLE, "") not in ("", "0")
-            _default = _unloaded = PluginManager(autoload=False, strict=strict)
+            _default = PluginManager(autoload=False, strict=strict)
+            _default._is_due = True
         manager = _default
-    if manager is _unloaded and not getattr(_here, "loads", False):
+    if manager._is_due and not getattr(_here, "loads", False):
         for problem in _load(manager):
             warnings.warn(str(problem), PluginWarning, stacklevel=2)
     return manager
@@ -50,10 +49,10 @@ def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
     Threads that ask at once all do so, which is how they wait for each other: with a lock, an
     import that asks would wait for a thread that waits for that import.
     """
-    global _default, _unloaded
+    global _default
     _here.loads = True
     try:
-        problems = manager.load_entry_points()
+        return manager.load_entry_points()
     except BaseException:
         with lock:
             if _default is manager:
@@ -61,10 +60,6 @@ def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
         raise
     finally:
         _here.loads = False
-    with lock:
-        if _unloaded is manager and manager._tried_all:
-            _unloaded = None
-    return problems
 
 
 @contextmanager

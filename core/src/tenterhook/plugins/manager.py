@@ -93,8 +93,8 @@ class PluginManager:
         self._tried: dict[tuple[str, str], PluginProblem | None] = {}
         """The installed plugins, by what they are told apart by: why each was left out, if so."""
         self._follows_installed = False
-        self._tried_all = False
-        """Whether the last look tried all that is wanted: none was half imported."""
+        self._is_due = False
+        """Whether it is to load what is installed, and has not tried all of that yet."""
         if autoload:
             self.load_entry_points()
 
@@ -202,7 +202,7 @@ class PluginManager:
             problems += _decide(self._plugins).problems
             fresh = tuple(dict.fromkeys(each for each in problems if each not in self._problems))
             self._problems += fresh
-            self._tried_all = all(each.key in self._tried for each in wanted)
+            self._is_due &= not all(each.key in self._tried for each in wanted)  # half imported
             known = self._problems
         if known and self.strict:
             raise BrokenPlugins(known)

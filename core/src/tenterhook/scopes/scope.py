@@ -25,7 +25,7 @@ from tenterhook._dispatch.frames import NO_STEPS, inside, is_one, lock
 from tenterhook._dispatch.sites import close_frame, open_frame, sites_of
 from tenterhook.errors import HookWarning
 from tenterhook.layers import LayerIndex
-from tenterhook.reports import Report, tell
+from tenterhook.reports import Report, one_of, tell
 from tenterhook.scopes.plan import CLOSED, Opening, Plan
 from tenterhook.scopes.selecting import Selecting, Selector
 
@@ -60,11 +60,9 @@ class Scope(ABC):
 
         `asked` is what a kind of scope is of: layers, pairs of layer and hook, ...
         """
-        if missing not in ("warn", "raise", "ignore"):
-            raise ValueError(f"missing={missing!r} is not one of 'warn', 'raise', 'ignore'.")
+        self._missing = one_of("missing", missing, Report)
         self._registry, self._asked = registry, asked
         self._index: LayerIndex = registry.index
-        self._missing = missing
         self.model = self._index.module
         """The module that was attached."""
         self._look()

@@ -11,12 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenterhook._dispatch.entries import (
-    Args,
-    Kwargs,
-    entries_for,
-    entry_classes,
-)
+from tenterhook._dispatch.entries import Args, Kwargs, entries_for, entry_classes
 from tenterhook._dispatch.frames import lock, of_thread
 from tenterhook._dispatch.sites import Side
 from tenterhook.hook_type import HookType
