@@ -1,5 +1,6 @@
 """What a hook raises: once, by name, and everything is as before."""
 
+import concurrent.futures
 import pickle
 import threading
 import traceback
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook import HookedModel, TenterhookError
+from tenterhook import HookedModel, TenterhookError, carry
 from tenterhook.hooks import Controller, Detector, HookError, HookType, HookWarning
 
 
@@ -388,3 +389,59 @@ class TestContextRefused:
         assert len(model.layers) == 0
         assert model.layers.mix_of("0") is None
         tenterhook.assert_clean(model)
+
+
+class _SaysWhere(Detector):
+    """Raises what it takes for its layer, when all of `calls` have come this far."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.all_here = threading.Barrier(calls)
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        self.all_here.wait(60)
+        raise LookupError(self.layer_signature)
+
+
+class _RunsTheOther(Detector):
+    """Runs another of its layers, then raises what it takes for its own."""
+
+    def __init__(self, other: nn.Module) -> None:
+        super().__init__()
+        self.other = other
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        if module is not self.other:
+            self.other(output)
+            raise LookupError(self.layer_signature)
+
+
+class TestOnSeveralLayers:
+    @pytest.mark.parametrize("selected", [{}, {"rows": 0}], ids=["whole", "selected"])
+    def test_in_several_threads(self, model: HookedModel, selected: Any) -> None:
+        """Each error names the layer that called, and so does the hook itself."""
+        if selected:
+            pytest.importorskip("tenterhook_selections")
+        names = ["0.0", "1"]
+        with (
+            model.hooks((lambda name, _: name in names, _SaysWhere(2)), **selected),
+            concurrent.futures.ThreadPoolExecutor() as pool,
+        ):
+            calls = [pool.submit(carry(model.module.get_submodule(at)), ONE) for at in names]
+            errors: list[Any] = [call.exception() for call in calls]
+
+        assert [each.layer_signature for each in errors] == names
+        assert [str(each.original_error) for each in errors] == names
+
+    def test_one_call_in_another(self, model: HookedModel) -> None:
+        """A hook that runs another of its layers knows afterwards where it is itself."""
+
+        hook = _RunsTheOther(model.module.get_submodule("1"))
+        with (
+            pytest.raises(HookError, match=r"Layer '0\.0'.*LookupError: 0\.0$"),
+            model.hooks(("0.0", hook), ("1", hook)),
+        ):
+            model(ONE)
+        model.layers.register_hook("1", hook)
+        assert hook.layer_signature == "1"
+        assert pickle.loads(pickle.dumps(hook)).layer_signature == "1"

@@ -208,7 +208,7 @@ class HookRegistry:
             before = hook.hook_type, hook.layer_signature
             hook.hook_type, hook.layer_signature = kind, layer.name
             try:
-                entries = entries_for(hook, layer.name, self)
+                entries = entries_for(hook, self)
                 selecting = None if selector is None else selector.begin(self.index.module)
                 hook.set_context(self.context)
             except BaseException:

@@ -64,6 +64,7 @@ class RunnableHook(Protocol):
     id: str
     hook_type: HookType
     layer_signature: Any
+    """In a call that of this call, whichever thread's it is."""
     detects: bool
     controls: bool
     every_tensor: bool
@@ -97,15 +98,14 @@ class ErrorPolicy(Protocol):
 class Entry:
     """One hook as a site runs it. Subclasses say what it does on each side."""
 
-    __slots__ = ("fired", "hook", "layer", "live", "modify", "observe", "policy")
+    __slots__ = ("fired", "hook", "live", "modify", "observe", "policy")
     path: Path = ()
     """The way to the part that it is for, where that is not the activation."""
     writer = "The detector"
     """Who wrote, in the error for a write in place."""
 
-    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
+    def __init__(self, hook: Any, policy: ErrorPolicy | None = None) -> None:
         self.hook: RunnableHook = hook
-        self.layer = layer
         self.policy = policy
         self.live = True
         """Whether its scope is open, or its registration stands; `backward()` may come later."""
@@ -192,7 +192,7 @@ class Entry:
 
     def _wrapped(self, error: BaseException) -> HookError:
         hook = self.hook
-        return HookError(hook.id, hook.hook_type, self.layer, error, type(hook).__name__)
+        return HookError(hook.id, hook.hook_type, hook.layer_signature, error, type(hook).__name__)
 
 
 class Detect(Entry):
@@ -250,8 +250,8 @@ class Control(Entry):
     __slots__ = ("edit", "reads_only")
     writer = "The controller"
 
-    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
-        super().__init__(hook, layer, policy)
+    def __init__(self, hook: Any, policy: ErrorPolicy | None = None) -> None:
+        super().__init__(hook, policy)
         alone = hook.edits and "modify_activations" not in vars(hook)
         self.edit, self.reads_only = hook if alone else None, alone and hook.reads_only
 
@@ -331,12 +331,9 @@ class Control(Entry):
 
     def _changed_nothing(self, why: str) -> None:
         """Say, once per place in the code, that there was nothing to change."""
-        warnings.warn(
-            f"Layer {self.layer!r}: {type(self.hook).__name__} {self.hook.id!r} changed nothing, "
-            f"for the layer {why}.",
-            HookWarning,
-            stacklevel=3,
-        )
+        what = f"Layer {self.hook.layer_signature!r}: {type(self.hook).__name__} {self.hook.id!r}"
+        text = f"{what} changed nothing, for the layer {why}."
+        warnings.warn(text, HookWarning, stacklevel=3)
 
 
 _WANTED = "a tensor, or None to leave the activation alone"
@@ -351,8 +348,8 @@ class ControlPart(Control):
 
     __slots__ = ("path",)
 
-    def __init__(self, hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> None:
-        super().__init__(hook, layer, policy)
+    def __init__(self, hook: Any, policy: ErrorPolicy | None = None) -> None:
+        super().__init__(hook, policy)
         self.path = path_to(hook.field, hook.item)
         if self.path and hook.hook_type is not HookType.FORWARD:
             text = f"field={hook.field!r} and item={hook.item!r} are of an output"
@@ -380,13 +377,13 @@ def without_hook(*_: Any) -> Entry:
     Hooks belong to the module that they were registered on, so a copy starts without any.
     """
     entry = DetectOnly.__new__(DetectOnly)
-    entry.policy, entry.layer, entry.live, entry.observe = None, None, False, _nothing
+    entry.policy, entry.live, entry.observe = None, False, _nothing
     return entry
 
 
-def entries_for(hook: Any, layer: Any, policy: ErrorPolicy | None = None) -> tuple[Entry, ...]:
+def entries_for(hook: Any, policy: ErrorPolicy | None = None) -> tuple[Entry, ...]:
     """Return the entries that run `hook`, in order; `TypeError` for a hook of neither kind."""
-    return tuple(kind(hook, layer, policy) for kind in entry_classes(hook))
+    return tuple(kind(hook, policy) for kind in entry_classes(hook))
 
 
 def entry_classes(hook: Any) -> list[type[Entry]]:

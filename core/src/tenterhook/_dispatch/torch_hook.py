@@ -12,11 +12,9 @@ from tenterhook.hook_type import HookType
 
 def torch_hook(hook: Any) -> Callable[..., Any]:
     """Return the plain callable of `Hook.get_torch_hook`."""
-    entries = entries_for(hook, hook.layer_signature)
+    entries = entries_for(hook)
 
     def here() -> tuple[Entry, ...]:
-        for entry in entries if hook._enabled else ():
-            entry.layer = hook.layer_signature
         return entries if hook._enabled else ()
 
     def pre_forward(module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:

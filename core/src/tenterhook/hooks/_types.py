@@ -1,5 +1,6 @@
 """The hook types: what a user's hook is, before anything is said of where it runs."""
 
+import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,6 +22,12 @@ class OwnRegistration(Protocol):
 
     def remove(self) -> None:
         """Unregister the hook."""
+
+
+class At(threading.local):
+    """Where a hook of several layers is called in this thread, by each thread on its own."""
+
+    layer: str | None = None
 
 
 class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
@@ -52,6 +59,19 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
         self._registration: OwnRegistration | None = None
         self._scopes = 0
         """In how many open scopes it stands."""
+
+    _at: At | None = None
+    """`None` as long as it never stood on several layers."""
+
+    @property
+    def layer_signature(self) -> str | int | None:
+        """The layer it was made for, then the one it went to; in a call the one that calls it."""
+        here = None if self._at is None else self._at.layer
+        return vars(self)["layer_signature"] if here is None else here
+
+    @layer_signature.setter
+    def layer_signature(self, layer: str | int | None) -> None:
+        vars(self)["layer_signature"] = layer
 
     @property
     def enabled(self) -> bool:
@@ -99,7 +119,7 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or pickle holds: no model, for a copy is registered nowhere."""
-        return {**vars(self), "_context": None, "_registration": None, "_scopes": 0}
+        return vars(self) | {"_context": None, "_registration": None, "_scopes": 0, "_at": None}
 
     def __repr__(self) -> str:
         state = "" if self._enabled else ", disabled"

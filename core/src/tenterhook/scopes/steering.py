@@ -3,9 +3,8 @@
 import inspect
 import uuid
 from asyncio import _get_running_loop
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from tenterhook._dispatch.entries import Args, Kwargs, entries_for, entry_classe
 from tenterhook._dispatch.frames import lock, of_thread
 from tenterhook._dispatch.sites import Side
 from tenterhook.hook_type import HookType
-from tenterhook.hooks._types import Edit, Hook
+from tenterhook.hooks._types import At, Edit, Hook
 from tenterhook.layers import LayerChoice
 from tenterhook.reports import never_ran, no_gradient
 from tenterhook.scopes.plan import CLOSED, Opening, Part, Plan, Spot, plan_for
@@ -85,10 +84,11 @@ class Hooks(Scope):
             _check_free(hook)
         self._begin(*(selector for _, _, selector in self._asked))
         own: list[Any] = []
+        names: list[str] = []
         for (_, hook, selector), found in zip(self._asked, self._found, strict=True):
-            entries = entries_for(hook, None, registry) * len(found.layers)  # its layers share them
+            entries = entries_for(hook, registry) * len(found.layers)  # its layers share them
             own += map(self._selecting[id(selector)].change, entries) if selector else entries
-            hook.layer_signature = self._plan.spots[len(own) - 1].name
+            names.append(self._plan.spots[len(own) - 1].name)
         if not self._selecting:
             opening = self._plan.take()
         else:
@@ -96,7 +96,11 @@ class Hooks(Scope):
         opening.own, opening.ran = own, [0] * len(opening.parts)
         self._ran = opening.ran
         with lock:
-            for hook in hooks:
+            for hook, name, found in zip(hooks, names, self._found, strict=True):
+                if hook._scopes or len(found.layers) > 1:
+                    hook._at = hook._at or At()
+                if not hook._scopes:
+                    hook.layer_signature = name
                 hook._scopes += 1
         try:
             for hook in hooks:
@@ -156,20 +160,12 @@ class Steering(Edit):
 class SteeringThere(Steering):
     """One whose function is told where it is."""
 
-    _names: Mapping[nn.Module, str] = MappingProxyType({})
-
     def modify_activations(
         self, module: nn.Module, inputs: Tensor | None, output: Tensor | None
     ) -> Any:
         """Return `function` of the activation and the layer's name."""
         tensor = inputs if output is None else output
-        # By the module: `layer_signature` may be another thread's, where several are in the scope.
-        if module not in self._names and self._context is not None:
-            found = {each: name for name, each in self._context.model.named_modules()}
-            self._names = found | {self._context.model: "input" if output is None else "output"}
-        if tensor is None:
-            return None
-        return self.function(tensor, layer=self._names.get(module) or module.name)
+        return None if tensor is None else self.function(tensor, layer=self.layer_signature)
 
 
 def steering(*given: Any) -> Steering:
@@ -232,11 +228,21 @@ class Scoped(Part):
         if not hook._enabled:
             return None
         self.opening.ran[self.at] += 1
-        entry.layer = hook.layer_signature = self.layer  # it may stand on several
-        new = getattr(entry, method)(*given)
+        new = self._there(hook, getattr(entry, method), *given)
         if new is not None and method != "gradient":
             _mark_checkpoint()
         return new
+
+    def _there(self, hook: Any, run: Callable[..., Any], *given: Any) -> Any:
+        """Return `run(*given)`, with the hook told that this thread calls it at this layer."""
+        at = hook._at
+        if at is None:  # it stands on one layer alone
+            return run(*given)
+        before, at.layer = at.layer, self.layer  # it may run the model itself
+        try:
+            return run(*given)
+        finally:
+            at.layer = before
 
     def alone(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Stand at the site where nothing else does; see `PlainRecorder.alone`.
@@ -252,8 +258,10 @@ class Scoped(Part):
         if not hook._enabled:
             return None
         opening.ran[at] += 1
-        entry.layer = hook.layer_signature = self.layer
-        new = entry.after(module, args, kwargs, output)
+        if hook._at is None:
+            new = entry.after(module, args, kwargs, output)
+        else:
+            new = self._there(hook, entry.after, module, args, kwargs, output)
         if new is not None and _saving_hooks(True) is not None:
             _mark_checkpoint()
         return new

@@ -111,12 +111,14 @@ def _given(module: nn.Module, args: Args, kwargs: Kwargs) -> Tensor | None:
 class SelectedEntry(Entry):
     """An entry that runs for the selected part alone."""
 
-    __slots__ = ("__weakref__", "count", "entry", "matched", "selecting")
+    __slots__ = ("__weakref__", "count", "entry", "layer", "matched", "selecting")
 
     def __init__(self, entry: Entry, selecting: AtWork) -> None:
-        super().__init__(entry.hook, entry.layer, entry.policy)
+        super().__init__(entry.hook, entry.policy)
         self.entry, self.selecting = entry, selecting
         self.count, self.matched = 0, False
+        self.layer: Any = None
+        """The layer that called it."""
 
     @property
     def asked(self) -> bool:
@@ -148,7 +150,6 @@ class SelectedEntry(Entry):
         """Run on the gradient, where something was selected in the forward; see `Entry`."""
         if noted is None:
             return None
-        self.entry.layer = self.layer
         return self._surfacing(self._of_gradient, module, grad, noted)
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
@@ -163,7 +164,7 @@ class SelectedEntry(Entry):
     def _counts(self, tensor: Tensor | None) -> bool:
         """Count a call, and say whether it is selected."""
         call, self.count = self.count, self.count + 1
-        self.entry.layer = self.layer
+        self.layer = self.hook.layer_signature
         return tensor is not None and call % self.selecting.every == 0
 
     def __reduce__(self) -> Any:
