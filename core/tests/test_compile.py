@@ -300,6 +300,14 @@ class TestRegistered:
         expected = same.down(same.mid(torch.relu(X)) * 2)
         assert close(model(X), expected)
 
+    def test_compiled_within(self) -> None:
+        """A scope finds the layers of a compiled module inside another."""
+        net, same = made(), made()
+        whole = nn.Sequential(compiled_from(net, "eager"), nn.Identity())
+        with tenterhook.attach(whole).capture("0._orig_mod.down") as captured:
+            whole(X)
+        assert close(captured.last("0._orig_mod.down"), same(X))
+
 
 class TestScopes:
     """Scopes on a compiled model, which leaves them to Python."""

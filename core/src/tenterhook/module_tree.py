@@ -87,7 +87,9 @@ class Paths:
             module = root
             for part in name.split(".") if name else ():
                 # `get_submodule` finds attributes, too, and takes five times as long.
-                child = module._modules.get(part) or module.get_submodule(part)
+                # A compiled module of no length cannot say whether it is true.
+                child = module._modules.get(part)
+                child = module.get_submodule(part) if child is None else child
                 steps[module, part] = child
                 module = child
         owners = dict.fromkeys(owner for owner, _ in steps)

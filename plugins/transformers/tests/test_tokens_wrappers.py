@@ -1,6 +1,7 @@
 """Selections through wrappers: attached to the wrapper or to the model inside, the same rows."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import transformers as hf
 from torch import Tensor, nn
 
 import tenterhook
+from tenterhook.loading import load_model
+from tenterhook_transformers import LanguageModel
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 14, 15]])
 PADDED = torch.tensor([[0, 0, 7, 8, 9], [11, 12, 13, 14, 15]])
@@ -39,8 +42,13 @@ def llama() -> Any:
 
 def layer_of(module: nn.Module) -> str:
     """Return the name of the second block, whatever is around it."""
+    return layer_like(module, "layers.1")
+
+
+def layer_like(module: nn.Module, end: str) -> str:
+    """Return the first name that ends so."""
     names: list[str] = [name for name, _ in module.named_modules()]
-    return next(name for name in names if name.endswith("layers.1"))
+    return next(name for name in names if name.endswith(end))
 
 
 def alone(module: Any, ids: Tensor) -> Tensor:
@@ -104,6 +112,57 @@ def test_a_wrapper_of_ones_own(inside: bool) -> None:
     with attached.capture(layer, tokens="last") as captured, torch.no_grad():
         whole(PADDED, LEFT)
     assert captured.where(layer)[0].tolist() == [[0, 2], [1, 4]]
+
+
+class _Lends(nn.Module):
+    """Hands on what it is given, and lends what the model inside has."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.scale = nn.Linear(1, 1)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "with generate": _Wrapper,
+    "without": nn.DataParallel,
+    "two": lambda model: _Lends(_Wrapper(model)),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=list(WRAPS))
+def test_a_language_model_around_a_wrapper(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """It tokenizes, generates and captures as around the model inside."""
+    texts = ["And the LORD spake unto Moses", "In the"]
+    settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+
+    def rows(lm: Any) -> list[Any]:
+        layer = layer_like(lm.module, "h.1")
+        with lm.capture(layer, tokens=":") as run:
+            lm.inference.execute_inference(texts)
+        with lm.capture(layer, tokens=":") as whole, lm.capture(layer, phase="generated") as made:
+            text = lm.generate(texts, **settings).texts
+        assert lm.max_tokens == 256
+        return [text, *run.by_row(layer), *whole.by_row(layer), *made.by_row(layer)]
+
+    plain: Any = load_model("tiny:")
+    plain.module.double()
+    model: Any = load_model("tiny:")
+    lm = LanguageModel(wrap(model.module.double()), model.tokenizer)
+    wanted, found = rows(plain), rows(lm)
+    assert found[0] == wanted[0]
+    assert lm.describe_model()["weights"] == plain.describe_model()["weights"]
+    for one, other in zip(found[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["lora", "prompt", "p", "prefix"])

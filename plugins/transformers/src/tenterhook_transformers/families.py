@@ -22,10 +22,49 @@ _FROM_IDS = "create_position_ids_from_input_ids"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the model inside the wrappers of `torch.compile` and peft, the module itself else."""
-    module = getattr(module, "_orig_mod", module)
-    base = getattr(module, "get_base_model", None)
-    return base() if callable(base) else module
+    """Return the model inside wrappers, the module itself where it is none.
+
+    Known are `torch.compile`, peft, and whatever hands on all that it is given: DDP, FSDP, a
+    wrapper of one's own.
+    """
+    while (inner := inside(module)) is not None:
+        module = inner
+    return module
+
+
+def inside(wrapper: nn.Module) -> nn.Module | None:
+    """Return what a wrapper hands its inputs on to; `None` of what is no wrapper."""
+    own: Any = wrapper
+    compiled: nn.Module | None = own._modules.get("_orig_mod")
+    if compiled is not None or _is_pretrained(wrapper):
+        return compiled
+    base = getattr(type(wrapper), "get_base_model", None)
+    if callable(base):
+        found: nn.Module = own.get_base_model()
+        return None if found is wrapper else found
+    kind: Any = type(wrapper)
+    if not _hands_on(kind):
+        return None
+    children = [child for child in dict.fromkeys(wrapper.children()) if _reads_text(child)]
+    return children[0] if len(children) == 1 else None
+
+
+def _reads_text(module: nn.Module) -> bool:
+    kinds: set[Any] = set(map(type, module.modules()))
+    return any("input_ids" in _parameters(kind) for kind in kinds)
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    source = sys.modules.get("transformers.modeling_utils")
+    return source is not None and isinstance(module, source.PreTrainedModel)
+
+
+@lru_cache(maxsize=1024)
+def _hands_on(cls: Any) -> bool:
+    """Whether a class's forward takes anything, by place and by name."""
+    kinds = {each.kind for each in inspect.signature(cls.forward).parameters.values()}
+    of_any = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return "input_ids" not in _parameters(cls) and of_any <= kinds
 
 
 @lru_cache(maxsize=1024)

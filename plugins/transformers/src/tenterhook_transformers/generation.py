@@ -1,13 +1,14 @@
 """Text that a model goes on with, hooks active on every step."""
 
 import copy
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tenterhook.activity import capturing
@@ -17,6 +18,7 @@ from tenterhook_selections.searches import Search, real_tokens
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import (
+    inside,
     model_inputs,
     pad_id,
     position_ids,
@@ -86,8 +88,7 @@ def generate(
 
     Raises `ValueError` for a model that cannot generate, `EmptyText`, `TooLong`, `HookError`.
     """
-    module: Any = model.module
-    _check_generates(module)
+    module: Any = _that_generates(model.module)
     encodings = encode(
         model, prompts, positions=False, **{"padding_side": "left", **(tok_kwargs or {})}
     )
@@ -100,6 +101,7 @@ def generate(
         scopes.enter_context(torch.no_grad())
         scopes.enter_context(known_searches())
         lengths = prompt_mask.sum(1).tolist()
+        scopes.enter_context(_gathered(model.module))
         generation = scopes.enter_context(generating(lengths, model=module, roles=roles))
         if not with_controllers:
             scopes.enter_context(model.without_controllers())
@@ -189,13 +191,35 @@ def _make_room(cache: Any) -> None:
             layer.max_cache_len = room + 1
 
 
-def _check_generates(module: Any) -> None:
+def _that_generates(module: nn.Module) -> nn.Module:
+    """Return what generates: the module, or within wrappers the outermost that has a `generate`.
+
+    Raises `ValueError` where there is none.
+    """
     can = getattr(unwrapped(module), "can_generate", None)
-    if can is None or not can():
+    each: nn.Module | None = module
+    while each is not None and not hasattr(type(each), "generate"):
+        each = inside(each)
+    if each is None or can is None or not can():
         raise ValueError(
             f"{type(unwrapped(module)).__name__} cannot generate text. Load a causal language "
             "model, whose config names an architecture that ends in ForCausalLM or LMHeadModel."
         )
+    return each
+
+
+def _gathered(module: nn.Module) -> AbstractContextManager[Any]:
+    """Have all of what FSDP1 shards at the root: `generate` calls the model inside past it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    each: Any = module
+    while each is not None:
+        if fsdp is not None and isinstance(each, fsdp.FullyShardedDataParallel):
+            found: AbstractContextManager[Any] = fsdp.FullyShardedDataParallel.summon_full_params(
+                each, recurse=False, writeback=False
+            )
+            return found
+        each = inside(each)
+    return nullcontext()
 
 
 def _settle_padding(model: TokenizedModel, settings: dict[str, Any]) -> int:
