@@ -1,7 +1,7 @@
 """Tables as documents: of pandas, pyarrow and lists of records; and the fields that are kept."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = [
 TEXTS = [row["text"] for row in ROWS if row["text"]]
 
 
-def frame(rows: list[dict[str, Any]]) -> Any:
+def frame(rows: Sequence[Mapping[Any, Any]]) -> Any:
     """Make a table of pandas."""
     return pytest.importorskip("pandas").DataFrame(rows)
 
@@ -148,6 +148,11 @@ def test_bad_values_of_a_list() -> None:
     """They are left out if asked, and counted."""
     found = Documents.of(["a", "\ud83d", "b"], skip_bad_records=True)
     assert (list(found), list(found.bad)) == (["a", "b"], [1])
+    chats = [[{"role": "user", "content": each}] for each in ("a", "\ud83d", "b")]
+    found = Documents.of([chats[0], [], *chats[1:]], skip_bad_records=True)
+    assert (len(found), list(found.empty), list(found.bad)) == (2, [1], [2])
+    assert found.are_messages
+    assert len(Documents.of([chats[1]], skip_bad_records=True)) == 1  # tokenizing names it
 
 
 # --- fields that are kept with a run

@@ -133,7 +133,7 @@ class Documents:
             raise UnreadableData("documents", reason)
         if named is not None:
             raise ValueError(f"field={named!r}: {kind} has no fields. Leave it out.")
-        if not isinstance(data, Iterable):
+        if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
             reason = f"a {kind} is none; give texts, conversations, token ids or a table"
             raise UnreadableData("documents", reason)
         values = column_values(data)
@@ -220,9 +220,8 @@ def _first(values: Sequence[Any], count: int) -> Sequence[Any]:
 
 def _of_values(values: Sequence[Any], skip_bad: bool) -> Documents:
     """Return what was given, without any table: texts, or conversations, or token ids."""
-    if values and all(map(is_conversation, values)):
-        made = [conversation_text(each, f"document {at}") for at, each in enumerate(values)]
-        return Documents(made, source="the conversations given", are_messages=True)
+    if any(map(is_conversation, values)) and all(map(_may_be_conversation, values)):
+        return _of_conversations(values, skip_bad)
     if values and all(map(is_ids, values)):
         made = [ids_text(each, f"document {at}") for at, each in enumerate(values)]
         return Documents(made, source="the token ids given", are_token_ids=True)
@@ -232,6 +231,26 @@ def _of_values(values: Sequence[Any], skip_bad: bool) -> Documents:
     gone = set(bad)
     good = [value for at, value in enumerate(values) if at not in gone]
     return Documents(good or values, bad=bad if good else ())
+
+
+def _may_be_conversation(value: Any) -> bool:
+    return is_conversation(value) or (isinstance(value, list | tuple) and not value)
+
+
+def _of_conversations(values: Sequence[Any], skip_bad: bool) -> Documents:
+    """Return conversations, of which those without a message are left out and counted."""
+    empty = [at for at, value in enumerate(values) if not value]
+    texts = {
+        at: conversation_text(value, f"document {at}") for at, value in enumerate(values) if value
+    }
+    bad = [at for at, text in texts.items() if not _is_good(text)] if skip_bad else []
+    if len(bad) == len(texts):
+        bad = []  # none is any good, and what is wrong with the first is told
+    gone = set(bad)
+    good = [text for at, text in texts.items() if at not in gone]
+    return Documents(
+        good, source="the conversations given", empty=empty, bad=bad, are_messages=True
+    )
 
 
 def _is_good(value: Any) -> bool:
