@@ -76,6 +76,7 @@ ARROWS = {
     "tenterhook-run-log": {"tenterhook-capture"},
     "tenterhook-ray": {"tenterhook-capture"},
     "tenterhook-tiny": {"tenterhook-transformers"},
+    "tenterhook-view": {"tenterhook-store"},
 }
 """Who may depend on whom; what a dependency may depend on is allowed, too."""
 

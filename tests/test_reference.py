@@ -96,6 +96,7 @@ MODULES = {
     "specs": ["tenterhook.specs"],
     "stores": ["tenterhook.store", "tenterhook.capture"],
     "taps": ["tenterhook_taps", "tenterhook"],
+    "view": ["tenterhook_view"],
 }
 """Where the names of a page are; the other pages state no calls of Python."""
 

@@ -36,6 +36,7 @@ _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "layer_names": ("transformers",),
         "commands": ("tokens",),
     },
+    "tenterhook-view": {"commands": ("plot", "view")},
     "tenterhook-zarr": {"stores": ("ZarrStore",), "schemes": ("az", "file", "gs", "memory", "s3")},
 }
 
