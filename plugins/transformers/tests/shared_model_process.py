@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from tenterhook.errors import TenterhookError
+from tenterhook_capture import CaptureOptions, begin_run, estimate, prepare_capture
 from tenterhook_capture.identity import model_fingerprint
 from tenterhook_store import LocalStore
 from tenterhook_transformers import LanguageModel
@@ -118,6 +119,22 @@ def saved(lm: LanguageModel, plain: LanguageModel, folder: Path) -> dict[str, An
     }
 
 
+def planned(lm: LanguageModel, folder: Path) -> dict[str, bool]:
+    """Return whether the first process decides what is run for a plan, and for an estimate.
+
+    The others' batches are of another size, and their stores have the run already.
+    """
+    rank = distributed.get_rank()
+    store, options = LocalStore(folder / f"own-{rank}"), CaptureOptions(batch_size=2 + rank)
+    capture = prepare_capture(lm, "layer_1", TEXTS, options=options)
+    if rank:
+        store.write_run("planned", capture.plan)
+    begun = begin_run(store, capture, "planned").run_id in store.runs()
+    made: list[Any] = [None, None]
+    distributed.all_gather_object(made, estimate(store, capture, "planned"))
+    return {"planned": begun, "estimated": made[0] == made[1]}
+
+
 def refused(lm: LanguageModel, folder: Path) -> str:
     """Return what the error says of a layer of which each process has a part."""
     try:
@@ -141,6 +158,7 @@ def main(kind: str, rank: int, folder: Path) -> None:
     if kind != "pipeline":
         found |= hooked(lm, plain)
     found |= saved(lm, plain, folder)
+    found |= planned(lm, folder)
     if kind == "tp_plan":
         found["part"] = refused(lm, folder)
     folder.joinpath(f"found-{rank}.json").write_text(json.dumps(found))

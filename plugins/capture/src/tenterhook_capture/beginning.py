@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from tenterhook_capture.batching import Batching, leaves_budget_open
+from tenterhook_capture.engine import LocalEngine
 from tenterhook_capture.identity import (
     CaptureSpec,
     differences,
@@ -20,6 +21,7 @@ from tenterhook_capture.identity import (
 )
 from tenterhook_capture.prepare import Capture
 from tenterhook_capture.shared_tokens import TOKENS, share_tokens, shared_rows, token_difference
+from tenterhook_capture.together import led
 from tenterhook_capture.unit_rows import UnitsRounded, rounded_rows
 from tenterhook_store import OtherRun, Run, RunPlan, RunWriter, Store, UnknownRun
 
@@ -42,8 +44,15 @@ def begin_run(store: Store, capture: Capture, run_name: str | None = None) -> Ru
     Raises `OtherRun` where the run is another one, `BadName`, `NotWritable`; of a run that is not
     there yet `MaskIgnored`, where padding changes the rows of real tokens.
     """
-    writer, _ = begin(store, capture, run_name)
-    return writer
+    made: list[RunWriter] = []
+
+    def lead() -> str:
+        writer, _ = begin(store, capture, run_name)
+        made.append(writer)
+        return writer.run_id
+
+    run_id = led(capture, LocalEngine(), lead)
+    return made[0] if made else store.write_run(run_id, store.run(run_id).plan)
 
 
 def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[RunWriter, Capture]:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 import attrs
 
 from tenterhook_capture.beginning import as_begun
+from tenterhook_capture.engine import LocalEngine
 from tenterhook_capture.identity import CaptureSpec, differences
 from tenterhook_capture.prepare import Capture
+from tenterhook_capture.together import led
 from tenterhook_capture.token_rows import Piece
 from tenterhook_capture.workers import make_worker
 from tenterhook_store import MemoryStore, OtherRun, RowRanges, Store, Unit
@@ -49,6 +51,10 @@ def estimate(store: Store, capture: Capture, run_id: str) -> Estimate:
 
     Makes nothing in the store. Raises `OtherRun` where the run is there and is another one.
     """
+    return led(capture, LocalEngine(), lambda: _estimate(store, capture, run_id))
+
+
+def _estimate(store: Store, capture: Capture, run_id: str) -> Estimate:
     run_id, capture = as_begun(store, capture, run_id)
     plan, committed = capture.plan, frozenset[int]()
     if run_id in store.runs():

@@ -10,6 +10,9 @@ it. So all of them make the same call, and this happens:
 3. The others *follow*: they run what they are told and drop what it gives, and make no run.
 4. When the leader is done it says how that ended, and each returns or raises the same.
 
+So it is with a plan that is begun, and with an estimate: the leader's batches, and its store, say
+which forwards there are.
+
 What the layers of a pipeline's stages give goes from the process that has the layer to all. A layer
 of which each process has but a part has no rows anywhere: it is refused by name.
 """
@@ -17,7 +20,7 @@ of which each process has but a part has no rows anywhere: it is refused by name
 import pickle
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -29,6 +32,8 @@ from tenterhook_capture.errors import BadArgument, NotWhole
 from tenterhook_capture.forward import ForwardPass, ForwardResult
 from tenterhook_capture.points import Point
 from tenterhook_capture.text_model import TextModel
+
+T = TypeVar("T")
 
 SAMPLE = 4096
 """Values of each point that are compared between processes, once a call."""
@@ -72,20 +77,29 @@ def together(forward: ForwardPass, model: TextModel, points: Sequence[Point]) ->
     return found  # type: ignore[no-any-return]
 
 
-def led(capture: Any, engine: Engine, lead: Callable[[], str]) -> str:
-    """Return the run that `lead` makes of a capture: in this process, or in the leader of some.
+def is_shared(capture: Any) -> bool:
+    """Whether several processes hold the model of a capture among them."""
+    return isinstance(capture.forward, SharedForward)
+
+
+def leads(capture: Any) -> bool:
+    """Whether this process is the one that makes runs of a capture, and tells of them."""
+    return not is_shared(capture) or capture.forward.leads
+
+
+def led(capture: Any, engine: Engine, lead: Callable[[], T]) -> T:
+    """Return what `lead` makes of a capture: in this process, or in the leader of some.
 
     Raises `BadArgument` for an engine that has processes of its own do the units of a model that
     several hold.
     """
-    forward: Any = capture.forward
-    if not isinstance(forward, SharedForward):
+    if not is_shared(capture):
         return lead()
     if not isinstance(engine, LocalEngine):
         raise BadArgument(
             "engine", engine, "'local' for a model that several processes hold among them"
         )
-    return forward.run(lead)
+    return capture.forward.run(lead)
 
 
 class SharedForward:
@@ -155,30 +169,30 @@ class SharedForward:
 
     # --- leading and following
 
-    def run(self, lead: Callable[[], str]) -> str:
-        """Return the run that `lead` makes in the leader, and raise what it raises, in each."""
+    def run(self, lead: Callable[[], T]) -> T:
+        """Return what `lead` makes in the leader, and raise what it raises, in each."""
         return self._lead(lead) if self.leads else self._follow()
 
-    def _lead(self, lead: Callable[[], str]) -> str:
+    def _lead(self, lead: Callable[[], T]) -> T:
         self._telling = True
         try:
-            run_id = lead()
+            made = lead()
         except BaseException as error:
             self._telling = False
             with suppress(Exception):  # the others may be gone, which is why it failed
                 self._tell("failed", _as_sent(error))
             raise
         self._telling = False
-        self._tell("done", run_id)
-        return run_id
+        self._tell("done", made)
+        return made
 
-    def _follow(self) -> str:
+    def _follow(self) -> Any:
         threads = torch.get_num_threads()
         try:
             while True:
                 what, value = self._told()
                 if what == "done":
-                    return str(value)
+                    return value
                 if what == "failed":
                     raise value
                 documents, count = value

@@ -239,6 +239,7 @@ def capture(
         save_activations,
     )
     from tenterhook_capture.loading import load_model
+    from tenterhook_capture.together import leads
 
     if file:
         recipe = _read_recipe(file).elsewhere(device=device)
@@ -272,13 +273,15 @@ def capture(
             )
         run_id, prepared = as_begun(store, prepared, run_name)
         if dry_run:
-            echo("Running the first batches to measure them.", err=True)
+            if leads(prepared):
+                echo("Running the first batches to measure them.", err=True)
             place = None if out is None else store.location
             workers = (ctx.meta[CHOSEN], engine) if engine is not None else None
             said = would_be(store, prepared, run_id, as_json, place=place, workers=workers)
         else:
             said = _plan(store, prepared, run_id, as_json)
-        echo(*said.split("\n"))
+        if leads(prepared):  # of the processes that share a model one tells
+            echo(*said.split("\n"))
         return
     with progress_bar() as show:
         progress = Remembered(show)
@@ -362,6 +365,7 @@ def _read_recipe(file: str) -> "CaptureRecipe":
 def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> str:
     """Make the run, and return how it is done."""
     from tenterhook_capture import NotRebuildable, begin_run
+    from tenterhook_capture.together import is_shared
 
     if prepared.recipe.unnamed:
         raise NotRebuildable(run_id, prepared.recipe.unnamed)
@@ -377,6 +381,11 @@ def _plan(store: "Store", prepared: "Capture", run_id: str, as_json: bool) -> st
         f"Run {run_id} in {store.location} is planned: {prepared.plan.rows:,} rows in "
         f"{many(units, 'unit')}{already}.",
         f"Batches: {batches_of(prepared.plan)}.",
+    ]
+    if is_shared(prepared):
+        lines += ["Processes that share the model do it together:", f"  torchrun ... -m {work}"]
+        return "\n".join(lines)
+    lines += [
         "One process does it:",
         f"  {work}",
         "or several, each a part of its units, here or wherever the store can be reached:",
