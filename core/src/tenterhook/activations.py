@@ -123,6 +123,31 @@ def tensors_in(*values: Any) -> list[Tensor]:
     return [item for items in lists for item in items if isinstance(item, Tensor)]
 
 
+def whole(value: Any) -> Any:
+    """Return a tensor of which several processes have a part each, a `DTensor`, whole and plain.
+
+    A tuple of inputs or an output has it in its place. All processes gather it, so all must ask.
+    Any other value comes back as it is.
+    """
+    if isinstance(value, Inputs):
+        found, count = Inputs(map(whole, value)), len(value.args)
+        found.args, found.names = found[:count], value.names
+        found.kwargs = dict(zip(value.names, found[count:], strict=True))
+        return found
+    gather: Any = getattr(activation_of(value), "full_tensor", None)
+    return value if gather is None else replace(value, gather())
+
+
+def spread_as(new: Any, old: Any) -> Any:
+    """Return a whole tensor as one that processes have parts of, if it takes the place of one."""
+    if not (isinstance(new, Tensor) and hasattr(old, "full_tensor")):
+        return new
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    placed = [Replicate() if each.is_partial() else each for each in old.placements]
+    return distribute_tensor(new, old.device_mesh, placed)
+
+
 def shape_of(tensor: Tensor) -> tuple[Any, ...]:
     """Return the shape of a tensor; of a nested one, whose rows differ, the shape of each row."""
     return tuple(map(shape_of, tensor.unbind())) if tensor.is_nested else tuple(tensor.shape)

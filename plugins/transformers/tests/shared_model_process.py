@@ -84,6 +84,35 @@ def hooked(lm: LanguageModel, plain: LanguageModel) -> dict[str, bool]:
     return {name: close(*pair) for name, pair in found.items()}
 
 
+def plain_inside(lm: LanguageModel, plain: LanguageModel) -> dict[str, bool]:
+    """Return whether hooks see whole what each process has a part of, and change it."""
+    layer, found = "model.layers.1.mlp.act_fn", list[list[Tensor]]()
+    for model in (lm, plain):
+        seen: list[Tensor] = []
+
+        def halved(tensor: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(tensor.clone())
+            return tensor / 2
+
+        def run(model: LanguageModel = model) -> None:
+            model.inference.execute_inference(TEXTS)
+
+        kept = []
+        with model.capture(layer) as captured:
+            run()
+        with model.capture(layer, inputs=True, tokens=-1, features=slice(3)) as given:
+            run()
+        with model.steer(layer, halved), model.capture("output") as steered:
+            run()
+        with model.steer(layer, halved, tokens=0), model.capture("output") as some:
+            run()
+        kept += [captured.last(layer), given.last(layer), *seen]
+        found.append([*kept, steered.last("output"), some.last("output")])
+    pairs = list(zip(*found, strict=True))
+    plain_ones = all(type(each) is Tensor for each in found[0])
+    return {"plain tensors": plain_ones, "whole tensors": all(close(*each) for each in pairs)}
+
+
 def saved(lm: LanguageModel, plain: LanguageModel, folder: Path) -> dict[str, Any]:
     """Return what becomes of a run that was stopped, gone on with and asked for again."""
     store = LocalStore(folder / "store")
@@ -157,6 +186,8 @@ def main(kind: str, rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     if kind != "pipeline":
         found |= hooked(lm, plain)
+    if kind == "parallelize_module":
+        found |= plain_inside(lm, plain)
     found |= saved(lm, plain, folder)
     found |= planned(lm, folder)
     if kind == "tp_plan":

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor, nn, strided
+from torch import Tensor, distributed, nn, strided
 from torch.compiler import is_dynamo_compiling as tracing
 from torch.utils import checkpoint
 
@@ -42,7 +42,9 @@ from tenterhook.activations import (
     replace,
     replace_input,
     shape_of,
+    spread_as,
     tensors_in,
+    whole,
     with_item,
     with_part,
 )
@@ -113,6 +115,8 @@ class Entry:
         """Whether a forward ever came by."""
         self.observe: Callable[..., Any] = getattr(hook, "process_activations", _nothing)
         self.modify: Callable[..., Any] = getattr(hook, "modify_activations", _nothing)
+        if distributed.is_available() and distributed.is_initialized():
+            self.observe, self.modify = map(_of_whole, (self.observe, self.modify))
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run on what the module returned; return the new output, or `None` to keep it."""
@@ -369,6 +373,16 @@ class ControlPart(Control):
                     changed = super().after(module, args, kwargs, item)
                     new = new if changed is None else with_item(new or part, at, changed)
         return None if new is None else with_part(output, self.path, new)
+
+
+def _of_whole(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the call of a hook that sees whole what several processes have parts of."""
+
+    def of_whole(module: nn.Module, given: Any, value: Any) -> Any:
+        old = given if value is None else value
+        return spread_as(call(module, whole(given), whole(value)), old)
+
+    return of_whole
 
 
 def without_hook(*_: Any) -> Entry:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tenterhook._dispatch.frames import of_thread
-from tenterhook.activations import Path, activation_of, first_input, inputs_of, part_of
+from tenterhook.activations import Path, activation_of, first_input, inputs_of, part_of, whole
 from tenterhook.scopes.plan import Part
 
 _functorch: Any = torch._C._functorch  # private to torch, with no types
@@ -63,14 +63,14 @@ class Recorder(Part):
     def after(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Keep what the layer returned."""
         try:
-            part = part_of(output, self.form.path)
+            part = whole(part_of(output, self.form.path))
         except LookupError as error:
             raise LookupError(f"Layer {self.layer!r}: {error}") from None
         self.keep(activation_of(part), module, args, kwargs, f"returned {type(part).__name__}")
 
     def before(self, module: Any, args: Any, kwargs: Any) -> None:
         """Keep what the layer is given."""
-        tensor = first_input(inputs_of(module, args, kwargs))
+        tensor = whole(first_input(inputs_of(module, args, kwargs)))
         self.keep(tensor, module, args, kwargs, "was called without a tensor")
 
     def keep(

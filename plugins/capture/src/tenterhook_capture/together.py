@@ -99,7 +99,8 @@ def led(capture: Any, engine: Engine, lead: Callable[[], T]) -> T:
         raise BadArgument(
             "engine", engine, "'local' for a model that several processes hold among them"
         )
-    return capture.forward.run(lead)
+    forward: SharedForward = capture.forward
+    return forward.run(lead)
 
 
 class SharedForward:

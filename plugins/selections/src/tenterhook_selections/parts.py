@@ -27,6 +27,8 @@ from tenterhook.activations import (
     replace,
     replace_input,
     shape_of,
+    spread_as,
+    whole,
     with_item,
     with_part,
 )
@@ -237,7 +239,7 @@ class SelectedChange(SelectedEntry):
             return old
         if type(old) is dict:
             return {name: self._mixed(was, new[name], module, given) for name, was in old.items()}
-        was, now = activation_of(old), activation_of(new)
+        was, now = activation_of(whole(old)), activation_of(whole(new))
         if was is None or now is None or now.shape != was.shape:
             shapes = [None if each is None else shape_of(each) for each in (was, now)]
             raise ValueError(
@@ -250,7 +252,7 @@ class SelectedChange(SelectedEntry):
             return old
         now = now.to(was.dtype)
         self.selecting.receipt.add(was, now, mask.where, mask.tokens)
-        return replace(old, mask.mix(was, now))
+        return replace(old, spread_as(mask.mix(was, now), activation_of(old)))
 
 
 class _Here(threading.local):
@@ -276,6 +278,7 @@ class SelectedDetection(SelectedEntry):
     __slots__ = ()
 
     def _after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> None:
+        output = whole(output)
         tensor = activation_of(output)
         picked = self._noted(module, tensor, _given(module, args, kwargs))
         if picked is not None and tensor is not None:
@@ -283,7 +286,7 @@ class SelectedDetection(SelectedEntry):
                 self.entry.after(module, args, kwargs, replace(output, picked.of(tensor)))
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        inputs = inputs_of(module, args, kwargs)
+        inputs = whole(inputs_of(module, args, kwargs))
         given = first_input(inputs)
         picked = self._noted(module, given, given)
         if picked is not None and given is not None:
