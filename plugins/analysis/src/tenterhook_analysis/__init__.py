@@ -7,31 +7,64 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenterhook_analysis.errors import AnalysisWarning, NoReadout, WrongWidth
+    from tenterhook_analysis.errors import (
+        AnalysisWarning,
+        BadMetric,
+        NoReadout,
+        NoSuchPosition,
+        NotByToken,
+        UnequalPrompts,
+        WrongWidth,
+    )
     from tenterhook_analysis.grids import Grid
     from tenterhook_analysis.lens import LogitLens, logit_lens
+    from tenterhook_analysis.patching import (
+        PatchGrid,
+        attribution_patching,
+        integrated_gradients,
+        patch_grid,
+    )
+    from tenterhook_analysis.prompts import logit_difference
     from tenterhook_analysis.results import Array, Result
 
 _HOMES = {
     "AnalysisWarning": "errors",
     "Array": "results",
+    "BadMetric": "errors",
     "Grid": "grids",
     "LogitLens": "lens",
     "NoReadout": "errors",
+    "NoSuchPosition": "errors",
+    "NotByToken": "errors",
+    "PatchGrid": "patching",
     "Result": "results",
+    "UnequalPrompts": "errors",
     "WrongWidth": "errors",
+    "attribution_patching": "patching",
+    "integrated_gradients": "patching",
+    "logit_difference": "prompts",
     "logit_lens": "lens",
+    "patch_grid": "patching",
 }
 
 __all__ = [
     "AnalysisWarning",
     "Array",
+    "BadMetric",
     "Grid",
     "LogitLens",
     "NoReadout",
+    "NoSuchPosition",
+    "NotByToken",
+    "PatchGrid",
     "Result",
+    "UnequalPrompts",
     "WrongWidth",
+    "attribution_patching",
+    "integrated_gradients",
+    "logit_difference",
     "logit_lens",
+    "patch_grid",
 ]
 
 

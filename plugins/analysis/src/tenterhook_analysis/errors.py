@@ -38,3 +38,66 @@ class WrongWidth(TenterhookError, ValueError):
             f"Layer {self.layer!r} has {self.width} features, and what is read as the residual "
             f"stream has {self.expected}. Give a layer that returns the stream, as a block does."
         )
+
+
+@attrs.define(slots=False)
+class UnequalPrompts(TenterhookError, ValueError):
+    """Two prompts whose tokens do not stand beside each other."""
+
+    clean: tuple[str, ...]
+    corrupt: tuple[str, ...]
+    """The tokens of each."""
+
+    def __str__(self) -> str:
+        pairs = zip(self.clean, self.corrupt, strict=False)
+        shorter = min(len(self.clean), len(self.corrupt))
+        at = next((at for at, (one, other) in enumerate(pairs) if one != other), shorter)
+        return (
+            f"The clean prompt has {len(self.clean)} tokens and the corrupt one "
+            f"{len(self.corrupt)}; they differ from token {at} on: "
+            f"{list(self.clean[at : at + 3])!r} and {list(self.corrupt[at : at + 3])!r}. Choose "
+            "words of equally many tokens; lm.token_strings(text) shows them."
+        )
+
+
+@attrs.define(slots=False)
+class NoSuchPosition(TenterhookError, IndexError):
+    """A position that the prompt does not have."""
+
+    position: int
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"Position {self.position} is not in a prompt of {self.count} tokens: give "
+            f"{-self.count} to {self.count - 1}."
+        )
+
+
+@attrs.define(slots=False)
+class BadMetric(TenterhookError, ValueError):
+    """A metric that does not give one number."""
+
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"The metric returned {list(self.shape)} numbers. It is given the logits of one "
+            "prompt, (1, tokens, vocabulary), and returns one number, as "
+            "logit_difference(lm, ' right', ' wrong') does."
+        )
+
+
+@attrs.define(slots=False)
+class NotByToken(TenterhookError, ValueError):
+    """A layer whose activation has no axis of tokens where one is needed."""
+
+    layer: str
+    shape: tuple[int, ...]
+    tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"Layer {self.layer!r} gives {list(self.shape)} of a prompt of {self.tokens} tokens, "
+            "which is not (1, tokens, ...). Give a layer with tokens on its second axis."
+        )

@@ -53,6 +53,11 @@ class Readout:
         return output[:, 0]
 
     @property
+    def in_tuples(self) -> bool:
+        """Whether the blocks return a tuple, the stream first, and not the stream itself."""
+        return self._given.in_tuple
+
+    @property
     def at_once(self) -> int:
         """How many rows are to be given at once."""
         return max(1, MOST_LOGITS // self.vocabulary)
