@@ -1,32 +1,37 @@
 """What the hooks of one model share: the model, its tokenizer, its store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 
 
+def _view() -> Any:
+    """Return a field that nobody sets but the registry."""
+    return attrs.field(init=False, factory=dict, on_setattr=attrs.setters.frozen)
+
+
+@attrs.define(eq=False, repr=False, slots=False)
 class HookContext:
     """The model that hooks stand on and what belongs to it; each registered hook has it."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        model_id: str | None = None,
-        tokenizer: Any = None,
-        store: Any = None,
-        special_token_ids: Sequence[int] | None = None,
-    ) -> None:
-        self.model = model
-        self.model_id = model_id if model_id is not None else type(model).__name__
-        self.tokenizer = tokenizer
-        self.store = store
-        self._special_token_ids = special_token_ids
-        self._by_layer: Mapping[str, Mapping[Any, list[tuple[Any, Any]]]] = {}
-        self._by_id: Mapping[str, tuple[str, Any, Any]] = {}
+    model: nn.Module
+    model_id: str = attrs.field(kw_only=True, default="")
+    tokenizer: Any = attrs.field(kw_only=True, default=None)
+    store: Any = attrs.field(kw_only=True, default=None)
+    _special_token_ids: Collection[int] | None = attrs.field(kw_only=True, default=None)
+
+    _hook_registry: Mapping[str, Mapping[Any, Any]] = _view()
+    """`{layer_signature: {hook_type: [(hook, handle), ...]}}`, a live read-only view."""
+
+    _hook_id_map: Mapping[str, tuple[str, Any, Any]] = _view()
+    """`{hook_id: (layer_signature, hook_type, hook)}`, a live read-only view."""
+
+    def __attrs_post_init__(self) -> None:
+        self.model_id = self.model_id or type(self.model).__name__
 
     def take(self, other: "HookContext") -> None:
         """Take over what `other` was told of the model."""
@@ -64,18 +69,8 @@ class HookContext:
         return {int(id) for id in ids}
 
     @special_token_ids.setter
-    def special_token_ids(self, ids: Sequence[int] | set[int] | None) -> None:
+    def special_token_ids(self, ids: Collection[int] | None) -> None:
         self._special_token_ids = None if ids is None else tuple(ids)
-
-    @property
-    def _hook_registry(self) -> Mapping[str, Mapping[Any, list[tuple[Any, Any]]]]:
-        """`{layer_signature: {hook_type: [(hook, handle), ...]}}`, a live read-only view."""
-        return self._by_layer
-
-    @property
-    def _hook_id_map(self) -> Mapping[str, tuple[str, Any, Any]]:
-        """`{hook_id: (layer_signature, hook_type, hook)}`, a live read-only view."""
-        return self._by_id
 
     def __repr__(self) -> str:
         return f"HookContext(model_id={self.model_id!r}, device={self.device}, dtype={self.dtype})"

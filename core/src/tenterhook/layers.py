@@ -138,10 +138,10 @@ class LayerIndex:
         except TypeError:  # a list among the choices
             return _Search(self, exact=True).found(choices)
         if found is None or not found.holds(choices):
-            search = _Search(self, exact=False)
+            search, found = _Search(self, exact=False), None
             with suppress(UnknownLayer, AttributeError):
                 found = search.found(choices)
-            if found is None or not found.holds(choices):
+            if found is None or not (search.exact or found.holds(choices)):
                 search = _Search(self, exact=True)
                 found = search.found(choices)
             if search.may_be_kept:
@@ -233,6 +233,8 @@ class _Search:
 
     def __init__(self, index: LayerIndex, *, exact: bool) -> None:
         self.index = index
+        self.exact = exact
+        """Whether the tree is that of now, and not of when torch last registered a module."""
         self.tree = index.tree(exact=exact)
         self.may_be_kept = True
         self._by_path = True
@@ -261,7 +263,8 @@ class _Search:
     def _whole(self) -> None:
         """Have the answer depend on every name in the model."""
         self._by_path = False
-        self.tree = self.index.tree()
+        if not self.exact:
+            self.exact, self.tree = True, self.index.tree()
 
     def _each(self, choices: Iterable[Any]) -> Iterable[Layer]:
         for choice in choices:
@@ -385,13 +388,13 @@ def _is_pattern(name: str) -> bool:
 def _stacks_of(named: Sequence[tuple[str, nn.Module]]) -> dict[str, list[str]]:
     for kind in (nn.ModuleList, nn.Sequential):
         stacks = {name: m for name, m in named if isinstance(m, kind) and len(m)}
-        outer = [
-            n
-            for n in stacks
-            if not any(n != o and f"{n}.".startswith(o and f"{o}.") for o in stacks)
-        ]
-        if outer:
+        outer: list[str] = []
+        for name in stacks:  # what is inside another comes right after it
+            if not outer or (outer[-1] and not name.startswith(f"{outer[-1]}.")):
+                outer.append(name)
+        if len(outer) > 1:  # counting parameters takes longer than all else here
             outer.sort(key=lambda name: -sum(each.numel() for each in stacks[name].parameters()))
+        if outer:
             return {
                 name: [f"{name}.{at}" if name else f"{at}" for at in stacks[name]._modules]
                 for name in outer

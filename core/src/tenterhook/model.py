@@ -56,8 +56,8 @@ class HookedModel:
         missing: Report = "warn",
     ) -> None:
         self.module = module
-        self.context = HookContext(module, model_id=model_id, tokenizer=tokenizer, store=store)
-        self.context.special_token_ids = special_token_ids
+        given = {"tokenizer": tokenizer, "store": store, "special_token_ids": special_token_ids}
+        self.context = HookContext(module, model_id=model_id or "", **given)
         self.layers = HookRegistry(module, self.context)
         self.layers.owner = weakref.ref(self)
         self.layers.on_error = on_error

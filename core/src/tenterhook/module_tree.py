@@ -68,7 +68,8 @@ class ModuleTree:
             not any(self._empty)
             and all(map(operator.is_, map(_modules_of, self._attributes), self._dicts))
             and list(chain.from_iterable(self._dicts)) == self._keys
-            and all(map(operator.is_, chain.from_iterable(self._views), self._children))
+            # Of what is the same object no list asks whether it is equal: a quarter of the time.
+            and list(chain.from_iterable(self._views)) == self._children
         )
 
 

@@ -57,8 +57,8 @@ class HookRegistry:
         """The openings of each `without_controllers`, which hold for hooks that come meanwhile."""
         self.owner: Callable[[], Any] = lambda: None
         """A weak reference to what carries this registry; hooks keep it while they stand."""
-        context._by_layer = _View(self, HookRegistry.by_layer)
-        context._by_id = _View(self, HookRegistry.by_id)
+        by_layer, by_id = _View(self, HookRegistry.by_layer), _View(self, HookRegistry.by_id)
+        vars(context).update(_hook_registry=by_layer, _hook_id_map=by_id)
 
     # --- layers
 
@@ -268,8 +268,8 @@ class HookRegistry:
         held.owner = None
         held.end()
         held.hook._registration = None
-        if not any(other.layer == held.layer for other in self._held.values()):
-            self._mix.pop(held.layer, None)
+        if held.layer in self._mix and held.layer not in {h.layer for h in self._held.values()}:
+            del self._mix[held.layer]
         held.hook.set_context(None)
 
     def place(self, asked: LayerChoice, kind: HookType, *, several: bool = True) -> list[Layer]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling as tracing
 
 from tenterhook._dispatch.entries import Args, Entry, Kwargs
-from tenterhook.activations import activation_of, replace
+from tenterhook.activations import activation_of, replace, tensors_in
 
 
 def watch_gradient(
@@ -43,7 +43,7 @@ def watch_gradient(
     own = tensor
     if tensor.is_leaf or tracing():  # what shares its node cannot be told in a trace
         own = tensor.clone()
-    elif tensor._is_view() or _is_input(tensor, args, kwargs):
+    elif tensor._is_view() or any(tensor is each for each in tensors_in(*args, *kwargs.values())):
         own = _OwnNode.apply(tensor)  # type: ignore[no-untyped-call]
 
     watching = [(each, each.noted(module, args, kwargs, tensor)) for each in entries]
@@ -83,9 +83,3 @@ class _OwnNode(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         return tangent.view_as(tangent)
-
-
-def _is_input(tensor: Tensor, args: Args, kwargs: Kwargs) -> bool:
-    given = (*args, *kwargs.values())
-    inside = (item for value in given if isinstance(value, tuple | list) for item in value)
-    return any(each is tensor for each in (*given, *inside))

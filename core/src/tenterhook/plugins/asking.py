@@ -19,8 +19,6 @@ from tenterhook.plugins.first_party import asked_as
 from tenterhook.plugins.problems import PluginError, named
 from tenterhook.plugins.registered import Registered
 
-_HOOKS = [f"tenterhook_{kind}" for kind in KINDS]
-
 
 def ask(
     plugin: object, name: str, distribution: str | None = None, version: str | None = None
@@ -71,7 +69,7 @@ def _answers(caller: pluggy.HookCaller, name: str) -> Iterator[tuple[str, str, E
                 yield kind, extension.name, extension
                 yield from ((SCHEMES, scheme, extension) for scheme in extension.schemes)
     elif not all(each.optionalhook for each in implementations):
-        near = closest(caller.name, _HOOKS)[0]
+        near = closest(caller.name, [f"tenterhook_{kind}" for kind in KINDS])[0]
         raise PluginError(name, f"there is no hook {caller.name!r}. Did you mean {near!r}?")
 
 

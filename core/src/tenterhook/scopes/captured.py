@@ -7,6 +7,7 @@ first read after the scope: looking at each in the scope would cost every captur
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -14,23 +15,21 @@ from tenterhook.layers import LayerIndex, LayerSpec
 from tenterhook.scopes.recorders import make_plain
 
 
+@attrs.define(eq=False, repr=False)
 class Captured(Mapping[str, list[Tensor]]):
     """What a capture saw: for each layer, by every spelling of it, one tensor per call."""
 
-    def __init__(
-        self,
-        index: LayerIndex,
-        calls: dict[str, list[Tensor]],
-        places: dict[str, list[Tensor]] | None = None,
-        selecting: Any = None,
-    ) -> None:
-        self._index = index
-        self._calls = calls
-        self._places = places or {}
-        self._by_row: Any = getattr(selecting, "by_row", None)
-        self._is_open = True
-        self._read: set[str] = set()  # while it was open
-        self._plain: set[str] = set()
+    _index: LayerIndex
+    _calls: dict[str, list[Tensor]]
+    _places: dict[str, list[Tensor]] = attrs.field(factory=dict)
+    """Where the captured rows stood, of a selection of tokens."""
+    _selecting: Any = None
+    """The selector at work."""
+    _is_open: bool = attrs.field(init=False, default=True)
+    _read: set[str] = attrs.field(init=False, factory=set)
+    """The layers that were read while it was open."""
+    _plain: set[str] = attrs.field(init=False, factory=set)
+    """Those whose tensors are plain."""
 
     def end(self) -> None:
         """Take note that the scope is over."""
@@ -86,7 +85,8 @@ class Captured(Mapping[str, list[Tensor]]):
         Rows are those that a generation returned. Takes a capture of selected tokens; `tokens=":"`
         selects them all.
         """
-        return self._by_row(self[layer], self.where(layer))  # type: ignore[no-any-return]
+        places = self.where(layer)
+        return self._selecting.by_row(self[layer], places)  # type: ignore[no-any-return]
 
     def __contains__(self, layer: object) -> bool:
         return self.get(layer) is not None

@@ -69,7 +69,7 @@ class CaptureScope(Scope):
             calls = budget.lists(calls)
         opening.own = [*calls.values()]
         chosen = self._selecting.get(id(self._asked[-1]))
-        places = None if chosen is None else {r.layer: r.where for r in opening.parts}
+        places = {} if chosen is None else {r.layer: r.where for r in opening.parts}
         self._captured = Captured(self._index, calls, places, chosen)
         return opening
 

@@ -123,15 +123,15 @@ class Hooks(Scope):
         if all(opening.ran):
             return []
         parts = list(zip(self._plan.spots, opening.parts, strict=True))
-        ran = {(layer.name, id(part.hook)) for layer, part in parts if opening.ran[part.at]}
+        ran = {(spot.name, id(part.hook)) for spot, part in parts if opening.ran[part.at]}
         silent = [
-            (layer, part.hook.hook_type is HookType.BACKWARD)
-            for layer, part in parts
-            if part.hook._enabled and (layer.name, id(part.hook)) not in ran
+            spot
+            for spot, part in parts
+            if part.hook._enabled and (spot.name, id(part.hook)) not in ran
         ]
-        never = {layer.name: layer.module for layer, backward in silent if not backward}
-        gradients = dict.fromkeys(layer.name for layer, backward in silent if backward)
-        return [*never_ran("A hook never ran at", never), *no_gradient(list(gradients))]
+        never = {spot.name: spot.module for spot in silent if not spot.backward}
+        gradients = dict.fromkeys(spot.name for spot in silent if spot.backward)
+        return [*never_ran("A hook never ran at", never), *no_gradient([*gradients])]
 
 
 def _check_free(hook: Hook) -> None:
