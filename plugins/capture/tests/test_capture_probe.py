@@ -15,6 +15,9 @@ from tenterhook_store.memory import _MemoryUnitWriter
 TEXTS = [" ".join(f"w{(at * at + i) % 31}" for i in range(2 + at * 7 % 13)) for at in range(24)]
 LAYERS = ["blocks.1", "head"]
 
+FAR = torch.arange(20, 60)
+"""Places far from the beginning of a document."""
+
 Change = Callable[[WordModel], object]
 
 
@@ -267,6 +270,23 @@ def test_statistics_of_an_earlier_version_are_not_compared(monkeypatch: pytest.M
     _torch_hook(other)
     with pytest.raises(OtherRun, match=r"of token \d+ of document \d+ is"):
         save(other, store, reduce="mean")
+
+
+@pytest.mark.parametrize("how", [{}, {"reduce": "mean"}], ids=["rows", "statistics"])
+def test_a_change_that_shows_in_long_documents_alone(how: dict[str, Any]) -> None:
+    """Of several small batches the one with the longest documents is run."""
+    texts = [" ".join(["w1", "w2", "w3"] * (16 if at == 30 else 4)) for at in range(60)]
+
+    def save_texts(model: WordModel) -> None:
+        settings = {"run_name": "r", "batch_size": 6, "rows_per_unit": 1000, **how}
+        save_activations(model, ["head"], texts, store, **settings)
+
+    store = MemoryStore()
+    save_texts(WordModel(max_tokens=None))
+    other = WordModel(max_tokens=None)
+    hook(other, "embed", lambda output: output.index_fill(1, FAR[output.shape[1] > FAR], 1.0))
+    with pytest.raises(OtherRun, match=r"of token \d+ of document 30 is"):
+        save_texts(other)
 
 
 def test_a_unit_of_statistics_keeps_few_rows() -> None:

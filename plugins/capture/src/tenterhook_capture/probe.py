@@ -175,7 +175,7 @@ def _some_units(run: Run) -> list[Unit]:
 
 
 def _best_of(capture: Capture, run: Run, unit: Unit) -> Batch:
-    """Return the batch of a unit that says most in few tokens."""
+    """Return the batch of a unit that says most and costs little."""
     how = Batching.of_spec(run.plan.spec)
     return best_batch(batches(capture.rows.pieces(unit), how, row_bytes=run.plan.row_bytes))
 

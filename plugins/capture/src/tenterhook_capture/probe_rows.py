@@ -1,7 +1,9 @@
 """Which rows of a run a probe computes again, and those that a unit of statistics keeps for it.
 
-A probe runs one batch: the smallest that says something, of those that a unit begins with. Of its
-documents a few are compared, and of each the last rows, which depend on all before them.
+A probe runs one batch, of those that a unit begins with: the one whose longest document is longest
+among those that cost little, for some changes show far from a document's beginning alone, as that
+of a sliding window. Of its documents a few are compared, and of each the last rows, which depend on
+all before them.
 
 A run that keeps statistics and no rows has nothing to compare them with: a mean of 50,000 rows
 takes 50,000 rows to compute again. So each of its units keeps a few rows of that same batch, by
@@ -20,6 +22,9 @@ from tenterhook_capture.token_rows import Piece
 TOKENS = 64
 """A batch of fewer says little: of one token, what attention does is not seen."""
 
+LITTLE = 512
+"""A batch of more tokens, padding counted, is run where there is no smaller one of enough."""
+
 DOCUMENTS = 8
 """Documents of the batch whose rows are compared."""
 
@@ -27,7 +32,7 @@ ROWS = 32
 """The rows of each document that are compared: its last, which depend on all before them."""
 
 LOOKED_AT = 256
-"""Batches of a unit that are looked at for a small one."""
+"""Batches of a unit that are looked at for a good one."""
 
 ROWS_KEPT = 32
 """Rows that a unit of statistics keeps at most, of all documents together."""
@@ -41,7 +46,7 @@ reduced."""
 
 
 def best_batch(batches: Iterable[Batch]) -> Batch:
-    """Return the smallest batch of enough tokens, or the largest that there is."""
+    """Return the batch that says most and costs little."""
     return min(islice(batches, LOOKED_AT), key=_rank)
 
 
@@ -72,7 +77,7 @@ class ProbeRows:
 
     def __init__(self) -> None:
         self._seen = 0
-        self._rank: tuple[bool, int] | None = None
+        self._rank: _Rank | None = None
         self._tensors: dict[str, Tensor] = {}
 
     def choose(self, batch: Batch) -> Tensor | None:
@@ -95,5 +100,12 @@ class ProbeRows:
         return {name: tensor.cpu() for name, tensor in self._tensors.items()}
 
 
-def _rank(batch: Batch) -> tuple[bool, int]:
-    return batch.tokens_computed < TOKENS, abs(batch.tokens_computed - TOKENS)
+_Rank = tuple[int, int, int]
+
+
+def _rank(batch: Batch) -> _Rank:
+    """Return what is least of the best batch."""
+    tokens = batch.tokens_computed
+    if tokens < TOKENS:
+        return 2, -tokens, 0
+    return (0, -max(map(len, batch.documents)), tokens) if tokens <= LITTLE else (1, tokens, 0)
