@@ -135,7 +135,9 @@ def test_hostile_text_is_inert(text: str) -> None:
         view.tokens(texts, {text: numbers}, title=text),
         view.examples([(texts, numbers)], name=text, title=text),
         view.grid(numbers[None], [text], texts, name=text, title=text),
-        view.lens(tokens=texts, layers=[text], top=best, probabilities=chances, title=text),
+        view.lens(
+            input_tokens=texts, layers=[text], tokens=best, probabilities=chances, title=text
+        ),
         view.attention(texts, pattern, heads=[text], title=text),
         view.diff(texts, [text], names=(text, text), title=text),
         view.diff(text, "plain"),
@@ -145,7 +147,7 @@ def test_hostile_text_is_inert(text: str) -> None:
         view.tokens(["plain", "plain"], {"a": numbers}),
         view.examples([(["plain", "plain"], numbers)], name="a"),
         view.grid(numbers[None], ["a"], ["plain", "plain"], name="a"),
-        view.lens(tokens=["plain"] * 2, layers=["a"], top=best, probabilities=chances),
+        view.lens(input_tokens=["plain"] * 2, layers=["a"], tokens=best, probabilities=chances),
         view.attention(["plain"] * 2, pattern, heads=["a"]),
         view.diff(["plain", "plain"], ["plain"]),
         view.diff("plain", "plain"),

@@ -32,9 +32,9 @@ def test_a_grid_shows_500_tokens() -> None:
 class Lens:
     """What a logit lens found."""
 
-    tokens: list[str]
+    input_tokens: list[str]
     layers: list[str]
-    top: list[list[list[str]]]
+    tokens: list[list[list[str]]]
     probabilities: Any
 
 
@@ -51,9 +51,24 @@ def test_a_lens_names_the_best_tokens() -> None:
     assert re.findall(r"<td class=s\d>(.+?)</td>", part.markup) == [" the", " beginning"]
     assert part.data["says"][1] == "0, “ the” (token 1): “ beginning” 50.0%, “ end” 25.0%"
     with pytest.raises(
-        view.WrongShape, match=r"probabilities has the shape \(1, 2, 2\), not \(1, 1, k\)"
+        view.WrongShape, match=r"probabilities has the .* \(1, 2, 2\), not \(1, 1, r"
     ):
-        view.lens(found, tokens=["In"])
+        view.lens(found, input_tokens=["In"])
+
+
+def test_what_an_analysis_found_goes_into_a_page() -> None:
+    """The logit lens of a model: as a part of its own, and by itself."""
+    import tenterhook_tiny
+    from tenterhook_analysis import logit_lens
+
+    found = logit_lens(tenterhook_tiny.load(), "In the beginning", k=3)
+    part = view.lens(found)
+    (plain,) = view.page(found).parts
+
+    assert part.kind == plain.kind == "cells"
+    assert len(part.data["says"]) == len(plain.data["says"]) == 4 * len(found.input_tokens)
+    assert part.markup.index(found.layers[-1]) < part.markup.index(found.layers[0])
+    assert "%" in part.data["says"][0]
 
 
 @pytest.mark.parametrize("layered", [False, True], ids=["heads", "layers"])

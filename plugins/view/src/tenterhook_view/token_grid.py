@@ -72,27 +72,27 @@ def grid(
 def lens(
     result: Any = None,
     *,
-    tokens: Sequence[str] | None = None,
+    input_tokens: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
-    top: Sequence[Sequence[Sequence[str]]] | None = None,
+    tokens: Sequence[Sequence[Sequence[str]]] | None = None,
     probabilities: Any = None,
     title: str = "Logit lens",
 ) -> Part:
     """Return a part with what each layer would say next at each token, coloured by how surely.
 
-    `top` are the best tokens `[layers][tokens][k]`, best first, and `probabilities` theirs,
-    `[layers, tokens, k]`. `result` is an object with the four of these names, which gives those
-    that are not given. The first 500 tokens are shown. Raises `WrongShape`.
+    `input_tokens` are those that were read, `tokens` the likeliest next ones, by layer, position
+    and rank, and `probabilities` theirs, `[layer, position, rank]`. `result` is an object with
+    members of these names, as `tenterhook_analysis.logit_lens` returns it, for what is not given.
+    The last layer is on top; the first 500 tokens are shown. Raises `WrongShape`.
     """
-    texts = tokens if tokens is not None else result.tokens
+    texts = input_tokens if input_tokens is not None else result.input_tokens
     names = layers if layers is not None else result.layers
-    best = top if top is not None else result.top
+    best = tokens if tokens is not None else result.tokens
     given = probabilities if probabilities is not None else result.probabilities
     chances = torch.as_tensor(given).detach().float().cpu()
     if chances.ndim != 3 or tuple(chances.shape[:2]) != (len(names), len(texts)):
-        raise WrongShape("probabilities", chances.shape, f"({len(names)}, {len(texts)}, k)")
+        raise WrongShape("probabilities", chances.shape, f"({len(names)}, {len(texts)}, rank)")
     cells = [[str(column[0]) if len(column) else "" for column in row] for row in best]
-    listed = chances[..., :NAMED].tolist()
     says = [
         [
             ", ".join(
@@ -101,14 +101,14 @@ def lens(
             )
             for column, shares in zip(row, of_row, strict=False)
         ]
-        for row, of_row in zip(best, listed, strict=False)
+        for row, of_row in zip(best, chances[..., :NAMED].tolist(), strict=False)
     ]
     return grid(
-        chances[..., 0],
-        [str(each) for each in names],
+        chances[..., 0].flip(0),
+        [str(each) for each in reversed(names)],
         texts,
-        cells=cells,
-        says=says,
+        cells=cells[::-1],
+        says=says[::-1],
         name="probability",
         title=title,
     )

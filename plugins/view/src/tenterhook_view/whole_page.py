@@ -78,12 +78,23 @@ class Page:
 
 
 def as_part(given: Any) -> Part:
-    """Return a part as it is, and of another object what it shows in a notebook.
+    """Return a part as it is, the grid of an analysis, and of others what a notebook shows.
 
     Raises `NotShown`, a `TypeError`, for one that shows nothing.
     """
     if isinstance(given, Part):
         return given
+    if not isinstance(given, type) and callable(getattr(given, "grid", None)):
+        found = given.grid()
+        return grid(
+            found.values,
+            found.rows,
+            found.columns,
+            cells=found.texts,
+            says=found.hovers,
+            name=found.value_name,
+            title=found.title,
+        )
     markup = getattr(given, "_repr_html_", None)
     if markup is None or isinstance(given, type):
         raise NotShown(given)
@@ -96,7 +107,7 @@ def page(
     out: str | os.PathLike[str] | None = None,
     **of_runs: Any,
 ) -> Page:
-    """Return a page of parts, of runs, and of other objects that a notebook shows.
+    """Return a page of parts, runs, results of analyses, and of what else a notebook shows.
 
     Of a run the page has its tokens, the highest examples of what colours them, a grid of layers by
     the first tokens, and the numbers of each layer; `of_runs` are what `tokens` takes: `layer`,
