@@ -126,14 +126,9 @@ def tensors_in(*values: Any) -> list[Tensor]:
 def whole(value: Any) -> Any:
     """Return a tensor of which several processes have a part each, a `DTensor`, whole and plain.
 
-    A tuple of inputs or an output has it in its place. All processes gather it, so all must ask.
-    Any other value comes back as it is.
+    An output has it in its place. All processes gather it, so all must ask. Any other value comes
+    back as it is.
     """
-    if isinstance(value, Inputs):
-        found, count = Inputs(map(whole, value)), len(value.args)
-        found.args, found.names = found[:count], value.names
-        found.kwargs = dict(zip(value.names, found[count:], strict=True))
-        return found
     gather: Any = getattr(activation_of(value), "full_tensor", None)
     return value if gather is None else replace(value, gather())
 

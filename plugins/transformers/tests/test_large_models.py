@@ -16,6 +16,7 @@ from typing import Any
 import accelerate  # type: ignore[import-untyped]
 import pytest
 import torch
+from test_shared_models import test_two_processes as two_processes
 from torch import Tensor, nn
 
 from tenterhook.errors import TenterhookError
@@ -27,6 +28,9 @@ from tenterhook_capture.save import save_activations
 from tenterhook_store import MemoryStore, OtherRun
 from tenterhook_transformers import LanguageModel
 from tenterhook_transformers.errors import BadLoadOption
+from tenterhook_transformers.large_models import LARGE, QUANTIZATIONS
+
+PAGE = Path(__file__).parents[3] / "docs/how-to/large-models.md"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -325,6 +329,28 @@ def test_quantized_weights_that_changed_make_another_run(folder: Path) -> None:
                 part.mul_(2)
     with pytest.raises(OtherRun, match="model not the same"):
         save_activations(lm, "layer_1", TEXTS, store, run_name="run")
+
+
+def test_the_page_has_the_ways_that_are_tested() -> None:
+    """Every word for fewer bits with its package, every way to share a model, and no other."""
+    words, shared = _tables("large-models.md")
+    found = {word: package for cell, _, package in words for word in cell.split(", ")}
+    quoted = {f"`{word}`": f"`{NEEDS[word].replace('.', '-')}`" for word in QUANTIZATIONS}
+    assert found == quoted
+    (mark,) = (m for m in two_processes.pytestmark if m.name == "parametrize")
+    ways = " ".join(first for first, *_ in shared)
+    assert len(shared) == len(set(mark.args[1]) - {"parallelize_module"})  # in the row of tp_plan
+    for kind in mark.args[1]:
+        assert kind in ways
+    for option in LARGE:
+        assert option in PAGE.read_text()
+
+
+def _tables(page: str) -> list[list[list[str]]]:
+    """Return the cells of a page's tables, without their heads."""
+    rows = PAGE.with_name(page).read_text().split("\n\n")
+    tables = [each.splitlines()[2:] for each in rows if each.startswith("| ")]
+    return [[[*map(str.strip, row.strip("| ").split("|"))] for row in rows] for rows in tables]
 
 
 def test_warnings_of_libraries_stay_theirs(folder: Path) -> None:

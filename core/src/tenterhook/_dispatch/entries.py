@@ -26,6 +26,7 @@ holds both ways to bare torch hooks: outputs of every structure, and stacks of h
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, distributed, nn, strided
@@ -33,6 +34,7 @@ from torch.compiler import is_dynamo_compiling as tracing
 from torch.utils import checkpoint
 
 from tenterhook.activations import (
+    Inputs,
     Path,
     activation_of,
     first_input,
@@ -116,7 +118,9 @@ class Entry:
         self.observe: Callable[..., Any] = getattr(hook, "process_activations", _nothing)
         self.modify: Callable[..., Any] = getattr(hook, "modify_activations", _nothing)
         if distributed.is_available() and distributed.is_initialized():
-            self.observe, self.modify = map(_of_whole, (self.observe, self.modify))
+            self.observe, self.modify = (
+                partial(_of_whole, call) for call in (self.observe, self.modify)
+            )
 
     def after(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Run on what the module returned; return the new output, or `None` to keep it."""
@@ -375,14 +379,12 @@ class ControlPart(Control):
         return None if new is None else with_part(output, self.path, new)
 
 
-def _of_whole(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the call of a hook that sees whole what several processes have parts of."""
-
-    def of_whole(module: nn.Module, given: Any, value: Any) -> Any:
-        old = given if value is None else value
-        return spread_as(call(module, whole(given), whole(value)), old)
-
-    return of_whole
+def _of_whole(call: Callable[..., Any], module: nn.Module, given: Any, value: Any) -> Any:
+    """Call a hook with what several processes have parts of whole; spread what it returns so."""
+    old = given if value is None else value
+    if isinstance(given, Inputs) and (tensor := first_input(given)) is not None:
+        given = inputs_of(module, *replace_input(given, whole(tensor)))
+    return spread_as(call(module, whole(given), whole(value)), old)
 
 
 def without_hook(*_: Any) -> Entry:

@@ -286,8 +286,8 @@ class SelectedDetection(SelectedEntry):
                 self.entry.after(module, args, kwargs, replace(output, picked.of(tensor)))
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        inputs = whole(inputs_of(module, args, kwargs))
-        given = first_input(inputs)
+        inputs = inputs_of(module, args, kwargs)
+        given = whole(first_input(inputs))
         picked = self._noted(module, given, given)
         if picked is not None and given is not None:
             with _looking_at(module):
