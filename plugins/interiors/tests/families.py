@@ -201,7 +201,35 @@ FAMILIES = {
     ),
     "GPT-J": F(PARALLEL, "GPTJ", {**GPT, "rotary_dim": 4}),
     "Falcon": F(PARALLEL, "Falcon", {"new_decoder_architecture": False}),
+    "Falcon, grouped": F(PARALLEL, "Falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "Falcon, alibi": F(PARALLEL, "Falcon", {"alibi": True, "multi_query": False}),
     "BLOOM": F(DENSE, "Bloom", {"n_layer": 2, "n_head": 4}),
+    "CodeGen": F(PARALLEL, "CodeGen", {**GPT, "rotary_dim": 4, "n_ctx": 64}),
+    "GPT": F(DENSE, "OpenAIGPT", GPT, model="OpenAIGPTLMHeadModel"),
+    "GPT-Neo": F(
+        DENSE,
+        "GPTNeo",
+        {"num_layers": 2, "num_heads": 4, "window_size": 4}
+        | {"attention_types": [[["global", "local"], 1]]},
+    ),
+    "MPT": F(DENSE, "Mpt", {"d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}),
+    "XGLM": F(DENSE, "XGLM", {"d_model": 16, "ffn_dim": 24, "num_layers": 2, "attention_heads": 4}),
+    "DeBERTa": F(
+        ENCODER,
+        "Deberta",
+        {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+        | {"max_relative_positions": 8},
+        model="DebertaForMaskedLM",
+    ),
+    "DeBERTa-v2, relative": F(
+        ENCODER,
+        "DebertaV2",
+        {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+        | {"max_relative_positions": 8},
+        model="DebertaV2ForMaskedLM",
+    ),
+    "MPNet": F(ENCODER, "MPNet", model="MPNetForMaskedLM"),
+    "RoFormer": F(ENCODER, "RoFormer", {"embedding_size": 16}, model="RoFormerForMaskedLM"),
     "Jamba": F(
         HYBRID,
         "Jamba",

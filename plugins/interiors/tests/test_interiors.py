@@ -97,6 +97,41 @@ def test_setting_a_pattern(model: Any, ids: Tensor, caplog: pytest.LogCaptureFix
     assert model.module.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.matrix(sample=3)
+@pytest.mark.parametrize("family", ["GPT-J", "Falcon", "Falcon, alibi", "BLOOM", "MPT", "GPT-Neo"])
+@pytest.mark.parametrize("name", ["k.1", "v.0", "pattern.1", "z.0", "q.0"])
+def test_an_attention_of_its_own(family: str, name: str, ids: Tensor) -> None:
+    """It is read and changed as those of transformers' tables are, and the cache has the change."""
+    module = FAMILIES[family].make().double()
+    model = tenterhook.attach(module)
+    names = ("scores.1", "pattern.1", "v.1", "z.1")
+    even = torch.full((6, 6), 1 / 6, dtype=torch.float64)
+    with torch.no_grad(), model.capture(*names) as captured:
+        plain = module(ids).logits
+    with (
+        torch.no_grad(),
+        model.steer("pattern.1", lambda x: even.expand_as(x)),
+        model.capture("v.1", "z.1") as steered,
+    ):
+        module(ids)
+    scores, pattern, v, z = map(captured.last, names)
+    assert torch.allclose(scores.softmax(-1), pattern.to(scores.dtype), atol=1e-6)
+    v = v.repeat_interleave(4 // v.shape[2], 2)
+    assert torch.allclose((pattern.double() @ v.transpose(1, 2)).transpose(1, 2), z, atol=1e-6)
+    mean = steered.last("v.1").repeat_interleave(4 // steered.last("v.1").shape[2], 2).mean(1)
+    assert torch.allclose(steered.last("z.1"), mean[:, None].expand(-1, 6, -1, -1), atol=1e-6)
+
+    settings = {"max_new_tokens": 4, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    with model.steer(name, lambda x: x * 1.5):
+        cached = module.generate(ids, **settings)
+        assert torch.equal(cached, module.generate(ids, use_cache=False, **settings))
+        with torch.no_grad():
+            assert not torch.allclose(module(ids).logits, plain, atol=1e-9)
+    with torch.no_grad():
+        assert torch.equal(module(ids).logits, plain)
+    tenterhook.assert_clean(model)
+
+
 def test_a_head_knocked_out(model: Any, ids: Tensor) -> None:
     """Zeros at its sum are zeros in its columns of the output projection."""
 
@@ -304,6 +339,9 @@ def test_a_name_that_is_not_offered_says_why(model: Any) -> None:
     parallel = tenterhook.attach(FAMILIES["GPT-NeoX"].make())
     with pytest.raises(tenterhook.UnknownLayer, match="both read the block's input"):
         parallel.capture("resid_mid.0")
+    relative = tenterhook.attach(FAMILIES["DeBERTa-v2, relative"].make())
+    with pytest.raises(tenterhook.UnknownLayer, match="They enter several products"):
+        relative.capture("q.0")
     recurrent = tenterhook.attach(FAMILIES["Mamba"].make())
     with pytest.raises(tenterhook.UnknownLayer, match="No attention of this MambaBlock"):
         recurrent.capture("pattern.0")

@@ -35,6 +35,7 @@ REASONS = {
     "j": "No one layer gives it",
     "k": "The model has no layer that gives logits",
     "l": "No layer gives logits whose largest",
+    "m": "They enter several products",
 }
 """What refusals say, by the letter that stands for them in the table."""
 

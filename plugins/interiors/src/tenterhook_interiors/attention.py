@@ -70,7 +70,7 @@ class Attention:
         self._uses += 1 if used else -1
         if used and self._uses == 1:
             hooks_changed(self.module)
-            tables.switch(self.module.config, attend)
+            self.switch(True)
             self._handles = [
                 self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
                 self.module.register_forward_hook(self.end, always_call=True),
@@ -79,11 +79,18 @@ class Attention:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
+            self.switch(False)
+
+    def switch(self, used: bool) -> None:
+        """Have the module's config say our attention function, or its own again."""
+        if used:
+            tables.switch(self.module.config, attend)
+        else:
             tables.switch_back(self.module.config)
 
     def __reduce__(self) -> Any:
         """Return, for a copy of the model, one without points."""
-        return _without_points, ()
+        return _without_points, (type(self),)
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Have keys and values go through their points on their way into a cache."""
@@ -102,6 +109,10 @@ class Attention:
     def _update(self, cache: Any, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         key, value = self.through("k", key), self.through("v", value)
         return type(cache).update(cache, key, value, *args, **kwargs)
+
+    def is_cached(self) -> bool:
+        """Whether keys and values of the call that runs went through their points already."""
+        return any(each is self and caches for each, caches in _here.calls)
 
     def wanted(self, word: str) -> bool:
         """Whether anything runs at a point in this thread or task."""
@@ -128,7 +139,7 @@ class Attention:
         """Run the attention function of that name, and the points on the way."""
         module = self.module
         query = self.through("q", query)
-        if not any(each is self and caches for each, caches in _here.calls):
+        if not self.is_cached():
             key, value = self.through("k", key), self.through("v", value)
         inner = [self.points[word] for word in ("scores", "pattern") if self.wanted(word)]
         if inner and (name == "eager" or any(map(changes, inner))):
@@ -259,7 +270,7 @@ def _caches(given: Iterable[Any]) -> Iterator[Any]:
             yield each
 
 
-def _without_points() -> Attention:
-    attention = Attention.__new__(Attention)
+def _without_points(kind: type[Attention]) -> Attention:
+    attention = kind.__new__(kind)
     attention.module, attention.points = None, {}
     return attention

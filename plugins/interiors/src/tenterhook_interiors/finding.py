@@ -4,31 +4,32 @@ What happens when the first name is asked for:
 
 1. A twin of the model runs a few tokens, and everything its modules took and returned is recorded.
 2. It runs again with our attention functions in place. The logits are to be the same to the bit.
+   Blocks in which none of transformers' functions is called are looked through for a softmax.
 3. Each name is held to what it says: `softmax(scores) = pattern`, `pattern @ v = z`, the sums of a
    block, the experts' sum. What does not come true is not offered, and the reason is kept.
 4. The points are made for the model itself, whose modules have the twin's paths.
 """
 
-import inspect
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tenterhook import LayerIndex, attach
-from tenterhook.activations import activation_of
+from tenterhook import LayerIndex
 from tenterhook.one_line import error_line
 from tenterhook.points import Point, Points
 from tenterhook_interiors import implementations as tables
 from tenterhook_interiors.attention import OF_HEADS, WORDS, Attention
+from tenterhook_interiors.ends import Ends
 from tenterhook_interiors.forms import forms_of, is_before
 from tenterhook_interiors.inputs import small_inputs
-from tenterhook_interiors.recording import Call, Recording, record, same
+from tenterhook_interiors.own_attention import OwnAttention
+from tenterhook_interiors.recording import Call, Recording, is_linear, record, same
 from tenterhook_interiors.residual import Sum, find_sum
 from tenterhook_interiors.sides import Experts, MidPoint, SidePoint, chosen
 from tenterhook_interiors.translations import LIBRARIES, to_library
 from tenterhook_interiors.twin import twin_of
+from tenterhook_interiors.watched import attentions_of
 
 _OF_BLOCKS = (
     "resid_pre resid_mid resid_post attn_out mlp_out q_pre k_pre v q k scores pattern z "
@@ -79,20 +80,6 @@ def _is_of_transformers(module: nn.Module) -> bool:
     return any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__)
 
 
-class _Watched(Attention):
-    """One of a twin's, which keeps what enters the attention function."""
-
-    def __init__(self, module: nn.Module, number: int) -> None:
-        super().__init__(module, number)
-        self.entering: dict[str, Tensor] = {}
-
-    def attend(self, name: str, query: Any, key: Any, value: Any, *args: Any) -> Any:
-        """Keep queries, keys and values, heads after the sequence."""
-        given = {"q": query, "k": key, "v": value}
-        self.entering = {f"{word} entering": each.transpose(1, 2) for word, each in given.items()}
-        return super().attend(name, query, key, value, *args)
-
-
 class _Finder:
     """One look at a model."""
 
@@ -132,55 +119,32 @@ class _Finder:
         self.recording = record(twin, inputs)
         self._find_ends(twin)
         with torch.no_grad():
-            self._find_attentions(twin, inputs)
+            self.attention = attentions_of(twin, inputs, self.recording, self.blocks, self.dtype)
             for number, path in enumerate(self.blocks):
                 self._find_block(number, path)
 
     # --- attention
 
-    def _find_attentions(self, twin: Any, inputs: dict[str, Tensor]) -> None:
-        """Run with our functions in place, and keep what passed each attention's points."""
-        self.attention: dict[int, tuple[str, dict[str, Tensor]]] = {}
-        tried: list[tuple[int, str, _Watched]] = []
-        for number, path in enumerate(self.blocks):
-            for name, inner in twin.get_submodule(path).named_modules():
-                if name and _may_attend(inner):
-                    tried.append((number, f"{path}.{name}", _Watched(inner, number)))
-        seen: list[dict[str, list[Tensor]]] = []
-        with ExitStack() as scopes:
-            for _, _, attention in tried:
-                seen.append(
-                    {
-                        word: scopes.enter_context(
-                            attach(point).capture("output", missing="ignore")
-                        )["output"]
-                        for word, point in attention.points.items()
-                    }
-                )
-            output = twin(**inputs)
-        plain, through = _first(self.recording.output), _first(output)
-        self.is_true = plain is None or through is None or torch.equal(plain, through)
-        for (number, path, attention), calls in zip(tried, seen, strict=True):
-            if len(calls["q"]) == 1 and number not in self.attention:
-                tensors = {w: c[0] for w, c in calls.items() if len(c) == 1}
-                self.attention[number] = path, tensors | attention.entering
-
     def _prove_attention(self, number: int) -> None:
-        path, seen = self.attention[number]
-        if not self.is_true:
+        found = self.attention[number]
+        path, seen, kind = found.path, found.seen, found.kind
+        if not found.is_true:
             why = "With our attention function in the place of the model's, its logits are others."
             return self._refuse(number, ("q_pre", "k_pre", *WORDS), why)
         module: Any = self.model.get_submodule(path)
-        attention = Attention(module, number)
-        self._offer(number, attention.points, ("q",))
+        attention = kind(module, number)
         new = seen["q"].shape[1]  # a cache has more
-        for word in ("k", "v"):
-            if same(seen.get(word), seen[f"{word} entering"][:, :new], self.dtype):
+        for word in ("q", "k", "v"):
+            if word in found.several:
+                why = "They enter several products of this attention, one of positions."
+                self._refuse(number, (word,), why)
+            elif same(seen.get(word), seen[f"{word} entering"][:, :new], self.dtype):
                 self._offer(number, attention.points, (word,))
             else:
                 why = "Its cache keeps something else (MLA), of which keys and values are made."
                 self._refuse(number, (word,), why)
-        self._prove_pattern(number, seen, attention, tables.implementation_of(module))
+        name = "eager" if kind is OwnAttention else tables.implementation_of(module)
+        self._prove_pattern(number, seen, attention, name)
         call = self.recording.of(path)
         for word in ("q", "k"):
             self._prove_before(number, path, word, seen[f"{word} entering"], call)
@@ -235,10 +199,13 @@ class _Finder:
         self.layers[f"resid_post.{number}"] = self.prefix + path
         if number in self.attention:
             self._prove_attention(number)
-            attention = self.attention[number][0]
+            attention = self.attention[number].path
         else:
             kind = type(block.module).__name__
-            why = f"No attention of this {kind} goes through transformers' attention functions."
+            why = (
+                f"No attention of this {kind} goes through transformers' attention functions, nor "
+                "is there one that multiplies a softmax of scores by values."
+            )
             self._refuse(number, ("q_pre", "k_pre", *WORDS), why)
             attention = _attention_by_name(self.recording, path)
         found = find_sum(self.recording, block, attention, self._scales(), self.dtype)
@@ -295,7 +262,7 @@ class _Finder:
         """Return the linear layer whose output is what the MLP gives, or what its norm is given."""
         given = self.recording.of(mlp)
         targets = [] if given is None else [given.result, given.given]
-        calls = [call for call in self.recording.inside(path) if _is_linear(call.module)]
+        calls = [call for call in self.recording.inside(path) if is_linear(call.module)]
         for target in targets:
             for call in reversed(calls):
                 is_last = same(call.result, target, self.dtype)
@@ -373,29 +340,19 @@ class _Finder:
 
     def _find_ends(self, twin: Any) -> None:
         """Find the embedding, the last norm and what gives the logits."""
-        self._end("embed", _path_of(twin, _asked(twin, "get_input_embeddings")))
-        last = _path_of(twin, _asked(twin, "get_output_embeddings"))
-        head = None if last is None else self.recording.of(last)
-        if head is None or last is None:
+        ends = Ends(twin, self.recording, self.blocks, self.dtype)
+        last = ends.unembed()
+        self._end("embed", ends.embed())
+        self._end("final_norm", ends.final_norm(last))
+        if last is None:
             why = "The model has no layer that gives logits."
-            for name in ("final_norm", "unembed", "logits"):
-                self.refused[name] = why
+            self.refused |= dict.fromkeys(("unembed", "logits"), why)
             return
         self._end("unembed", last)
-        logits = _first(self.recording.output)
-        if same(head.result, logits, self.dtype):
+        if ends.gives_logits(last):
             self._end("logits", last)
         else:
-            point = SidePoint("logits", self.model, "after")
-            self.layers["logits"] = point.points["logits"]
-        calls = [each for each in self.recording.calls.values() if each.path != last]
-        norm = next((c for c in reversed(calls) if same(c.result, head.given, self.dtype)), None)
-        while norm is not None and any(True for _ in self.recording.inside(norm.path)):
-            inner = [*self.recording.inside(norm.path)]  # a model returns what its norm did
-            norm = next(
-                (c for c in reversed(inner) if same(c.result, head.given, self.dtype)), None
-            )
-        self._end("final_norm", None if norm is None else norm.path)
+            self.layers["logits"] = SidePoint("logits", self.model, "after").points["logits"]
 
     def _end(self, name: str, path: str | None) -> None:
         if path is None or self.recording.of(path) is None:
@@ -413,32 +370,10 @@ class _Finder:
             self.refused[f"{word}.{number}"] = why
 
 
-def _first(output: Any) -> Tensor | None:
-    """Return the logits, of a model without any its last hidden state."""
-    found = getattr(output, "logits", None)
-    if found is None:
-        found = activation_of(output)
-    return found if isinstance(found, Tensor) else None
-
-
-def _may_attend(module: Any) -> bool:
-    """Whether a module's class looks its attention function up in transformers' table."""
-    if not hasattr(module, "config"):
-        return False
-    forward: Any = inspect.unwrap(type(module).forward)
-    names = getattr(getattr(forward, "__code__", None), "co_names", ())
-    return "ALL_ATTENTION_FUNCTIONS" in names
-
-
 def _attention_by_name(recording: Recording, path: str) -> str:
     """Return the module of a block that is called an attention; it only orders two sums."""
     names = [call.path for call in recording.inside(path)]
     return next((n for n in names if "att" in n.removeprefix(path)), names[0] if names else path)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _product(call: Call) -> Tensor | None:
@@ -460,15 +395,3 @@ def _is_nonlinear(call: Call) -> bool:
     if given is None or out is None or given.shape != out.shape:
         return False
     return not any(True for _ in call.module.parameters()) and not torch.equal(given, out)
-
-
-def _asked(model: Any, name: str) -> nn.Module | None:
-    try:
-        found = getattr(model, name)()
-    except (AttributeError, NotImplementedError):
-        return None
-    return found if isinstance(found, nn.Module) else None
-
-
-def _path_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
-    return next((name for name, each in model.named_modules() if each is wanted and name), None)

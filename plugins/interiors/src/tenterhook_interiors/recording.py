@@ -105,3 +105,17 @@ def _is_float(value: Any) -> bool:
 def _copy(value: Any) -> Any:
     """Return a copy of a tensor: layers may write to what they took, or to what others returned."""
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def logits_of(output: Any) -> Tensor | None:
+    """Return the logits, of a model without any its last hidden state."""
+    found = getattr(output, "logits", None)
+    if found is None:
+        found = activation_of(output)
+    return found if isinstance(found, Tensor) else None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module has a weight of two axes."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2

@@ -100,6 +100,29 @@ def _post_norm(
                 for two in after:
                     if same(last.given, middle + _result(two), dtype):
                         return Sum(one.path, two.path, 1.0, norm.path)
+            found = _post_norm_of_two(block, inside, after, norm, dtype)
+            if found is not None:
+                return Sum(one.path, found, 1.0, norm.path)
+    return None
+
+
+def _post_norm_of_two(
+    block: Call, inside: Sequence[Call], after: Sequence[Call], first: Call, dtype: torch.dtype
+) -> str | None:
+    """Return the MLP of a decoder's block which has a norm after each of three sums.
+
+    `first` is the norm after the attention; the one after the attention to the encoder is next.
+    """
+    for second in inside:
+        for cross in after:
+            if second is first or not same(second.given, _result(first) + _result(cross), dtype):
+                continue
+            for last in inside:
+                if last is second or not same(last.result, block.result, dtype):
+                    continue
+                for mlp in after:
+                    if same(last.given, _result(second) + _result(mlp), dtype):
+                        return mlp.path
     return None
 
 
