@@ -299,9 +299,6 @@ def _runs(module: nn.Module | None) -> bool:
     return at is not None
 
 
-_attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookedModel]]" = (
-    weakref.WeakKeyDictionary()
-)
 _registries: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[HookRegistry]]" = (
     weakref.WeakKeyDictionary()
 )
@@ -329,14 +326,12 @@ def attach(
     if not isinstance(module, nn.Module):
         raise TypeError(f"attach takes an nn.Module, not {type(module).__name__}.")
     with lock:
-        reference = _attached.get(module)
-        model = None if reference is None else reference()
+        standing = _registries.get(module, lambda: None)()
+        model: HookedModel | None = None if standing is None else standing.owner()
         if model is None:
             model = make(module, **settings)
-            standing = _registries.get(module, lambda: None)()
             if standing is not None:  # hooks stand that were registered on what nobody held
                 model.adopt(standing)
-            _attached[module] = weakref.ref(model)
             _registries[module] = weakref.ref(model.layers)
         elif settings:
             raise ValueError(

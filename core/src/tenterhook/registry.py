@@ -148,15 +148,11 @@ class HookRegistry:
 
     def _why_silent(self, silent: list[Registration]) -> list[str]:
         reasons: dict[str, list[str]] = {}
+        places = {place: at for _, at in self.index.named_modules() for place in sites_of(at)}
         for held in silent:
-            try:
-                module = self.index.resolve(held.layer).module
-            except UnknownLayer:
-                module = None
-            if module is None or held.site not in sites_of(module):
-                why = "The module that it was registered on is not there any more: register again."
-            else:
-                why = not_called(held.layer, module)
+            why = "The module that it was registered on is not there any more: register again."
+            if held.site in places:
+                why = not_called(held.layer, places[held.site])
             said = f"{type(held.hook).__name__} {held.hook.id!r} at {held.layer!r}"
             reasons.setdefault(why, []).append(said)
         return [
