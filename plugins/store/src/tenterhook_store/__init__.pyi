@@ -83,6 +83,7 @@ from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
 from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
 from tenterhook_store.rows import Rows
 from tenterhook_store.run import Run
+from tenterhook_store.search import Hit, Hits
 from tenterhook_store.shared_tensors import SharedTensors, SharesTensors, check_shared_name
 from tenterhook_store.spans import NOWHERE, SPANS
 from tenterhook_store.statistics import TopTokens
@@ -111,6 +112,8 @@ __all__ = [
     "ErrorMeter",
     "ExportFolder",
     "Exporter",
+    "Hit",
+    "Hits",
     "IncompleteRun",
     "Int8Error",
     "LayerArray",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tenterhook_store.columns import Also
     from tenterhook_store.dataset import RowDataset
     from tenterhook_store.loader import Mixing, RowLoader
+    from tenterhook_store.search import By, Hits
 
 ReadRows = Callable[[str, int, int], Tensor]
 """Reads rows `start` to `stop` of a layer, or of `token`, `document` or `position`."""
@@ -261,6 +262,29 @@ class Run:
         none, as those of earlier versions. Raises `NotCaptured`.
         """
         return norm_bounds(self, layer)
+
+    def search(
+        self,
+        direction: Any,
+        k: int = 100,
+        *,
+        layer: str | int | None = None,
+        by: "By" = "dot",
+        threads: int = 2,
+    ) -> "Hits":
+        """Find the `k` rows with the largest dot product with a direction, or cosine.
+
+        `direction` is numbers `[features]`; `layer` may be left out where the run has one. The
+        result is that of multiplying all rows that are there in float64, the highest first, of
+        equal ones the first; rows whose product is NaN, and of cosines rows of zeros, are left out.
+        With `by="dot"`, chunks whose `norm_bounds` say that no row is high enough are not read.
+
+        `threads` read and multiply; each takes some 30 MB. Raises `BadSetting` (a `ValueError`) for
+        a direction that does not fit, `NotCaptured`, `DamagedStore`.
+        """
+        from tenterhook_store.search import search
+
+        return search(self, direction, k, layer=layer, by=by, threads=threads)
 
     @property
     def attributes(self) -> dict[str, Any]:
