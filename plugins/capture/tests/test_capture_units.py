@@ -1,9 +1,11 @@
 """Units that fail, slices of a plan, captures made again: what becomes of a run."""
 
+import gc
 import pickle
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,6 +96,39 @@ def test_how_often_a_unit_is_tried(tries: int) -> None:
     whole = MemoryStore()
     save_activations(WordModel(), "head", TEXTS, whole, run_name="b", **SETTINGS)
     assert same_bits(store.run("b")["head"][:], whole.run("b")["head"][:])
+
+
+class Held:
+    """What a forward holds while it runs."""
+
+    alive: "weakref.WeakSet[Held]" = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        Held.alive.add(self)
+
+
+class FailsAlways(WordModel):
+    """Fails on every document but the first two, which a capture tries first."""
+
+    def run_token_ids(self, documents: Any) -> Any:
+        """Raise, with much in hand."""
+        held = Held()
+        if len(documents) == 1 and Held.alive:
+            try:
+                raise KeyError("in a layer")
+            except KeyError as error:
+                raise ValueError(f"not {len(documents)}, {held is None}") from error
+        return super().run_token_ids(documents)
+
+
+def test_units_that_fail_hold_nothing() -> None:
+    """But the first, whose frames are there to be looked at: a run may have very many units."""
+    store, texts = MemoryStore(), ["a b c d e"] * 20
+    with pytest.raises(UnitsFailed) as caught:
+        save_activations(FailsAlways(), "head", texts, store, run_name="run", **SETTINGS)
+    assert len(caught.value.causes) == 20
+    gc.collect()
+    assert len(Held.alive) == 1
 
 
 @pytest.mark.parametrize("tries", [0, -1, 1.5, True])

@@ -144,6 +144,20 @@ def _take(event: UnitEvent, errors: dict[int, Exception], meter: Meter) -> None:
         event.error.add_note(f"This was unit {event.unit.number} of the run.")
         raise event.error
     errors[event.unit.number] = event.error
+    if event.error is not next(iter(errors.values())):
+        _without_frames(event.error)
+
+
+def _without_frames(error: BaseException | None) -> None:
+    """Let go of what an error's frames hold, a batch and its activations, and its causes' frames.
+
+    The first error of a run has them, to be looked at; any other is shown as a line of text.
+    """
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _close(events: Iterator[UnitEvent]) -> None:
