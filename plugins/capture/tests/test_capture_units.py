@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -101,7 +101,7 @@ def test_how_often_a_unit_is_tried(tries: int) -> None:
 class Held:
     """What a forward holds while it runs."""
 
-    alive: "weakref.WeakSet[Held]" = weakref.WeakSet()
+    alive: ClassVar["weakref.WeakSet[Held]"] = weakref.WeakSet()
 
     def __init__(self) -> None:
         Held.alive.add(self)
