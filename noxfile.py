@@ -161,6 +161,19 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Open pages of activations in Debian's chromium, with no network: click, read, print.
+
+    Without the packages chromium and chromium-driver the tests are skipped. Pictures are drawn, too.
+    With TENTERHOOK_SCREENSHOTS=write those of the docs are made anew.
+    """
+    install_members(session)
+    session.install(*CONSTRAINED, "selenium", "matplotlib", *PYTEST)
+    tests = [f"plugins/view/tests/{name}.py" for name in ("check_view_browser", "test_view_command")]
+    session.run("pytest", *tests, *session.posargs)
+
+
+@nox.session
 def interleavings(session: nox.Session) -> None:
     """Run 1,000 random interleavings of scopes, registrations, surgery, copies, forks, threads.
 
