@@ -164,12 +164,13 @@ def ray(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Open pages of activations in Debian's chromium, with no network: click, read, print.
 
-    Without the packages chromium and chromium-driver the tests are skipped. Pictures are drawn, too.
-    With TENTERHOOK_SCREENSHOTS=write those of the docs are made anew.
+    Without the packages chromium and chromium-driver they are skipped. Pictures are drawn, too; with
+    TENTERHOOK_SCREENSHOTS=write those of the docs are made anew.
     """
     install_members(session)
     session.install(*CONSTRAINED, "selenium", "matplotlib", *PYTEST)
-    tests = [f"plugins/view/tests/{name}.py" for name in ("check_view_browser", "test_view_command")]
+    names = ("check_view_browser.py", "test_view_command.py")
+    tests = [f"plugins/view/tests/{name}" for name in names]
     session.run("pytest", *tests, *session.posargs)
 
 
