@@ -164,8 +164,8 @@ def ray(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Open pages of activations in Debian's chromium, with no network: click, read, print.
 
-    Without the packages chromium and chromium-driver they are skipped. Pictures are drawn, too; with
-    TENTERHOOK_SCREENSHOTS=write those of the docs are made anew.
+    Without the packages chromium and chromium-driver they are skipped. Pictures are drawn, too;
+    with TENTERHOOK_SCREENSHOTS=write those of the docs are made anew.
     """
     install_members(session)
     session.install(*CONSTRAINED, "selenium", "matplotlib", *PYTEST)
