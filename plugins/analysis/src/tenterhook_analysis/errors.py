@@ -101,3 +101,18 @@ class NotByToken(TenterhookError, ValueError):
             f"Layer {self.layer!r} gives {list(self.shape)} of a prompt of {self.tokens} tokens, "
             "which is not (1, tokens, ...). Give a layer with tokens on its second axis."
         )
+
+
+@attrs.define(slots=False)
+class NotASum(TenterhookError, ValueError):
+    """A model whose residual stream is not the sum of its parts."""
+
+    what: str
+    """Where it does not add up."""
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"The logit of this model has no direct parts: of {self.what}, {self.reason}. Blocks "
+            "that add attention and MLP to the stream, and a final norm, are needed."
+        )

@@ -219,7 +219,8 @@ class _Finder:
         else:
             above = (products + lengths * self._share) * self.length
         # Written so that NaN counts as high enough.
-        return ((~is_plain) | ~(above < lowest)).nonzero().reshape(-1)
+        may: Tensor = (~is_plain) | ~(above < lowest)
+        return may.nonzero().reshape(-1)
 
     def _exact(self, values: Tensor) -> Tensor:
         """Return the score of each row in float64; NaN where it has none.
