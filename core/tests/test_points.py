@@ -58,7 +58,11 @@ def find_points(module: nn.Module) -> Points | None:
         point = Point(f"mid.{at}")
         point.in_use = switch(block, point)
         layers[point.name] = point
-    return Points(layers=layers, refused={f"mid.{len(blocks)}": "The last block is another."})
+    return Points(
+        layers=layers,
+        aliases={"h.1:inside": "mid.1"},
+        refused={f"mid.{len(blocks)}": "The last block is another."},
+    )
 
 
 def switch(block: nn.Module, point: Point) -> Callable[[bool], None]:
@@ -75,7 +79,10 @@ class Plugin:
     @hookimpl
     def tenterhook_points(self) -> list[Extension]:
         """Declare the points, by the words that their names begin with."""
-        return [Extension(word, f"{__name__}:find_points", "Inside.") for word in ("mid", "after")]
+        return [
+            Extension(word, f"{__name__}:find_points", "Inside.")
+            for word in ("mid", "after", "inside")
+        ]
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +140,18 @@ def test_a_point_is_captured_by_name(model: Any) -> None:
     assert list(captured) == ["mid.0", "mid.1", "h.0"]
     assert captured.last("mid.1").tolist() == [3.0]
     assert not POINTS[model.module.h[0]]
+
+
+def test_a_point_has_aliases(model: Any) -> None:
+    """They are not listed, and what is captured goes by the point's name and by theirs."""
+    with model.capture("*:inside", "mid.0") as captured, model.steer("h.1:inside", torch.neg):
+        model(torch.ones(1))
+
+    assert list(captured) == ["mid.1", "mid.0"]
+    assert captured.last("h.1:inside").tolist() == [3.0]
+    assert model.layers.list_layers(points=True)[4:] == ["after.0", "mid.0", "mid.1"]
+    with pytest.raises(UnknownLayer, match=r"Closest: 'h\.1:inside'"):
+        model.capture("h.0:inside")
 
 
 def test_a_name_may_stand_for_a_layer(model: Any) -> None:

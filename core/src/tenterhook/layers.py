@@ -193,11 +193,12 @@ class LayerIndex:
         found = [*self._answers("points", self.tree(), word)][::-1]  # the first one's name counts
         layers = {name: at for each in found for name, at in each.layers.items()}
         refused = {name: why for each in found for name, why in each.refused.items()}
+        aliases = {alias: name for each in found for alias, name in each.aliases.items()}
         self._offered.update(at for at in layers.values() if isinstance(at, Point))
         also: dict[str, dict[str, str]] = {}
         for library, names in (item for each in found for item in each.also.items()):
             also.setdefault(library, {}).update(names)
-        return Points(layers=layers, refused=refused, also=also)
+        return Points(layers=layers, aliases=aliases, refused=refused, also=also)
 
     def _answers(self, kind: str, tree: ModuleTree, word: str | None = None) -> Iterator[Any]:
         """Yield what the plugins of a kind say of the model as it is now; each is asked once."""
@@ -338,7 +339,7 @@ class _Search:
         at = given.get(layer)
         if isinstance(at, Point):
             self._whole()
-            return Layer(layer, at)
+            return Layer(at.name, at)
         if at is not None:
             return next(iter(self._named(at)))
         is_given = re.fullmatch(r"[a-z]\w*\.\d+", layer) is not None
@@ -353,13 +354,16 @@ class _Search:
         self._standard = True
         standard = self.index.standard(self.tree)
         names: Mapping[str, Any] = {} if standard is None else standard.layers
-        word = asked.partition(".")[0]
+        known = default_manager().extensions("points")
+        word = asked.rpartition(":")[2]  # of an alias
+        word = word if word in known else asked.partition(".")[0]
         words = {name.partition(".")[0] for name in names}
-        if word in words or word not in default_manager().extensions("points"):
+        if word in words or word not in known:
             return names
         points = self.index.points(word)
         self._refused = points.refused
-        return {**points.layers, **names}
+        aliases = {alias: points.layers[name] for alias, name in points.aliases.items()}
+        return {**aliases, **points.layers, **names}
 
     def _block(self, layer: str, number: int) -> str:
         stacks = self.index.stacks(self.tree)

@@ -100,6 +100,9 @@ class Points:
 
     layers: Mapping[str, Point | str]
     """What stands at each name: a point, or the dotted name of the layer that returns it."""
+    aliases: Mapping[str, str] = attrs.field(factory=dict)
+    """Other names of them, not listed: `model.layers.0.self_attn:attention` for `pattern.0`. The
+    extension that is asked is named as the alias ends, after its colon."""
     refused: Mapping[str, str] = attrs.field(factory=dict)
     """For names that one might ask for, the reason why they are not offered: a sentence."""
     also: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)

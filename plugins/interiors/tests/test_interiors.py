@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import os
 import threading
 from typing import Any
 
@@ -18,7 +17,7 @@ from tenterhook.testing.points import PointsContract
 from tenterhook_interiors import find_points
 from tenterhook_interiors.contract_examples import a_model
 
-CALLS = 200 if os.environ.get("TENTERHOOK_WHOLE") else 20
+CALLS = 200
 
 
 class TestContract(PointsContract):
@@ -130,6 +129,57 @@ def test_an_attention_of_its_own(family: str, name: str, ids: Tensor) -> None:
     with torch.no_grad():
         assert torch.equal(module(ids).logits, plain)
     tenterhook.assert_clean(model)
+
+
+def test_layer_attention_is_a_pattern(model: Any, ids: Tensor) -> None:
+    """`LAYER:attention` of an attention, or of what is around it, in every scope."""
+    with torch.no_grad(), model.capture("*self_attn:attention") as captured:
+        model(ids)
+    assert list(captured) == ["pattern.0", "pattern.1"]
+    with (
+        torch.no_grad(),
+        model.steer("model.layers.1.self_attn:attention", torch.zeros_like),
+        model.capture("z.1") as steered,
+    ):
+        model(ids)
+    assert not steered.last("z.1").any()
+    bert = tenterhook.attach(FAMILIES["BERT"].make())
+    at = bert.layers.index.resolve("bert.encoder.layer.0.attention:attention")
+    assert at.name == "pattern.0"
+    with pytest.raises(tenterhook.UnknownLayer, match=r"Closest: '.*self_attn:attention'"):
+        model.capture("model.layers.1.mlp:attention")
+
+
+def test_kernels_that_show_no_pattern(ids: Tensor) -> None:
+    """With flex, names are proven by the eager functions; patterns are refused with the way out."""
+    module = FAMILIES["Llama"].make()
+    module.set_attn_implementation("flex_attention")
+    model = tenterhook.attach(module)
+    for name in ("pattern.0", "scores.1", "model.layers.0.self_attn:attention"):
+        with pytest.raises(tenterhook.UnknownLayer, match=r"\(flex_attention\).*load .*'eager'"):
+            model.capture(name)
+    points = model.layers.index.points()
+    assert {"q.0", "k.0", "v.0", "z.0", "resid_mid.0"} <= points.layers.keys()
+    assert module.config._attn_implementation == "flex_attention"
+
+
+def test_a_kernel_that_came_later(model: Any, ids: Tensor) -> None:
+    """Names were proven with another one: values are read, patterns are an error that says why."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    model.layers.index.points()
+    AttentionInterface.register("kernel_of_ours", sdpa_attention_forward)
+    mask = AttentionMaskInterface._global_mapping["sdpa"]
+    AttentionMaskInterface.register("kernel_of_ours", mask)
+    model.module.set_attn_implementation("kernel_of_ours")
+    with torch.no_grad(), model.capture("z.0") as captured:
+        model(ids)
+    assert captured.last("z.0").shape == (2, 6, 4, 8)
+    refused = pytest.raises(RuntimeError, match=r"pattern.0 is not .*kernel \(kernel_of_ours\)")
+    with refused, model.capture("pattern.0"):
+        model(ids)
+    assert model.module.config._attn_implementation == "kernel_of_ours"
 
 
 def test_a_head_knocked_out(model: Any, ids: Tensor) -> None:

@@ -142,6 +142,8 @@ class Attention:
         if not self.is_cached():
             key, value = self.through("k", key), self.through("v", value)
         inner = [self.points[word] for word in ("scores", "pattern") if self.wanted(word)]
+        if inner and (why := tables.why_hidden(name)) is not None:  # it was another once
+            raise RuntimeError(f"{inner[0].name} is not to be had. {why}")
         if inner and (name == "eager" or any(map(changes, inner))):
             output = self._eager(name, query, key, value, mask, args, kwargs)
         else:

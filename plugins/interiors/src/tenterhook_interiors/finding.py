@@ -3,6 +3,7 @@
 What happens when the first name is asked for:
 
 1. A twin of the model runs a few tokens, and everything its modules took and returned is recorded.
+   Where the model has a kernel that shows no pattern, flash or flex, the twin has the eager one.
 2. It runs again with our attention functions in place. The logits are to be the same to the bit.
    Blocks in which none of transformers' functions is called are looked through for a softmax.
 3. Each name is held to what it says: `softmax(scores) = pattern`, `pattern @ v = z`, the sums of a
@@ -10,6 +11,7 @@ What happens when the first name is asked for:
 4. The points are made for the model itself, whose modules have the twin's paths.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -110,11 +112,26 @@ class _Finder:
             }
             for library in LIBRARIES
         }
-        return Points(layers=layers, refused=self.refused, also=also)
+        aliases: dict[str, str] = {}
+        for number, found in self.attention.items():
+            name = f"pattern.{number}"
+            for alias in self._layers_of(number, found.path):
+                if name in layers:
+                    aliases[alias] = name
+                else:
+                    self.refused[alias] = self.refused[name]
+        return Points(layers=layers, aliases=aliases, refused=self.refused, also=also)
+
+    def _layers_of(self, number: int, path: str) -> Iterator[str]:
+        """Yield `LAYER:attention` for an attention and the layers around it in its block."""
+        while len(path) > len(self.blocks[number]):
+            yield f"{self.prefix}{path}:attention"
+            path = path.rpartition(".")[0]
 
     def find(self) -> None:
         """Run the twin, and offer what comes true."""
         twin: Any = twin_of(self.model)
+        tables.prove_by_eager(twin)
         inputs = small_inputs(twin)
         self.recording = record(twin, inputs)
         self._find_ends(twin)
@@ -162,8 +179,7 @@ class _Finder:
         total = pattern.sum(-1, keepdim=True)  # less than one where there are sinks
         if not same(pattern, scores.softmax(-1) * total, self.dtype):
             self._refuse(number, ("scores", "pattern"), "softmax(scores) is not the pattern.")
-        elif name not in ("eager", *tables.READABLE):
-            why = f"A kernel ({name}) computes it: load with attn_implementation='eager'."
+        elif (why := tables.why_hidden(name)) is not None:
             self._refuse(number, ("scores", "pattern"), why)
         else:
             self._offer(number, attention.points, ("scores", "pattern"))

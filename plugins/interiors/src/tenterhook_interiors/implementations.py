@@ -45,6 +45,27 @@ def implementation_of(module: nn.Module) -> str:
     return str(name).removeprefix(PREFIX)
 
 
+def why_hidden(name: str) -> str | None:
+    """Return why an implementation shows no scores and patterns; `None` for one that does."""
+    if name in ("eager", *READABLE):
+        return None
+    return (
+        f"A kernel ({name}) computes it and does not show it: load the model with "
+        "attn_implementation='eager' or 'sdpa'."
+    )
+
+
+def prove_by_eager(twin: nn.Module) -> None:
+    """Have a twin's configs say the eager functions, unless they say one that can be looked into.
+
+    Other kernels show no pattern, and may run on an accelerator alone, or not be installed here.
+    """
+    for module in twin.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, _NAME) and why_hidden(implementation_of(module)):
+            setattr(config, _NAME, "eager")
+
+
 def switch(config: Any, attend: Callable[..., Any]) -> None:
     """Have a config say our name, and `attend` be called by it; the lock is held."""
     found = _switched.setdefault(id(config), _Switched(config, getattr(config, _NAME, None)))

@@ -6,6 +6,7 @@ from tenterhook.extensions import Extension
 from tenterhook.hookspecs import hookimpl
 
 _HELP = {
+    "attention": "`LAYER:attention`, the pattern of that layer.",
     "attn_out": "What the attention of a block adds to the residual stream.",
     "embed": "What the token embedding returns.",
     "experts": "Ids and weights of the experts that each token is sent to.",
