@@ -7,7 +7,7 @@ keep them free: no other distribution serves them.
 from collections.abc import Mapping
 
 _EDITS = ("AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "ZeroAblate")
-_ATTENTION = ("k", "k_pre", "pattern", "q", "q_pre", "scores", "v", "z")
+_ATTENTION = ("attention", "k", "k_pre", "pattern", "q", "q_pre", "scores", "v", "z")
 _MLP = ("experts", "mlp_act", "mlp_pre", "router")
 _RESIDUAL = ("attn_out", "mlp_out", "resid_mid", "resid_post", "resid_pre")
 _POINTS = (*_ATTENTION, *_MLP, *_RESIDUAL, "embed", "final_norm", "logits", "unembed")

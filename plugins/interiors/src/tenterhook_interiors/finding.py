@@ -179,8 +179,8 @@ class _Finder:
         total = pattern.sum(-1, keepdim=True)  # less than one where there are sinks
         if not same(pattern, scores.softmax(-1) * total, self.dtype):
             self._refuse(number, ("scores", "pattern"), "softmax(scores) is not the pattern.")
-        elif (why := tables.why_hidden(name)) is not None:
-            self._refuse(number, ("scores", "pattern"), why)
+        elif (hidden := tables.why_hidden(name)) is not None:
+            self._refuse(number, ("scores", "pattern"), hidden)
         else:
             self._offer(number, attention.points, ("scores", "pattern"))
         values = seen["v entering"].double().transpose(1, 2)
