@@ -9,7 +9,7 @@ should be 1.6 times as fast on two cores.
 "Rate" is from the beginning of the first unit to the end of the last, as the store notes them: all
 but what is done once, whose seconds are "before" (interpreters, weights, tokens, the plan). Rounds
 are interleaved in random order, and ratios are within a round. With `--engine ray` the engine `ray`
-is timed too, where it is installed.
+is timed too, where it is installed. Four rounds take some three minutes on two idle cores.
 """
 
 import argparse
@@ -137,6 +137,7 @@ def ratio(times: list[Timed], base: list[Timed]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=4, help="more take longer: 50 s each")
     parser.add_argument("--engine", action="append", default=["processes"])
     words = parser.parse_args()
     torch.set_num_threads(1)
@@ -148,4 +149,10 @@ if __name__ == "__main__":
         )
     else:
         whole = GPT2Config()
-        main([Variant("local"), *others], rounds=5, documents=48, rows_per_unit=800, config=whole)
+        main(
+            [Variant("local"), *others],
+            rounds=words.rounds,
+            documents=48,
+            rows_per_unit=800,
+            config=whole,
+        )
