@@ -347,6 +347,17 @@ def test_dry_run(th: Command, tmp_path: Path) -> None:
     assert (code, "give one" in err) == (2, True)
 
 
+def test_dry_run_for_a_cluster_elsewhere(
+    th: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands need not be on this machine."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ("--dry-run", "--engine", "slurm", "--workers", "64", "--slurm-mem", "32G")
+    code, out, err = capture(th, tmp_path / "store", *words)
+    assert code == 0, err
+    assert "With 64 workers of the engine slurm" in out
+
+
 def test_dry_run_with_workers(th: Command, tmp_path: Path) -> None:
     """It says what so many workers of an engine make of it; the engine starts none."""
     words = ("--dry-run", "--rows-per-unit", "4")

@@ -34,6 +34,20 @@ def test_a_command_without_ray(
     assert all(each in said for each in ("--ray-address", "--ray-cpus", "--ray-gpus"))
 
 
+def test_a_dry_run_without_ray(
+    th: Callable[..., tuple[object, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what a cluster elsewhere would take, for which nothing need be here."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ("tiny:", "--layer", "layer_0", "--data", "tiny:sample", "--sample-limit", "4")
+    code, said, _ = th("capture", *words, "--dry-run", "--engine", "ray", "--workers", "64")
+    assert code == 0
+    assert "With 64 workers of the engine ray, each as fast as this machine" in said
+    code, said, _ = th("capture", *words, "--dry-run", "--engine", "ray", "--ray-cpus", "2")
+    assert code == 0
+    assert "With 2 workers of the engine ray" in said
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

@@ -214,7 +214,8 @@ def capture(
         )
     if run_name is not None:
         check_run_id(run_name)
-    units_by = engine_of(engine)
+    # None is started for a dry run, which works out what one on another machine would take.
+    units_by = None if dry_run else engine_of(engine)
     if out is None:
         # One of the default kind, which says how many files there would be.
         store = LocalStore(ctx.with_resource(TemporaryDirectory()))

@@ -12,7 +12,7 @@ import attrs
 import click
 
 from tenterhook.errors import TenterhookError
-from tenterhook.plugins import Registered
+from tenterhook.plugins import MissingDependency, Registered
 from tenterhook_capture.engine import make_engine
 from tenterhook_capture.option_fields import About, default_of, described
 from tenterhook_cli.described_options import described_option
@@ -54,6 +54,13 @@ class _Setting:
         return self.flag.removeprefix("--").replace("-", "_")
 
 
+@attrs.frozen
+class NotInstalled:
+    """In the place of an engine whose package is missing here: a dry run asks for no more."""
+
+    workers: int
+
+
 class EngineCommand(GroupedCommand):
     """A command with `--engine`, whose value is the engine, made with the settings given to it."""
 
@@ -84,7 +91,13 @@ class EngineCommand(GroupedCommand):
             given[mine[0].field.name] = value
         ctx.meta[CHOSEN] = chosen
         if chosen is not None and not ctx.resilient_parsing:
-            ctx.params["engine"] = make_engine(chosen, **given)
+            try:
+                ctx.params["engine"] = make_engine(chosen, **given)
+            except MissingDependency:
+                if not ctx.params.get("dry_run"):
+                    raise
+                found = {each.field.name: each.field.default for each in _all(ctx, chosen)} | given
+                ctx.params["engine"] = NotInstalled(found.get(SHARED, 1))
         return rest
 
 
@@ -110,6 +123,10 @@ def _by_flag(ctx: click.Context) -> dict[str, list[_Setting]]:
             found.setdefault(each.flag, []).append(each)
     ctx.meta[__name__] = found
     return found
+
+
+def _all(ctx: click.Context, engine: str) -> list[_Setting]:
+    return [each for found in _by_flag(ctx).values() for each in found if each.engine == engine]
 
 
 def _settings(name: str, registered: Registered) -> Iterator[_Setting]:
