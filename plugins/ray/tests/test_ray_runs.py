@@ -1,4 +1,7 @@
-"""Captures of a real model by the command: a cluster that ends with it, and engines that change."""
+"""Captures of a real model by the command: a cluster that ends with it, however that ends.
+
+That each engine goes on with a run of another is tested by `nox -s slurm`, which has all of them.
+"""
 
 import signal
 import subprocess
@@ -43,11 +46,10 @@ def committed(store: Path) -> int:
         return 0
 
 
-def stop(words: list[str], store: Path, sent: signal.Signals, *, more: int = 1) -> tuple[int, str]:
-    """Send a signal once there are more units; return how it ended, and what it said."""
-    before = committed(store)
+def stop(words: list[str], store: Path, sent: signal.Signals) -> tuple[int, str]:
+    """Send a signal once there is a unit; return how it ended, and what it said."""
     process = begin(words)
-    while committed(store) < before + more:
+    while not committed(store):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)
     process.send_signal(sent)
@@ -96,20 +98,3 @@ class TestClusterOfOurs:
         assert LocalStore(str(tmp_path)).verify_run("r") == []
         subprocess.run(command(tmp_path), check=True, capture_output=True)
         assert same_rows(run_of(tmp_path), whole)
-
-
-@pytest.mark.usefixtures("needs_ray")
-def test_engines_change(tmp_path: Path, whole: Run, left_behind: Callable[[], list[str]]) -> None:
-    """A run that each engine goes on with, and is killed at, has the bytes of one never stopped."""
-    for engine in ("local", "processes", "ray"):
-        code, said = stop(command(tmp_path, "--engine", engine), tmp_path, signal.SIGKILL)
-        assert code == -signal.SIGKILL, said
-        assert not run_of(tmp_path).is_complete
-    done = subprocess.run(
-        command(tmp_path, "--engine", "ray", "--workers", "1"), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "rows, one for each token" in done.stdout
-    assert left_behind() == []
-    assert same_rows(run_of(tmp_path), whole)
-    assert LocalStore(str(tmp_path)).verify_run("r") == []

@@ -96,8 +96,9 @@ class EngineCommand(GroupedCommand):
             except MissingDependency:
                 if not ctx.params.get("dry_run"):
                     raise
-                found = {each.field.name: each.field.default for each in _all(ctx, chosen)} | given
-                ctx.params["engine"] = NotInstalled(found.get(SHARED, 1))
+                settings = _all(ctx, chosen)
+                found: dict[str, Any] = {each.field.name: each.field.default for each in settings}
+                ctx.params["engine"] = NotInstalled((found | given).get(SHARED, 1))
         return rest
 
 
