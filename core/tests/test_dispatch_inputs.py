@@ -334,3 +334,65 @@ class TestWritesToInputs:
         model.layers.register_hook("inner", _WritesToInput(hook_type))
         with pytest.raises(HookError, match="The controller wrote to the activation in place"):
             run(model.module["inner"], torch.ones(2), torch.ones(2))  # type: ignore[index]
+
+
+class _Changes(Detector):
+    """Changes what it is given, but no tensor in it."""
+
+    def __init__(self, change: Any, hook_type: str) -> None:
+        super().__init__(hook_type)
+        self.change = change
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        self.change(input, output)
+
+
+class _Lists(nn.Module):
+    """Adds what it is given up, and returns that twice in a list."""
+
+    def forward(self, all: list[Tensor], more: Tensor | None = None) -> list[Tensor]:
+        total = torch.stack(all).sum(0) + (0 if more is None else more)
+        return [total, total + 1]
+
+
+class TestStructures:
+    """A detector that changes the structures around tensors is found, or changes its own alone."""
+
+    @pytest.mark.parametrize(
+        ("hook_type", "change"),
+        [
+            ("pre_forward", lambda given, _: given[0].append(torch.ones(2))),
+            ("pre_forward", lambda given, _: given[0].clear()),
+            ("forward", lambda given, _: given[0].reverse()),
+            ("forward", lambda _, output: output.pop()),
+            ("forward", lambda _, output: output.__setitem__(1, None)),
+        ],
+        ids=["more inputs", "no inputs", "other inputs", "fewer outputs", "another output"],
+    )
+    def test_lists(self, hook_type: str, change: Any) -> None:
+        """Whatever place in the list it is."""
+        model = tenterhook.attach(_Lists())
+        model.layers.register_hook(
+            "input" if hook_type == "pre_forward" else "", _Changes(change, hook_type)
+        )
+        with pytest.raises(HookError, match="The detector wrote to the activation in place"):
+            model([torch.ones(2), torch.zeros(2)])
+
+    def test_mapping(self) -> None:
+        """A key that goes is found, too, whatever it held."""
+
+        class Maps(nn.Module):
+            def forward(self, x: Tensor) -> dict[str, Any]:
+                return {"value": x, "count": 2}
+
+        model = tenterhook.attach(Maps())
+        model.layers.register_hook("", _Changes(lambda _, output: output.pop("count"), "forward"))
+        with pytest.raises(HookError, match="The detector wrote to the activation in place"):
+            model(torch.ones(2))
+
+    def test_keywords(self) -> None:
+        """What it takes out of the keyword inputs, the model is given all the same."""
+        model = tenterhook.attach(_Lists())
+        hook = _Changes(lambda given, _: given.kwargs.pop("more"), "pre_forward")
+        model.layers.register_hook("input", hook)
+        assert model([torch.ones(2)], more=torch.ones(2))[0].tolist() == [2, 2]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import tenterhook
 from tenterhook import UnknownLayer
-from tenterhook.hooks import Detector, HookType
+from tenterhook.hooks import Detector, HookType, HookWarning
 from tenterhook.layers import LayerIndex
 
 
@@ -303,3 +303,49 @@ def test_table(model: tenterhook.HookedModel, capsys: pytest.CaptureFixture[str]
     assert [row[0] for row in rows[1:]] == NAMES
     assert rows[1] == ["embed", "Linear", "(2, 2)"]
     assert rows[4] == ["h", "ModuleList", "-"]
+
+
+def test_table_of_a_lazy_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    """A weight that has no shape yet is none to show."""
+    tenterhook.attach(nn.Sequential(nn.LazyLinear(2))).layers.print_layer_names()
+    assert capsys.readouterr().out.splitlines()[1].split() == ["0", "LazyLinear", "-"]
+
+
+def _scripted() -> Any:
+    return torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+def _traced() -> Any:
+    trace: Any = torch.jit.trace
+    return trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.ones(1, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [_scripted, _traced])
+class TestTorchScript:
+    def test_part_of_a_model(self, make: Any) -> None:
+        """All is captured and steered but what runs inside; of that is said that it never ran."""
+        model = tenterhook.attach(nn.Sequential(make(), nn.Linear(2, 2)))
+        x = torch.ones(1, 2)
+        with (
+            pytest.warns(HookWarning, match="Nothing was captured at '0.0', '0.1': no forward ran"),
+            model.capture("*") as captured,
+            model.steer(0, lambda h: h * 0),
+        ):
+            out = model(x)
+        assert model.layers.list_layers() == ["0", "0.0", "0.1", "1"]
+        assert [len(captured[name]) for name in captured] == [1, 0, 0, 1]
+        assert torch.equal(out, model.module.get_submodule("1")(torch.zeros(1, 2)))
+        with model.capture("layer_1", -1) as captured:
+            model(x)
+        assert list(captured) == ["1"]
+
+    def test_whole_model(self, make: Any) -> None:
+        """Its own names are known, and it is a layer before and after its forward."""
+        model = tenterhook.attach(make())
+        with model.capture("output") as captured:
+            out = model(torch.ones(1, 2))
+        assert torch.equal(captured.last("output"), out)
+        assert model.layers.list_layers() == ["0", "1"]
+        with pytest.raises(UnknownLayer, match="Closest: '0'"):
+            model.capture("0.weight")

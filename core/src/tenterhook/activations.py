@@ -37,7 +37,7 @@ def inputs_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     order = parameters_of(_class_of(module))
     names = tuple(sorted(kwargs, key=lambda name: order.get(name, len(order))))
     inputs = Inputs((*args, *(kwargs[name] for name in names)))
-    inputs.args, inputs.kwargs, inputs.names = args, kwargs, names
+    inputs.args, inputs.kwargs, inputs.names = args, {**kwargs}, names  # torch hands on its own
     return inputs
 
 
@@ -118,9 +118,14 @@ def first_input(inputs: tuple[Any, ...]) -> Tensor | None:
 
 def tensors_in(*values: Any) -> list[Tensor]:
     """Return the tensors among the values, and in those that are tuples, lists and mappings."""
+    return [item for item in items_in(*values) if isinstance(item, Tensor)]
+
+
+def items_in(*values: Any) -> list[Any]:
+    """Return what tuples, lists and mappings among the values hold, and the others themselves."""
     parts = (value.values() if isinstance(value, Mapping) else value for value in values)
     lists = (part if isinstance(part, tuple | list | ValuesView) else (part,) for part in parts)
-    return [item for items in lists for item in items if isinstance(item, Tensor)]
+    return [item for items in lists for item in items]
 
 
 def whole(value: Any) -> Any:

@@ -223,6 +223,8 @@ class LayerIndex:
             return self.module.get_submodule(name)
         except AttributeError:
             return None
+        except RuntimeError:  # TorchScript has no such method
+            return dict(self.module.named_modules()).get(name)
 
     def _unknown(self, layer: Any, detail: str, also: Iterable[str] = ()) -> UnknownLayer:
         aliases = [f"layer_{n}" for n in range(len(self.blocks()))]

@@ -53,7 +53,7 @@ class ModuleTree:
         self.first_names = {module: name for name, module in self.named}
         self.derived: dict[Any, Any] = {}
         """What was worked out of this tree, by whoever did; it goes with the tree."""
-        modules = [root, *self.first_names]
+        modules = [each for each in (root, *self.first_names) if _may_change(each)]
         full = [m for m in modules if m._modules or isinstance(m, _LISTS)]
         self._attributes = [vars(module) for module in full]
         self._dicts = [module._modules for module in full]
@@ -73,6 +73,11 @@ class ModuleTree:
         )
 
 
+def _may_change(module: nn.Module) -> bool:
+    """Whether its children are in a dictionary of Python's: TorchScript's stay as they are."""
+    return isinstance(vars(module).get("_modules"), dict)
+
+
 _LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 """Modules that may put another dictionary in the place of theirs."""
 
@@ -87,6 +92,8 @@ class Paths:
         for name in names:
             module = root
             for part in name.split(".") if name else ():
+                if not _may_change(module):
+                    break
                 # `get_submodule` finds attributes, too, and takes five times as long.
                 # A compiled module of no length cannot say whether it is true.
                 child = module._modules.get(part)

@@ -4,7 +4,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tenterhook._dispatch.entries import entries_for
 from tenterhook._dispatch.frames import NO_STEPS, lock, visible_frame
@@ -107,8 +108,9 @@ class HookRegistry:
         """Print a table of the layers: name, type, shape of the weight."""
         rows = [("name", "type", "weight")]
         for name, module in self.index.tree().named:
-            shape = getattr(getattr(module, "weight", None), "shape", None)
-            rows += [(name, type(module).__name__, "-" if shape is None else str(tuple(shape)))]
+            weight: Any = getattr(module, "weight", None)
+            has_shape = isinstance(weight, Tensor) and not is_lazy(weight)
+            rows += [(name, type(module).__name__, str(tuple(weight.shape)) if has_shape else "-")]
         names, types = (max(len(row[at]) for row in rows) for at in (0, 1))
         for name, kind, weight in rows:
             print(f"{name:<{names}}  {kind:<{types}}  {weight}")  # noqa: T201

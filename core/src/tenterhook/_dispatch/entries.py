@@ -39,6 +39,7 @@ from tenterhook.activations import (
     activation_of,
     first_input,
     inputs_of,
+    items_in,
     part_of,
     path_to,
     replace,
@@ -156,21 +157,21 @@ class Entry:
         """Return what is left of this entry while controllers are off."""
         return self
 
-    def watched(
-        self, tensors: Sequence[Tensor | None], call: Callable[..., Any], *given: Any
-    ) -> Any:
-        """Return `call(*given)`; raise `WroteInPlace` if it writes to one of the tensors.
+    def watched(self, values: Sequence[Any], call: Callable[..., Any], *given: Any) -> Any:
+        """Return `call(*given)`; raise `WroteInPlace` if it changes what the values hold.
 
-        Inference tensors have no version, so writes to them are not found; nor are any while the
-        compiler traces, which cannot read versions.
+        Tensors count writes. Inference tensors have no version, so writes to them are not found;
+        nor are any while the compiler traces, which cannot read versions.
         """
         if tracing():
             return call(*given)
-        versions = [(tensor, version_of(tensor)) for tensor in tensors]
+        held = [value for value in values if isinstance(value, list | dict)]
+        items, tensors = items_in(*held), tensors_in(*values)
+        versions = [*map(version_of, tensors)]
         result = call(*given)
-        for tensor, version in versions:
-            if version is not None and version_of(tensor) != version:
-                raise wrote(self.writer)
+        is_other = [*map(id, items_in(*held))] != [*map(id, items)]
+        if is_other or [*map(version_of, tensors)] != versions:
+            raise wrote(self.writer)
         return result
 
     def __reduce__(self) -> Any:
@@ -229,7 +230,7 @@ class Detect(Entry):
                         raise wrote(self.writer)
                     return
             tensor = activation_of(output)
-            self.watched(tensors_in(tensor, output, *inputs), self.observe, module, inputs, output)
+            self.watched((tensor, output, *inputs), self.observe, module, inputs, output)
             if tensor is not output and activation_of(output) is not tensor:  # put another there
                 raise wrote(self.writer)
         except (Exception, StopForward) as error:  # noqa: BLE001 - a hook may raise anything
@@ -237,7 +238,7 @@ class Detect(Entry):
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         inputs = inputs_of(module, args, kwargs) if kwargs else args
-        self.watched(tensors_in(*inputs), self.observe, module, inputs, None)
+        self.watched(inputs, self.observe, module, inputs, None)
 
     def _gradient(self, module: nn.Module, grad: Tensor) -> None:
         self.watched((grad,), self.observe, module, (grad,), grad)
@@ -297,14 +298,14 @@ class Control(Entry):
                 self._changed_nothing(f"returned {type(output).__name__}, which holds no tensor")
             return None
         given = first_input(inputs_of(module, args, kwargs))
-        watched = tensors_in(tensor, *args, *kwargs.values())
+        watched = (tensor, *args, *kwargs.values())
         new = self.watched(watched, self.modify, module, given, tensor)
         return None if new is None else replace(output, a_tensor(new))
 
     def _before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         inputs = inputs_of(module, args, kwargs)
         tensor = first_input(inputs)
-        new = self.watched(tensors_in(*inputs), self.modify, module, tensor, None)
+        new = self.watched(inputs, self.modify, module, tensor, None)
         if new is not None:
             new = new if isinstance(new, tuple) else a_tensor(new, _WANTED_BEFORE)
             return replace_input(inputs, new)
