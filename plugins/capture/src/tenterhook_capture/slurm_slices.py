@@ -98,15 +98,16 @@ class SlicedRun:
         """Open the run as it is by now."""
         return self.store.run(self.run_id)
 
-    def slices(self, units: Iterable[int]) -> dict[int, list[int]]:
-        """Return units by the slice that they are of."""
-        plan = self.run().plan
-        count = self._count(plan.unit_count)
-        firsts = [plan.unit_count * index // count for index in range(count)]
-        found: dict[int, list[int]] = {}
-        for unit in units:
-            found.setdefault(bisect.bisect_right(firsts, unit) - 1, []).append(unit)
-        return found
+    def slices(self, units: Iterable[int]) -> list[int]:
+        """Return which slices units are of, rising; holds no list of the units."""
+        return sorted(set(map(self._slice_of(self.run()), units)))
+
+    def _slice_of(self, run: Run) -> Callable[[int], int]:
+        """Return what says of which slice a unit is."""
+        units = run.plan.unit_count
+        count = self._count(units)
+        firsts = [units * index // count for index in range(count)]
+        return lambda unit: bisect.bisect_right(firsts, unit) - 1
 
     def script(self, slices: Collection[int] = (), *, isolated: bool = False) -> str:
         """Return the script for some slices; unless they are given, for those that lack units.
@@ -175,10 +176,10 @@ class SlicedRun:
         if run.is_complete:
             self.store.write_run(self.run_id, run.plan).finish()
             return
-        failed, causes = _failed(run, before), dict[int, str]()
-        for index, units in self.slices(run.missing).items():
-            lost = f"it was not done: {endings.get(index, 'its task is gone')}"
-            causes |= {unit: failed.get(unit, lost) for unit in units}
+        failed, slice_of = _failed(run, before), self._slice_of(run)
+        lost = {index: f"it was not done: {ending}" for index, ending in endings.items()}
+        gone = "it was not done: its task is gone"
+        causes = {unit: failed.get(unit) or lost.get(slice_of(unit), gone) for unit in run.missing}
         raise UnitsFailed(self.run_id, causes, self.tries)
 
     def forget_logs(self, job: SlurmJob, tasks: Iterable[int]) -> None:
