@@ -182,9 +182,20 @@ class Losing(LocalEngine):
 def test_the_store_says_what_is_done() -> None:
     """Units are tried again where the store has none of them, whatever the engine said."""
     store, engine = MemoryStore(), Losing()
-    save_activations(WordModel(), "head", TEXTS, store, run_name="r", engine=engine, **SETTINGS)
+    seen: list[int] = []
+    save_activations(
+        WordModel(),
+        "head",
+        TEXTS,
+        store,
+        run_name="r",
+        engine=engine,
+        progress=lambda progress: seen.append(progress.rows),
+        **SETTINGS,
+    )
     assert engine.rounds == [[0, 1, 2], [1, 2]]
     assert store.run("r").is_complete
+    assert seen[-1] == 15  # those of a worker, too, that was lost when it had committed
 
 
 def test_units_that_are_lost_are_named() -> None:

@@ -98,6 +98,13 @@ class Meter:
         """Count no rows of a unit that failed."""
         self._open = 0
 
+    def left(self, rows: int) -> None:
+        """Count what the store has, so many rows being left: a lost worker may have committed."""
+        done = self._total - self._before - rows
+        if done > self._settled:
+            self._settled, self._open = done, 0
+            self._tell()
+
     def _tell(self) -> None:
         if self._callback is None:
             return

@@ -121,6 +121,7 @@ def _try(
         finally:
             _close(events)
         left = _missing(writer.plan, numbers, writer.committed())  # what is done, the store says
+        meter.left(left.rows)
         if not left:
             break
     return {
