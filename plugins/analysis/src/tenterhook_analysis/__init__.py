@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from tenterhook_analysis.attribution import LogitAttribution, direct_logit_attribution
     from tenterhook_analysis.errors import (
         AnalysisWarning,
+        BadLabels,
         BadMetric,
         NoReadout,
         NoSuchPosition,
         NotASum,
         NotByToken,
+        OtherLayers,
         UnequalPrompts,
+        UnreadableVector,
         WrongWidth,
     )
     from tenterhook_analysis.grids import Grid
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
         integrated_gradients,
         patch_grid,
     )
+    from tenterhook_analysis.probes import Probe, probe
     from tenterhook_analysis.prompts import logit_difference
     from tenterhook_analysis.results import Array, Result
+    from tenterhook_analysis.vectors import SteeringVectors, contrast, load_vector, mean_difference
 
 _HOMES = {
     "AnalysisWarning": "errors",
     "Array": "results",
+    "BadLabels": "errors",
     "BadMetric": "errors",
     "Grid": "grids",
     "LogitAttribution": "attribution",
@@ -40,21 +46,30 @@ _HOMES = {
     "NoSuchPosition": "errors",
     "NotASum": "errors",
     "NotByToken": "errors",
+    "OtherLayers": "errors",
     "PatchGrid": "patching",
+    "Probe": "probes",
     "Result": "results",
+    "SteeringVectors": "vectors",
     "UnequalPrompts": "errors",
+    "UnreadableVector": "errors",
     "WrongWidth": "errors",
     "attribution_patching": "patching",
+    "contrast": "vectors",
     "direct_logit_attribution": "attribution",
     "integrated_gradients": "patching",
+    "load_vector": "vectors",
     "logit_difference": "prompts",
     "logit_lens": "lens",
+    "mean_difference": "vectors",
     "patch_grid": "patching",
+    "probe": "probes",
 }
 
 __all__ = [
     "AnalysisWarning",
     "Array",
+    "BadLabels",
     "BadMetric",
     "Grid",
     "LogitAttribution",
@@ -63,16 +78,24 @@ __all__ = [
     "NoSuchPosition",
     "NotASum",
     "NotByToken",
+    "OtherLayers",
     "PatchGrid",
+    "Probe",
     "Result",
+    "SteeringVectors",
     "UnequalPrompts",
+    "UnreadableVector",
     "WrongWidth",
     "attribution_patching",
+    "contrast",
     "direct_logit_attribution",
     "integrated_gradients",
+    "load_vector",
     "logit_difference",
     "logit_lens",
+    "mean_difference",
     "patch_grid",
+    "probe",
 ]
 
 

@@ -266,7 +266,7 @@ def _of_block(
         norm = Norm.fit(projected, attention, [*inside.values()])
         if norm is None:
             return None
-        alone = torch.block_diag(*z[at][:, None]).reshape(len(z[at]), -1)
+        alone = torch.block_diag(*z[at][:, None]).reshape(len(z[at]), -1)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             forward = type(module).forward  # and none of the hooks that stand there
             made = forward(module, alone) - forward(module, torch.zeros_like(alone[:1]))

@@ -116,3 +116,44 @@ class NotASum(TenterhookError, ValueError):
             f"The logit of this model has no direct parts: of {self.what}, {self.reason}. Blocks "
             "that add attention and MLP to the stream, and a final norm, are needed."
         )
+
+
+@attrs.define(slots=False)
+class OtherLayers(TenterhookError, ValueError):
+    """Two runs that do not have the same layers, of the same width."""
+
+    run_a: str
+    run_b: str
+    layers_a: tuple[str, ...]
+    layers_b: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"Runs {self.run_a!r} and {self.run_b!r} are not of the same layers: "
+            f"{', '.join(self.layers_a)}; and {', '.join(self.layers_b)}. Give layers that both "
+            "have, of one model."
+        )
+
+
+@attrs.define(slots=False)
+class UnreadableVector(TenterhookError, ValueError):
+    """A file that no vector can be read of."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"No vector can be read of {self.path}: {self.reason}. Give a .safetensors file, as "
+            "SteeringVectors.save writes, .npy, or .pt of one tensor."
+        )
+
+
+@attrs.define(slots=False)
+class BadLabels(TenterhookError, ValueError):
+    """Labels that no probe can be fitted to."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"No probe can be fitted: {self.reason}."
