@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import tenterhook_tiny
-from tenterhook_sae import BatchTopKSae, JumpReLUSae, L1Sae, Sae, TopKSae
+from tenterhook_sae import (
+    BatchTopKSae,
+    GatedSae,
+    JumpReLUSae,
+    L1Sae,
+    MatryoshkaBatchTopKSae,
+    Sae,
+    TopKSae,
+)
 
 N_LATENTS, N_INPUTS = 256, 128
 
@@ -16,6 +24,10 @@ KINDS: dict[str, Callable[..., Sae]] = {
     "batchtopk": lambda n=N_LATENTS, d=N_INPUTS, **more: BatchTopKSae(n, d, min(8, n), **more),
     "jumprelu": lambda n=N_LATENTS, d=N_INPUTS, **more: JumpReLUSae(n, d, **more),
     "l1": lambda n=N_LATENTS, d=N_INPUTS, **more: L1Sae(n, d, **more),
+    "gated": lambda n=N_LATENTS, d=N_INPUTS, **more: GatedSae(n, d, **more),
+    "matryoshka": lambda n=N_LATENTS, d=N_INPUTS, **more: MatryoshkaBatchTopKSae(
+        n, d, min(8, n), **more
+    ),
 }
 
 

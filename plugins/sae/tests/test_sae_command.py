@@ -71,7 +71,7 @@ def test_the_same_command_again_does_nothing(trained: str, store: str) -> None:
     assert Path(trained, "sae_weights.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["batchtopk", "jumprelu", "l1"])
+@pytest.mark.parametrize("kind", ["batchtopk", "jumprelu", "l1", "gated", "matryoshka"])
 def test_other_kinds(store: str, tmp_path: Path, kind: str) -> None:
     """By name."""
     out = str(tmp_path / "sae")
@@ -79,7 +79,7 @@ def test_other_kinds(store: str, tmp_path: Path, kind: str) -> None:
     run("train", store, "first", LAYER, "--out", out, "--kind", kind, *short)
 
     found = load_sae(out).architecture
-    assert found == {"batchtopk": "batchtopk", "jumprelu": "jumprelu", "l1": "standard"}[kind]
+    assert found == {"l1": "standard", "matryoshka": "matryoshka_batchtopk"}.get(kind, kind)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,15 @@
 import torch
 
 from tenterhook.testing.hooks import WIDTH, ControllerContract, DetectorContract
-from tenterhook_sae import BatchTopKSae, JumpReLUSae, L1Sae, Sae, TopKSae
+from tenterhook_sae import (
+    BatchTopKSae,
+    GatedSae,
+    JumpReLUSae,
+    L1Sae,
+    MatryoshkaBatchTopKSae,
+    Sae,
+    TopKSae,
+)
 
 
 class _Both(DetectorContract, ControllerContract):
@@ -49,6 +57,22 @@ class TestL1(_Both):
     def kind(self) -> Sae:
         """Return one."""
         return L1Sae(4 * WIDTH, WIDTH)
+
+
+class TestGated(_Both):
+    """Those whose gate is open."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return GatedSae(4 * WIDTH, WIDTH)
+
+
+class TestMatryoshka(_Both):
+    """Dictionaries within one another."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return MatryoshkaBatchTopKSae(4 * WIDTH, WIDTH, 4, widths=(WIDTH, 4 * WIDTH))
 
 
 class TestReconstructing(ControllerContract):

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from tenterhook_sae import (
     BatchTopKSae,
+    GatedSae,
     JumpReLUSae,
     L1Sae,
+    MatryoshkaBatchTopKSae,
     Sae,
     TopKSae,
     UnknownArchitecture,
@@ -60,6 +62,8 @@ OURS: dict[str, Any] = {
     "topk": lambda center: TopKSae(D_SAE, D_IN, K, center=center),
     "batchtopk": lambda center: BatchTopKSae(D_SAE, D_IN, K, center=center),
     "jumprelu": lambda center: JumpReLUSae(D_SAE, D_IN, center=center),
+    "gated": lambda center: GatedSae(D_SAE, D_IN, center=center),
+    "matryoshka": lambda center: MatryoshkaBatchTopKSae(D_SAE, D_IN, K, center=center),
 }
 
 
@@ -224,6 +228,47 @@ def test_batchtopk(tmp_path: Path) -> None:
     close(sae.encode(x), pre * (pre > 1.5))
 
 
+def test_gated(tmp_path: Path) -> None:
+    """What passes the gate is as strong as the other path says."""
+    w = weights(b_mag=torch.randn(D_SAE), r_mag=torch.randn(D_SAE))
+    w["b_gate"] = w.pop("b_enc")
+    sae = load_sae(written(tmp_path, {**NEW, "architecture": "gated"}, w))
+
+    x = rows()
+    shared = (x - w["b_dec"]) @ w["W_enc"]
+    strength = ((x - w["b_dec"]) @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]).relu()
+    latents = (shared + w["b_gate"] > 0) * strength
+    assert isinstance(sae, GatedSae)
+    close(sae.encode(x), latents)
+    close(sae(x), latents @ w["W_dec"] + w["b_dec"])
+
+    save_sae(sae, tmp_path / "again")
+    assert load_file(tmp_path / "again" / "sae_weights.safetensors").keys() == w.keys()
+
+
+@pytest.mark.parametrize("given", [[8, 20, D_SAE], [8, 20]], ids=["whole", "the last left out"])
+def test_matryoshka_in_training(tmp_path: Path, given: list[int]) -> None:
+    """SAELens keeps it by its own name until it is used, and adds the last width itself."""
+    w = weights(topk_threshold=torch.tensor(1.5, dtype=torch.float64))
+    config = {**NEW, "architecture": "matryoshka_batchtopk", "k": 4.5, "matryoshka_widths": given}
+    sae = load_sae(written(tmp_path, config, w))
+
+    pre = (rows() - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+    assert isinstance(sae, MatryoshkaBatchTopKSae)
+    assert sae.widths == (8, 20, D_SAE)
+    close(sae.encode(rows()), pre * (pre > 1.5))
+
+
+def test_matryoshka_of_bad_widths(tmp_path: Path) -> None:
+    """The widths, and what they have to be."""
+    w = weights(topk_threshold=torch.tensor(1.5, dtype=torch.float64))
+    config = {**NEW, "architecture": "matryoshka_batchtopk", "k": 4, "matryoshka_widths": [20, 8]}
+    folder = written(tmp_path, config, w)
+
+    with pytest.raises(UnreadableSae, match=r"widths=\[20, 8, 40\] must be whole numbers that"):
+        load_sae(folder)
+
+
 def test_older_config(tmp_path: Path) -> None:
     """Before version 6 the config was flat, and a top-k was an activation function."""
     old = {
@@ -337,7 +382,7 @@ def test_jumprelu_of_saelens_5(tmp_path: Path) -> None:
         ({"architecture": "jumprelu"}, "'jumprelu' with the activation function 'topk'"),
         ({"architecture": "topk", "activation_fn": "relu"}, "two activation .*, relu and topk"),
         ({"architecture": ["topk"]}, r"architecture=\['topk'\], which is no text"),
-        ({"architecture": "gated"}, "architecture 'gated'; those that can be read"),
+        ({"architecture": "temporal"}, "architecture 'temporal'; those that can be read"),
     ],
 )
 def test_old_configs_that_are_not_one_function(
@@ -358,17 +403,19 @@ def test_what_we_write_is_in_the_layout(tmp_path: Path, kind: str) -> None:
 
     config = json.loads(tmp_path.joinpath("cfg.json").read_text())
     tensors = load_file(tmp_path / "sae_weights.safetensors")
-    used = "jumprelu" if kind == "batchtopk" else kind
+    used = "jumprelu" if kind in ("batchtopk", "matryoshka") else kind
     assert config["architecture"] == used
     assert {key: config[key] for key in NEW if key != "metadata"} == {
         key: NEW[key] for key in NEW if key != "metadata"
     }
     shapes = {"W_enc": (D_IN, D_SAE), "W_dec": (D_SAE, D_IN), "b_enc": (D_SAE,), "b_dec": (D_IN,)}
     shapes |= {"threshold": (D_SAE,)} if used == "jumprelu" else {}
+    if kind == "gated":
+        shapes["b_gate"] = shapes["b_mag"] = shapes["r_mag"] = shapes.pop("b_enc")
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
 
 
-@pytest.mark.parametrize("architecture", ["gated", "transcoder", "matryoshka_batchtopk", "Topk"])
+@pytest.mark.parametrize("architecture", ["temporal", "jumprelu_transcoder", "Topk"])
 def test_an_unknown_architecture_is_an_error(tmp_path: Path, architecture: str) -> None:
     """The message names it, and those that can be read."""
     folder = written(tmp_path, {**NEW, "architecture": architecture}, weights())

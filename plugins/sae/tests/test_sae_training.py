@@ -25,8 +25,10 @@ from tenterhook_capture import save_activations
 from tenterhook_sae import (
     BadSetting,
     BatchTopKSae,
+    GatedSae,
     JumpReLUSae,
     L1Sae,
+    MatryoshkaBatchTopKSae,
     ModelBatches,
     NoRows,
     NotFinite,
@@ -96,8 +98,10 @@ class Synthetic:
         (lambda: BatchTopKSae(96, 48, 4), {}),
         (lambda: JumpReLUSae(96, 48), {}),
         (lambda: L1Sae(96, 48), {"aux": 0.0, "resample_every": 200}),
+        (lambda: GatedSae(96, 48), {"aux": 0.0, "resample_every": 200}),
+        (lambda: MatryoshkaBatchTopKSae(96, 48, 4, widths=(48, 96)), {}),
     ],
-    ids=["topk", "batchtopk", "jumprelu", "l1"],
+    ids=["topk", "batchtopk", "jumprelu", "l1", "gated", "matryoshka"],
 )
 def test_it_recovers_a_dictionary(make_sae: Callable[[], Sae], more: dict[str, Any]) -> None:
     """96 directions in 48 dimensions: the mean highest cosine is 0.9 at least."""

@@ -518,8 +518,13 @@ class TestAllowed:
             model.scoped({}, hooks=ALLOWED, max_elements=most)
 
 
+_KINDS = [
+    *("TopKSae", "BatchTopKSae", "JumpReLUSae", "L1Sae", "GatedSae", "MatryoshkaBatchTopKSae"),
+]
+
+
 class TestSizes:
-    @pytest.mark.parametrize("name", ["TopKSae", "BatchTopKSae", "JumpReLUSae", "L1Sae"])
+    @pytest.mark.parametrize("name", _KINDS)
     def test_an_autoencoder_holds_what_it_says(self, name: str) -> None:
         """Parameters and buffers."""
         kind = default_manager().load("controllers", name)

@@ -12,7 +12,9 @@ _MLP = ("experts", "mlp_act", "mlp_pre", "router")
 _RESIDUAL = ("attn_out", "mlp_out", "resid_mid", "resid_post", "resid_pre")
 _POINTS = (*_ATTENTION, *_MLP, *_RESIDUAL, "embed", "final_norm", "logits", "unembed")
 _FORMATS = ("csv", "datasets", "npy", "parquet", "safetensors", "webdataset")
-_SAES = ("BatchTopKSae", "JumpReLUSae", "L1Sae", "TopKSae")
+_SAES = (
+    *("BatchTopKSae", "GatedSae", "JumpReLUSae", "L1Sae", "MatryoshkaBatchTopKSae", "TopKSae"),
+)
 
 _DECLARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tenterhook-capture": {"engines": ("local", "processes", "slurm")},

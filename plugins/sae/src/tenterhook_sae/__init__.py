@@ -40,6 +40,12 @@ if TYPE_CHECKING:
         load_sae,
         save_sae,
     )
+    from tenterhook_sae.gated import (
+        GatedSae,
+    )
+    from tenterhook_sae.matryoshka import (
+        MatryoshkaBatchTopKSae,
+    )
     from tenterhook_sae.models import (
         BatchTopKSae,
         JumpReLUSae,
@@ -72,9 +78,11 @@ _HOMES = {
     "Batches": "batches",
     "Concepts": "concepts",
     "Example": "examples",
+    "GatedSae": "gated",
     "JumpReLUSae": "models",
     "L1Sae": "models",
     "Manipulation": "concepts",
+    "MatryoshkaBatchTopKSae": "matryoshka",
     "ModelBatches": "batches",
     "ModelEvaluation": "evaluation",
     "NoRows": "errors",
@@ -111,9 +119,11 @@ __all__ = [
     "Batches",
     "Concepts",
     "Example",
+    "GatedSae",
     "JumpReLUSae",
     "L1Sae",
     "Manipulation",
+    "MatryoshkaBatchTopKSae",
     "ModelBatches",
     "ModelEvaluation",
     "NoRows",

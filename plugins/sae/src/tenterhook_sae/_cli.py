@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tenterhook_sae.progress import ProgressCallback, TrainingProgress
     from tenterhook_sae.sae import Sae
 
-KINDS = ("topk", "batchtopk", "jumprelu", "l1")
+KINDS = ("topk", "batchtopk", "jumprelu", "l1", "gated", "matryoshka")
 
 
 class _Number(click.FloatRange):
@@ -46,7 +46,7 @@ def sae() -> None:
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True)
 @click.option("--learning-rate", type=_Number(0), default=1e-3, show_default=True)
 @click.option(
-    "--sparsity", type=_Number(0), default=1.0, show_default=True, help="jumprelu and l1."
+    "--sparsity", type=_Number(0), default=1.0, show_default=True, help="jumprelu, l1 and gated."
 )
 @click.option("--resample-every", type=click.IntRange(1), help="Steps; never by default.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True)
@@ -279,14 +279,19 @@ def _present(device: str) -> str:
 
 
 def _made(kind: str, n_latents: int, n_inputs: int, k: float, device: str) -> "Sae":
+    from tenterhook_sae.gated import GatedSae
+    from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
     from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
 
     if kind == "topk":
         return TopKSae(n_latents, n_inputs, int(k) if k == int(k) else k, device=device)  # type: ignore[arg-type]  # which says so
     if kind == "batchtopk":
         return BatchTopKSae(n_latents, n_inputs, k, device=device)
-    plain: type[JumpReLUSae | L1Sae] = JumpReLUSae if kind == "jumprelu" else L1Sae
-    return plain(n_latents, n_inputs, device=device)
+    if kind == "matryoshka":
+        return MatryoshkaBatchTopKSae(n_latents, n_inputs, k, device=device)
+    plain: dict[str, type[JumpReLUSae | L1Sae | GatedSae]]
+    plain = {"jumprelu": JumpReLUSae, "l1": L1Sae, "gated": GatedSae}
+    return plain[kind](n_latents, n_inputs, device=device)
 
 
 def _documents(

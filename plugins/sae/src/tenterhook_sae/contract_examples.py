@@ -2,6 +2,8 @@
 
 import torch
 
+from tenterhook_sae.gated import GatedSae
+from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
 from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
 
 
@@ -27,3 +29,15 @@ def l1() -> L1Sae:
     """Return one with a penalty."""
     torch.manual_seed(0)
     return L1Sae(32, 8)
+
+
+def gated() -> GatedSae:
+    """Return one with gates."""
+    torch.manual_seed(0)
+    return GatedSae(32, 8)
+
+
+def matryoshka() -> MatryoshkaBatchTopKSae:
+    """Return one with two dictionaries within it."""
+    torch.manual_seed(0)
+    return MatryoshkaBatchTopKSae(32, 8, 4, widths=(4, 16, 32))

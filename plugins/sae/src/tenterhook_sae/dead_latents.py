@@ -84,6 +84,10 @@ def resample(
         living = float(threshold[~dead].mean()) if alive.shape[1] else 0.0
         threshold[chosen] = sae.resampled_length * living
         changed.append((threshold, chosen))
+    for name in sae.begin_at_zero:
+        weights = sae.get_parameter(name)
+        weights[chosen] = 0
+        changed.append((weights, chosen))
     for parameter, index in changed:
         state = optimizer.state[parameter]
         for name in ("exp_avg", "exp_avg_sq"):

@@ -29,8 +29,9 @@ from tenterhook_sae.errors import (
     UnknownArchitecture,
     UnreadableSae,
 )
+from tenterhook_sae.kinds import SAES
 from tenterhook_sae.limits import check_dtype
-from tenterhook_sae.models import SAES, BatchTopKSae
+from tenterhook_sae.models import BatchTopKSae
 from tenterhook_sae.reading import WeightFile, read_object
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.sae_lens_config import CONFIG as CONFIG
@@ -47,6 +48,15 @@ OURS = "tenterhook.json"
 FORMAT = 1
 SAELENS = "6.0.0"
 """The version of SAELens whose layout is written."""
+
+BATCH_TOP_K = ("batchtopk", "matryoshka_batchtopk")
+"""What is a `jumprelu` in use: of these SAELens writes the one threshold, once for each latent."""
+
+_IN_CONFIG = {"widths": "matryoshka_widths"}
+"""Settings by what `cfg.json` calls them, where that is another name."""
+
+_IN_FILE = {("gated", "b_enc"): "b_gate"}
+"""Weights of a kind by what files call them, where that is another name."""
 
 FileName = str | PathLike[str]
 
@@ -80,7 +90,8 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
             **({"hook_name": sae.about["layer"]} if "layer" in sae.about else {}),
         },
     }
-    config |= sae.settings()
+    config |= {_IN_CONFIG.get(name, name): value for name, value in sae.settings().items()}
+    weights = {_IN_FILE.get((sae.architecture, name), name): t for name, t in weights.items()}
     if sae.architecture == "topk":
         config["rescale_acts_by_decoder_norm"] = False
     if isinstance(sae, BatchTopKSae):
@@ -114,8 +125,8 @@ def load_sae(
     before sizes, shapes and dtypes agree with each other and with the length of the file.
 
     Raises `UnreadableSae` where something is missing, damaged, or asks for what we do not do; its
-    `UnknownArchitecture` for a kind that is not among `standard`, `topk`, `batchtopk` and
-    `jumprelu`; `BadSetting` for a `dtype` that no SAE is in (each a `ValueError`).
+    `UnknownArchitecture` for a kind that is not in `kinds.SAES`; `BadSetting` for a `dtype` that
+    no SAE is in (each a `ValueError`).
     """
     if dtype is not None:
         check_dtype(dtype)
@@ -129,7 +140,7 @@ def load_sae(
         architecture = config.architecture
     _check_shapes(file, architecture, config)
     weights = file.load([name for name in file.stored if name != UNUSED])
-    if architecture == "batchtopk":
+    if architecture in BATCH_TOP_K:
         one = _with_one_threshold(weights)
         architecture, weights = ("jumprelu", weights) if one is None else (architecture, one)
     if config.rescale:
@@ -144,7 +155,7 @@ def load_sae(
         raise UnreadableSae(where, str(error)) from error
     with torch.no_grad():
         for name, tensor in sae.state_dict().items():
-            tensor.copy_(weights[name])
+            tensor.copy_(weights[_IN_FILE.get((architecture, name), name)])
     sae.about = dict(beside.about)
     if config.hook_name:
         sae.about.setdefault("layer", config.hook_name)
@@ -235,20 +246,33 @@ def _latent(key: str) -> int:
 
 def _written_as(architecture: str) -> str:
     """Return what a kind may be in `cfg.json`, beside itself."""
-    return "jumprelu" if architecture == "batchtopk" else architecture
+    return "jumprelu" if architecture in BATCH_TOP_K else architecture
 
 
 def _settings(architecture: str, config: SaeConfig, beside: _Beside, where: str) -> dict[str, Any]:
     """Return what the kind takes beside its sizes."""
-    if architecture in ("topk", "batchtopk"):
+    if architecture in ("topk", *BATCH_TOP_K):
         k = beside.settings.get("k") if config.k is None else config.k
         if k is None:
             raise UnreadableSae(where, f"{CONFIG} has no 'k'")
+        if architecture == "matryoshka_batchtopk":
+            widths = config.more.get("matryoshka_widths", beside.settings.get("widths"))
+            return {"k": k, "widths": _up_to(config.n_latents, widths)}
         return {"k": k}
     if architecture == "jumprelu":
         width = config.more.get("bandwidth", beside.settings.get("bandwidth"))
         return {} if width is None else {"bandwidth": width}
     return {}
+
+
+def _up_to(n_latents: int, widths: Any) -> Any:
+    """Return the widths of dictionaries within one another, all latents among them.
+
+    SAELens lets its users leave the last one out, and adds it.
+    """
+    if isinstance(widths, list) and widths and widths[-1] != n_latents:
+        return [*widths, n_latents]
+    return widths
 
 
 def _check_shapes(file: WeightFile, architecture: str, config: SaeConfig) -> None:
@@ -262,7 +286,10 @@ def _check_shapes(file: WeightFile, architecture: str, config: SaeConfig) -> Non
     }
     if architecture == "jumprelu":
         expected["threshold"] = [(latents,)]
-    elif architecture == "batchtopk":
+    elif architecture == "gated":
+        expected["b_gate"] = expected.pop("b_enc")
+        expected |= {"b_mag": [(latents,)], "r_mag": [(latents,)]}
+    elif architecture in BATCH_TOP_K:
         name = "topk_threshold" if "topk_threshold" in file.stored else "threshold"
         expected[name] = [(latents,), (), (1,)] if name == "threshold" else [(), (1,)]
     found = {name: each.shape for name, each in file.stored.items() if name != UNUSED}
@@ -300,7 +327,7 @@ def _with_unit_decoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     folded = {
         "W_dec": weights["W_dec"] / torch.where(length > 0, length, 1)[:, None],
         "W_enc": weights["W_enc"] * length,
-        "b_enc": weights["b_enc"] * length,
+        **{n: weights[n] * length for n in ("b_enc", "b_gate", "b_mag") if n in weights},
     }
     return {**weights, **folded}
 

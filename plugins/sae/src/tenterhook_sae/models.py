@@ -1,4 +1,4 @@
-"""The kinds of sparse autoencoder: which latents they leave active."""
+"""Kinds of sparse autoencoder: which latents they leave active; see `kinds` for all of them."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ class TopKSae(Sae):
         super().__init__(
             n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
-        self.k = _share(whole("k", k), n_latents)
+        self.k = share(whole("k", k), n_latents)
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the `k` largest of each row where they are positive, and 0 elsewhere.
@@ -104,7 +104,7 @@ class BatchTopKSae(Sae):
         super().__init__(
             n_latents, n_inputs, hook_id, device, store, dtype=dtype, center=center, mode=mode
         )
-        self.k = _share(k, n_latents)
+        self.k = share(k, n_latents)
         self.register_buffer("threshold", torch.tensor(-1.0, device=device, dtype=torch.float64))
 
     @classmethod
@@ -306,12 +306,6 @@ class L1Sae(Sae):
         return (latents @ length).mean()
 
 
-SAES: dict[str, type[Sae]] = {
-    kind.architecture: kind for kind in (L1Sae, TopKSae, BatchTopKSae, JumpReLUSae)
-}
-"""The kinds, by what files call them."""
-
-
 class _Jump(torch.autograd.Function):
     """JumpReLU; the threshold's gradient is equation 11 of arXiv:2407.14435."""
 
@@ -355,7 +349,8 @@ def _rectangle(x: Tensor) -> Tensor:
     return found
 
 
-def _share(k: K, n_latents: int) -> K:
+def share(k: K, n_latents: int) -> K:
+    """Return `k`, a number of latents or a fraction of one; `BadSetting` for what is none."""
     if type(k) not in (int, float) or not 0 < k <= n_latents:
         raise BadSetting("k", k, f"a number of latents, of which there are {n_latents}")
     return k

@@ -30,6 +30,18 @@ _SAES = [
         "Sparse autoencoder with ReLU latents, trained with an L1 penalty.",
         example="tenterhook_sae.contract_examples:l1",
     ),
+    Extension(
+        "GatedSae",
+        "tenterhook_sae.gated:GatedSae",
+        "Sparse autoencoder that decides apart whether a latent is active and how strong it is.",
+        example="tenterhook_sae.contract_examples:gated",
+    ),
+    Extension(
+        "MatryoshkaBatchTopKSae",
+        "tenterhook_sae.matryoshka:MatryoshkaBatchTopKSae",
+        "Sparse autoencoders within one another, each of use without those around it.",
+        example="tenterhook_sae.contract_examples:matryoshka",
+    ),
 ]
 
 

@@ -54,6 +54,9 @@ class Sae(Detector, Controller, nn.Module):
     calibration_rows: ClassVar[int] = 0
     """How many rows, the latest, a training keeps for `calibrate`; 0 for kinds that need none."""
 
+    begin_at_zero: ClassVar[tuple[str, ...]] = ()
+    """Weights `(n_latents,)` of the kind's own, which are 0 for a latent that is made anew."""
+
     W_enc: nn.Parameter
     b_enc: nn.Parameter
     W_dec: nn.Parameter
@@ -125,11 +128,18 @@ class Sae(Detector, Controller, nn.Module):
 
         On the SAE's device and in its dtype, which `x` is converted to. Raises `WrongWidth`.
         """
+        pre = torch.addmm(self.b_enc, self.encoder_rows(x), self.W_enc)
+        return pre.reshape(*x.shape[:-1], self.n_latents)
+
+    def encoder_rows(self, x: Tensor) -> Tensor:
+        """Return what the encoder multiplies, `(rows, n_inputs)`, of `x` `(..., n_inputs)`.
+
+        On the SAE's device, in its dtype, with `b_dec` taken off where `center` says so. Raises
+        `WrongWidth`.
+        """
         self._check_width(x)
         flat = x.to(self.device, self.dtype).reshape(-1, self.n_inputs)
-        if self.center:
-            flat = flat - self.b_dec
-        return torch.addmm(self.b_enc, flat, self.W_enc).reshape(*x.shape[:-1], self.n_latents)
+        return flat - self.b_dec if self.center else flat
 
     @abstractmethod
     def activate(self, pre: Tensor) -> Tensor:
@@ -237,6 +247,14 @@ class Sae(Detector, Controller, nn.Module):
         Both are `(..., n_latents)`: the latents, and what came out of the encoder.
         """
         return latents.new_zeros(())
+
+    def further_loss(self, target: Tensor, latents: Tensor, pre: Tensor) -> Tensor:
+        """Return what a kind minimises beside its error and its penalty, a scalar; 0 for most.
+
+        `target` is what is to be reconstructed, `(rows, n_inputs)`; the others are
+        `(rows, n_latents)`.
+        """
+        return target.new_zeros(())
 
     # --- the hook
 

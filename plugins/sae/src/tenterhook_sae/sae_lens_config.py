@@ -14,8 +14,8 @@ import torch
 
 from tenterhook.one_line import shown
 from tenterhook_sae.errors import UnknownArchitecture, UnreadableSae
+from tenterhook_sae.kinds import SAES
 from tenterhook_sae.limits import WIDEST
-from tenterhook_sae.models import SAES
 
 CONFIG = "cfg.json"
 
@@ -30,6 +30,8 @@ _ACTIVATIONS = {
     "topk": ("topk",),
     "batchtopk": ("relu", "topk", "batchtopk"),
     "jumprelu": ("relu", "jumprelu"),
+    "gated": ("relu",),
+    "matryoshka_batchtopk": ("relu", "topk", "batchtopk"),
 }
 """The activation functions that older configs name beside an architecture."""
 

@@ -100,8 +100,9 @@ class Trainer:
             pre = sae.pre_activations(x)
             latents = sae.training_latents(pre)
             reconstruction = sae.decode(latents)
+            further = sae.further_loss(x, latents, pre)
         error = x - reconstruction.to(x.dtype)
-        loss = error.square().mean()
+        loss = error.square().mean() + further
         if settings.sparsity:
             weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
             penalty = sae.sparsity_loss(latents.to(x.dtype), pre.to(x.dtype))

@@ -1,0 +1,11 @@
+"""The kinds of sparse autoencoder, by what files call them."""
+
+from tenterhook_sae.gated import GatedSae
+from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
+from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
+from tenterhook_sae.sae import Sae
+
+SAES: dict[str, type[Sae]] = {
+    kind.architecture: kind
+    for kind in (L1Sae, TopKSae, BatchTopKSae, JumpReLUSae, GatedSae, MatryoshkaBatchTopKSae)
+}
