@@ -96,7 +96,7 @@ MODULES = {
     "specs": ["tenterhook.specs"],
     "stores": ["tenterhook.store", "tenterhook.capture"],
     "taps": ["tenterhook_taps", "tenterhook"],
-    "view": ["tenterhook_view"],
+    "view": ["tenterhook_view", "tenterhook.html"],
 }
 """Where the names of a page are; the other pages state no calls of Python."""
 

@@ -375,3 +375,24 @@ def test_calls_without_token_ids_are_warned_of(sae: Sae) -> None:
 
     assert sae.concepts.get_top_texts(0) == []
     model.layers.clear()
+
+
+def test_a_notebook_shows_a_sae_and_its_texts(lm: Any, sae: Sae) -> None:
+    """Escaped and bounded, with nothing computed."""
+    sae.about = {"layer": "<b>", "data": "x" * 10**6}
+    markup = sae._repr_html_()
+    assert "<td>256</td>" in markup
+    assert "&lt;b&gt;" in markup
+    assert len(markup.encode()) <= 64_000
+
+    lm.attach_sae(sae, layer_signature="layer_1")
+    sae.concepts.enable_text_tracking(3)
+    lm.inference.execute_inference(["In the <beginning>", "And God said"])
+    assert sae.latents is not None
+    latent = int(sae.latents.amax((0, 1)).argmax())
+    found = sae.concepts.get_top_texts(latent)
+    shown = found._repr_html_()
+    assert shown.count("<tr>") == len(found) + 1
+    assert "<beginning>" not in shown
+    assert found[0]._repr_html_().count("<tr>") == 2
+    assert isinstance(found, list)

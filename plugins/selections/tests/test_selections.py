@@ -724,3 +724,13 @@ class TestUnmatched:
         ):
             pass
         assert len(said) == 1
+
+
+def test_a_notebook_shows_what_is_selected() -> None:
+    """The fields that are set, escaped; of none, that it is everything."""
+    shown = Selection(tokens="2:5", rows=[0, 2])._repr_html_()
+
+    assert "<td>tokens</td><td>2:5</td>" in shown
+    assert "<td>rows</td><td>(0, 2)</td>" in shown
+    assert "phase" not in shown
+    assert "everything" in Selection()._repr_html_()

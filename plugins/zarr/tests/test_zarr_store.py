@@ -433,6 +433,17 @@ def test_tensor_that_is_damaged(tmp_path: Path) -> None:
         store.load_tensor("x")
 
 
+def test_a_notebook_shows_the_runs(tmp_path: Path) -> None:
+    """With their rows, from their plans."""
+    written(tmp_path)
+    store = ZarrStore(tmp_path)
+    (run_id,) = store.runs()
+
+    markup = store._repr_html_()
+    assert "1 runs" in markup
+    assert f"<td>{run_id}</td><td>{len(store.run(run_id)):,}</td>" in markup
+
+
 # --- imports
 
 

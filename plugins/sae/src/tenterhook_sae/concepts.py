@@ -18,7 +18,7 @@ from tenterhook_sae.errors import BadSetting, NoSuchLatent, NoTexts
 from tenterhook_sae.following import Following
 from tenterhook_sae.limits import BEST, LARGEST, whole
 from tenterhook_sae.sparse_latents import SparseLatents
-from tenterhook_sae.top_texts import TopText, TopTexts
+from tenterhook_sae.top_texts import TopTextList, TopTexts
 from tenterhook_selections import Selection, Where
 
 Latent = int | str
@@ -322,7 +322,7 @@ class Concepts:
         """Whether texts are looked at."""
         return self._texts is not None and self._texts.enabled
 
-    def get_top_texts(self, neuron_idx: Latent) -> list[TopText]:
+    def get_top_texts(self, neuron_idx: Latent) -> TopTextList:
         """Return the texts that activated a latent most, over everything run so far, best first.
 
         Fewer than `top_k` where fewer texts activated it. Raises `NoSuchLatent`, and `NoTexts`

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tenterhook import HookContext
 from tenterhook.activations import activation_of, first_input
 from tenterhook.hooks import Controller, Detector, HookType
+from tenterhook.html import table
 from tenterhook_sae.concepts import Change, Concepts
 from tenterhook_sae.errors import BadSetting, WrongWidth
 from tenterhook_sae.limits import WIDEST, check_dtype, check_flag, whole
@@ -384,6 +385,19 @@ class Sae(Detector, Controller, nn.Module):
             f"{type(self).__name__}(n_latents={self.n_latents}, n_inputs={self.n_inputs}, "
             f"id={self.id!r}, layer={self.layer_signature!r}{state})"
         )
+
+    def _repr_html_(self) -> str:
+        facts: list[tuple[object, object]] = [
+            (type(self).__name__, ""),
+            ("latents", f"{self.n_latents:,}"),
+            ("inputs", f"{self.n_inputs:,}"),
+            ("weights", f"{self.dtype} on {self.device}"),
+            ("layer", self.layer_signature),
+            ("mode", self.mode if self.enabled else f"{self.mode}, disabled"),
+            ("named latents", len(self.concepts.names)),
+            ("manipulated latents", len(self.concepts.manipulations)),
+        ]
+        return table([*facts, *self.about.items()])
 
 
 def _room_for(n_latents: int, n_inputs: int) -> Tensor:

@@ -4,6 +4,7 @@ import threading
 import warnings
 from array import array
 from collections import deque
+from itertools import chain
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tenterhook import HookContext
 from tenterhook.hooks import HookWarning
+from tenterhook.html import table
 from tenterhook_sae.following import Following, Marks, ModelForward
 from tenterhook_sae.sparse_latents import SparseLatents
 from tenterhook_selections import Seen
@@ -37,6 +39,17 @@ class TopText:
 
     token_ids: tuple[int, ...]
     """The text as the model read it, special tokens included, padding left out."""
+
+    def _repr_html_(self) -> str:
+        return TopTextList([self])._repr_html_()
+
+
+class TopTextList(list[TopText]):
+    """The texts that activate a latent most, best first; a notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = ((f"{each.score:.4g}", each.token, each.position, each.text) for each in self)
+        return table(chain([("score", "token", "position", "text")], rows))
 
 
 FORWARDS = 8
@@ -286,7 +299,7 @@ class TopTexts:
 
     # --- asking
 
-    def best(self, latent: int) -> list[TopText]:
+    def best(self, latent: int) -> TopTextList:
         """Return the best texts of a latent, best first."""
         with self._lock:
             self._merge()
@@ -300,7 +313,7 @@ class TopTexts:
                 )
                 if text >= 0
             ]
-        return [
+        return TopTextList(
             TopText(
                 score=score,
                 text=self._decoded(ids, whole=True),
@@ -310,7 +323,7 @@ class TopTexts:
                 token_ids=tuple(ids),
             )
             for score, ids, place in found
-        ]
+        )
 
     def _decoded(self, ids: list[int], *, whole: bool = False) -> str:
         """Return the text of tokens; where the model has no tokenizer, their ids."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tenterhook.activations import parameters_of
+from tenterhook.html import table
 from tenterhook_selections.at_work import SelectionAtWork
 from tenterhook_selections.generation import copies_of, running_generation
 from tenterhook_selections.positions import (
@@ -86,6 +87,13 @@ class Selection:
     def _check_phase(self, _: object, phase: object) -> None:
         if phase not in (None, "prompt", "generated"):
             raise ValueError(f"phase={phase!r} is not 'prompt' or 'generated'.")
+
+    def _repr_html_(self) -> str:
+        found = {
+            each.name: (getattr(self, each.name), each.default) for each in attrs.fields(Selection)
+        }
+        chosen = [(name, value) for name, (value, default) in found.items() if value != default]
+        return table([("selects", "of"), *(chosen or [("everything", "")])])
 
     @property
     def of_tokens(self) -> bool:

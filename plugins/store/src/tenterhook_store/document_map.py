@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from tenterhook.html import table
 from tenterhook_store.errors import NoDocumentField
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.rows import BLOCK, Rows
@@ -64,6 +65,15 @@ class DocumentMap:
         if field not in self.fields or self._read_field is None:
             raise NoDocumentField(field, self.fields, self._run_id)
         return self._read_field(field)
+
+    def __repr__(self) -> str:
+        fields = f", fields={list(self.fields)}" if self.fields else ""
+        return f"DocumentMap({len(self):,} documents, {self._ranges.rows:,} rows{fields})"
+
+    def _repr_html_(self) -> str:
+        facts = (("documents", f"{len(self):,}"), ("rows", f"{self._ranges.rows:,}"))
+        fields = [("field", each) for each in self.fields]
+        return table([("of run", self._run_id), *facts, *fields])
 
     __iter__ = None  # documents are asked for by number, with `rows`; fields by name
 

@@ -30,6 +30,7 @@ from tenterhook_store.errors import (
     WrongRows,
 )
 from tenterhook_store.names import check_attribute, check_free, check_run_id, check_tensor_name
+from tenterhook_store.notebook import store_html
 from tenterhook_store.plan import ROW_ARRAYS, RunPlan, Unit
 from tenterhook_store.protocols import Problem, RowBlock
 from tenterhook_store.run import Run
@@ -162,7 +163,10 @@ class MemoryStore:
         return plan.unit_count * (len(ROW_ARRAYS) + len(plan.layers))
 
     def __repr__(self) -> str:
-        return "MemoryStore()"
+        return f"MemoryStore({len(self._runs)} runs)" if self._runs else "MemoryStore()"
+
+    def _repr_html_(self) -> str:
+        return store_html(self)
 
     def _known(self, run_id: str) -> "_MemoryRun":
         check_run_id(run_id)

@@ -7,6 +7,7 @@ from typing import Any, final, overload
 import attrs
 from attrs import validators
 
+from tenterhook_store.notebook import plan_html
 from tenterhook_store.structuring import strict_converter, structured
 
 ROW_ARRAYS: Mapping[str, str] = {"token": "int32", "document": "int64", "position": "int32"}
@@ -116,6 +117,9 @@ class RunPlan:
             if each.name == name:
                 return each
         raise KeyError(name)
+
+    def _repr_html_(self) -> str:
+        return plan_html(self)
 
     def to_json(self) -> str:
         """Return it as JSON, the same text for the same plan."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
+from tenterhook.html import table
 from tenterhook_store.row_index import any_rows, row_index
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.tensors import dtype_name
@@ -149,6 +150,11 @@ class Rows:
 
     def __repr__(self) -> str:
         return f"Rows({self.name!r}, shape={self.shape}, dtype={dtype_name(self.dtype)})"
+
+    def _repr_html_(self) -> str:
+        shape, dtype = " x ".join(f"{each:,}" for each in self.shape), dtype_name(self.dtype)
+        head, facts = ("rows", "shape", "dtype", "bytes"), (self.name, shape, dtype)
+        return table([head, (*facts, f"{self.nbytes:,}")])
 
     def _slice(self, rows: range, features: int | slice | None) -> Tensor:
         if not rows:

@@ -18,6 +18,7 @@ from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
 from tenterhook_store.kept_tensors import KeptTensors
 from tenterhook_store.narrowing import OUT_OF_RANGE, out_of_range
 from tenterhook_store.norm_bounds import NormBounds, norm_bounds
+from tenterhook_store.notebook import run_html
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
 from tenterhook_store.rows import Rows
@@ -445,6 +446,9 @@ class Run:
             "complete" if self.is_complete else f"{self.rows_committed} of {self.plan.rows} rows"
         )
         return f"Run({self.id!r}, layers={list(self.layers)}, {state})"
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the store and the id: another process opens the run, and sees the same rows."""

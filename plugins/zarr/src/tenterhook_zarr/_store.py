@@ -24,6 +24,7 @@ from tenterhook_store import (
     check_run_id,
     check_tensor_name,
 )
+from tenterhook_store.notebook import store_html
 from tenterhook_zarr._backend import Backend, Files
 from tenterhook_zarr._dtypes import stored_as, to_bytes
 from tenterhook_zarr._folder import PLAN, RunFolder, UnitTensors
@@ -87,6 +88,9 @@ class ZarrStore:
 
     def __repr__(self) -> str:
         return f"ZarrStore({self.location!r})"
+
+    def _repr_html_(self) -> str:
+        return store_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.location, *self._settings)
