@@ -15,6 +15,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import tenterhook
+from tenterhook_selections.generate_calls import GENERATE
 
 WORDS = 97
 END, PAD = 2, 0
@@ -224,6 +225,20 @@ def test_rows(name: str, way: str) -> None:
     check(model, layer, captured_rows(model, layer, call), mask, ends)
 
 
+@pytest.mark.parametrize("way", [{}, {"num_beams": 3}], ids=str)
+def test_embeddings(way: dict[str, Any]) -> None:
+    """Of prompts that are given as embeddings alone, what is returned is what comes after."""
+    model, layer = made("llama"), BLOCKS["llama"]
+    embedded = model.get_input_embeddings()(IDS).detach()
+
+    def call() -> Tensor:
+        settings = {**PLAIN, **way, "eos_token_id": None}
+        made = model.generate(inputs_embeds=embedded, attention_mask=LEFT, **settings)
+        return torch.cat([IDS, made], 1)
+
+    check(model, layer, captured_rows(model, layer, call), LEFT, set())
+
+
 @pytest.fixture
 def push() -> Tensor:
     """Return a vector that the text shows."""
@@ -360,6 +375,7 @@ def test_unlisted_search() -> None:
 def test_threads() -> None:
     """Eight threads, each with selections and searches of its own."""
     model, layer = made("llama"), BLOCKS["llama"]
+    scopes = GENERATE.scopes  # hooks that other tests have registered
     reference, ends = made("llama"), {ends_of(made("llama"))}
     attached, wrong = tenterhook.attach(model), list[Any]()
     ways: list[dict[str, Any]] = [{}, {"num_beams": 2}, {"use_cache": False}]
@@ -385,4 +401,5 @@ def test_threads() -> None:
         for text, row in zip(texts_of(sequences, LEFT, ends), rows, strict=True):
             expected = alone(reference, layer, text.ids)[: len(row)]
             torch.testing.assert_close(row, expected, rtol=0, atol=1e-9)
-    assert not hasattr(hf.GenerationMixin._sample, "tenterhook_search")  # nothing is left
+    assert GENERATE.scopes == scopes  # nothing is left
+    assert GENERATE.installed == bool(scopes)

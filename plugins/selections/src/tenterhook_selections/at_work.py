@@ -18,7 +18,14 @@ from tenterhook.scopes import Entry, Form, Place
 from tenterhook_selections.axes import Axes, Keys, absent_of, stacked
 from tenterhook_selections.carriers import Carriers
 from tenterhook_selections.eager import eager
-from tenterhook_selections.forwards import Forward, begin, end, running_forward, that_take_text
+from tenterhook_selections.forwards import (
+    Forward,
+    begin,
+    end,
+    is_beside,
+    running_forward,
+    that_take_text,
+)
 from tenterhook_selections.generate_calls import GENERATE
 from tenterhook_selections.parts import (
     Mask,
@@ -449,6 +456,9 @@ class SelectionAtWork:
         if why is not None:
             raise ValueError(f"{'Tokens' if self._of_tokens else 'Rows'} are selected, and {why}.")
         if forward is None:
+            if self._of_tokens and is_beside(self._model):
+                nothing = Seen.nothing(*shape[:2]) if len(shape) > 1 else None
+                return self._work_out(shape, tensor.device, nothing, at=False), None
             seen = self._watch.tokens_for(selection, None)
             return self._work_out(shape, tensor.device, seen), None
         key = (self._key, shape, tensor.device)

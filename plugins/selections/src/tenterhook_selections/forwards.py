@@ -231,16 +231,38 @@ def _place(forward: Forward, call: FrameType) -> None:
         else _is_called_within(call, running, forward.module)
     ):
         running = None
-    if running is not None and not running.has_part(forward.module):
-        running = None
     shape = forward.shape
     assert shape is not None
     around = None if outer is None else outer.module
     forward.virtual = virtual_tokens(forward.module, around, call)
-    if isinstance(running, Search):
+    if running is not None and not running.has_part(forward.module):
+        beside = search_beside(running, forward.module)
+        forward.step = None if beside is None else beside.no_step(shape[1])
+    elif isinstance(running, Search):
         forward.step = running.begin_step(*shape, named=forward.named)
     else:
         forward.generation = running
+
+
+def search_beside(running: Running | None, module: nn.Module) -> Search | None:
+    """Return the search of a model that `module` is a part of, around one of another model.
+
+    What makes candidates for a search may run its model, too, and none of that is text.
+    """
+    around = running.outer if isinstance(running, Search) else None
+    while isinstance(around, Search) and not around.has_part(module):
+        around = around.outer
+    return around if isinstance(around, Search) else None
+
+
+def is_beside(model: nn.Module) -> bool:
+    """Whether a call of a layer of `model` outside of any forward is beside a search of it."""
+    running = running_generation()
+    if not isinstance(running, Search):
+        return False
+    if running.has_part(model):
+        return running.text is not None or running.aside > 0
+    return search_beside(running, model) is not None
 
 
 def _is_within(outer: Forward, running: Running, module: nn.Module) -> bool:

@@ -4,8 +4,9 @@ The four methods of `GenerationMixin` that all models share are wrapped while a 
 selection is open, and only then: `generate` itself, and what it calls for each kind of search with
 everything prepared, `_sample`, `_beam_search` and `_assisted_decoding`. Their arguments say what
 nothing outside knows: the prompts as they are fed, with their mask; which copies stand for which;
-what looks at the logits (a step is over then, and what runs the model meanwhile is guidance); and
-what says which rows have ended. A model that has methods of its own in their place is refused.
+what looks at the logits (a step is over then, and what runs the model meanwhile is guidance); what
+says which rows have ended; and what is handed each token, as a streamer. What these run is no text.
+A model that has methods of its own in their place is refused.
 
 While no such scope is open, in any thread, nothing is wrapped.
 """
@@ -102,26 +103,31 @@ def _mixin() -> Any:
 def _generate(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        inner = innermost_forward()
-        outer = running.get()
-        search = Search(self, None if inner is None else inner.frame, outer)
-        search.is_draft = (
-            isinstance(outer, Search)
-            and outer.text is not None
-            and is_part(self, outer.model)
-            and outer.within == search.within
-        )
-        search.refused = _unlisted(self, kwargs)
-        token = running.set(search)
-        try:
-            result = plain(self, *args, **kwargs)
-        finally:
-            running.reset(token)
-        if isinstance(outer, RunningGeneration) and outer.has_part(self):
-            outer.search = search
-        return result
+        with _begun(self) as search:
+            search.refused = _unlisted(self, kwargs)
+            if kwargs.get("streamer") is not None:
+                kwargs["streamer"] = _WatchedStreamer(kwargs["streamer"], search)
+            return plain(self, *args, **kwargs)
 
     return generate
+
+
+@contextmanager
+def _begun(model: Any) -> Iterator[Search]:
+    """Have a search of `model` run in this block."""
+    inner = innermost_forward()
+    outer = running.get()
+    search = Search(model, None if inner is None else inner.frame, outer)
+    search.is_draft = (
+        isinstance(outer, Search) and is_part(model, outer.model) and outer.within == search.within
+    )
+    token = running.set(search)
+    try:
+        yield search
+    finally:
+        running.reset(token)
+    if isinstance(outer, RunningGeneration) and outer.has_part(model):
+        outer.search = search
 
 
 def _unlisted(model: Any, settings: dict[str, Any]) -> str | None:
@@ -146,10 +152,13 @@ def _search(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def search_for(self: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         search = running.get()
+        if not (isinstance(search, Search) and search.model is self):
+            with _begun(self):  # the model has a `generate` of its own
+                return search_for(self, input_ids, *args, **kwargs)
         known = not args and {"logits_processor", "stopping_criteria", "generation_config"} <= {
             *kwargs
         }
-        if not isinstance(search, Search) or search.model is not self or search.text is not None:
+        if search.text is not None:
             return plain(self, input_ids, *args, **kwargs)
         if search.refused is None and not (known and input_ids.ndim == 2):
             search.refused = _UNKNOWN.format(
@@ -169,7 +178,7 @@ def _search(plain: Callable[..., Any]) -> Callable[..., Any]:
             encoder=kwargs.get("attention_mask") if two else None,
         )
         kwargs["logits_processor"] = _WatchedProcessors(kwargs["logits_processor"], search)
-        kwargs["stopping_criteria"] = _WatchedCriteria(kwargs["stopping_criteria"], text)
+        kwargs["stopping_criteria"] = _WatchedCriteria(kwargs["stopping_criteria"], search)
         with _reorders(kwargs.get("past_key_values"), text):
             result = plain(self, input_ids, **kwargs)
         search.settle(getattr(result, "sequences", result))
@@ -260,24 +269,45 @@ class _WatchedProcessors(list[Any]):
         search = self._search
         assert search.text is not None
         search.text.scored(input_ids)
-        search.aside += 1
-        try:
+        with search.stepping_aside():
             return self._processors(input_ids, scores, **kwargs)
-        finally:
-            search.aside -= 1
+
+
+class _WatchedStreamer:
+    """The streamer of a search."""
+
+    def __init__(self, streamer: Any, search: Search) -> None:
+        self._streamer, self._search = streamer, search
+
+    def put(self, value: Any) -> None:
+        """Hand tokens on."""
+        with self._search.stepping_aside():
+            self._streamer.put(value)
+
+    def end(self) -> None:
+        """Say that there are no more."""
+        with self._search.stepping_aside():
+            self._streamer.end()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._streamer, name)
 
 
 class _WatchedCriteria(list[Any]):
     """The stopping criteria of a search. Their call says which rows have ended."""
 
-    def __init__(self, criteria: Any, text: Text) -> None:
+    def __init__(self, criteria: Any, search: Search) -> None:
         super().__init__(criteria)
-        self._criteria, self._text = criteria, text
+        self._criteria, self._search = criteria, search
         self._fills = any(hasattr(each, "eos_token_id") for each in criteria)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        over = self._criteria(input_ids, scores, **kwargs)
-        self._text.extended(input_ids, over, self._fills)
+        assert self._search.text is not None
+        with self._search.stepping_aside():
+            over = self._criteria(input_ids, scores, **kwargs)
+        self._search.text.extended(input_ids, over, self._fills)
         return over
 
     def __getattr__(self, name: str) -> Any:

@@ -55,7 +55,8 @@ class Search:
         self.refused: str | None = None
         """Why tokens cannot be told."""
         self.aside = 0
-        """Not 0 while something runs the model on other text: a logits processor, for guidance."""
+        """Not 0 while something runs the model on other text: a logits processor, for guidance; a
+        stopping criterion; a streamer."""
         self.is_draft = False
         """Whether it makes candidates for the search around it, by the same model."""
         self.layers: dict[int, _Layer] = {}
@@ -84,12 +85,23 @@ class Search:
         """Whether the module has a part in it: is the model, within it or around it."""
         return is_part(module, self.model)
 
+    @contextmanager
+    def stepping_aside(self) -> Iterator[None]:
+        """Have forwards in this block be no steps: somebody else's code runs."""
+        self.aside += 1
+        try:
+            yield
+        finally:
+            self.aside -= 1
+
+    def no_step(self, seq: int) -> "Step":
+        """Return what a forward is that runs beside the search: none of its text."""
+        return Step(self, None, seq, 0)
+
     def begin_step(self, batch: int, seq: int, *, named: Any = None) -> "Step | None":
         """Return the step that a forward of `(batch, seq)` is; `None` before the search begins."""
-        if self.is_draft or self.aside:
-            return Step(self, None, seq, 0)
-        if self.refused is not None:
-            return Step(self, None, seq, 0)
+        if self.is_draft or self.aside or self.refused is not None:
+            return self.no_step(seq)
         if self.text is None:  # what is run beforehand, as an encoder
             return None
         start = self.text.start_of(seq)
@@ -98,7 +110,7 @@ class Search:
                 f"A step of the generation was given {(batch, seq)} tokens, which does not follow "
                 f"from {self.text.slots} rows of {self.text.width} so far."
             )
-            return Step(self, None, seq, 0)
+            return self.no_step(seq)
         step = Step(self, self.text, seq, start)
         step.ids = None if named is None else named.get("input_ids")
         self.text.fed(step)
@@ -482,7 +494,8 @@ class Text:
             return torch.zeros(rows, step.seq).long(), torch.zeros(rows, step.seq).bool()
         words = words.cpu()
         width = min(words.shape[1], text.shape[1])
-        beams = words[:, :width].reshape(-1, self.copies, width)[self.of_prompt]
+        by_prompt = len(words) // self.copies, self.copies, width
+        beams = words[:, :width].reshape(by_prompt)[self.of_prompt]
         alike = (beams == text[:, None, :width]).int().cumprod(2).sum(2)  # (rows, copies)
         longest, which = alike.max(1)
         slot = self.of_prompt * self.copies + which
