@@ -2,7 +2,9 @@
 
 import asyncio
 import concurrent.futures
+import copy
 import functools
+import pickle
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -229,6 +231,16 @@ class TestAskingCaptured:
             model(ONE)
         with pytest.raises(KeyError, match=r"Layer '0' is not captured here; \['2'\] are"):
             captured["0"]
+
+    @pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+    def test_copies(self, model: HookedModel, again: Any) -> None:
+        """A copy or pickle has the tensors by their dotted names, and no model."""
+        with model.capture("layer_0", "2") as captured:
+            model(ONE)
+        copied = again(captured)
+        assert type(copied) is dict
+        assert list(copied) == ["0", "2"]
+        assert torch.equal(copied["2"][0], captured.last("2"))
 
     def test_no_layer(self, model: HookedModel) -> None:
         """What is no layer is an `UnknownLayer`."""

@@ -118,6 +118,17 @@ class TestKeeping:
         assert kept.dtype == dtype
         assert torch.equal(kept, value)
 
+    def test_without_numbers(self) -> None:
+        """Of a model on the device `meta` it keeps the shape."""
+        detector = LayerActivationDetector(0, target_dtype=torch.float16)
+        model = tenterhook.attach(nn.Sequential(nn.Linear(2, 3, device="meta")))
+        model.layers.register_hook(0, detector)
+        model(torch.ones(4, 2, device="meta"))
+
+        kept = detector.get_captured()
+        assert kept is not None
+        assert (kept.device.type, kept.dtype, kept.shape) == ("meta", torch.float16, (4, 3))
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_casts(self, dtype: torch.dtype) -> None:
         """With `target_dtype` the copy is in that, and the model's own output is not."""

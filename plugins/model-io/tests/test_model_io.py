@@ -243,6 +243,17 @@ class TestMask:
         past = torch.cat([torch.zeros(2, 3, dtype=torch.int64), MASK], 1)
         assert self.saved([2], past) == [[1, 1, 1, 0], [1, 1, 0, 0]]
 
+    @pytest.mark.parametrize("kind", ["bool", "int", "added"])
+    @pytest.mark.parametrize("past", [0, 3])
+    def test_of_queries_and_keys(self, kind: str, past: int) -> None:
+        """Of a mask of four axes those tokens count that some query sees."""
+        sees = MASK[:, None, None].bool() & torch.ones(4, 4, dtype=torch.bool).tril()
+        sees = torch.nn.functional.pad(sees, (past, 0))
+        added = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)
+        mask = {"bool": sees, "int": sees.long(), "added": added}[kind]
+        assert self.saved([0], mask) == [[0, 1, 1, 1], [0, 1, 1, 0]]
+        assert self.saved([], mask[:1]) == [[1, 1, 1, 1], [1, 1, 1, 1]]
+
 
 class TestEncodings:
     @pytest.mark.parametrize("kind", [torch.tensor, lambda rows: rows], ids=["tensors", "lists"])

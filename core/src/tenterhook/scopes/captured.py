@@ -104,5 +104,9 @@ class Captured(Mapping[str, list[Tensor]]):
     def __len__(self) -> int:
         return len(self._calls)
 
+    def __reduce__(self) -> Any:
+        """Return, for a copy or pickle, the lists by dotted names: a `dict`, without the model."""
+        return dict, (dict(self),)
+
     def __repr__(self) -> str:
         return f"Captured({ {name: len(calls) for name, calls in self._calls.items()} })"

@@ -56,7 +56,8 @@ class LayerActivationDetector(Detector):
         if dtype is None and tensor.is_cpu:
             copy = tensor.detach().clone()
         else:
-            copy = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True)
+            device = "meta" if tensor.is_meta else "cpu"  # what has no numbers stays without
+            copy = tensor.detach().to(device, dtype or tensor.dtype, copy=True)
         if not is_grad_enabled() and not is_dynamo_compiling() and is_inference_mode_enabled():
             with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
                 copy = copy.clone()

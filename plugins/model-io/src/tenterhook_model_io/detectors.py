@@ -39,7 +39,7 @@ class _ModelDetector(Detector):
 
     def _keep(self, key: str, tensor: Tensor) -> None:
         with torch.inference_mode(False):  # the user's own: fit for autograd, like any other
-            copy = tensor.detach().to("cpu", copy=True)
+            copy = tensor.detach().to("meta" if tensor.is_meta else "cpu", copy=True)
         self.tensor_metadata[key] = copy
         self.metadata[f"{key}_shape"] = shape_of(copy)
 
@@ -125,6 +125,8 @@ class ModelInputDetector(_ModelDetector):
 
     def _text_mask(self, ids: Tensor, given: Any) -> Tensor:
         mask: Tensor = given if isinstance(given, Tensor) else torch.ones_like(ids)
+        if mask.ndim == 4:
+            mask = _of_tokens(mask).to(ids.dtype).expand(len(ids), -1)
         if mask.shape != ids.shape and mask.ndim == ids.ndim == 2:
             mask = mask[:, -ids.shape[1] :]  # a cached step: the mask covers the past as well
         special = self._special_ids()
@@ -185,6 +187,15 @@ class ModelOutputDetector(_ModelDetector):
         `output_hidden_states=True`.
         """
         return self.tensor_metadata.get("output_hidden_state")
+
+
+def _of_tokens(mask: Tensor) -> Tensor:
+    """Return of a mask `(batch, heads, queries, keys)` which tokens some query sees.
+
+    It is added to scores, so that 0 lets pass, or else true or 1 where it lets pass.
+    """
+    passes = mask == 0 if mask.is_floating_point() else mask.bool()
+    return passes.flatten(1, 2).any(1)
 
 
 def _field(output: Any, name: str) -> Any:
