@@ -71,6 +71,7 @@ class Engine(Protocol):
     def run(self, units: Sequence[Unit], make_worker: Callable[[], Worker]) -> Iterator[UnitEvent]:
         """Do the units and yield an event for each, as they end, in any order.
 
+        There may be millions, each made when it is asked for: take them as they are needed.
         `make_worker` is called once in each process that works. It pickles, unless the run was
         made from what has no name, which is the error that pickling raises: it loads model, tokens
         and store by name in the process that it is sent to. Whoever reads the events may stop

@@ -183,7 +183,7 @@ class EngineContract:
     def test_units_are_made_as_they_are_needed(self, engine: Engine) -> None:
         """A plan may have more units than anyone should list."""
         units = CountedUnits(a_plan(rows=100_000, rows_per_unit=1).units())
-        events = engine.run(units, ProcessWorker)
+        events = iter(engine.run(units, ProcessWorker))
         told = [next(events) for _ in range(3)]
         close = getattr(events, "close", None)
         if close is not None:
