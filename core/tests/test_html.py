@@ -3,11 +3,16 @@
 import re
 from collections.abc import Iterator
 from html import unescape
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import tenterhook
+from tenterhook.hooks import Detector, HookType
 from tenterhook.html import MOST, Branches, table, text, tree
 
 HOSTILE = ["<script>x</script>", '" onload="x', "\u202eabc", "\ud800", "a" * 10**6, "\x00\x1b[2J"]
@@ -76,3 +81,46 @@ def test_any_tree_is_whole_and_within_its_room(under: Branches, room: int) -> No
     assert len(shown.encode()) <= room or not shown
     for tag in ("details", "summary", "div"):
         assert len(re.findall(f"<{tag}[ >]", shown)) == shown.count(f"</{tag}>")
+
+
+class Sees(Detector):
+    """A detector that does nothing."""
+
+    def process_activations(self, module: nn.Module, input: Any, output: Any) -> None:
+        """Do nothing."""
+
+
+def test_a_model_shows_its_layers_and_what_hooks_stand_where() -> None:
+    """As a tree, of the model as a whole, too."""
+    inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model = tenterhook.attach(nn.ModuleDict({"<b>": inner, "same": inner}))
+    hooks = [Sees(HookType.FORWARD, hook_id=name) for name in ("one", "two", "three")]
+    for hook, layer in zip(hooks, ("<b>.0", "<b>.0", "output"), strict=True):
+        model.layers.register_hook(layer, hook)
+
+    shown = unescape(model._repr_html_())
+    assert "<summary><b>: Sequential</summary>" in shown
+    assert re.search(r"<div>0: Linear .*'one'.*'two'.*</div><div>1: ReLU</div>", shown)
+    assert re.search(r"<div>output: .*'three'", shown)
+    assert "&lt;b&gt;: Sequential" in model._repr_html_()
+    model.layers.clear()
+
+
+def test_a_large_model_is_shown_in_little_room() -> None:
+    """All of its blocks, and of each the beginning."""
+    blocks = [nn.Sequential(*(nn.ReLU() for _ in range(60))) for _ in range(100)]
+    shown = tenterhook.attach(nn.Sequential(*blocks))._repr_html_()
+
+    assert len(shown.encode()) <= MOST
+    assert "99: Sequential" in shown
+
+
+def test_a_capture_shows_what_it_saw() -> None:
+    """Calls and shapes; of layers that did not run, that there was none."""
+    model = tenterhook.attach(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Identity()))
+    with model.capture("0", "2", missing="ignore") as captured:
+        empty = captured._repr_html_()
+        model(torch.ones(4, 2))
+
+    assert "<tr><td>0</td><td>0</td></tr>" in empty
+    assert "<tr><td>0</td><td>1</td><td>(4, 3) torch.float32 cpu</td>" in captured._repr_html_()

@@ -16,7 +16,9 @@ from tenterhook.context import HookContext
 from tenterhook.errors import NotClean
 from tenterhook.hook_type import HookType
 from tenterhook.hooks._types import Hook
+from tenterhook.html import tree
 from tenterhook.layers import LayerChoice, LayerSpec
+from tenterhook.one_line import shown, type_name
 from tenterhook.registry import HookRegistry, OnError
 from tenterhook.reports import Report
 from tenterhook.scopes.capturing import CaptureScope
@@ -289,6 +291,19 @@ class HookedModel:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"
+
+    def _repr_html_(self) -> str:
+        hooks: dict[str, str] = {}
+        for hook in self.layers:
+            where = str(hook.layer_signature)
+            hooks[where] = f"{hooks.get(where, '')} {shown(hook)}"
+        at: dict[str, dict[str, Any]] = {"": {}}
+        for name, module in [*self.module.named_modules()][1:]:
+            parent, _, child = name.rpartition(".")
+            at[name] = at[parent][f"{child}: {type_name(module)}{hooks.pop(name, '')}"] = {}
+        # What is left stands at the model as a whole, or at points.
+        at[""] |= {f"{name}:{of}": {} for name, of in hooks.items()}
+        return tree(repr(self), at[""])
 
 
 def _runs(module: nn.Module | None) -> bool:

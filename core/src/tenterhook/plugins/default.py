@@ -12,12 +12,7 @@ from typing import Any
 from tenterhook.plugins.entry_points import STRICT_VARIABLE
 from tenterhook.plugins.locking import lock
 from tenterhook.plugins.manager import PluginManager
-from tenterhook.plugins.problems import (
-    AmbiguousExtension,
-    PluginProblem,
-    PluginWarning,
-    UnknownExtension,
-)
+from tenterhook.plugins.problems import AmbiguousExtension, PluginWarning, UnknownExtension
 
 _default: PluginManager | None = None
 _here = threading.local()
@@ -37,22 +32,13 @@ def default_manager() -> PluginManager:
             _default = PluginManager(autoload=False, strict=strict)
             _default._is_due = True
         manager = _default
-    if manager._is_due and not getattr(_here, "loads", False):
-        for problem in _load(manager):
-            warnings.warn(str(problem), PluginWarning, stacklevel=2)
-    return manager
-
-
-def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
-    """Load what is installed into the default manager.
-
-    Threads that ask at once all do so, which is how they wait for each other: with a lock, an
-    import that asks would wait for a thread that waits for that import.
-    """
-    global _default
+    if not manager._is_due or getattr(_here, "loads", False):
+        return manager
+    # Threads that ask at once all load, which is how they wait for each other: with a lock, an
+    # import that asks would wait for a thread that waits for that import.
     _here.loads = True
     try:
-        return manager.load_entry_points()
+        problems = manager.load_entry_points()
     except BaseException:
         with lock:
             if _default is manager:
@@ -60,6 +46,9 @@ def _load(manager: PluginManager) -> tuple[PluginProblem, ...]:
         raise
     finally:
         _here.loads = False
+    for problem in problems:
+        warnings.warn(str(problem), PluginWarning, stacklevel=2)
+    return manager
 
 
 @contextmanager
@@ -94,7 +83,8 @@ def _load_attribute(module: str, kind: str, name: str) -> Any:
     `ImportError` where the plugin that has it is missing or broken."""
     # Private names are asked by import machinery and debuggers, submodules by `from` imports; no
     # plugin is worth loading for them.
-    if name.startswith("_") or _is_submodule(module, name):
+    path = getattr(sys.modules.get(module), "__path__", None)
+    if name.startswith("_") or (path and PathFinder.find_spec(f"{module}.{name}", path)):
         raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)
     manager = default_manager()
     if name not in manager.extensions(kind) and manager._follows_installed:
@@ -108,8 +98,3 @@ def _load_attribute(module: str, kind: str, name: str) -> Any:
             raise AttributeError(message, name=name) from None
         raise ImportError(str(error), name=module) from error
     return found.load()
-
-
-def _is_submodule(package: str, name: str) -> bool:
-    found = sys.modules.get(package)
-    return bool(found and PathFinder.find_spec(f"{package}.{name}", found.__path__))

@@ -4,23 +4,13 @@ Users open them by `model.capture`, `.steer`, `.hooks` and `.replace`; what is n
 those who build on them: a scope over hooks of one's own, and a selector.
 """
 
-from tenterhook._dispatch.entries import Entry
-from tenterhook._dispatch.frames import Place
-from tenterhook.scopes.capturing import CaptureScope
-from tenterhook.scopes.recorders import Form, Recorder
-from tenterhook.scopes.scope import Scope
-from tenterhook.scopes.selecting import Selecting, Selector, selector_of
-from tenterhook.scopes.steering import Hooks
-
-__all__ = [
-    "CaptureScope",
-    "Entry",
-    "Form",
-    "Hooks",
-    "Place",
-    "Recorder",
-    "Scope",
-    "Selecting",
-    "Selector",
-    "selector_of",
-]
+from tenterhook._dispatch.entries import Entry as Entry
+from tenterhook._dispatch.frames import Place as Place
+from tenterhook.scopes.capturing import CaptureScope as CaptureScope
+from tenterhook.scopes.recorders import Form as Form
+from tenterhook.scopes.recorders import Recorder as Recorder
+from tenterhook.scopes.scope import Scope as Scope
+from tenterhook.scopes.selecting import Selecting as Selecting
+from tenterhook.scopes.selecting import Selector as Selector
+from tenterhook.scopes.selecting import selector_of as selector_of
+from tenterhook.scopes.steering import Hooks as Hooks

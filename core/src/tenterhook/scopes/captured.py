@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from tenterhook.html import table
 from tenterhook.layers import LayerIndex, LayerSpec
 from tenterhook.scopes.recorders import make_plain
 
@@ -107,6 +108,13 @@ class Captured(Mapping[str, list[Tensor]]):
     def __reduce__(self) -> Any:
         """Return, for a copy or pickle, the lists by dotted names: a `dict`, without the model."""
         return dict, (dict(self),)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[Any, ...]] = [("layer", "calls", "the last")]
+        for name, calls in self._calls.items():
+            last = calls[-1:] if type(calls) is list else []  # another may have to load it
+            rows += [(name, len(calls), *(f"{tuple(t.shape)} {t.dtype} {t.device}" for t in last))]
+        return table(rows)
 
     def __repr__(self) -> str:
         return f"Captured({ {name: len(calls) for name, calls in self._calls.items()} })"
