@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tenterhook_analysis.probes import Probe, probe
     from tenterhook_analysis.prompts import logit_difference
     from tenterhook_analysis.results import Array, Result
+    from tenterhook_analysis.steered import Steered, steered
     from tenterhook_analysis.vectors import SteeringVectors, contrast, load_vector, mean_difference
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "PatchGrid": "patching",
     "Probe": "probes",
     "Result": "results",
+    "Steered": "steered",
     "SteeringVectors": "vectors",
     "UnequalPrompts": "errors",
     "UnreadableVector": "errors",
@@ -64,6 +66,7 @@ _HOMES = {
     "mean_difference": "vectors",
     "patch_grid": "patching",
     "probe": "probes",
+    "steered": "steered",
 }
 
 __all__ = [
@@ -82,6 +85,7 @@ __all__ = [
     "PatchGrid",
     "Probe",
     "Result",
+    "Steered",
     "SteeringVectors",
     "UnequalPrompts",
     "UnreadableVector",
@@ -96,6 +100,7 @@ __all__ = [
     "mean_difference",
     "patch_grid",
     "probe",
+    "steered",
 ]
 
 
