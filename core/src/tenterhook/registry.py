@@ -58,8 +58,8 @@ class HookRegistry:
         """The openings of each `without_controllers`, which hold for hooks that come meanwhile."""
         self.owner: Callable[[], Any] = lambda: None
         """A weak reference to what carries this registry; hooks keep it while they stand."""
-        by_layer, by_id = _View(self, HookRegistry.by_layer), _View(self, HookRegistry.by_id)
-        vars(context).update(_hook_registry=by_layer, _hook_id_map=by_id)
+        views = {"_hook_registry": _View(self.by_layer), "_hook_id_map": _View(self.by_id)}
+        vars(context).update(views)  # which nobody else may set
 
     # --- layers
 
@@ -408,13 +408,12 @@ class HookRegistry:
 class _View(Mapping[Any, Any]):
     """A mapping of what stands in a registry, made anew each time it is read; empty without one."""
 
-    def __init__(self, registry: HookRegistry, make: Callable[..., Mapping[Any, Any]]) -> None:
-        self._registry = weakref.ref(registry)  # a model is freed as soon as it is dropped
-        self._make = make
+    def __init__(self, make: Callable[[], Mapping[Any, Any]]) -> None:
+        self._make = weakref.WeakMethod(make)  # a model is freed as soon as it is dropped
 
     def _now(self) -> Mapping[Any, Any]:
-        registry = self._registry()
-        return {} if registry is None else self._make(registry)
+        make = self._make()
+        return {} if make is None else make()
 
     def __getitem__(self, key: Any) -> Any:
         return self._now()[key]

@@ -41,8 +41,7 @@ def default_manager() -> PluginManager:
         problems = manager.load_entry_points()
     except BaseException:
         with lock:
-            if _default is manager:
-                _default = None
+            _default = None if _default is manager else _default
         raise
     finally:
         _here.loads = False

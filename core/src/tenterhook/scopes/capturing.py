@@ -85,13 +85,7 @@ class CaptureScope(Scope):
             return []
         without, parts = opening.without, zip(opening.parts, opening.own, strict=True)
         silent = [r.layer for r, calls in parts if not calls and r.layer not in without]
-        return [
-            *(
-                f"Layer {layer!r} {what}, which holds no tensor, so nothing was captured."
-                for layer, what in without.items()
-            ),
-            *never_ran(
-                "Nothing was captured at",
-                {la.name: la.module for la in self._plan.spots if la.name in silent},
-            ),
-        ]
+        why = "which holds no tensor, so nothing was captured."
+        empty = [f"Layer {layer!r} {what}, {why}" for layer, what in without.items()]
+        never = {spot.name: spot.module for spot in self._plan.spots if spot.name in silent}
+        return [*empty, *never_ran("Nothing was captured at", never)]

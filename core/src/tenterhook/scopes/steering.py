@@ -124,11 +124,7 @@ class Hooks(Scope):
             return []
         parts = list(zip(self._plan.spots, opening.parts, strict=True))
         ran = {(spot.name, id(part.hook)) for spot, part in parts if opening.ran[part.at]}
-        silent = [
-            spot
-            for spot, part in parts
-            if part.hook._enabled and (spot.name, id(part.hook)) not in ran
-        ]
+        silent = [s for s, p in parts if p.hook._enabled and (s.name, id(p.hook)) not in ran]
         never = {spot.name: spot.module for spot in silent if not spot.backward}
         gradients = dict.fromkeys(spot.name for spot in silent if spot.backward)
         return [*never_ran("A hook never ran at", never), *no_gradient([*gradients])]
