@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import tenterhook
 from tenterhook import Selection
+from tenterhook.errors import HookError
 
 
 class _Texts(nn.Module):
@@ -90,3 +91,45 @@ def test_no_step_from_the_end(step: Any) -> None:
     """Where it ends is not known while it runs."""
     with pytest.raises(ValueError, match=r"step=.*counts from the end.*Count from 0"):
         Selection(step=step)
+
+
+def test_steps_of_a_layer_that_is_called_by_itself(model: tenterhook.HookedModel) -> None:
+    """Where no forward of the model runs, they are the layer's calls."""
+    line = model.module.get_submodule("line")
+    given = [torch.full((1, 2, 8), float(at)) for at in range(4)]
+    with (
+        model.capture("line", step=1) as one,
+        model.capture("line", step="2:", inputs=True) as later,
+        model.steer("line", torch.zeros_like, step=[0, 3]),
+        model.capture("line") as steered,
+    ):
+        for each in given:
+            line(each)
+    assert [len(call) for call in one["line"]] == [0, 1, 0, 0]
+    assert [len(call) for call in later["line"]] == [0, 0, 1, 1]
+    assert torch.equal(later["line"][3], given[3])
+    assert [bool(call.any()) for call in steered["line"]] == [False, True, True, False]
+
+
+def test_rows_on_the_meta_device() -> None:
+    """They need no numbers, only a first axis."""
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+        given = torch.empty(5, 3, 8, 8)
+    attached = tenterhook.attach(net)
+    with (
+        attached.capture("0", rows=[0, 2]) as captured,
+        attached.capture("0", rows="1:", features=[0]) as features,
+        attached.steer("0", lambda h: 2 * h, rows=-1, features=[1, 2]) as receipt,
+    ):
+        net(given)
+    assert captured["0"][0].shape == (2, 4, 6, 6)
+    assert features["0"][0].shape == (4, 4, 6, 1)
+    assert receipt.calls == 1
+
+
+def test_rows_that_are_not_of_this_layer(model: tenterhook.HookedModel) -> None:
+    """What is put back has as many features."""
+    said = r"Rows of \(7,\) are put back, and those of this layer are \(8,\)"
+    with pytest.raises(HookError, match=said), model.steer("line", torch.ones(3, 7), tokens=0):
+        model(IDS, MASK)

@@ -282,15 +282,17 @@ class SelectionAtWork:
         self._parts.append(weakref.ref(part))
         return part
 
-    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Mask | None:
+    def mask(
+        self, module: nn.Module, tensor: Tensor, given: Tensor | None, call: int = 0
+    ) -> Mask | None:
         """Return where the selected part of `tensor` is; `None` where nothing of it is selected.
 
-        `given` is the first input of `module`.
+        `given` is the first input of `module`, `call` which of its calls it is, from 0 on.
         """
         if tensor.is_nested:
             raise ValueError(_NESTED)
         axes = Axes.of(module)
-        part, _ = self._part(module, tensor, given, axes, changes=True)
+        part, _ = self._part(module, tensor, given, axes, call, changes=True)
         latest.mask = weakref.ref(self), weakref.ref(module), part, axes
         if not part.count:
             return None
@@ -312,14 +314,16 @@ class SelectionAtWork:
         seq = tensor.shape[1 if axes is None else axes.tokens] if of_rows else 1
         return Mask(mask, part.count * seq, part.index if is_plain else None, part.mask.ndim)
 
-    def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Picked:
-        """Return which part of `tensor` is selected. `given` is the first input of `module`."""
+    def pick(
+        self, module: nn.Module, tensor: Tensor, given: Tensor | None, call: int = 0
+    ) -> Picked:
+        """Return which part of `tensor` is selected; see `mask`."""
         if tensor.is_nested:
             raise ValueError(_NESTED)
         selection = self.selection
         part, forward, axes = None, None, Axes.of(module)
         if self._of_tokens or selection.rows is not None or selection.step is not None:
-            part, forward = self._part(module, tensor, given, axes, changes=False)
+            part, forward = self._part(module, tensor, given, axes, call, changes=False)
         return self.picked(module, tensor, part, forward, axes)
 
     def picked(
@@ -439,6 +443,7 @@ class SelectionAtWork:
         tensor: Tensor,
         given: Tensor | None,
         axes: Axes | None,
+        call: int,
         *,
         changes: bool,
     ) -> tuple[Part, Forward | None]:
@@ -460,7 +465,8 @@ class SelectionAtWork:
                 nothing = Seen.nothing(*shape[:2]) if len(shape) > 1 else None
                 return self._work_out(shape, tensor.device, nothing, at=False), None
             seen = self._watch.tokens_for(selection, None)
-            return self._work_out(shape, tensor.device, seen), None
+            at = selection.step is None or selection.is_at(call)
+            return self._work_out(shape, tensor.device, seen, at=at), None
         key = (self._key, shape, tensor.device)
         part = forward.masks.get(key)
         if part is None:
@@ -493,10 +499,10 @@ class SelectionAtWork:
     ) -> Part:
         selection = self.selection
         self._asked.of(seen)
-        mask = selection.token_mask(shape, device, seen)
+        # On the CPU: a device would be waited for, and a meta device cannot tell.
+        mask = selection.token_mask(shape, torch.device("cpu"), seen)
         mask = mask if at else torch.zeros_like(mask)
-        index = mask.reshape(-1).nonzero()[:, 0]
-        flat = index.cpu()
+        flat = mask.reshape(-1).nonzero()[:, 0]
         width = 1 if mask.ndim == 1 else mask.shape[1]
         if mask.ndim == 1 and selection.of_tokens and seen is not None:
             width = seen.real.shape[1]  # batch and tokens in one axis
@@ -505,8 +511,9 @@ class SelectionAtWork:
         if selection.of_tokens:
             position = columns if seen is None else seen.position[rows, columns]
             places = torch.stack([rows, position], 1)
-        count = index.numel()
-        return Part(mask, index, rows, columns, places, count == mask.numel(), count)
+        count = flat.numel()
+        index, is_all = flat.to(device), count == mask.numel()
+        return Part(mask.to(device), index, rows, columns, places, is_all, count)
 
 
 def _among(index: Tensor | None, count: int) -> Tensor:

@@ -92,10 +92,12 @@ class AtWork(Protocol):
     every: int
     receipt: Receipt
 
-    def mask(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Mask | None:
+    def mask(
+        self, module: nn.Module, tensor: Tensor, given: Tensor | None, call: int
+    ) -> Mask | None:
         """Return where the selected part is; see `SelectionAtWork.mask`."""
 
-    def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None) -> Any:
+    def pick(self, module: nn.Module, tensor: Tensor, given: Tensor | None, call: int) -> Any:
         """Return which part is selected, a `Picked`; see `SelectionAtWork.pick`."""
 
     def recorded(self, picked: Any, calls: list[Tensor], places: list[Tensor]) -> None:
@@ -206,7 +208,7 @@ class SelectedChange(SelectedEntry):
     def _noted(self, module: nn.Module, tensor: Tensor | None, given: Tensor | None) -> Mask | None:
         if not self._counts(tensor) or tensor is None:
             return None
-        mask = self.selecting.mask(module, tensor, given)
+        mask = self.selecting.mask(module, tensor, given, self.count - 1)
         self.matched = self.matched or mask is not None
         return mask
 
@@ -247,7 +249,9 @@ class SelectedChange(SelectedEntry):
                 "{}.".format(*shapes)
             )
         known = noted if old is was else None
-        mask = self.selecting.mask(module, was, given) if known is None else known
+        mask = known
+        if mask is None:
+            mask = self.selecting.mask(module, was, given, self.count - 1)
         if mask is None:
             return old
         now = now.to(was.dtype)
@@ -298,7 +302,7 @@ class SelectedDetection(SelectedEntry):
     ) -> Picked | None:
         if not self._counts(tensor) or tensor is None:
             return None
-        picked: Picked = self.selecting.pick(module, tensor, given)
+        picked: Picked = self.selecting.pick(module, tensor, given, self.count - 1)
         is_empty = not picked.of(tensor).numel()
         self.matched = self.matched or not is_empty
         return None if is_empty else picked.alone()
@@ -330,7 +334,7 @@ class SelectedRecorder(Recorder):
         elif call % self.selecting.every == 0:
             given = _given(module, args, kwargs)
             try:
-                picked = self.selecting.pick(module, tensor, given)
+                picked = self.selecting.pick(module, tensor, given, call)
                 part = picked.of(tensor)
             except (ValueError, IndexError) as error:
                 raise type(error)(f"Layer {self.layer!r}: {error}") from None

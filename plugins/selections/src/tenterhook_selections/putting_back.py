@@ -49,6 +49,11 @@ class PutBack:
         values = self.values[first:last].to(activation.device, activation.dtype)
         if axes is None and selecting.selection.features is None:
             flat = activation if part.mask.ndim == 1 else activation.flatten(0, 1)
+            if values.shape[1:] != flat.shape[1:]:
+                raise ValueError(
+                    f"Rows of {tuple(values.shape[1:])} are put back, and those of this layer are "
+                    f"{tuple(flat.shape[1:])}. Give what a capture of it gave."
+                )
             return torch.index_copy(flat, 0, part.index, values).reshape(activation.shape)
         forward = running_forward((id(module), PutBack), selecting.modules)
         picked = selecting.picked(module, activation, part, forward, axes)
