@@ -415,6 +415,20 @@ def test_a_norm_before_or_after(norm: Callable[[Tensor], Tensor], dtype: torch.d
     assert kinds(plain, normed) == {"norm"}
 
 
+@pytest.mark.parametrize("norm", [rms, layer_norm])
+def test_a_norm_under_another_name(norm: Callable[[Tensor], Tensor]) -> None:
+    """The last layer of one run and the norm after it of the other."""
+    plain = run_of(texts())
+    normed = run_of(
+        [attrs.evolve(each, layers={"norm": norm(each.layers["h.2"])}) for each in texts()]
+    )
+    assert (
+        "a norm before or after, in h.2 of A and norm of B: rows of B are those of A after a norm"
+        in str(compare(plain, normed))
+    )
+    assert kinds(plain, normed) == kinds(normed, plain) == {"norm"}
+
+
 def test_rows_times_a_number_are_no_norm() -> None:
     """Nor is noise."""
     noise = torch.Generator().manual_seed(1)

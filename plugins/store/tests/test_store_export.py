@@ -292,6 +292,10 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, to: Any) -> None:
             to(run, mine, overwrite=overwrite)
         assert isinstance(caught.value, FileExistsError)
     assert [path.name for path in mine.iterdir()] == ["work.txt"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(PlaceTaken, match="links in a circle are there"):
+        to(run, tmp_path / "loop")
+    (tmp_path / "loop").unlink()
     (tmp_path / "empty").mkdir()
     to(run, tmp_path / "empty", layers=["h.0"])
     before = {path.name for path in (tmp_path / "empty").iterdir()}

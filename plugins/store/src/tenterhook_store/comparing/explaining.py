@@ -60,6 +60,8 @@ class Evidence:
         unmatched = [name for name in self.a.layers if name not in self.common]
         named = list(self._of_layers(different + unmatched))
         yield from named
+        if unmatched and not named:
+            yield from self._of_norms(unmatched)
         if not different or named:
             return
         found = list(self._of_rows(different))
@@ -131,6 +133,16 @@ class Evidence:
             together = natural_order({*self.a.layers, *self.b.layers})
             orders = (self.a.layers, self.b.layers, together)
             yield RunDifference("layers", layers_text(found, orders))
+
+    def _of_norms(self, layers: Sequence[str]) -> Iterator[RunDifference]:
+        """Look whether layers that one run alone has are those of the other before a norm."""
+        others = [name for name in self.b.layers if name not in self.common]
+        for layer in layers[:LOOKED_INTO]:
+            sample = self._sample(layer)
+            for other in others[:LOOKED_INTO]:
+                if sample and (text := norm_of(sample, layer, other)):
+                    where = f"{layer} of A and {other} of B"
+                    yield RunDifference("norm", f"a norm before or after, in {where}: {text}")
 
     def _of_rows(self, layers: Sequence[str]) -> Iterator[RunDifference]:
         """Look for rows that were rounded, of other documents, of other tokens, or normalised."""

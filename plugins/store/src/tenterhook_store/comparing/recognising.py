@@ -175,12 +175,16 @@ def shifts(sample: Sample, layer: str) -> dict[int, int]:
     return found
 
 
-def norm_of(sample: Sample, layer: str) -> str | None:
+def norm_of(sample: Sample, layer: str, other: str | None = None) -> str | None:
     """Say which run's rows are the other's, normalised; `None` where neither's are.
 
-    RMS and layer norm, up to a scale and a shift for each feature.
+    RMS and layer norm, up to a scale and a shift for each feature. `other` is the layer of the
+    second run, where it goes by another name there.
     """
-    a, b = (torch.cat(each).to(torch.float64) for each in (sample.of_a(layer), sample.of_b(layer)))
+    both = sample.of_a(layer), sample.of_b(layer if other is None else other)
+    a, b = (torch.cat(each).to(torch.float64) for each in both)
+    if a.shape != b.shape:
+        return None
     if len(a) < 8 or a.shape[1] < 2 or not (a.isfinite().all() and b.isfinite().all()):
         return None
     for plain, normed, text in (

@@ -76,7 +76,14 @@ def export_folder(
     before still is. Raises `PlaceTaken` where the folder holds something, unless that is an export
     and `overwrite` is true; `NotWritable` where the system refuses.
     """
-    target = Path(folder).expanduser().resolve()
+    try:
+        # Links in a circle are a RuntimeError up to Python 3.12, and after that stay as they are.
+        target = Path(folder).expanduser().resolve()
+        is_circle = target.is_symlink()
+    except RuntimeError:
+        is_circle = True
+    if is_circle:
+        raise PlaceTaken(str(folder), "links in a circle are there; choose another folder")
     _remove_abandoned(target)
     _check_place(target, overwrite)
     aside = target.with_name(f".{target.name[:100]}.{unfinished_name()}.partial")
