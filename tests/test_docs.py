@@ -136,6 +136,23 @@ def test_the_store_of_the_page_passes_its_contract(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_tasks_of_the_first_hour_are_short() -> None:
+    """Each of the eight takes at most twelve lines of Python."""
+    _, *tasks = (ROOT / "docs/tutorial/first-hour.md").read_text().split("\n## ")
+    counts = [
+        sum(bool(line.strip()) for block in FENCE.finditer(task) for line in code_lines(block))
+        for task in tasks
+    ]
+
+    assert len(counts) == 8
+    assert max(counts) <= 12
+
+
+def code_lines(block: re.Match[str]) -> list[str]:
+    """Return the lines of a block of Python, none of another."""
+    return block["code"].splitlines() if block["language"] == "python" else []
+
+
 def test_authors_find_each_kind_of_plugin() -> None:
     """The list for authors has the page of every plugin hook."""
     index = (ROOT / "docs/README.md").read_text()
