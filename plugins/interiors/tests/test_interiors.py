@@ -169,7 +169,8 @@ def test_a_kernel_that_came_later(model: Any, ids: Tensor) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     model.layers.index.points()
-    AttentionInterface.register("kernel_of_ours", sdpa_attention_forward)
+    kernel: Any = sdpa_attention_forward
+    AttentionInterface.register("kernel_of_ours", kernel)
     mask = AttentionMaskInterface._global_mapping["sdpa"]
     AttentionMaskInterface.register("kernel_of_ours", mask)
     model.module.set_attn_implementation("kernel_of_ours")

@@ -33,6 +33,7 @@ from torch.overrides import TorchFunctionMode
 from tenterhook.compiling import hooks_changed
 from tenterhook.points import Point
 from tenterhook_interiors import implementations as tables
+from tenterhook_interiors.compiled import left_to_python
 from tenterhook_interiors.wanted import changes, wanted
 
 OF_HEADS = ("batch", "tokens", "heads", "features")
@@ -69,24 +70,21 @@ class Attention:
     def _in_use(self, used: bool) -> None:
         self._uses += 1 if used else -1
         if used and self._uses == 1:
-            hooks_changed(self.module)
-            self.switch(True)
+            compiles = hooks_changed(self.module)
+            begin, end = (left_to_python(each, compiles) for each in (self.begin, self.end))
             self._handles = [
-                self.module.register_forward_pre_hook(self.begin, with_kwargs=True),
-                self.module.register_forward_hook(self.end, always_call=True),
+                self.module.register_forward_pre_hook(begin, with_kwargs=True),
+                self.module.register_forward_hook(end, always_call=True),
+                *self.switch(compiles),
             ]
         elif not self._uses:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
-            self.switch(False)
 
-    def switch(self, used: bool) -> None:
-        """Have the module's config say our attention function, or its own again."""
-        if used:
-            tables.switch(self.module.config, attend)
-        else:
-            tables.switch_back(self.module.config)
+    def switch(self, compiles: bool) -> list[Any]:
+        """Have the module's config say our attention function; return what undoes it."""
+        return [tables.Switch(self.module.config, left_to_python(attend, compiles))]
 
     def __reduce__(self) -> Any:
         """Return, for a copy of the model, one without points."""

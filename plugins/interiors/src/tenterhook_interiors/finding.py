@@ -30,7 +30,7 @@ from tenterhook_interiors.recording import Call, Recording, is_linear, record, s
 from tenterhook_interiors.residual import Sum, find_sum
 from tenterhook_interiors.sides import Experts, MidPoint, SidePoint, chosen
 from tenterhook_interiors.translations import LIBRARIES, to_library
-from tenterhook_interiors.twin import twin_of
+from tenterhook_interiors.twin import twin_of, whole
 from tenterhook_interiors.watched import attentions_of
 
 _OF_BLOCKS = (
@@ -51,7 +51,8 @@ def find_points(module: nn.Module) -> Points | None:
     words = _OF_BLOCKS.split()
     try:
         found = _Finder(model, blocks, prefix)
-        found.find()
+        with whole(module):
+            found.find()
     except Exception as error:  # noqa: BLE001 - any model's code may run here, and it is shown
         why = f"The names of this model could not be proven: {error_line(error)}."
         names = [*_OF_MODELS.split(), *(f"{w}.{at}" for at in range(len(blocks)) for w in words)]

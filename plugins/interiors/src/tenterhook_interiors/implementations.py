@@ -66,25 +66,28 @@ def prove_by_eager(twin: nn.Module) -> None:
             setattr(config, _NAME, "eager")
 
 
-def switch(config: Any, attend: Callable[..., Any]) -> None:
-    """Have a config say our name, and `attend` be called by it; the lock is held."""
-    found = _switched.setdefault(id(config), _Switched(config, getattr(config, _NAME, None)))
-    found.count += 1
-    if found.count == 1:
-        name = found.before or "eager"
-        if not name.startswith(PREFIX):
-            register(name, attend)
-            setattr(config, _NAME, f"{PREFIX}{name}")
+class Switch:
+    """Has a config say our name, and `attend` be called by it; the lock is held."""
 
+    def __init__(self, config: Any, attend: Callable[..., Any]) -> None:
+        self._config = config
+        found = _switched.setdefault(id(config), _Switched(config, getattr(config, _NAME, None)))
+        found.count += 1
+        if found.count == 1:
+            name = found.before or "eager"
+            if not name.startswith(PREFIX):
+                register(name, attend)
+                setattr(config, _NAME, f"{PREFIX}{name}")
 
-def switch_back(config: Any) -> None:
-    """Undo one `switch`; the lock is held."""
-    found = _switched[id(config)]
-    found.count -= 1
-    if not found.count:
-        del _switched[id(config)]
-        if getattr(config, _NAME, None) == f"{PREFIX}{found.before or 'eager'}":
-            setattr(config, _NAME, found.before)
+    def remove(self) -> None:
+        """Undo it; the lock is held."""
+        config = self._config
+        found = _switched[id(config)]
+        found.count -= 1
+        if not found.count:
+            del _switched[id(config)]
+            if getattr(config, _NAME, None) == f"{PREFIX}{found.before or 'eager'}":
+                setattr(config, _NAME, found.before)
 
 
 def register(name: str, attend: Callable[..., Any]) -> None:

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from tenterhook.activations import first_input, inputs_of
 from tenterhook_interiors.attention import WORDS, Attention
+from tenterhook_interiors.compiled import PythonForward
 from tenterhook_interiors.wanted import changes
 
 
@@ -41,8 +42,9 @@ _here = _OfThread()
 class OwnAttention(Attention):
     """The points of one attention module that calls no function of transformers' tables."""
 
-    def switch(self, used: bool) -> None:
-        """Do nothing: the config has no part in it."""
+    def switch(self, compiles: bool) -> list[Any]:
+        """Leave the config alone, and the module's forward to Python."""
+        return [PythonForward(self.module)] if compiles else []
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Look on while the module's forward runs."""

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from tenterhook.activations import activation_of, first_input, inputs_of, replace, replace_input
 from tenterhook.compiling import hooks_changed
 from tenterhook.points import Point
+from tenterhook_interiors.compiled import PythonForward, left_to_python
 from tenterhook_interiors.wanted import changes, wanted
 
 Side = Literal["before", "after"]
@@ -112,10 +113,11 @@ class SidePoint(_OnModules):
 
     def put_on(self) -> list[Any]:
         """Put the hook on that side of the module."""
-        hooks_changed(self.module)
+        compiles = hooks_changed(self.module)
         if self.side == "before":
-            return [self.module.register_forward_pre_hook(self.before, with_kwargs=True)]
-        return [self.module.register_forward_hook(self.after)]
+            before = left_to_python(self.before, compiles)
+            return [self.module.register_forward_pre_hook(before, with_kwargs=True)]
+        return [self.module.register_forward_hook(left_to_python(self.after, compiles))]
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Return new inputs, `None` where they stay."""
@@ -152,10 +154,11 @@ class MidPoint(_OnModules):
 
     def put_on(self) -> list[Any]:
         """Look at what goes into the block, and stand after what is added."""
-        hooks_changed(self.block, self.added)
+        compiles = hooks_changed(self.block, self.added)
+        begin, after = (left_to_python(each, compiles) for each in (self.begin, self.after))
         return [
-            self.block.register_forward_pre_hook(self.begin, with_kwargs=True),
-            self.added.register_forward_hook(self.after),
+            self.block.register_forward_pre_hook(begin, with_kwargs=True),
+            self.added.register_forward_hook(after),
         ]
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -199,15 +202,20 @@ class Experts(_OnModules):
     def put_on(self) -> list[Any]:
         """Look at the block's input, and stand at the router and the experts."""
         modules = [each for each in (self.block, self.router, self.experts) if each is not None]
-        hooks_changed(*modules)
-        handles: list[Any] = [self.block.register_forward_pre_hook(self.begin, with_kwargs=True)]
+        compiles = hooks_changed(*modules)
+        begin = left_to_python(self.begin, compiles)
+        handles: list[Any] = [self.block.register_forward_pre_hook(begin, with_kwargs=True)]
         if self.router is not None:
+            before = left_to_python(self.before_router, compiles)
+            after = left_to_python(self.after_router, compiles)
             handles += [
-                self.router.register_forward_pre_hook(self.before_router),
-                self.router.register_forward_hook(self.after_router, always_call=True),
+                self.router.register_forward_pre_hook(before),
+                self.router.register_forward_hook(after, always_call=True),
+                *([PythonForward(self.router)] if compiles else []),
             ]
         if self.experts is not None:
-            handles.append(self.experts.register_forward_pre_hook(self.choose, with_kwargs=True))
+            choose = left_to_python(self.choose, compiles)
+            handles.append(self.experts.register_forward_pre_hook(choose, with_kwargs=True))
         return handles
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
