@@ -97,7 +97,7 @@ def test_tokens_are_coloured_in_a_terminal(
         (("--out", "p.html", "--latent", "1"), "--latent is of an SAE"),
         (("--out", "p.html", "--direction", "none.npy"), "none.npy is no file"),
         (("--out", "p.html", "--document", "3"), "no rows of document 3"),
-        (("--out", "p.html", "--by", "size"), "by='size' is not among: norm, feature:N"),
+        (("--out", "p.html", "--by", "size"), "by='size' is not among: norm, feature:N, surprise"),
     ],
 )
 def test_what_is_typed_wrong(store: str, capfd: Any, words: tuple[str, ...], match: str) -> None:

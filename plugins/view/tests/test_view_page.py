@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import tenterhook
 import tenterhook_view as view
 from tenterhook_store import LayerArray, MemoryStore, RowBlock, Run, RunPlan
 from tenterhook_view.run_tokens import blocks, run_tokens
+from tenterhook_view.surprise import surprise_of
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -270,7 +272,11 @@ def test_rows_that_are_missing_are_left_out(make_run: Any, words: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "match"),
     [
-        ({"by": "length"}, view.UnknownQuantity, r"by='length' is not among: norm, feature:N"),
+        (
+            {"by": "length"},
+            view.UnknownQuantity,
+            r"by='length' is not among: norm, feature:N, s",
+        ),
         ({"by": "feature:4"}, view.WrongShape, r"feature 4 has the shape \(5,\), not of the feat"),
         (
             {"direction": [1.0, 2.0]},
@@ -323,6 +329,55 @@ def test_a_direction_is_a_dot_product(run: Run, words: Any) -> None:
         (colour < "d4") <= (value < 0) for colour, value in zip(colours, expected, strict=True)
     )
     assert len(colours) == 30
+
+
+def test_surprise_is_what_the_model_says(tmp_path: Path) -> None:
+    """In bits, from its own probabilities; the first token of a document has none."""
+    import tenterhook_tiny
+    from tenterhook_store import LocalStore
+
+    lm = tenterhook_tiny.load()
+    texts = ["In the beginning God created", "And God said"]
+    store = LocalStore(tmp_path)
+    lm.activations.save("layer_0", texts, run_name="two", store=store)
+    part = view.tokens(store.run("two"), by="surprise")
+
+    series = data_of(part)["series"][0]
+    ids = lm.token_ids([texts[1]])[0]
+    with torch.no_grad():
+        chances = lm.module(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    bits = -chances[range(len(ids) - 1), ids[1:]] / torch.tensor(2.0).log()
+    assert (series["name"], series["layer"]) == ("surprise", "")
+    torch.testing.assert_close(
+        torch.tensor(unpacked(series))[-len(ids) + 1 :], bits, atol=1e-2, rtol=1e-3
+    )
+    assert re.findall(r"<span class=(\w+)>", part.markup).count("sx") == 2
+
+
+def test_surprise_needs_the_model_and_all_tokens(run: Run, words: Any) -> None:
+    """Else it says what is missing."""
+    from tenterhook_store import NoTokenizer
+
+    with pytest.raises(NoTokenizer, match="does not say which model made it"):
+        view.tokens(run, by="surprise")
+    chosen = run_tokens(run, tokenizer=words)
+    later = attrs.evolve(chosen, positions=[at + 1 for at in chosen.positions])
+    with pytest.raises(view.NothingToShow, match="of document 0 some tokens are no rows"):
+        surprise_of(Embeds(), later)
+    with pytest.raises(view.NothingToShow, match="its model returns no logits"):
+        surprise_of(Embeds(), chosen)
+
+
+class Embeds:
+    """A model that gives four numbers for each token, and no logits."""
+
+    def __init__(self) -> None:
+        self.module = torch.nn.Embedding(10, 4)
+        self.context = tenterhook.attach(self.module).context
+
+    def run_token_ids(self, documents: list[list[int]]) -> None:
+        """Run the model."""
+        self.module(torch.tensor(documents))
 
 
 def test_latents_of_an_sae(run: Run, words: Any) -> None:

@@ -21,7 +21,7 @@ _OPTIONS = (
     click.option(
         "--latent", "latents", type=click.IntRange(0), multiple=True, help="Of the SAE; repeat it."
     ),
-    click.option("--by", default="norm", show_default=True, help="norm, or feature:N."),
+    click.option("--by", default="norm", show_default=True, help="norm, feature:N, or surprise."),
     click.option(
         "--document",
         "documents",

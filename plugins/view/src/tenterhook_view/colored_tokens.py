@@ -24,6 +24,7 @@ from tenterhook_view.quantities import (
     latents as latents_of,
 )
 from tenterhook_view.run_tokens import MOST_TOKENS, RunTokens, run_tokens
+from tenterhook_view.surprise import load_model_of, surprise_of
 from tenterhook_view.token_texts import lines_of
 
 PREVIEW = 800
@@ -50,7 +51,8 @@ def tokens(
     ones among them are coloured from blue to orange, with 0 in the middle.
 
     Of a run, the first `most` tokens of it, or of `documents`, are shown, coloured by `norm` or
-    `by="feature:17"` of each layer, or of `layer`; by the dot product with `direction` `[features]`
+    `by="feature:17"` of each layer, or of `layer`, or `by="surprise"`, for which the run's model is
+    loaded and run; by the dot product with `direction` `[features]`
     beside; and by latents of `sae` at the first layer that has its width: `latents`, else the
     eight that are most active. Rows are read in blocks of 16 MB. `tokenizer` has `decode(ids)`;
     without one that of the run's model is loaded.
@@ -97,7 +99,9 @@ def series_of_run(
 ) -> tuple[RunTokens, list[Series]]:
     """Return the tokens of a run that `tokens` shows, and what they are coloured by, best first."""
     layers = layers_of(run, layer)
-    quantities = [quantity_named(by)]
+    model = load_model_of(run) if by == "surprise" else None
+    tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+    quantities = [quantity_named("norm" if model is not None else by)]
     if direction is not None:
         given = direction if isinstance(direction, Quantity) else direction_of(as_vector(direction))
         quantities.insert(0, given)
@@ -109,7 +113,7 @@ def series_of_run(
         most=max(1, min(most, MOST_NUMBERS // max(numbers, 1))),
         tokenizer=tokenizer,
     )
-    found: list[Series] = []
+    found: list[Series] = [] if model is None else [surprise_of(model, chosen)]
     if sae is not None:
         width = Quantity(name="sae", of=lambda rows: rows[:, 0], width=sae.n_inputs)
         found += latents_of(sae, chosen, fitting(run, layers, width)[0], latents)

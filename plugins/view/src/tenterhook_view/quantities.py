@@ -1,6 +1,5 @@
 """What tokens are coloured by: a number for each, worked out of a layer's rows block by block."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -143,7 +142,7 @@ def fitting(run: "Run", layers: Sequence[str], quantity: Quantity) -> list[str]:
     return found
 
 
-def quantity_named(by: str, known: Sequence[str] = ("norm", "feature:N")) -> Quantity:
+def quantity_named(by: str, known: Sequence[str] = ("norm", "feature:N", "surprise")) -> Quantity:
     """Return what a word means: `norm`, or `feature:17`. Raises `UnknownQuantity`."""
     word, _, number = by.partition(":")
     if by == "norm":
@@ -151,19 +150,6 @@ def quantity_named(by: str, known: Sequence[str] = ("norm", "feature:N")) -> Qua
     if word == "feature" and number.isdecimal():
         return feature(int(number))
     raise UnknownQuantity(by, known)
-
-
-def surprise(logits: Tensor, ids: Sequence[int]) -> Tensor:
-    """Return how surprising each token is, -log2 p in bits, `[n]`; NaN for the first.
-
-    `logits` `[n, vocabulary]` are the model's at each of the tokens.
-    """
-    found = torch.full((len(ids),), math.nan)
-    if len(ids) > 1:
-        chances = logits[:-1].float().log_softmax(-1)
-        of = torch.tensor(ids[1:], device=chances.device)
-        found[1:] = (-chances.gather(1, of[:, None])[:, 0] / math.log(2)).cpu()
-    return found
 
 
 def as_vector(values: Any) -> Tensor:

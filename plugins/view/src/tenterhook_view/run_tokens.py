@@ -27,6 +27,8 @@ class RunTokens:
     """The document of each token."""
     positions: Sequence[int]
     """Which token of its document each is."""
+    ids: Sequence[int]
+    """The id of each."""
     texts: Sequence[str]
     """What stands for each; nothing in them is hidden."""
     note: str
@@ -79,6 +81,7 @@ def run_tokens(
         rows=rows,
         documents=index,
         positions=positions,
+        ids=ids,
         texts=token_texts(ids, tokenizer),
         note=" ".join(notes),
     )
