@@ -25,7 +25,8 @@ from tenterhook.scopes import Place
 from tenterhook_selections.forwards import innermost_forward
 from tenterhook_selections.generation import RunningGeneration, is_part, running
 from tenterhook_selections.padding import why_not_told
-from tenterhook_selections.searches import RIGHT, Kind, Search, Text
+from tenterhook_selections.search_texts import RIGHT, Kind, Text
+from tenterhook_selections.searches import Search
 from tenterhook_selections.virtual import learned_tokens
 
 KINDS: dict[str, Kind] = {

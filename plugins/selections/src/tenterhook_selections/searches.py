@@ -18,10 +18,10 @@ text is known when it returns. So there are two questions, and the ledger answer
 `offset` later where a cache from before, or embeddings, hold what comes first.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import torch
@@ -29,15 +29,9 @@ from torch import Tensor, nn
 
 from tenterhook_selections.generation import RunningGeneration, is_part, numbers, running
 from tenterhook_selections.roles import Roles
+from tenterhook_selections.search_texts import Text
+from tenterhook_selections.settling import CallRecord, KeptCalls
 from tenterhook_selections.tokens import Seen
-
-Kind = Literal["one by one", "beams", "assisted"]
-
-RIGHT = (
-    "greedy search, sampling, beams (num_beams), assisted decoding (assistant_model) and prompt "
-    "lookup (prompt_lookup_num_tokens), with any cache or none, and prefill_chunk_size"
-)
-"""The searches whose tokens are known."""
 
 
 class Search:
@@ -59,7 +53,7 @@ class Search:
         stopping criterion; a streamer."""
         self.is_draft = False
         """Whether it makes candidates for the search around it, by the same model."""
-        self.layers: dict[int, _Layer] = {}
+        self.layers: dict[int, KeptCalls] = {}
         """What captures keep of it, by the list that they keep it in."""
         self.sequences: Tensor | None = None
         """What it returned."""
@@ -120,8 +114,8 @@ class Search:
         self, step: "Step", rows: Tensor, columns: Tensor, calls: list[Tensor], places: list[Tensor]
     ) -> None:
         """Take note that the last of `calls` has these rows and columns of a step's tokens."""
-        layer = self.layers.setdefault(id(calls), _Layer(calls, places))
-        layer.records.append(_CallRecord(step, rows, columns, len(calls) - 1))
+        layer = self.layers.setdefault(id(calls), KeptCalls(calls, places))
+        layer.records.append(CallRecord(step, rows, columns, len(calls) - 1))
 
     def settle(self, sequences: Tensor) -> None:
         """Put in order what captures have kept, now that the search has returned `sequences`.
@@ -194,7 +188,7 @@ class Step:
 
     __slots__ = ("ids", "number", "search", "seq", "start", "text", "words")
 
-    def __init__(self, search: Search, text: "Text | None", seq: int, start: int) -> None:
+    def __init__(self, search: Search, text: Text | None, seq: int, start: int) -> None:
         self.search = search
         self.text = text
         """`None` where it is no text of the search's."""
@@ -219,368 +213,3 @@ class Step:
         earlier = partial(self.text.earlier, max(self.start, 0))
         seen = self.text.seen(self.start, self.seq)
         return attrs.evolve(seen, ids=ids, roles=self.search.roles, earlier=earlier)
-
-
-class Text:
-    """What is known of the text of a search's slots."""
-
-    def __init__(
-        self,
-        kind: Kind,
-        mask: Tensor,
-        *,
-        copies: int,
-        offset: int,
-        to_feed: int,
-        in_chunks: bool = False,
-        virtual: int = 0,
-        ends: frozenset[int] = frozenset(),
-        padding: int | None = None,
-    ) -> None:
-        """`mask` says which columns of each slot's prompt are real, `(slots, width)`, on the CPU.
-
-        `copies` slots stand for one prompt. `to_feed` columns of the prompt are not in the cache
-        yet. `ends` are the ids that end a row; what ended without one is filled with `padding`,
-        `None` where nothing can.
-        """
-        self.kind = kind
-        self.mask = mask.bool()
-        self.slots, self.begin = mask.shape
-        self.copies, self.offset = copies, offset
-        self.virtual = virtual
-        self.in_chunks = in_chunks
-        self.ends, self.padding = ends, padding
-        self.untold: str | None = None
-        """Why its tokens cannot be selected; see `Seen.untold`."""
-        self.width = self.begin
-        """How wide the text is so far."""
-        self.lengths = self.mask.sum(1)
-        self.positions = self.mask.cumsum(1) - 1
-        self.sequences = mask[:, :0]
-        self.held: Tensor | None = None
-        """Of beams, the text that the cache holds of each slot, `(slots, seq)`."""
-        self.latest: Tensor | None = None
-        """Of other searches, the text of each slot at the last look, `(slots, seq)`."""
-        self._next_words: Tensor | None = None
-        self._count = 0
-        self._pending: list[Step] = []
-        self._next = self.begin - to_feed
-        self.goes_on = self._next > virtual
-        """Whether a cache holds what came before."""
-        self._is_prompt = True
-        self._over: Tensor = torch.full((self.slots,), _NEVER)
-        self._news: list[tuple[int, Tensor]] = []
-        self.row_ends: Tensor | None = None
-        self.of_prompt: Tensor | None = None
-
-    # --- while it runs
-
-    def start_of(self, seq: int) -> int:
-        """Return the column of the first of `seq` tokens that the next step is fed."""
-        if self._is_prompt:
-            if self.in_chunks or self.kind == "assisted":
-                return self._next
-            return self.begin - seq
-        return self.width - 1 if self.kind == "assisted" else self.width - seq
-
-    def fed(self, step: Step) -> None:
-        """Take note of a step that begins."""
-        step.number, self._count = self._count, self._count + 1
-        if self._next_words is not None:
-            step.words = self._next_words
-        elif self.kind == "beams":
-            self._pending.append(step)
-        if self._is_prompt:
-            self._next = step.start + step.seq
-
-    def scored(self, ids: Tensor) -> None:
-        """Take note of the slots' text `(slots, seq)` as the last step's logits are looked at."""
-        if self.kind == "assisted":
-            return  # looked at candidates, too
-        for step in self._pending:
-            step.words = ids
-        if self.kind == "one by one":
-            self.latest = ids
-        self._pending, self.held = [], ids
-        self._is_prompt = False
-        self.width = ids.shape[1] + self.offset + 1
-
-    def reordered(self, beams: Tensor) -> None:
-        """Take note that the slots of the cache go on from those of these indices, `(slots,)`."""
-        if self.held is not None:
-            self.held = self.held[beams.to(self.held.device)]
-
-    def extended(self, ids: Tensor, over: Any, fills: bool) -> None:
-        """Take note of the text `(slots, seq)` after a step, and of which slots are `over`.
-
-        `fills` says whether those are given padding from now on.
-        """
-        if self.kind == "beams":
-            return
-        self._is_prompt = False
-        self.latest = ids
-        self.width = ids.shape[1] + self.offset
-        if fills and isinstance(over, Tensor) and over.shape == (self.slots,):
-            self._news.append((self.width, over))
-
-    def earlier(self, start: int) -> Tensor | None:
-        """Return the ids of each slot's text before a column, `(slots, start)`; -1 for no token.
-
-        `None` where they are not known, as while beams are exchanged.
-        """
-        text = self.held if self._next_words is not None else self.latest
-        if self.offset or text is None or text.shape[1] < start:
-            return None
-        real = torch.arange(start) < self.ended()[:, None]
-        given = min(start, self.begin)
-        real[:, :given] &= self.mask[:, :given]
-        return torch.where(real, text[:, :start].cpu(), -1)
-
-    def ended(self) -> Tensor:
-        """Return the column behind the last token of each slot, long `(slots,)`."""
-        for width, over in self._news:
-            fresh = over.cpu() & (self._over == _NEVER)
-            self._over = torch.where(fresh, width, self._over)
-        self._news = []
-        return self._over
-
-    def seen(self, start: int, seq: int) -> Seen:
-        """Return the tokens of the slots in `seq` columns from `start` on."""
-        columns = torch.arange(start, start + seq)
-        ended = self.ended()[:, None]
-        real = self._over.new_zeros((self.slots, seq), dtype=torch.bool)
-        position = torch.zeros((self.slots, seq), dtype=torch.long)
-        given = columns[(columns >= 0) & (columns < self.begin)]
-        at = slice(max(-start, 0), max(-start, 0) + len(given))
-        real[:, at], position[:, at] = self.mask[:, given], self.positions[:, given]
-        made = columns >= self.begin
-        lengths = self.lengths[:, None]
-        real[:, made] = columns[made] < ended
-        position[:, made] = lengths + (columns[made] - self.begin)
-        count = self.lengths + (torch.minimum(self._over, columns[-1:] + 1) - self.begin).clamp(0)
-        known = torch.maximum(position + 1, lengths)
-        return Seen(
-            real,
-            position,
-            count,
-            self.lengths,
-            self.copies,
-            known=known,
-            first=start,
-            untold=self.untold,
-            columns=self._columns(start + seq),
-        )
-
-    def _columns(self, end: int) -> Tensor:
-        """Return which columns before `end` hold a token, virtual ones first."""
-        made = torch.ones(self.slots, max(end - self.begin, 0), dtype=torch.bool)
-        none = torch.zeros(self.slots, self.virtual, dtype=torch.bool)
-        return torch.cat([none, self.mask[:, :end], made], 1)
-
-    # --- when it has returned
-
-    def settle(self, sequences: Tensor) -> None:
-        """Work out which columns of the returned rows are text."""
-        rows = len(sequences)
-        self.sequences = sequences
-        width = sequences.shape[1] + self.offset
-        each = max(rows * self.copies // self.slots, 1)
-        self.of_prompt = torch.arange(rows) // each  # the prompt that a returned row goes on from
-        if self.kind == "one by one":
-            ends = self.ended().clamp(max=width)
-        else:
-            made = sequences[:, self.begin - self.offset :].cpu()
-            ends = self.begin + real_tokens(made, self.ends, self.padding).sum(1)
-        self.row_ends = ends
-
-    def last_of_slots(self, sequences: Tensor) -> Tensor | None:
-        """Return what goes on to the rows' ends in the slots' cache; see `Search`."""
-        assert self.row_ends is not None
-        assert self.of_prompt is not None
-        if self.held is None or bool((self.row_ends < self.width).any()):
-            return None
-        held = self.held.cpu().reshape(-1, self.copies, self.held.shape[1])[self.of_prompt]
-        text = sequences.cpu()
-        alike = (held == text[:, None, :-1]).all(2)
-        if held.shape[2] != text.shape[1] - 1 or not bool(alike.any(1).all()):
-            return None
-        slot = self.of_prompt * self.copies + alike.int().argmax(1)
-        row = torch.zeros(self.slots, dtype=torch.long)
-        row[slot] = torch.arange(len(text))
-        last = sequences[row.to(sequences.device), -1:]
-        self._next_words = torch.cat([self.held, last.to(self.held.device)], 1)
-        return last
-
-    def of_rows(self, sequences: Tensor) -> "Text":
-        """Return the text of the returned rows, as slots of their own, whole."""
-        assert self.row_ends is not None
-        assert self.of_prompt is not None
-        slot = self.of_prompt * self.copies
-        again = Text(
-            "one by one",
-            self.mask[slot],
-            copies=max(len(sequences) * self.copies // self.slots, 1),
-            offset=self.offset,
-            to_feed=0,
-            virtual=self.virtual,
-        )
-        again._is_prompt = False
-        again.width = sequences.shape[1] + self.offset
-        again._over, again.latest = self.row_ends, sequences
-        again.settle(sequences)
-        return again
-
-    def place(self, slot: Tensor, column: Tensor) -> Tensor:
-        """Return the positions of columns among their rows' real tokens, long `(n,)`."""
-        given = self.positions[slot, column.clamp(max=self.begin - 1)] if self.begin else column
-        return torch.where(column < self.begin, given, self.lengths[slot] + column - self.begin)
-
-    def owners(self, step: Step, sequences: Tensor) -> Tensor:
-        """Return which slot has each column of each returned row, long `(rows, seq)`.
-
-        -1 where the step has not that token of that row. Raises `ValueError` where the step was fed
-        what no returned row is.
-        """
-        assert self.row_ends is not None
-        assert self.of_prompt is not None
-        columns = torch.arange(step.start, step.start + step.seq)
-        rows = len(sequences)
-        if self.kind == "one by one":
-            slot = torch.arange(rows)[:, None].expand(rows, step.seq)
-            fits = torch.ones(rows, step.seq, dtype=torch.bool)
-            self._check(step, sequences, columns)
-        elif self.kind == "assisted":
-            slot = torch.zeros(rows, step.seq, dtype=torch.long)
-            same = self._is_same(step.ids, sequences, columns)
-            fits = same.int().cumprod(1).bool()
-        else:
-            slot, fits = self._followed(step, sequences, columns)
-        fits = fits & (columns < self.row_ends[:, None]) & (columns >= 0)
-        first = torch.where(columns < self.begin)[0]
-        prompts = self.mask[self.of_prompt * self.copies][:, columns[first].clamp(min=0)]
-        fits[:, first] &= prompts
-        return torch.where(fits, slot, -1)
-
-    def _is_same(self, ids: Tensor | None, sequences: Tensor, columns: Tensor) -> Tensor:
-        """Return where what a step was fed is what was returned, `(rows, seq)`."""
-        at = columns - self.offset
-        found = torch.ones(len(sequences), len(columns), dtype=torch.bool)
-        known = (at >= 0) & (at < sequences.shape[1])
-        if ids is not None:
-            fed, text = ids.cpu()[:, -len(columns) :], sequences.cpu()
-            found[:, known] = fed[:, known] == text[:, at[known]]
-        return found & ((at < sequences.shape[1]) | (self.kind == "one by one"))
-
-    def _check(self, step: Step, sequences: Tensor, columns: Tensor) -> None:
-        ids = step.ids
-        if ids is None or ids.shape != (len(sequences), step.seq):
-            return
-        real = columns < self.row_ends[:, None]  # type: ignore[index]
-        if not bool((self._is_same(ids, sequences, columns) | ~real).all()):
-            raise ValueError(
-                "Tokens are selected, and the steps of the generation were fed others than it "
-                f"returned, so it cannot be told which are which. Right are {RIGHT}."
-            )
-
-    def _followed(self, step: Step, sequences: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, of beams, the slot whose text is a returned row's for longest, and where it is.
-
-        Both `(rows, seq)`.
-        """
-        assert self.of_prompt is not None
-        words, text = step.words, sequences.cpu()
-        rows = len(text)
-        if words is None:  # fed after the last look at the logits: nothing came of it
-            return torch.zeros(rows, step.seq).long(), torch.zeros(rows, step.seq).bool()
-        words = words.cpu()
-        width = min(words.shape[1], text.shape[1])
-        by_prompt = len(words) // self.copies, self.copies, width
-        beams = words[:, :width].reshape(by_prompt)[self.of_prompt]
-        alike = (beams == text[:, None, :width]).int().cumprod(2).sum(2)  # (rows, copies)
-        longest, which = alike.max(1)
-        slot = self.of_prompt * self.copies + which
-        fits = columns < longest[:, None] + self.offset
-        return slot[:, None].expand(rows, step.seq), fits
-
-
-_NEVER = 2**62
-
-
-class _CallRecord:
-    """Which tokens of a step one call of a layer has."""
-
-    __slots__ = ("at", "columns", "rows", "step")
-
-    def __init__(self, step: Step, rows: Tensor, columns: Tensor, at: int) -> None:
-        self.step, self.rows, self.columns, self.at = step, rows, columns, at
-
-
-class _Layer:
-    """What one capture keeps of a search at one layer."""
-
-    def __init__(self, calls: list[Tensor], places: list[Tensor]) -> None:
-        self.calls, self.places = calls, places
-        self.records: list[_CallRecord] = []
-        self.seen: Tensor | None = None
-        """Which columns of which returned rows it has, bool `(rows, width)`."""
-        self.history: tuple[int, ...] = ()
-
-    def settle(self, text: Text, owners: dict[int, Tensor], moves: dict[Any, Any]) -> None:
-        """Keep of each call what came to be text and was not seen before, by returned rows.
-
-        `owners` and `moves` hold what was worked out for other layers.
-        """
-        sequences = text.sequences
-        for record in self.records:
-            step = record.step
-            self.history = (*self.history, id(step), id(record.rows))
-            if self.history not in moves:
-                if id(step) not in owners:
-                    owners[id(step)] = text.owners(step, sequences)
-                moves[self.history] = self._moves(text, record, owners[id(step)])
-            index, places, self.seen = moves[self.history]
-            values = self.calls[record.at]
-            if len(index) != len(values) or not torch.equal(index, torch.arange(len(values))):
-                self.calls[record.at] = values.index_select(0, index.to(values.device))
-            self.places[record.at] = places
-        self.records = []
-
-    def _moves(
-        self, text: Text, record: _CallRecord, owner: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return which of a call's rows come where: indices, places, and what is seen now."""
-        step = record.step
-        rows = len(owner)
-        width = max(text.width, step.start + step.seq) + 1
-        seen = torch.zeros(rows, width, dtype=torch.bool) if self.seen is None else self.seen
-        if seen.shape[1] < width:
-            seen = torch.cat([seen, seen.new_zeros(rows, width - seen.shape[1])], 1)
-        place = torch.full((text.slots, step.seq), -1, dtype=torch.long)
-        place[record.rows, record.columns] = torch.arange(len(record.rows))
-        index = place.gather(0, owner.clamp(min=0)) if rows else place[:0]
-        index = torch.where(owner >= 0, index, -1)
-        columns = torch.arange(step.start, step.start + step.seq)
-        fresh = ~seen[:, columns.clamp(min=0)] & (columns >= 0)
-        index = torch.where(fresh, index, -1)
-        row, column = (index >= 0).nonzero(as_tuple=True)
-        seen = seen.clone()
-        seen[row, columns[column]] = True
-        assert text.of_prompt is not None
-        slot = text.of_prompt[row] * text.copies
-        position = text.place(slot, columns[column])
-        return index[row, column], torch.stack([row, position], 1), seen
-
-
-def real_tokens(generated: Tensor, ends: Collection[int], padding: int | None) -> Tensor:
-    """Return which generated tokens are no filling, bool `(rows, seq)`.
-
-    A row ends with its first id among `ends`, if any; what ended otherwise, as by a stop string, is
-    filled with `padding`.
-    """
-    real = torch.ones_like(generated, dtype=torch.bool)
-    if ends:
-        end = torch.isin(generated, torch.tensor(sorted(ends), device=generated.device))
-        real = (end.cumsum(1) - end.int()) == 0
-    if padding is not None and padding not in ends:
-        real &= (generated != padding).flip(1).cumsum(1).flip(1) > 0
-    return real

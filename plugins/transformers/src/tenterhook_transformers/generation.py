@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 from tenterhook.activity import capturing
 from tenterhook_selections import Roles, generating
 from tenterhook_selections.generate_calls import known_searches
-from tenterhook_selections.searches import Search, real_tokens
+from tenterhook_selections.search_texts import real_tokens
+from tenterhook_selections.searches import Search
 from tenterhook_transformers.encoding import encode
 from tenterhook_transformers.evaluating import evaluating
 from tenterhook_transformers.families import (
