@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tenterhook_store import DamagedStore, LayerArray, RowBlock, Run, RunPlan, UnknownTensor
-from tenterhook_store.testing import a_plan, write
+from tenterhook_store.testing import a_plan, rows_of, write
 from tenterhook_zarr import ZarrStore
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._layout import to_json
@@ -225,6 +225,25 @@ def test_records_of_other_names_count_for_nothing(tmp_path: Path) -> None:
     found = {Path(each.file).name: each.unit for each in ZarrStore(tmp_path).verify_run("one")}
     odd = {"0000002.json": None, "000000000.json": None, "999999.json": 999999, "notes.txt": None}
     assert found.items() >= odd.items()
+
+
+def test_a_unit_is_not_done_because_something_has_its_name(tmp_path: Path) -> None:
+    """What stands where its record belongs is read, and told of, rather than the unit dropped."""
+    plan, store = a_plan(), ZarrStore(tmp_path)
+    write(store.write_run("r", plan), plan.units()[:1])
+    at = tmp_path / "runs/r/commits/000001.json"
+    at.mkdir()
+    with pytest.raises(DamagedStore, match=r"000001\.json: this is a folder and no file"):
+        write(store.write_run("r", plan), [plan.unit(1)])
+    at.rmdir()
+    shutil.copyfile(at.with_name("000000.json"), at)
+    with pytest.raises(DamagedStore, match=r"000001\.json"):
+        write(store.write_run("r", plan), [plan.unit(1)])
+    at.unlink()
+    write(store.write_run("r", plan), [*plan.units()[1:], plan.unit(1)])  # twice is once
+    run = store.run("r")
+    assert run.is_complete
+    assert torch.equal(run["h.0"][:], rows_of(plan, 0, plan.rows).layers["h.0"])
 
 
 @pytest.mark.parametrize("array", ["../../outside/tensors/secret/ARRAY", "/ARRAY", "..", "c"])

@@ -191,9 +191,10 @@ class ZarrUnitWriter:
         self.discard()
 
     def _publish(self, log: Mapping[str, Any]) -> None:
-        """Do steps 4 to 7; nothing where the unit has its record."""
+        """Do steps 4 to 7; nothing where the unit has its record, which is read to be sure."""
         files, name = self._folder.files, unit_file(self._unit.number)
         if files.is_there(self._folder.commits / name):
+            self._folder.record(self._unit.number)
             return
         for array in self._arrays:
             array.finish()
