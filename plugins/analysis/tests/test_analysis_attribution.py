@@ -14,6 +14,7 @@ Make = Callable[..., LanguageModel]
 TEXT = "And God said unto Moses"
 
 
+@pytest.mark.matrix(sample=3)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "llama-bias", "gemma2", "granite", "neox"])
 def test_the_parts_add_up(make_lm: Make, family: str) -> None:
     """To the logit, and those of heads to their attention but for its bias."""

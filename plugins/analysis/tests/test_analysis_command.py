@@ -24,18 +24,6 @@ class TestLens(CommandContract):
     name = "lens"
 
 
-class TestPatch(CommandContract):
-    """`tenterhook patch` does what every command does."""
-
-    name = "patch"
-
-
-class TestSteer(CommandContract):
-    """`tenterhook steer` does what every command does."""
-
-    name = "steer"
-
-
 def run(command: click.Command, *args: str) -> Result:
     """What a command prints; what it raises surfaces."""
     return CliRunner().invoke(command, args, catch_exceptions=False)

@@ -47,6 +47,7 @@ def streams_of(lm: LanguageModel, text: str) -> list[Tensor]:
     return found
 
 
+@pytest.mark.matrix(sample=3)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "llama-bias", "gemma2", "granite", "neox"])
 def test_it_is_the_models_own_reading(make_lm: Make, family: str) -> None:
     """Final norm, unembedding and what comes after it, tied or not."""

@@ -66,6 +66,7 @@ def loop(lm: LanguageModel, clean: str, corrupt: str, layers: list[str]) -> Tens
     return values
 
 
+@pytest.mark.matrix(sample=2)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "neox"])
 def test_every_cell_is_what_a_loop_gives(make_lm: Make, family: str) -> None:
     """Blocks, and layers inside them; in batches that do not come out even."""
@@ -154,7 +155,7 @@ def test_integrated_gradients_are_complete(make_lm: Make) -> None:
     """Of a whole block, the changes add up to all that lies between the prompts."""
     lm = make_lm("gpt2")
 
-    found = integrated_gradients(lm, CLEAN, CORRUPT, metric, steps=24)
+    found = integrated_gradients(lm, CLEAN, CORRUPT, metric, steps=12)
 
     whole = torch.full((3,), found.clean - found.corrupt, dtype=torch.float64)
     assert torch.allclose(found.change.sum(1), whole, rtol=2e-2, atol=1e-3)
@@ -174,14 +175,14 @@ def test_integrated_gradients_by_many_small_steps(make_lm: Make) -> None:
 
     total = torch.zeros_like(begin)
     inputs = lm.tokenize(CORRUPT)
-    for step in range(64):
-        point = (begin + (step + 0.5) / 64 * change).requires_grad_()
+    for step in range(24):
+        point = (begin + (step + 0.5) / 24 * change).requires_grad_()
         with lm.steer(name, lambda y, point=point: point):
             value = metric(lm.module(**inputs).logits).sum()
-        total += torch.autograd.grad(value, point)[0] / 64
+        total += torch.autograd.grad(value, point)[0] / 24
 
     expected = (total * change)[0].sum(-1).double()
-    assert torch.allclose(found.change[0], expected, rtol=1e-2, atol=1e-3)
+    assert torch.allclose(found.change[0], expected, rtol=2e-2, atol=2e-3)
 
 
 def test_a_difference_of_logits(tiny: LanguageModel) -> None:

@@ -82,7 +82,7 @@ def check(found: Hits, scores: dict[int, float], k: int) -> None:
         assert hit.score == pytest.approx(scores[hit.row], rel=1e-9, abs=1e-300)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_it_is_what_multiplying_all_rows_finds(data: st.DataObject) -> None:
     """Whatever the dtype, the lengths of rows, ties, NaN, infinities, missing units and bounds."""
