@@ -46,6 +46,7 @@ from tenterhook_sae import (
     evaluate_rows,
     find_examples,
     load_sae,
+    log_to,
     strongest_latents,
     train_sae,
 )
@@ -913,3 +914,29 @@ def test_measures_of_rows() -> None:
         evaluate_rows(sae, [])
     with pytest.raises(WrongWidth, match="takes 8 inputs"):
         evaluate_rows(sae, torch.randn(3, 9))
+
+
+def test_measures_go_to_loggers() -> None:
+    """Each under its step, by names of its own; an object with `log` will do."""
+
+    class Curves:
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, dict[str, Any]]] = []
+
+        def log(self, values: dict[str, Any], step: int) -> None:
+            self.seen.append((step, values))
+
+    one, other, reports = Curves(), Curves(), list[TrainingProgress]()
+    log = log_to(one, other, prefix="mine/")
+
+    def progress(report: TrainingProgress) -> None:
+        reports.append(report)
+        log(report)
+
+    train_sae(TopKSae(64, 48, 4), Synthetic(), few(log_every=5), progress=progress)
+
+    assert [step for step, _ in one.seen] == [each.step for each in reports]
+    assert [values["mine/loss"] for _, values in one.seen] == [each.loss for each in reports]
+    assert "mine/dead_share" in one.seen[0][1]
+    assert "mine/step" not in one.seen[0][1]
+    assert other.seen == one.seen

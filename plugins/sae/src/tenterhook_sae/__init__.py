@@ -53,7 +53,9 @@ if TYPE_CHECKING:
         TopKSae,
     )
     from tenterhook_sae.progress import (
+        Logger,
         TrainingProgress,
+        log_to,
     )
     from tenterhook_sae.sae import (
         Sae,
@@ -81,6 +83,7 @@ _HOMES = {
     "GatedSae": "gated",
     "JumpReLUSae": "models",
     "L1Sae": "models",
+    "Logger": "progress",
     "Manipulation": "concepts",
     "MatryoshkaBatchTopKSae": "matryoshka",
     "ModelBatches": "batches",
@@ -107,6 +110,7 @@ _HOMES = {
     "evaluate_rows": "evaluation",
     "find_examples": "examples",
     "load_sae": "files",
+    "log_to": "progress",
     "save_sae": "files",
     "strongest_latents": "examples",
     "train_sae": "training",
@@ -122,6 +126,7 @@ __all__ = [
     "GatedSae",
     "JumpReLUSae",
     "L1Sae",
+    "Logger",
     "Manipulation",
     "MatryoshkaBatchTopKSae",
     "ModelBatches",
@@ -148,6 +153,7 @@ __all__ = [
     "evaluate_rows",
     "find_examples",
     "load_sae",
+    "log_to",
     "save_sae",
     "strongest_latents",
     "train_sae",

@@ -1,6 +1,7 @@
 """How far a training is, for whoever shows it."""
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import attrs
 
@@ -28,3 +29,28 @@ class TrainingProgress:
 
 
 ProgressCallback = Callable[[TrainingProgress], None]
+
+
+class Logger(Protocol):
+    """What curves are sent to: a run of Weights & Biases, or a few lines around another."""
+
+    def log(self, values: dict[str, Any], step: int) -> Any:
+        """Take numbers by name, of one step."""
+
+
+def log_to(*loggers: Logger, prefix: str = "sae/") -> ProgressCallback:
+    """Return what `progress` takes, which logs a training's measures under its step.
+
+    Names are those of `TrainingProgress` after `prefix`.
+    """
+
+    def log(progress: TrainingProgress) -> None:
+        values = {
+            f"{prefix}{name}": value
+            for name, value in attrs.asdict(progress).items()
+            if name not in ("step", "steps")
+        }
+        for logger in loggers:
+            logger.log(values, step=progress.step)
+
+    return log
