@@ -38,7 +38,6 @@ DOORS = {
     "tenterhook.schemes": "tenterhook_store.schemes",
     "tenterhook.selections": "tenterhook_selections",
     "tenterhook.specs": "tenterhook_specs",
-    "tenterhook.standard_names": "tenterhook_transformers.standard_names",
     "tenterhook.store": "tenterhook_store",
     "tenterhook.taps": "tenterhook_taps",
     "tenterhook.testing.commands": "tenterhook_cli.testing",

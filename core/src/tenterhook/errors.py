@@ -4,7 +4,7 @@ attrs writes what they would all repeat: `__init__` from the fields, `args` (so 
 and pickled), and equality by identity.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,10 +25,6 @@ class TenterhookWarning(UserWarning):
 
 class HookWarning(TenterhookWarning):
     """A hook failed, or never did what it was there for, and the run went on."""
-
-
-def _listed(texts: Iterable[str]) -> list[str]:
-    return list(texts)
 
 
 @attrs.define(slots=False)
@@ -54,9 +50,9 @@ class UnknownLayer(TenterhookError, ValueError, LookupError):
     """No layer answers to a signature."""
 
     layer: Any
-    known: Sequence[str] = attrs.field(converter=_listed)
+    known: Sequence[str]
     detail: str = ""
-    also: Sequence[str] = attrs.field(converter=_listed, default=())
+    also: Sequence[str] = ()
     """Other spellings that were to be had: `layer_0`, `resid_post.0`."""
 
     def __str__(self) -> str:
@@ -89,7 +85,7 @@ class LayerConflict(TenterhookError, ValueError):
 class NeverFired(TenterhookError, RuntimeError):
     """A hook never ran, or saw nothing that it was there for."""
 
-    reports: Sequence[str] = attrs.field(converter=_listed)
+    reports: Sequence[str]
 
     def __str__(self) -> str:
         return " ".join(self.reports)
@@ -99,7 +95,7 @@ class NeverFired(TenterhookError, RuntimeError):
 class NotClean(TenterhookError, RuntimeError):
     """Something of ours is still attached to a module."""
 
-    places: Sequence[str] = attrs.field(converter=_listed)
+    places: Sequence[str]
 
     def __str__(self) -> str:
         return (

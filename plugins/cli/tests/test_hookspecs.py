@@ -233,7 +233,7 @@ class TestLayerNames:
             (
                 "\nfrom tenterhook.standard_names import StandardNames"
                 "\ndef name(module): return StandardNames(layers={1: 2}, residual='parallel')",
-                "layers has 1, which is no name",
+                "layers has 1 for 2. Write resid_post.3",
             ),
             ("", "'plugin_two:name' is not there"),
         ],
@@ -287,7 +287,7 @@ class TestLayerNames:
 
     def test_only_standard_names_are_named(self) -> None:
         """A misspelt place is refused where it is made."""
-        with pytest.raises(ValueError, match=r"'resid_mid\.0' is no standard name"):
+        with pytest.raises(ValueError, match=r"layers has 'resid_mid\.0' for 'a'\. Write resid"):
             StandardNames(layers={"resid_mid.0": "a"}, residual="sequential")
         with pytest.raises(ValueError, match="residual"):
             StandardNames(layers={}, residual="both")  # type: ignore[arg-type]

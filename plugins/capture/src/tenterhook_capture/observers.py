@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from tenterhook.plugins import PluginWarning, Registered, default_manager, error_line
+from tenterhook.one_line import error_line
+from tenterhook.plugins import PluginWarning, Registered, default_manager
 from tenterhook_capture.engine import Engine, UnitEvent, Worker
 from tenterhook_store import RunPlan, Unit
 from tenterhook_store.plan import Units

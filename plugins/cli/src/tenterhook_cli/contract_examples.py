@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tenterhook.hooks import HookType
-from tenterhook.plugins import default_manager, error_line
+from tenterhook.one_line import error_line
+from tenterhook.plugins import default_manager
 
 
 def target(kind: str, name: str) -> tuple[Any, Callable[[], Any] | None]:

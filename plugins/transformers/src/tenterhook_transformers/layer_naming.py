@@ -12,8 +12,8 @@ import attrs
 from torch import nn
 
 from tenterhook import LayerIndex
+from tenterhook.standard_names import Residual, StandardNames
 from tenterhook_transformers.families import text_config
-from tenterhook_transformers.standard_names import Residual, StandardNames
 
 
 @attrs.frozen

@@ -1,1 +1,0 @@
-from tenterhook_transformers.standard_names import *
