@@ -374,3 +374,33 @@ def test_rows_of_anything() -> None:
     with model.capture("tower", rows=1) as captured:
         model(IDS, MASK, torch.ones(4, 4, 5))
     assert captured.last("tower").shape == (1, 4, 8)
+
+
+class _Hears(nn.Module):
+    """Reads text, and sound of `(batch, samples)`, of which it makes as many frames as may be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.text = nn.Embedding(30, 8), nn.Linear(8, 8)
+        self.front, self.ear = nn.Linear(2, 8), nn.Linear(8, 8)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, wave: Tensor | None = None
+    ) -> Tensor:
+        out: Tensor = self.text(self.embed(input_ids))
+        if wave is not None:
+            out = out + self.ear(self.front(wave.reshape(len(wave), -1, 2))).mean(1, keepdim=True)
+        return out
+
+
+def test_sound_of_two_axes() -> None:
+    """A layer that has as many frames as the text has tokens has none of them."""
+    attached = tenterhook.attach(_Hears())
+    ids, mask = torch.arange(8).reshape(2, 4), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    wave = torch.randn(2, 8)
+    with attached.capture("text", tokens=":") as captured:
+        attached(ids, mask, wave)
+    assert captured.cat("text").shape == (6, 8)
+    said = "the _Hears was given wave, too, and the layer was not shown to have the text"
+    with pytest.raises(ValueError, match=said), attached.capture("ear", tokens=":"):
+        attached(ids, mask, wave)

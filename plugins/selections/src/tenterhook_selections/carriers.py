@@ -119,6 +119,8 @@ class Carriers:
         if known.kind is not None or forward is None or forward.shape is None:
             return known.kind
         why = known.tower or self._by_inputs(layer, forward, given)
+        if why is None and tensor is not None and forward.masks.get("flat inputs"):
+            why = self._by_trial(layer, forward, given, tensor)
         if why is None and tensor is not None:
             why = self._by_size(layer, forward, given, tensor)
         return why
@@ -303,7 +305,12 @@ class Carriers:
             other = forward.masks["other inputs"] = [
                 name for name, value in named.items() if _is_other(name, value)
             ]
-        forward.is_plain = not other and encoders is None
+        flat = forward.masks.get("flat inputs")
+        if flat is None:
+            flat = forward.masks["flat inputs"] = [
+                name for name, value in named.items() if _is_flat(name, value, forward.shape)
+            ]
+        forward.is_plain = not other and not flat and encoders is None
         if not other or layer is forward.module:
             return None
         ids = named.get("input_ids")
@@ -315,6 +322,25 @@ class Carriers:
         return (
             f"the {type(forward.module).__name__} was given {other[0]}, too, and it cannot be told "
             "whose tokens the layer has. Attach to the part that has the text"
+        )
+
+    def _by_trial(
+        self, layer: nn.Module, forward: Forward, given: Tensor | None, tensor: Tensor
+    ) -> str | None:
+        """Return why a layer has no tokens of the text: of a longer text it would have as many.
+
+        For models that are given numbers beside the text, as a vector for each row, or sound.
+        """
+        if given is not None and _shares(given, forward.named.get("input_ids")):
+            return None
+        form: Form = "joined" if tensor.ndim == 2 else "tokens second"
+        shown, why = self._find_out(layer, forward, given, tensor, form)
+        if shown:
+            return None
+        what = forward.masks["flat inputs"][0]
+        return (
+            f"the {type(forward.module).__name__} was given {what}, too, and the layer was not "
+            f"shown to have the text{': ' + why if why else ''}. Attach to the part that has it"
         )
 
     def _modules_above(self, layer: nn.Module) -> list[nn.Module]:
@@ -353,6 +379,15 @@ def _is_same(one: Tensor | None, other: Any) -> bool:
 def _shares(one: Tensor, other: Any) -> bool:
     found = storage_of(other)
     return one is other or (found is not None and storage_of(one) == found)
+
+
+def _is_flat(name: str, value: Any, shape: tuple[int, int] | None) -> bool:
+    """Whether an input has numbers for each row, and not one for each token of the text."""
+    if name in _CARRIED or any(part in name for part in ("mask", "attention", "position")):
+        return False
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 2:
+        return False
+    return shape is not None and value.shape[1] > 1 and tuple(value.shape) != shape
 
 
 def _is_other(name: str, value: Any) -> bool:
