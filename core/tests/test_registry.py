@@ -520,7 +520,7 @@ class TestViews:
         registry["0"][HookType.FORWARD].clear()
         assert registry["0"][HookType.FORWARD][0][0].id == id
         with pytest.raises(AttributeError):
-            model.context._hook_registry = {}  # type: ignore[misc]
+            model.context._hook_registry = {}
 
     def test_public_way(self, model: HookedModel) -> None:
         """Hooks are counted, found by id, and iterated over."""
