@@ -724,6 +724,7 @@ def test_ten_thousand_scopes(model: HookedModel) -> None:
         ended, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert ended - began < 20_000
+    # Less than the smallest object for each scope; what else lives in the process may take some.
+    assert ended - began < 5000 * 16
     assert torch_hooks(model) == before
     tenterhook.assert_clean(model)
