@@ -153,7 +153,7 @@ def ray(session: nox.Session) -> None:
     """Have a local Ray cluster of two nodes do captures; kill one, and who drives them.
 
     Ray is in no other session's environment but that of Slurm: it is large, and few need it. Takes
-    under four minutes on two idle cores. What follows `--` goes to pytest.
+    under five minutes on two idle cores. What follows `--` goes to pytest.
     """
     install_members(session)
     session.install(*CONSTRAINED, "ray", "hypothesis", *PYTEST)
