@@ -189,3 +189,19 @@ def test_as_a_table_and_on_a_page(tiny: LanguageModel) -> None:
     assert "<script" not in lens._repr_html_()
     assert repr(lens).startswith("LogitLens(layers=['transformer.h.0'")
     assert isinstance(lens, LogitLens)
+
+
+def test_a_picture(tiny: LanguageModel) -> None:
+    """By matplotlib: tokens below, layers at the side, the likeliest token in each cell."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+
+    ax = logit_lens(tiny, "$x^2$ is\na square", layers=["layer_0", "layer_3"]).plot()
+
+    ax.figure.canvas.draw()
+    rows, columns = (
+        [each.get_text() for each in ticks()] for ticks in (ax.get_yticklabels, ax.get_xticklabels)
+    )
+    assert sorted(rows) == ["transformer.h.0", "transformer.h.3"]
+    assert any("↵" in each for each in columns)
+    assert len(ax.texts) == 2 * len(columns)

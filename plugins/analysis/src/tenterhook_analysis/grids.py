@@ -91,7 +91,9 @@ class Grid:
         ax.set_yticks(range(len(rows)), rows, parse_math=False)
         for row, texts in enumerate(self.texts or ()):
             for column, text in enumerate(texts):
-                ax.text(column, row, _shown(text), ha="center", va="center", parse_math=False)
+                _, colour = _colours(float(self.values[row, column]), high)
+                where = {"ha": "center", "va": "center", "color": colour}
+                ax.text(column, row, _shown(text), parse_math=False, **where)
         ax.set_title(_shown(self.title, 200), parse_math=False)
         ax.figure.colorbar(image, ax=ax, label=self.value_name)
         return ax
