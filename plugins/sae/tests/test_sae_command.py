@@ -13,7 +13,7 @@ import tenterhook_tiny
 from tenterhook.plugins import PluginManager
 from tenterhook_capture import save_activations
 from tenterhook_capture.documents import read_documents
-from tenterhook_sae import BadSetting, TopKSae, TopText, load_sae, save_sae, write_page
+from tenterhook_sae import BadSetting, TopKSae, TopText, Transcoder, load_sae, save_sae, write_page
 from tenterhook_sae._cli import sae as command
 from tenterhook_sae.examples import Example
 from tenterhook_store import LocalStore, UnknownRun
@@ -80,6 +80,52 @@ def test_other_kinds(store: str, tmp_path: Path, kind: str) -> None:
 
     found = load_sae(out).architecture
     assert found == {"l1": "standard", "matryoshka": "matryoshka_batchtopk"}.get(kind, kind)
+
+
+MLP = "transformer.h.1.mlp"
+
+
+@pytest.fixture(scope="module")
+def mlp_store(tmp_path_factory: pytest.TempPathFactory, loaded: Any) -> str:
+    """A store with a run of what an MLP of the small model takes and gives."""
+    folder = tmp_path_factory.mktemp("store") / "mlp"
+    documents = read_documents("tiny:sample").first(20)
+    layers = ["transformer.h.1.ln_2", f"{MLP}:input", MLP]
+    save_activations(loaded, layers, documents, LocalStore(folder), run_name="mlp")
+    return str(folder)
+
+
+@pytest.mark.parametrize("words", [(), ("--reads", "transformer.h.1.ln_2", "--k", "8")], ids=len)
+@pytest.mark.parametrize("kind", ["transcoder", "skip-transcoder"])
+def test_transcoders(mlp_store: str, tmp_path: Path, kind: str, words: tuple[str, ...]) -> None:
+    """From the input of the MLP, or from what another layer gives."""
+    out = str(tmp_path / "out")
+    short = ("--latents", "64", "--steps", "3", "--batch-size", "64", *words, "--json")
+    done = run("train", mlp_store, "mlp", MLP, "--out", out, "--kind", kind, *short)
+
+    found = load_sae(out)
+    assert isinstance(found, Transcoder)
+    assert found.architecture == kind.replace("-", "_")
+    assert (found.reads, found.k) == (("transformer.h.1.ln_2", 8) if words else (None, None))
+    assert found.about["layer"] == MLP
+    assert json.loads(done.stdout)["rows"] > 0
+    done = run("eval", "tiny:", out, "--sample-limit", "4", "--json")
+    assert json.loads(done.stdout)["cross_entropy_recovered"] is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--kind", "topk", "--reads", "layer_0"), "--kind topk reads its own layer alone"),
+        (("--kind", "transcoder", "--reads", "a", "--reads", "b"), "A transcoder reads one layer"),
+    ],
+)
+def test_layers_that_are_not_read(store: str, words: tuple[str, ...], message: str) -> None:
+    """A line that says what is."""
+    found = CliRunner().invoke(command, ("train", store, "first", LAYER, "--out", "x", *words))
+
+    assert found.exit_code == 2
+    assert message in found.stderr
 
 
 @pytest.mark.parametrize(

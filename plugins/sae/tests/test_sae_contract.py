@@ -10,7 +10,9 @@ from tenterhook_sae import (
     L1Sae,
     MatryoshkaBatchTopKSae,
     Sae,
+    SkipTranscoder,
     TopKSae,
+    Transcoder,
 )
 
 
@@ -73,6 +75,31 @@ class TestMatryoshka(_Both):
     def kind(self) -> Sae:
         """Return one."""
         return MatryoshkaBatchTopKSae(4 * WIDTH, WIDTH, 4, widths=(WIDTH, 4 * WIDTH))
+
+
+class TestTranscoder(_Both):
+    """What a layer computes from its input."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return Transcoder(4 * WIDTH, WIDTH)
+
+
+class TestSkipTranscoder(_Both):
+    """The same, with a way past the latents, of what another layer returns."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return SkipTranscoder(4 * WIDTH, WIDTH, k=4, reads="before")
+
+
+class TestTranscoderInPlace(ControllerContract):
+    """One that takes the layer's place."""
+
+    def make(self) -> Sae:
+        """Return one, the same each time."""
+        torch.manual_seed(0)
+        return Transcoder(4 * WIDTH, WIDTH, mode="reconstruct")
 
 
 class TestReconstructing(ControllerContract):

@@ -520,6 +520,7 @@ class TestAllowed:
 
 _KINDS = [
     *("TopKSae", "BatchTopKSae", "JumpReLUSae", "L1Sae", "GatedSae", "MatryoshkaBatchTopKSae"),
+    *("Transcoder", "SkipTranscoder"),
 ]
 
 

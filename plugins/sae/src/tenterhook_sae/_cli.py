@@ -13,10 +13,20 @@ from tenterhook.one_line import printable
 
 if TYPE_CHECKING:
     from tenterhook_capture.documents import Documents
+    from tenterhook_sae.batches import RunBatches
     from tenterhook_sae.progress import ProgressCallback, TrainingProgress
     from tenterhook_sae.sae import Sae
 
-KINDS = ("topk", "batchtopk", "jumprelu", "l1", "gated", "matryoshka")
+KINDS = (
+    "topk",
+    "batchtopk",
+    "jumprelu",
+    "l1",
+    "gated",
+    "matryoshka",
+    "transcoder",
+    "skip-transcoder",
+)
 
 
 class _Number(click.FloatRange):
@@ -40,8 +50,14 @@ def sae() -> None:
 @click.argument("layer", required=False, metavar="LAYER")
 @click.option("--out", required=True, help="The folder for checkpoints and the SAE.")
 @click.option("--kind", type=click.Choice(KINDS), default="topk", show_default=True)
+@click.option(
+    "--reads",
+    multiple=True,
+    metavar="LAYER",
+    help="What a transcoder encodes; by default the input of its layer, LAYER:input.",
+)
 @click.option("--latents", type=click.IntRange(1), help="8 times the layer's width by default.")
-@click.option("--k", type=_Number(0), default=32, show_default=True, help="Top-k kinds.")
+@click.option("--k", type=_Number(0), help="32 by default of top-k kinds; of others none.")
 @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True)
 @click.option("--learning-rate", type=_Number(0), default=1e-3, show_default=True)
@@ -67,8 +83,9 @@ def train(
     layer: str | None,
     out: str,
     kind: str,
+    reads: tuple[str, ...],
     latents: int | None,
-    k: float,
+    k: float | None,
     steps: int,
     batch_size: int,
     learning_rate: float,
@@ -101,7 +118,8 @@ def train(
 
     found, run = find_run(store, run)
     opened = found.run(run)
-    rows = opened[layer]
+    layers = _read_by(kind, layer, reads)
+    rows = opened[layers[0]]
     trained = len(rows) - int(hold_out * len(rows))
     if not opened.is_complete:
         click.echo(
@@ -110,9 +128,9 @@ def train(
             "makes the others.",
             err=True,
         )
-    batches = RunBatches(opened, layer, batch_size=batch_size, seed=seed, rows=slice(0, trained))
+    batches = RunBatches(opened, layers, batch_size=batch_size, seed=seed, rows=slice(0, trained))
     torch.manual_seed(seed)
-    made = _made(kind, latents or 8 * batches.width, batches.width, k, _present(device))
+    made = _made(kind, latents, batches, k, _present(device))
     settings = TrainingSettings(
         steps=steps,
         learning_rate=learning_rate,
@@ -125,15 +143,15 @@ def train(
     if dry_run:
         click.echo(
             f"Would train a {type(made).__name__} of {made.n_latents} latents on {trained:,} rows "
-            f"of {batches.width} features, {steps:,} batches of {batch_size:,}, into {out}."
+            f"of {' and '.join(map(str, batches.widths))} features, {steps:,} batches of "
+            f"{batch_size:,}, into {out}."
         )
         return
     with _progress() as show:
         train_sae(made, batches, settings, out=out, progress=show)
     measured: dict[str, Any] = {"sae": out, "steps": steps}
     if trained < len(rows):
-        blocks = (rows[at : min(at + 4096, len(rows))] for at in range(trained, len(rows), 4096))
-        measured |= _rounded(evaluate_rows(made, blocks))
+        measured |= _rounded(evaluate_rows(made, batches.blocks(trained, len(rows))))
     if as_json:
         click.echo(json.dumps(measured, indent=2))
         return
@@ -178,7 +196,8 @@ def evaluate(
     documents = _documents(found, data, field, sample_limit)
     loaded = load_model(model, device=device)
     in_model = evaluate_in_model(found, loaded, where, documents, batch_size=batch_size)
-    rows = ModelBatches(loaded, where, documents, batch_size=4096, documents_at_once=batch_size)
+    layers = found.layers_read(str(where))
+    rows = ModelBatches(loaded, layers, documents, batch_size=4096, documents_at_once=batch_size)
     measured = {**_rounded(in_model), **_rounded(evaluate_rows(found, rows.one_epoch()))}
     if as_json:
         click.echo(json.dumps({"sae": folder, "layer": where, **measured}, indent=2))
@@ -278,13 +297,38 @@ def _present(device: str) -> str:
     return device
 
 
-def _made(kind: str, n_latents: int, n_inputs: int, k: float, device: str) -> "Sae":
+def _read_by(kind: str, layer: str, reads: tuple[str, ...]) -> list[str]:
+    """Return the layers whose rows, side by side, a kind is trained on; its own is the last."""
+    if "transcoder" in kind:
+        if len(reads) > 1:
+            raise click.UsageError("A transcoder reads one layer: give --reads once.")
+        return [*(reads or (f"{layer}:input",)), layer]
+    if reads:
+        raise click.UsageError(f"--kind {kind} reads its own layer alone: leave --reads out.")
+    return [layer]
+
+
+def _made(
+    kind: str, latents: int | None, batches: "RunBatches", k: float | None, device: str
+) -> "Sae":
     from tenterhook_sae.gated import GatedSae
     from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
     from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
+    from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
+    n_inputs = batches.widths[0]
+    n_latents = latents or 8 * n_inputs
+    exact: Any = None if k is None else int(k) if k == int(k) else k  # a kind says what is wrong
+    if "transcoder" in kind:
+        names = batches.about["layers"]
+        return (SkipTranscoder if kind == "skip-transcoder" else Transcoder)(
+            *(n_latents, n_inputs, batches.widths[1], exact),
+            device=device,
+            reads=None if names[0] == f"{names[1]}:input" else names[0],
+        )
+    k = 32 if k is None else k
     if kind == "topk":
-        return TopKSae(n_latents, n_inputs, int(k) if k == int(k) else k, device=device)  # type: ignore[arg-type]  # which says so
+        return TopKSae(n_latents, n_inputs, 32 if exact is None else exact, device=device)
     if kind == "batchtopk":
         return BatchTopKSae(n_latents, n_inputs, k, device=device)
     if kind == "matryoshka":

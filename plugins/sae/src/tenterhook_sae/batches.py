@@ -5,16 +5,19 @@ on where a saved state says.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
+from tenterhook import attach
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
-from tenterhook_sae.errors import NoRows
+from tenterhook_sae.errors import BadSetting, NoRows
 from tenterhook_sae.limits import SEEDS, whole
+from tenterhook_sae.other_layers import INPUT
 from tenterhook_store import Run
 
 BUFFER = 65_536
@@ -47,6 +50,10 @@ def _named(source: str | None) -> str | None:
     return None if source == attrs.fields(Documents).source.default else source
 
 
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
 def _no_rows(run: Run, layer: str, count: int, rows: slice) -> NoRows:
     if count:
         part = f"{rows.start or 0}:{'' if rows.stop is None else rows.stop}"
@@ -64,7 +71,7 @@ class RunBatches:
     def __init__(
         self,
         run: Run,
-        layer: str | int,
+        layer: str | int | Sequence[str | int],
         *,
         batch_size: int = 4096,
         seed: int = 0,
@@ -72,6 +79,9 @@ class RunBatches:
         buffer_rows: int = BUFFER,
     ) -> None:
         """Of the rows in the slice `rows`, so that others can be held out; see `Run.loader`.
+
+        Of several layers a row is theirs side by side, in the order given: the input and the
+        output of the layer whose place a transcoder takes, or the layers of a crosscoder.
 
         Batches are `(batch_size, width)`, on the CPU, in the dtype that was stored (float32 for
         rows that were stored as int8).
@@ -84,12 +94,18 @@ class RunBatches:
             for name, value in (("batch_size", batch_size), ("buffer_rows", buffer_rows))
         )
         seed = whole("seed", seed, 0, SEEDS)
-        self._rows = run[layer]
-        found = range(*rows.indices(len(self._rows)))
+        asked = [layer] if isinstance(layer, str | int) else list(layer)
+        if not asked:
+            raise BadSetting("layer", layer, "the name of a layer, or several of them")
+        self._rows = [run[each] for each in asked]
+        names = [each.name for each in self._rows]
+        if len({*names}) < len(names):
+            raise BadSetting("layer", layer, "layers of which each is given once")
+        found = range(*rows.indices(len(self._rows[0])))
         if not found:
-            raise _no_rows(run, self._rows.name, len(self._rows), rows)
+            raise _no_rows(run, names[-1], len(self._rows[0]), rows)
         self._loader = run.loader(
-            self._rows.name,
+            names if len(names) > 1 else names[0],
             batch_size,
             seed=seed,
             rows=rows,
@@ -103,7 +119,8 @@ class RunBatches:
             "run": run.id,
             "model": facts.get("spec", {}).get("model"),
             "data": _named(facts.get("documents", {}).get("source")),
-            "layer": self._rows.name,
+            "layer": names[-1],
+            **({"layers": names} if len(names) > 1 else {}),
             "rows": [found.start, found.stop],
             "batch_size": batch_size,
             "seed": seed,
@@ -112,7 +129,17 @@ class RunBatches:
     @property
     def width(self) -> int:
         """The features of a row."""
-        return self._rows.shape[1]
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The features of each layer of a row."""
+        return tuple(each.shape[1] for each in self._rows)
+
+    def blocks(self, start: int, stop: int, size: int = 4096) -> Iterator[Tensor]:
+        """Yield the run's rows from one number to another in order, `(size, width)` at most."""
+        for at in range(start, stop, size):
+            yield _side_by_side([each[at : min(at + size, stop)] for each in self._rows])
 
     @property
     def about(self) -> dict[str, Any]:
@@ -121,7 +148,8 @@ class RunBatches:
 
     def __iter__(self) -> Iterator[Tensor]:
         while True:
-            yield from self._loader
+            for batch in self._loader:
+                yield batch if isinstance(batch, Tensor) else _side_by_side([*batch.values()])
 
     def state_dict(self) -> dict[str, Any]:
         """Return where it stands: epoch and batch, and what the order follows from."""
@@ -142,7 +170,7 @@ class ModelBatches:
     def __init__(
         self,
         model: TextModel,
-        layer: str | int,
+        layer: str | int | Sequence[str | int],
         documents: Documents | Iterable[str],
         *,
         batch_size: int = 4096,
@@ -150,7 +178,7 @@ class ModelBatches:
         buffer_rows: int = BUFFER,
         documents_at_once: int = 16,
     ) -> None:
-        """Documents longer than the model takes are cut.
+        """Documents longer than the model takes are cut; several layers are as in `RunBatches`.
 
         Batches are `(batch_size, width)`, on the CPU, in the dtype that the layer gives. Raises
         `UnknownLayer`, `NoDocuments`, `NoRows` where no document has a token, and `BadSetting`.
@@ -161,7 +189,10 @@ class ModelBatches:
         self._seed = whole("seed", seed, 0, SEEDS)
         self._state = {"epoch": 0, "group": 0, "batch": 0}
         self._model = model
-        self._layer = model.layers.index.resolve(layer).name
+        asked = [layer] if isinstance(layer, str | int) else list(layer)
+        if not asked:
+            raise BadSetting("layer", layer, "the name of a layer, or several of them")
+        self._layers = [_resolved(model, each) for each in asked]
         self._documents = Documents.of(documents)
         longest = model.max_tokens
         self._ids = [
@@ -169,12 +200,13 @@ class ModelBatches:
         ]
         if not self._ids:
             raise NoRows(self._documents.source)
-        self._width = self._run(self._ids[:1]).shape[1]
+        self.widths = tuple(each.shape[1] for each in self._run(self._ids[:1]))
+        """The features of each layer of a row."""
 
     @property
     def width(self) -> int:
         """The features of a row."""
-        return self._width
+        return sum(self.widths)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -183,7 +215,8 @@ class ModelBatches:
             "model": self._model.context.model_id,
             "data": _named(self._documents.source),
             "documents": self._documents.fingerprint,
-            "layer": self._layer,
+            "layer": self._layers[-1],
+            **({"layers": self._layers} if len(self._layers) > 1 else {}),
             "batch_size": self._batch_size,
             "seed": self._seed,
             "buffer_rows": self._buffer_rows,
@@ -239,14 +272,33 @@ class ModelBatches:
     def _read(self, group: list[int]) -> Tensor:
         chosen = sorted(group, key=lambda document: len(self._ids[document]))
         parts = [
-            self._run([self._ids[document] for document in chosen[at : at + self._at_once]])
+            _side_by_side(
+                self._run([self._ids[document] for document in chosen[at : at + self._at_once]])
+            )
             for at in range(0, len(chosen), self._at_once)
         ]
         return torch.cat(parts)
 
-    def _run(self, documents: Sequence[Sequence[int]]) -> Tensor:
-        with self._model.capture(self._layer) as captured:
+    def _run(self, documents: Sequence[Sequence[int]]) -> list[Tensor]:
+        hooked = attach(self._model.context.model)
+        with ExitStack() as stack:
+            captured = [
+                stack.enter_context(
+                    hooked.capture(name.removesuffix(INPUT), inputs=name.endswith(INPUT))
+                )
+                for name in self._layers
+            ]
             mask = self._model.run_token_ids(documents)
-            found: Tensor = captured.last(self._layer)
-        found = found.reshape(*mask.shape, -1)  # some layers have their tokens flat
-        return found[mask.to(found.device)].cpu()
+            found = [
+                each.last(name.removesuffix(INPUT))
+                for each, name in zip(captured, self._layers, strict=True)
+            ]
+        found = [each.reshape(*mask.shape, -1) for each in found]  # some have their tokens flat
+        return [each[mask.to(each.device)].cpu() for each in found]
+
+
+def _resolved(model: TextModel, layer: str | int) -> str:
+    """Return the full name of a layer, with the `:input` that it may end with."""
+    side = INPUT if isinstance(layer, str) and layer.endswith(INPUT) else ""
+    name = layer.removesuffix(INPUT) if isinstance(layer, str) else layer
+    return f"{model.layers.index.resolve(name).name}{side}"

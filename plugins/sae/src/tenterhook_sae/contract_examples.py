@@ -5,6 +5,7 @@ import torch
 from tenterhook_sae.gated import GatedSae
 from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
 from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
+from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
 
 def top_k() -> TopKSae:
@@ -41,3 +42,15 @@ def matryoshka() -> MatryoshkaBatchTopKSae:
     """Return one with two dictionaries within it."""
     torch.manual_seed(0)
     return MatryoshkaBatchTopKSae(32, 8, 4, widths=(4, 16, 32))
+
+
+def transcoder() -> Transcoder:
+    """Return one that keeps what is positive."""
+    torch.manual_seed(0)
+    return Transcoder(32, 8)
+
+
+def skip_transcoder() -> SkipTranscoder:
+    """Return one that keeps the four largest."""
+    torch.manual_seed(0)
+    return SkipTranscoder(32, 8, k=4)

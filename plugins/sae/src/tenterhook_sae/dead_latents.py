@@ -19,7 +19,7 @@ def auxiliary_loss(sae: Sae, x: Tensor, error: Tensor, dead: Tensor, k: int | No
     below 0 adds nothing to the reconstruction, and has the gradient that it would have at 0.
     Without, one that is below 0 everywhere would never come back.
 
-    `x` and `error`, what is left of it to explain, are `(rows, n_inputs)`, `dead` bool
+    `x` is `(rows, n_inputs)`, `error`, what is left to explain, `(rows, n_outputs)`, `dead` bool
     `(n_latents,)`. At most `k` dead latents count in each row, half as many as there are inputs by
     default. Returns a scalar of `error`'s dtype: 0 where no latent is dead.
     """
@@ -46,6 +46,7 @@ def thresholds_of(sae: Sae) -> Tensor | None:
 def resample(
     sae: Sae,
     optimizer: torch.optim.Optimizer,
+    x: Tensor,
     error: Tensor,
     dead: Tensor,
     generator: torch.Generator,
@@ -57,8 +58,8 @@ def resample(
     for a weight, so badly reconstructed ones rather. No more latents are made than there are rows
     of which something is missed.
 
-    `error` is `(rows, n_inputs)`, `dead` bool `(n_latents,)`. The SAE's weights and the moments of
-    AdamW for them are changed in place.
+    `x` is `(rows, n_inputs)`, `error` `(rows, n_outputs)`, `dead` bool `(n_latents,)`. The
+    SAE's weights and the moments of AdamW for them are changed in place.
     """
     chosen = dead.nonzero().reshape(-1)
     weight = error.square().sum(1).double().square().cpu()
@@ -67,12 +68,15 @@ def resample(
     if not len(chosen):
         return chosen
     rows = weight.multinomial(len(chosen), generator=generator)
-    direction = error[rows.to(error.device)]
+    rows = rows.to(error.device)
+    direction = error[rows]
+    encoder = sae.new_encoder_rows(x[rows], direction)
     direction = direction / direction.norm(dim=1, keepdim=True)
+    encoder = encoder / encoder.norm(dim=1, keepdim=True).clamp_min(1e-30)
     alive = sae.W_enc[:, ~dead]
     length = float(alive.norm(dim=0).mean()) if alive.shape[1] else 1.0
     sae.W_dec[chosen] = direction
-    sae.W_enc[:, chosen] = (sae.resampled_length * length * direction).T
+    sae.W_enc[:, chosen] = (sae.resampled_length * length * encoder).T
     sae.b_enc[chosen] = 0
     changed: list[tuple[Tensor, Any]] = [
         (sae.W_dec, chosen),

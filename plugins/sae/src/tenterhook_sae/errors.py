@@ -11,7 +11,7 @@ from tenterhook.one_line import shown
 from tenterhook_store.errors import BadSetting as BadSetting  # the same one, under both names
 
 
-def _tuple(names: Sequence[str]) -> tuple[str, ...]:
+def _tuple(names: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(names)
 
 
@@ -31,13 +31,64 @@ class WrongWidth(TenterhookError, ValueError):
     latents: bool = False
     """Whether it is latents that were to be decoded."""
 
+    outputs: bool = False
+    """Whether it is what is to be replaced, and not what is encoded."""
+
     def __str__(self) -> str:
         if self.latents:
             return f"This SAE has {self.expected} latents, and it was given {self.found} to decode."
+        if self.outputs:
+            return (
+                f"This transcoder gives {self.expected} outputs, and layer {self.where!r} returns "
+                f"{self.found} features. Attach it to the layer whose place it was trained to take."
+            )
         place = "what it was given" if self.where is None else f"layer {self.where!r}"
         return (
             f"This SAE takes {self.expected} inputs, and {place} has {self.found} features. "
             f"Attach it to the layer it was trained on, or make one with n_inputs={self.found}."
+        )
+
+
+@attrs.define(slots=False)
+class WrongParts(TenterhookError, ValueError):
+    """Batches are not of the layers that a transcoder or crosscoder is made for."""
+
+    kind: str
+    """The class."""
+
+    expected: Sequence[int] = attrs.field(converter=_tuple)
+    """How wide each of its layers is."""
+
+    found: Sequence[int] = attrs.field(converter=_tuple)
+    """How wide the layers of the batches are."""
+
+    layers: Sequence[Any] = attrs.field(default=(), converter=_tuple)
+    """Which these are."""
+
+    def __str__(self) -> str:
+        return (
+            f"This {self.kind} is made for layers of {' and '.join(map(str, self.expected))} "
+            f"features, and the batches are of {', '.join(map(repr, self.layers))}, of "
+            f"{' and '.join(map(str, self.found))}. Give batches of these layers, in their order, "
+            "or make one of these widths."
+        )
+
+
+@attrs.define(slots=False)
+class NotRead(TenterhookError, RuntimeError):
+    """A layer that a hook reads beside its own has not run when its own has."""
+
+    layers: Sequence[str] = attrs.field(converter=_tuple)
+    """Those that have not run."""
+
+    where: Any
+    """The layer that the hook stands at."""
+
+    def __str__(self) -> str:
+        names = ", ".join(map(repr, self.layers))
+        return (
+            f"{names} did not run before layer {self.where!r} in this forward of the model. Attach "
+            "it to the last of the layers that it reads, and run the whole model."
         )
 
 

@@ -1,5 +1,6 @@
 """How good an SAE is: on rows of activations, and in the model that they came from."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,7 +15,7 @@ from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.errors import NoRows, NotFinite, WrongWidth
 from tenterhook_sae.limits import whole
-from tenterhook_sae.sae import Sae
+from tenterhook_sae.sae import Sae, sae_parts
 
 
 @attrs.frozen(kw_only=True)
@@ -56,23 +57,24 @@ class ModelEvaluation:
 def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
     """Evaluate on blocks of rows, each `(rows, n_inputs)`, one in memory at a time.
 
-    A tensor is cut into blocks. Rows are taken to float32 and the SAE's device; sums are float64.
-    Raises `NoRows`, `WrongWidth` and `NotFinite` (each a
-    `ValueError`).
+    Of a transcoder or crosscoder a row is all its `parts`, side by side. A tensor is cut into
+    blocks. Rows are taken to float32 and the SAE's device; sums are float64. Raises `NoRows`,
+    `WrongWidth` and `NotFinite` (each a `ValueError`).
     """
     count, active = 0, 0
-    total = torch.zeros(sae.n_inputs, dtype=torch.float64)
+    total = torch.zeros(sae.n_outputs, dtype=torch.float64)
     squares = error = cosine = 0.0
     used = torch.zeros(sae.n_latents, dtype=torch.bool, device=sae.device)
     for block in rows.split(4096) if isinstance(rows, Tensor) else rows:  # type: ignore[no-untyped-call]
-        if block.shape[-1] != sae.n_inputs:
-            raise WrongWidth(sae.n_inputs, block.shape[-1], sae.about.get("layer"))
-        x = block.to(sae.device, torch.float32)
-        bad = ~torch.isfinite(x).all(1)
+        if block.shape[-1] != sum(sae.parts):
+            raise WrongWidth(sum(sae.parts), block.shape[-1], sae.about.get("layer"))
+        block = block.to(sae.device, torch.float32)
+        bad = ~torch.isfinite(block).all(1)
         if bad.any():
-            raise NotFinite(int(bad.sum()), len(x), "The rows to evaluate with")
-        latents = sae.encode(x)
-        found = sae.decode(latents).float()
+            raise NotFinite(int(bad.sum()), len(block), "The rows to evaluate with")
+        given, x = sae_parts(sae, block)
+        latents = sae.encode(given)
+        found = sae.reconstruct(given, latents).float()
         count += len(x)
         total += x.double().sum(0).cpu()
         squares += float(x.double().square().sum())
@@ -85,7 +87,7 @@ def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
     spread = squares - float(total.square().sum()) / count
     return RowEvaluation(
         rows=count,
-        mean_squared_error=error / (count * sae.n_inputs),
+        mean_squared_error=error / (count * sae.n_outputs),
         explained_variance=explained(error, spread, squares),
         cosine=cosine / count,
         l0=active / count,
@@ -132,9 +134,9 @@ def evaluate_in_model(
             found: Tensor = sae(x)
             return found.to(x.device, x.dtype)
 
-    ways: dict[str, Callable[[Tensor], Tensor] | None] = {
+    ways: dict[str, Callable[[Tensor], Tensor] | Sae | None] = {
         "plain": None,
-        "reconstructed": reconstructed,
+        "reconstructed": reconstructed if len(sae.parts) == 1 else _reconstructing(sae),
         "ablated": torch.zeros_like,
     }
     sums = dict.fromkeys(ways, 0.0)
@@ -157,6 +159,14 @@ def evaluate_in_model(
     )
 
 
+def _reconstructing(sae: Sae) -> Sae:
+    """Return a copy, registered nowhere, that puts reconstructions in its layer's place."""
+    found = copy.deepcopy(sae)
+    found.mode = "reconstruct"
+    found.concepts.reset_manipulations()
+    return found
+
+
 def batches_of(
     model: TextModel, documents: Documents | Iterable[str], batch_size: int
 ) -> Iterator[list[list[int]]]:
@@ -175,11 +185,14 @@ def _loss(
     hooked: HookedModel,
     layer: str,
     batch: Sequence[Sequence[int]],
-    change: Callable[[Tensor], Tensor] | None,
+    change: "Callable[[Tensor], Tensor] | Sae | None",
 ) -> tuple[float, int]:
     """Return the summed cross-entropy of the batch's next tokens, and how many there are."""
     if change is None:
         return _summed(model, hooked, batch)
+    if isinstance(change, Sae):
+        with hooked.hooks((layer, change)):
+            return _summed(model, hooked, batch)
     with hooked.steer(layer, change):
         return _summed(model, hooked, batch)
 

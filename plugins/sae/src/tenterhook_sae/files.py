@@ -30,12 +30,13 @@ from tenterhook_sae.errors import (
     UnreadableSae,
 )
 from tenterhook_sae.kinds import SAES
-from tenterhook_sae.limits import check_dtype
+from tenterhook_sae.limits import WIDEST, check_dtype
 from tenterhook_sae.models import BatchTopKSae
 from tenterhook_sae.reading import WeightFile, read_object
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.sae_lens_config import CONFIG as CONFIG
-from tenterhook_sae.sae_lens_config import SaeConfig
+from tenterhook_sae.sae_lens_config import TOP_K, TRANSCODERS, SaeConfig
+from tenterhook_sae.transcoder import Transcoder
 from tenterhook_store import NotWritable
 from tenterhook_store.structuring import structured
 from tenterhook_store.unfinished import is_abandoned, unfinished_name
@@ -52,7 +53,7 @@ SAELENS = "6.0.0"
 BATCH_TOP_K = ("batchtopk", "matryoshka_batchtopk")
 """What is a `jumprelu` in use: of these SAELens writes the one threshold, once for each latent."""
 
-_IN_CONFIG = {"widths": "matryoshka_widths"}
+_IN_CONFIG = {"widths": "matryoshka_widths", "n_outputs": "d_out"}
 """Settings by what `cfg.json` calls them, where that is another name."""
 
 _IN_FILE = {("gated", "b_enc"): "b_gate"}
@@ -87,13 +88,15 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
         "metadata": {
             "sae_lens_version": SAELENS,
             "sae_lens_training_version": None,
-            **({"hook_name": sae.about["layer"]} if "layer" in sae.about else {}),
+            **_hook_names(sae),
         },
     }
     config |= {_IN_CONFIG.get(name, name): value for name, value in sae.settings().items()}
     weights = {_IN_FILE.get((sae.architecture, name), name): t for name, t in weights.items()}
     if sae.architecture == "topk":
         config["rescale_acts_by_decoder_norm"] = False
+    if isinstance(sae, Transcoder) and sae.k is not None:
+        config["architecture"] = f"{TOP_K}{sae.architecture}"
     if isinstance(sae, BatchTopKSae):
         threshold = weights.pop("threshold")
         if threshold >= 0:
@@ -147,9 +150,10 @@ def load_sae(
         weights = _with_unit_decoder(weights)
     settings = _settings(architecture, config, beside, where)
     try:
-        sae = SAES[architecture](
-            config.n_latents, config.n_inputs, **settings, center=config.center
-        ).to(dtype=dtype or config.dtype)
+        if architecture not in TRANSCODERS:
+            settings["center"] = config.center
+        sae = SAES[architecture](config.n_latents, config.n_inputs, **settings)
+        sae = sae.to(dtype=dtype or config.dtype)
         sae.concepts.names = beside.names
     except (BadSetting, NoSuchLatent) as error:
         raise UnreadableSae(where, str(error)) from error
@@ -259,10 +263,26 @@ def _settings(architecture: str, config: SaeConfig, beside: _Beside, where: str)
             widths = config.more.get("matryoshka_widths", beside.settings.get("widths"))
             return {"k": k, "widths": _up_to(config.n_latents, widths)}
         return {"k": k}
+    if architecture in TRANSCODERS:
+        if config.center:
+            what = "apply_b_dec_to_input=True, and a transcoder takes nothing off its input"
+            raise UnreadableSae(where, f"{CONFIG} says {what}.")
+        reads = beside.settings.get("reads")
+        return {"n_outputs": config.more.get("d_out"), "k": config.k, "reads": reads}
     if architecture == "jumprelu":
         width = config.more.get("bandwidth", beside.settings.get("bandwidth"))
         return {} if width is None else {"bandwidth": width}
     return {}
+
+
+def _hook_names(sae: Sae) -> dict[str, Any]:
+    """Return the layers in SAELens's words, where they are known."""
+    layer = sae.about.get("layer")
+    if layer is None:
+        return {}
+    if isinstance(sae, Transcoder):
+        return {"hook_name": sae.reads or f"{layer}:input", "hook_name_out": layer}
+    return {"hook_name": layer}
 
 
 def _up_to(n_latents: int, widths: Any) -> Any:
@@ -278,12 +298,21 @@ def _up_to(n_latents: int, widths: Any) -> Any:
 def _check_shapes(file: WeightFile, architecture: str, config: SaeConfig) -> None:
     """Raise `UnreadableSae` unless the weights are those of an SAE of the config's sizes."""
     latents, inputs = config.n_latents, config.n_inputs
-    expected: dict[str, list[tuple[int, ...]]] = {
+    outputs: Any
+    expected: dict[str, list[tuple[Any, ...]]] = {
         "W_enc": [(inputs, latents)],
         "W_dec": [(latents, inputs)],
         "b_enc": [(latents,)],
         "b_dec": [(inputs,)],
     }
+    if architecture in TRANSCODERS:
+        outputs = config.more.get("d_out")
+        if type(outputs) is not int or not 1 <= outputs <= WIDEST:
+            what = f"{CONFIG} has no whole number 'd_out', 1 or more and {WIDEST:,} at most"
+            raise UnreadableSae(file.where, what)
+        expected |= {"W_dec": [(latents, outputs)], "b_dec": [(outputs,)]}
+        if architecture == "skip_transcoder":
+            expected["W_skip"] = [(outputs, inputs)]
     if architecture == "jumprelu":
         expected["threshold"] = [(latents,)]
     elif architecture == "gated":

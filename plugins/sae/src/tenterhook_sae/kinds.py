@@ -4,8 +4,11 @@ from tenterhook_sae.gated import GatedSae
 from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
 from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
 from tenterhook_sae.sae import Sae
+from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
-SAES: dict[str, type[Sae]] = {
-    kind.architecture: kind
-    for kind in (L1Sae, TopKSae, BatchTopKSae, JumpReLUSae, GatedSae, MatryoshkaBatchTopKSae)
-}
+_KINDS: tuple[type[Sae], ...] = (
+    *(L1Sae, TopKSae, BatchTopKSae, JumpReLUSae, GatedSae, MatryoshkaBatchTopKSae),
+    *(Transcoder, SkipTranscoder),
+)
+
+SAES: dict[str, type[Sae]] = {kind.architecture: kind for kind in _KINDS}

@@ -42,6 +42,18 @@ _SAES = [
         "Sparse autoencoders within one another, each of use without those around it.",
         example="tenterhook_sae.contract_examples:matryoshka",
     ),
+    Extension(
+        "Transcoder",
+        "tenterhook_sae.transcoder:Transcoder",
+        "Sparse latents that take the place of an MLP.",
+        example="tenterhook_sae.contract_examples:transcoder",
+    ),
+    Extension(
+        "SkipTranscoder",
+        "tenterhook_sae.transcoder:SkipTranscoder",
+        "A transcoder with a linear way past its latents.",
+        example="tenterhook_sae.contract_examples:skip_transcoder",
+    ),
 ]
 
 

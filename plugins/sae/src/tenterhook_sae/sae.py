@@ -5,7 +5,7 @@ The kinds differ in which latents they leave active, and in how they are trained
 
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, get_args
 
@@ -74,25 +74,31 @@ class Sae(Detector, Controller, nn.Module):
         dtype: torch.dtype = torch.float32,
         center: bool = True,
         mode: Mode = "edit",
+        n_outputs: int | None = None,
     ) -> None:
-        """Raises `BadSetting` (a `ValueError`) for sizes that are not whole and positive, and for
+        """`n_outputs` is for kinds that reconstruct something else than they read.
+
+        Raises `BadSetting` (a `ValueError`) for sizes that are not whole and positive, and for
         those whose weights do not fit into memory.
         """
         nn.Module.__init__(self)
         super().__init__(HookType.FORWARD, hook_id, store)
         self.n_latents = n_latents = whole("n_latents", n_latents, most=WIDEST)
         self.n_inputs = n_inputs = whole("n_inputs", n_inputs, most=WIDEST)
+        self.n_outputs = n_inputs
+        if n_outputs is not None:
+            self.n_outputs = whole("n_outputs", n_outputs, most=WIDEST)
         check_dtype(dtype)
         check_flag("center", center)
         self.center = center
         self._mode: Mode = "edit"
         self.mode = mode
-        decoder = _room_for(n_latents, n_inputs).normal_()
-        decoder /= decoder.norm(dim=1, keepdim=True)
+        decoder = _directions(n_latents, self.n_outputs)
+        encoder = decoder if n_outputs is None else _directions(n_latents, n_inputs)
         self.W_dec = nn.Parameter(decoder.to(device, dtype))
-        self.W_enc = nn.Parameter(self.W_dec.detach().T.contiguous())
+        self.W_enc = nn.Parameter(encoder.to(device, dtype).T.contiguous())
         self.b_enc = nn.Parameter(torch.zeros(n_latents, device=device, dtype=dtype))
-        self.b_dec = nn.Parameter(torch.zeros(n_inputs, device=device, dtype=dtype))
+        self.b_dec = nn.Parameter(torch.zeros(self.n_outputs, device=device, dtype=dtype))
         self.concepts = Concepts(n_latents)
         self.about: dict[str, Any] = {}
         """What it was made of, in plain JSON values: layer, run, settings; saved with it."""
@@ -123,6 +129,19 @@ class Sae(Detector, Controller, nn.Module):
     def dtype(self) -> torch.dtype:
         """What the weights are in."""
         return self.W_dec.dtype
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The widths of what a row to train on is made of, side by side: `n_inputs` for most.
+
+        The first `n_inputs` columns are what is encoded, and the last `n_outputs` what is to be
+        reconstructed; for most kinds they are the same.
+        """
+        return (self.n_inputs,)
+
+    def layers_read(self, layer: str) -> list[str]:
+        """Return the layers whose `parts` a row is, side by side, where it stands at `layer`."""
+        return [layer]
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Return `(x - b_dec) @ W_enc + b_enc`, `(..., n_latents)`, of `x` `(..., n_inputs)`.
@@ -175,7 +194,7 @@ class Sae(Detector, Controller, nn.Module):
         return self.activate_sparse(self.pre_activations(x))
 
     def decode(self, latents: Tensor | SparseLatents) -> Tensor:
-        """Return the reconstruction `(..., n_inputs)` of latents `(..., n_latents)`.
+        """Return the reconstruction `(..., n_outputs)` of latents `(..., n_latents)`.
 
         Raises `WrongWidth` for another last axis.
         """
@@ -185,11 +204,18 @@ class Sae(Detector, Controller, nn.Module):
             flat = latents.times(self.W_dec) + self.b_dec
         else:
             flat = torch.addmm(self.b_dec, latents.reshape(-1, self.n_latents), self.W_dec)
-        return flat.reshape(*latents.shape[:-1], self.n_inputs)
+        return flat.reshape(*latents.shape[:-1], self.n_outputs)
+
+    def reconstruct(self, x: Tensor, latents: Tensor | SparseLatents) -> Tensor:
+        """Return the reconstruction `(..., n_outputs)` of `x`, `(..., n_inputs)`, by its latents.
+
+        `decode(latents)`, and what a kind lets `x` add past its latents.
+        """
+        return self.decode(latents)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the reconstruction of activations `(..., n_inputs)`, of the same shape."""
-        return self.decode(self.encode_compact(x))
+        """Return the reconstruction `(..., n_outputs)` of activations `(..., n_inputs)`."""
+        return self.reconstruct(x, self.encode_compact(x))
 
     def encode_compact(self, x: Tensor) -> Tensor | SparseLatents:
         """Return the latents of `x` `(..., n_inputs)` in the form that takes less memory.
@@ -212,6 +238,18 @@ class Sae(Detector, Controller, nn.Module):
         """
         self.b_enc.mul_(factor)
         self.b_dec.mul_(factor)
+
+    def rescale_parts(self, factors: Sequence[float]) -> None:
+        """Have it do to `parts`, each times its factor, what it did to them: see `rescale`."""
+        (factor,) = factors
+        self.rescale(factor)
+
+    def new_encoder_rows(self, x: Tensor, error: Tensor) -> Tensor:
+        """Return along what latents that are made anew encode rows, `(rows, n_inputs)`.
+
+        `x` `(rows, n_inputs)` is encoded, and `error` `(rows, n_outputs)` what is missed of it.
+        """
+        return error
 
     def calibrate(self, rows: Tensor) -> None:
         """Fit to rows `(rows, n_inputs)` what training only estimates; does nothing for most.
@@ -306,12 +344,14 @@ class Sae(Detector, Controller, nn.Module):
         The activation is the first tensor of the output, or of the input before the layer runs,
         `(..., n_inputs)`. Raises `WrongWidth` for another last axis.
         """
-        x = first_input(input) if output is None else activation_of(output)
+        given = first_input(input)
+        y = given if output is None else activation_of(output)
+        x = None if y is None else self._read(given, y)
         if x is None:
             self.clear_latents()
             return
         latents = self._encoded(x)
-        self._here.encoded = x, latents
+        self._here.encoded = y, x, latents
         detached = latents.detach()
         if torch.is_inference_mode_enabled():  # the user's own: fit for autograd, like any other
             with torch.inference_mode(False):
@@ -329,17 +369,30 @@ class Sae(Detector, Controller, nn.Module):
         `(..., n_inputs)`, on the device and in the dtype of the activation; `None`, which leaves
         it alone, where nothing changes.
         """
-        x = inputs if output is None else output
-        seen: tuple[Any, Any] = getattr(self._here, "encoded", (None, None))
-        self._here.encoded = None, None
+        y = inputs if output is None else output
+        seen: tuple[Any, Any, Any] = getattr(self._here, "encoded", (None, None, None))
+        self._here.encoded = None, None, None
         changes = self.concepts.changes()
         if self._mode == "observe" or (self._mode == "edit" and not changes):
             return None
+        if y is None:
+            return None
+        x = seen[1] if seen[0] is y else self._read(inputs, y)
         if x is None:
             return None
-        latents = seen[1] if seen[0] is x else self._encoded(x)
-        with _exactly(x.device.type):
-            return self._changed(x, latents, changes)
+        latents = seen[2] if seen[0] is y else self._encoded(x)
+        with _exactly(y.device.type):
+            return self._changed(y, x, latents, changes)
+
+    def _read(self, given: Tensor | None, y: Tensor) -> Tensor | None:
+        """Return what is encoded where `y` may be replaced, whose layer was given `given`.
+
+        `(..., n_inputs)`; `None` where there is nothing to encode.
+        """
+        return y
+
+    _written = slice(None)
+    """Which columns of the decoder are for the activation that may be replaced."""
 
     def _encoded(self, x: Tensor) -> Tensor | SparseLatents:
         """Return the latents of a layer's activation; in the graph only where they change it."""
@@ -347,22 +400,25 @@ class Sae(Detector, Controller, nn.Module):
         with _exactly(x.device.type), nullcontext() if used else torch.no_grad():
             return self.encode_compact(x)
 
-    def _changed(self, x: Tensor, latents: Tensor | SparseLatents, changes: list[Change]) -> Tensor:
+    def _changed(
+        self, y: Tensor, x: Tensor, latents: Tensor | SparseLatents, changes: list[Change]
+    ) -> Tensor:
+        written = self._written
         if not changes:
-            return self.decode(latents).to(x.device, x.dtype)
+            return self.reconstruct(x, latents)[..., written].to(y.device, y.dtype)
         chosen = list(dict.fromkeys(change.latent for change in changes))
         old = _columns(latents, chosen)
         new = old
-        shape = torch.Size((*x.shape[:-1], self.n_inputs))
+        shape = torch.Size((*y.shape[:-1], self.n_inputs))
         for change in changes:
             new = change.apply(new, chosen.index(change.latent), shape)
         difference = new - old
-        shift = (difference @ self.W_dec[chosen]).reshape(x.shape)
+        shift = (difference @ self.W_dec[chosen][:, written]).reshape(y.shape)
         if self._mode == "reconstruct":
-            return (self.decode(latents) + shift).to(x.device, x.dtype)
-        moved = (difference != 0).any(1).reshape(*x.shape[:-1], 1).to(x.device)
+            return (self.reconstruct(x, latents)[..., written] + shift).to(y.device, y.dtype)
+        moved = (difference != 0).any(1).reshape(*y.shape[:-1], 1).to(y.device)
         # A row that nothing changed keeps its bits: -0.0 + 0.0 would not.
-        return torch.where(moved, x + shift.to(x.device, x.dtype), x)
+        return torch.where(moved, y + shift.to(y.device, y.dtype), y)
 
     def _check_width(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.n_inputs:
@@ -407,6 +463,20 @@ def _room_for(n_latents: int, n_inputs: int) -> Tensor:
         size = f"{4e-9 * n_latents * n_inputs:,.0f} GB for each of two"
         few = f"fewer: weights of {n_latents:,} x {n_inputs:,} take {size}, which is not there"
         raise BadSetting("n_latents", n_latents, few) from error
+
+
+def sae_parts(sae: Sae, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what of rows `(rows, width)` is encoded, and what is to be reconstructed."""
+    if rows.shape[-1] == sae.n_inputs == sae.n_outputs:
+        return rows, rows
+    return rows[..., : sae.n_inputs], rows[..., -sae.n_outputs :]
+
+
+def _directions(rows: int, width: int) -> Tensor:
+    """Return rows of random direction and length 1, float32 on the CPU."""
+    found = _room_for(rows, width).normal_()
+    found /= found.norm(dim=1, keepdim=True)
+    return found
 
 
 def _columns(latents: Tensor | SparseLatents, chosen: list[int]) -> Tensor:

@@ -19,6 +19,10 @@ from tenterhook_sae.limits import WIDEST
 
 CONFIG = "cfg.json"
 
+TRANSCODERS = ("transcoder", "skip_transcoder")
+TOP_K = "topk_"
+"""What our configs have before the architecture of a transcoder with `k`, which SAELens has not."""
+
 _DTYPES = {
     f"{prefix}{name}": getattr(torch, name)
     for name in ("float64", "float32", "float16", "bfloat16")
@@ -31,6 +35,8 @@ _ACTIVATIONS = {
     "batchtopk": ("relu", "topk", "batchtopk"),
     "jumprelu": ("relu", "jumprelu"),
     "gated": ("relu",),
+    "transcoder": ("relu",),
+    "skip_transcoder": ("relu",),
     "matryoshka_batchtopk": ("relu", "topk", "batchtopk"),
 }
 """The activation functions that older configs name beside an architecture."""
@@ -68,6 +74,9 @@ class SaeConfig:
         architecture = say.text("architecture") or "standard"
         if architecture == "standard" and activation == "topk":
             architecture = "topk"
+        plain = architecture.removeprefix(TOP_K)
+        if plain != architecture and plain in TRANSCODERS:
+            architecture = plain
         if architecture not in SAES:
             raise UnknownArchitecture(where, architecture, sorted(SAES))
         if activation is not None and activation not in _ACTIVATIONS[architecture]:
@@ -84,11 +93,12 @@ class SaeConfig:
             n_inputs=say.size("d_in"),
             n_latents=say.size("d_sae"),
             dtype=say.dtype(),
-            center=say.flag("apply_b_dec_to_input", default=True),
+            center=say.flag("apply_b_dec_to_input", default=architecture not in TRANSCODERS),
             k=k,
             rescale=config.get("rescale_acts_by_decoder_norm") is not None
             and say.flag("rescale_acts_by_decoder_norm", default=False),
-            hook_name=_Say(metadata, where).text("hook_name")
+            hook_name=_Say(metadata, where).text("hook_name_out")
+            or _Say(metadata, where).text("hook_name")
             or say.text("hook_name")
             or say.text("hook_point"),
             more=config,

@@ -22,13 +22,14 @@ from tenterhook_sae.errors import (
     OtherCheckpoint,
     SaeExists,
     UnreadableSae,
+    WrongParts,
     WrongWidth,
 )
 from tenterhook_sae.evaluation import explained, numbers
 from tenterhook_sae.files import CONFIG, FileName, in_place, save_sae, write_json
 from tenterhook_sae.progress import ProgressCallback, TrainingProgress
 from tenterhook_sae.reading import WeightFile, parse_object
-from tenterhook_sae.sae import Sae
+from tenterhook_sae.sae import Sae, sae_parts
 from tenterhook_sae.settings import TrainingSettings
 from tenterhook_sae.stopping import asked_to_stop
 from tenterhook_store import NotWritable
@@ -53,16 +54,15 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float | None]] = []
         """The progress that was reported, in plain JSON values; `None` for what is no number."""
-        if batches.width != sae.n_inputs:
-            raise WrongWidth(sae.n_inputs, batches.width, batches.about.get("layer"))
+        _check_widths(sae, batches)
         if sae.dtype is torch.float16:
             # AdamW's epsilon is 0 in it, and weights would be NaN.
             valid = "a dtype to train in: make the SAE in float32, with autocast=True for speed"
             raise BadSetting("dtype", sae.dtype, valid)
         self._idle = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.device)
         """Rows since each latent was active."""
-        self._scale = 0.0
-        """What activations are multiplied by; 0 before the first batch."""
+        self._scales: list[float] = []
+        """What each of the SAE's `parts` is multiplied by; empty before the first batch."""
         self._latest: list[Tensor] = []
         """The latest batches since training began or was finished, for `calibrate`; see `_keep`."""
         self._optimizer = torch.optim.AdamW(
@@ -75,21 +75,22 @@ class Trainer:
     # --- one step
 
     def train_batch(self, batch: Tensor, *, report: bool = False) -> dict[str, float]:
-        """Take one step on rows `(rows, n_inputs)`; with `report`, return what it measured.
+        """Take one step on rows; with `report`, return what it measured.
 
-        Rows may be of any floating dtype, on any device. What is measured are the fields of
-        `TrainingProgress` from `loss` to `learning_rate`; without `report` nothing is. While it is
-        under way the SAE works on scaled activations; `finish` puts that right.
+        They are `(rows, n_inputs)`, or the SAE's `parts` side by side where it has several, of any
+        floating dtype, on any device. What is measured are the fields of `TrainingProgress` from
+        `loss` to `learning_rate`; without `report` nothing is. While it is under way the SAE works
+        on scaled activations; `finish` puts that right.
 
         Raises, before anything is changed, `NotFinite` where rows hold NaN, and `NoRows` for a
         batch of none (each a `ValueError`).
         """
         self._check(batch)
         sae, settings = self.sae, self.settings
-        if not self._scale:
+        if not self._scales:
             self._begin(batch)
         self._keep(batch)
-        x = batch.to(sae.device, sae.dtype) * self._scale
+        x, target = sae_parts(sae, self._scaled(batch.to(sae.device, sae.dtype)))
         rate = self._schedule()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -99,9 +100,9 @@ class Trainer:
         with torch.autocast(kind, torch.bfloat16, enabled=autocast):
             pre = sae.pre_activations(x)
             latents = sae.training_latents(pre)
-            reconstruction = sae.decode(latents)
-            further = sae.further_loss(x, latents, pre)
-        error = x - reconstruction.to(x.dtype)
+            reconstruction = sae.reconstruct(x, latents)
+            further = sae.further_loss(target, latents, pre)
+        error = target - reconstruction.to(x.dtype)
         loss = error.square().mean() + further
         if settings.sparsity:
             weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
@@ -127,15 +128,16 @@ class Trainer:
             generator = torch.Generator().manual_seed(
                 (settings.seed * 1_000_003 + self.step) % 2**63
             )
-            self._idle[resample(sae, self._optimizer, error.detach(), dead, generator)] = 0
+            renewed = resample(sae, self._optimizer, x, error.detach(), dead, generator)
+            self._idle[renewed] = 0
         if not report:
             return {}
-        spread = float((x - x.mean(0)).square().sum())
+        spread = float((target - target.mean(0)).square().sum())
         squared = float(error.detach().square().sum())
         return {
             "loss": float(loss.detach()),
-            "mean_squared_error": squared / x.numel() / self._scale**2,
-            "explained_variance": explained(squared, spread, float(x.square().sum())),
+            "mean_squared_error": self._unscaled(error.detach()),
+            "explained_variance": explained(squared, spread, float(target.square().sum())),
             "l0": float(active.sum() / len(active)),
             "dead_share": float(dead.float().mean()),
             "learning_rate": rate,
@@ -157,13 +159,34 @@ class Trainer:
     def _begin(self, batch: Tensor) -> None:
         """Scale activations to a mean square of 1 per feature, and start from their mean."""
         sae = self.sae
-        x = batch.to(sae.device, torch.float32)
-        size = math.sqrt(float(x.square().mean()))
-        self._scale = 1 / size if size else 1.0  # zeros do not say how large others will be
+        rows = batch.to(sae.device, torch.float32)
+        sizes = [math.sqrt(float(part.square().mean())) for part in rows.split(sae.parts, 1)]  # type: ignore[no-untyped-call]
+        # Zeros do not say how large others will be.
+        self._scales = [1 / size if size else 1.0 for size in sizes]
         untrained = not sae.b_dec.any()
-        sae.rescale(self._scale)
+        # Random weights are as good for each part of a row, whatever its size.
+        if not untrained or len(sizes) == 1:
+            sae.rescale_parts(self._scales)
         if untrained:
-            sae.b_dec.copy_(x.mean(0) * self._scale)
+            sae.b_dec.copy_(self._scaled(rows)[:, -sae.n_outputs :].mean(0))
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Return rows, `(rows, width)`, with each part times its scale."""
+        if len(self._scales) == 1:
+            return rows * self._scales[0]
+        return rows * self._each_scale(rows)
+
+    def _each_scale(self, rows: Tensor) -> Tensor:
+        """Return the scale of each column, `(width,)`, on the device and in the dtype of rows."""
+        scales = [rows.new_full((n,), s) for n, s in zip(self.sae.parts, self._scales, strict=True)]
+        return torch.cat(scales)
+
+    def _unscaled(self, error: Tensor) -> float:
+        """Return the mean square per feature of an error, in the activations' own units."""
+        if len(self._scales) == 1:
+            return float(error.square().sum()) / error.numel() / self._scales[0] ** 2
+        scale = self._each_scale(error)[-self.sae.n_outputs :]
+        return float((error / scale).square().mean())
 
     def _keep(self, batch: Tensor) -> None:
         """Keep a copy of a batch, and no more batches than `calibrate` needs."""
@@ -270,9 +293,9 @@ class Trainer:
 
         And calibrate it on the latest rows: see `Sae.calibrate`.
         """
-        if self._scale:
-            self.sae.rescale(1 / self._scale)
-            self._scale = 0.0
+        if self._scales:
+            self.sae.rescale_parts([1 / scale for scale in self._scales])
+            self._scales = []
         if self._latest:
             self.sae.calibrate(self._calibration_rows())
             self._latest = []
@@ -316,7 +339,8 @@ class Trainer:
         facts = {
             "identity": self._identity(),
             "step": self.step,
-            "scale": self._scale,
+            "scale": self._scales[0] if self._scales else 0.0,
+            "scales": self._scales[1:],
             "batches": self.batches.state_dict(),
             "history": self.history,
         }
@@ -366,7 +390,8 @@ class Trainer:
         self._idle = tensors["idle"].to(device)
         # Checkpoints of earlier versions have none.
         self._latest = [tensors["latest"].to(device)] if "latest" in tensors else []
-        self.step, self._scale = facts.step, facts.scale
+        self.step = facts.step
+        self._scales = [facts.scale, *facts.scales] if facts.scale else []
         self.history = facts.history
 
     def _check_stored(self, file: WeightFile) -> None:
@@ -399,6 +424,23 @@ class _Facts:
     scale: float = attrs.field(validator=attrs.validators.ge(0))
     batches: dict[str, Any]
     history: list[dict[str, Any]]
+    scales: list[float] = attrs.field(
+        factory=list, validator=attrs.validators.deep_iterable(attrs.validators.gt(0))
+    )
+    """Of the parts of a row but the first."""
+
+
+def _check_widths(sae: Sae, batches: Batches) -> None:
+    """Raise `WrongWidth` where batches do not have the columns that an SAE trains on."""
+    layer = batches.about.get("layer")
+    found: tuple[int, ...] = getattr(batches, "widths", (batches.width,))
+    if len(sae.parts) == 1:
+        if batches.width != sae.n_inputs:
+            raise WrongWidth(sae.n_inputs, batches.width, layer)
+        return
+    layers = batches.about.get("layers", [layer])
+    if batches.width != sum(sae.parts) or (len(found) > 1 and found != sae.parts):
+        raise WrongParts(type(sae).__name__, sae.parts, found, layers)
 
 
 def _opened(path: Path) -> tuple[WeightFile, _Facts]:
