@@ -13,7 +13,16 @@ import tenterhook_tiny
 from tenterhook.plugins import PluginManager
 from tenterhook_capture import save_activations
 from tenterhook_capture.documents import read_documents
-from tenterhook_sae import BadSetting, TopKSae, TopText, Transcoder, load_sae, save_sae, write_page
+from tenterhook_sae import (
+    BadSetting,
+    Crosscoder,
+    TopKSae,
+    TopText,
+    Transcoder,
+    load_sae,
+    save_sae,
+    write_page,
+)
 from tenterhook_sae._cli import sae as command
 from tenterhook_sae.examples import Example
 from tenterhook_store import LocalStore, UnknownRun
@@ -113,9 +122,25 @@ def test_transcoders(mlp_store: str, tmp_path: Path, kind: str, words: tuple[str
     assert json.loads(done.stdout)["cross_entropy_recovered"] is not None
 
 
+def test_a_crosscoder(mlp_store: str, tmp_path: Path) -> None:
+    """Of two layers of the run, and evaluated on both."""
+    out = str(tmp_path / "out")
+    words = ("--kind", "crosscoder", "--reads", "transformer.h.1.ln_2", "--latents", "64")
+    short = ("--steps", "3", "--batch-size", "64", "--k", "4", "--json")
+    done = run("train", mlp_store, "mlp", MLP, "--out", out, *words, *short)
+
+    found = load_sae(out)
+    assert isinstance(found, Crosscoder)
+    assert found.layers == ("transformer.h.1.ln_2", MLP)
+    assert json.loads(done.stdout)["rows"] > 0
+    done = run("eval", "tiny:", out, "--sample-limit", "4", "--json")
+    assert json.loads(done.stdout)["layer"] == MLP
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--kind", "crosscoder"), "A crosscoder reads several layers"),
         (("--kind", "topk", "--reads", "layer_0"), "--kind topk reads its own layer alone"),
         (("--kind", "transcoder", "--reads", "a", "--reads", "b"), "A transcoder reads one layer"),
     ],

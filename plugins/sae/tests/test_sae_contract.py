@@ -5,6 +5,7 @@ import torch
 from tenterhook.testing.hooks import WIDTH, ControllerContract, DetectorContract
 from tenterhook_sae import (
     BatchTopKSae,
+    Crosscoder,
     GatedSae,
     JumpReLUSae,
     L1Sae,
@@ -100,6 +101,23 @@ class TestTranscoderInPlace(ControllerContract):
         """Return one, the same each time."""
         torch.manual_seed(0)
         return Transcoder(4 * WIDTH, WIDTH, mode="reconstruct")
+
+
+class TestCrosscoder(_Both):
+    """Two layers of the model."""
+
+    def kind(self) -> Sae:
+        """Return one."""
+        return Crosscoder(4 * WIDTH, WIDTH, ("before", "inner"), 4)
+
+
+class TestCrosscoderInPlace(ControllerContract):
+    """One that puts its reconstruction in the place of the last."""
+
+    def make(self) -> Sae:
+        """Return one, the same each time."""
+        torch.manual_seed(0)
+        return Crosscoder(4 * WIDTH, WIDTH, ("before", "inner"), mode="reconstruct")
 
 
 class TestReconstructing(ControllerContract):

@@ -16,6 +16,15 @@ ERRORS = [
         errors.NoSuchLatent("dog", 4, ["dogs"]),
         "the latents are 0 to 3. Closest name: 'dogs",
     ),
+    (
+        errors.WrongWidth(16, 8, "mlp", outputs=True),
+        "^This transcoder gives 16 outputs, and layer 'mlp' returns 8",
+    ),
+    (
+        errors.WrongParts("Transcoder", [4, 8], [4, 9], ["mlp:input", "mlp"]),
+        "^This Transcoder is made for layers of 4 and 8 features, and the batches .* 4 and 9",
+    ),
+    (errors.NotRead(["a"], "b"), "^'a' did not run before layer 'b' in this forward"),
     (errors.BadSetting("k", 0, "positive"), "^k=0 must be positive"),
     (errors.NoTexts(), "^Texts are not tracked"),
     (errors.UnknownArchitecture("here", "vae", ["topk"]), "architecture 'vae'; .* read are topk"),

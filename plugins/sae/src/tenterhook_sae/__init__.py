@@ -12,6 +12,9 @@ if TYPE_CHECKING:
         Concepts,
         Manipulation,
     )
+    from tenterhook_sae.crosscoder import (
+        Crosscoder,
+    )
     from tenterhook_sae.errors import (
         BadSetting,
         NoRows,
@@ -85,6 +88,7 @@ _HOMES = {
     "BatchTopKSae": "models",
     "Batches": "batches",
     "Concepts": "concepts",
+    "Crosscoder": "crosscoder",
     "Example": "examples",
     "GatedSae": "gated",
     "JumpReLUSae": "models",
@@ -132,6 +136,7 @@ __all__ = [
     "BatchTopKSae",
     "Batches",
     "Concepts",
+    "Crosscoder",
     "Example",
     "GatedSae",
     "JumpReLUSae",

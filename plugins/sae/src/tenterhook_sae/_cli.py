@@ -26,6 +26,7 @@ KINDS = (
     "matryoshka",
     "transcoder",
     "skip-transcoder",
+    "crosscoder",
 )
 
 
@@ -54,7 +55,7 @@ def sae() -> None:
     "--reads",
     multiple=True,
     metavar="LAYER",
-    help="What a transcoder encodes; by default the input of its layer, LAYER:input.",
+    help="What a transcoder encodes, by default LAYER:input; or a crosscoder's other layers.",
 )
 @click.option("--latents", type=click.IntRange(1), help="8 times the layer's width by default.")
 @click.option("--k", type=_Number(0), help="32 by default of top-k kinds; of others none.")
@@ -303,6 +304,10 @@ def _read_by(kind: str, layer: str, reads: tuple[str, ...]) -> list[str]:
         if len(reads) > 1:
             raise click.UsageError("A transcoder reads one layer: give --reads once.")
         return [*(reads or (f"{layer}:input",)), layer]
+    if kind == "crosscoder":
+        if not reads:
+            raise click.UsageError("A crosscoder reads several layers: give --reads for each more.")
+        return [*reads, layer]
     if reads:
         raise click.UsageError(f"--kind {kind} reads its own layer alone: leave --reads out.")
     return [layer]
@@ -311,6 +316,7 @@ def _read_by(kind: str, layer: str, reads: tuple[str, ...]) -> list[str]:
 def _made(
     kind: str, latents: int | None, batches: "RunBatches", k: float | None, device: str
 ) -> "Sae":
+    from tenterhook_sae.crosscoder import Crosscoder
     from tenterhook_sae.gated import GatedSae
     from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
     from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
@@ -326,6 +332,14 @@ def _made(
             device=device,
             reads=None if names[0] == f"{names[1]}:input" else names[0],
         )
+    if kind == "crosscoder":
+        if len({*batches.widths}) > 1:
+            widths = " and ".join(map(str, batches.widths))
+            raise click.UsageError(
+                f"A crosscoder reads layers of one width, and these have {widths}."
+            )
+        layers = batches.about["layers"]
+        return Crosscoder(n_latents, n_inputs, layers, exact, device=device)
     k = 32 if k is None else k
     if kind == "topk":
         return TopKSae(n_latents, n_inputs, 32 if exact is None else exact, device=device)

@@ -2,6 +2,7 @@
 
 import torch
 
+from tenterhook_sae.crosscoder import Crosscoder
 from tenterhook_sae.gated import GatedSae
 from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
 from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
@@ -54,3 +55,9 @@ def skip_transcoder() -> SkipTranscoder:
     """Return one that keeps the four largest."""
     torch.manual_seed(0)
     return SkipTranscoder(32, 8, k=4)
+
+
+def crosscoder() -> Crosscoder:
+    """Return one of the layers `before` and `inner`, as the contract's model has them."""
+    torch.manual_seed(0)
+    return Crosscoder(32, 8, ("before", "inner"), 4)

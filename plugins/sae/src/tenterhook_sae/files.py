@@ -150,9 +150,11 @@ def load_sae(
         weights = _with_unit_decoder(weights)
     settings = _settings(architecture, config, beside, where)
     try:
-        if architecture not in TRANSCODERS:
+        if architecture not in (*TRANSCODERS, "crosscoder"):
             settings["center"] = config.center
-        sae = SAES[architecture](config.n_latents, config.n_inputs, **settings)
+        if architecture != "crosscoder":
+            settings["n_inputs"] = config.n_inputs
+        sae = SAES[architecture](config.n_latents, **settings)
         sae = sae.to(dtype=dtype or config.dtype)
         sae.concepts.names = beside.names
     except (BadSetting, NoSuchLatent) as error:
@@ -269,6 +271,14 @@ def _settings(architecture: str, config: SaeConfig, beside: _Beside, where: str)
             raise UnreadableSae(where, f"{CONFIG} says {what}.")
         reads = beside.settings.get("reads")
         return {"n_outputs": config.more.get("d_out"), "k": config.k, "reads": reads}
+    if architecture == "crosscoder":
+        layers, wide = config.more.get("layers"), config.more.get("layer_width")
+        if not isinstance(layers, list) or type(wide) is not int:
+            raise UnreadableSae(where, f"{CONFIG} has no list of layers with a whole layer_width")
+        if len(layers) * wide != config.n_inputs:
+            sizes = f"{len(layers)} layers of {wide} features and d_in={config.n_inputs}"
+            raise UnreadableSae(where, f"{CONFIG} says {sizes}, which do not go together")
+        return {"layer_width": wide, "layers": layers, "k": config.k}
     if architecture == "jumprelu":
         width = config.more.get("bandwidth", beside.settings.get("bandwidth"))
         return {} if width is None else {"bandwidth": width}

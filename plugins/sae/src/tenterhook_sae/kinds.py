@@ -1,5 +1,6 @@
 """The kinds of sparse autoencoder, by what files call them."""
 
+from tenterhook_sae.crosscoder import Crosscoder
 from tenterhook_sae.gated import GatedSae
 from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
 from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
@@ -8,7 +9,7 @@ from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
 _KINDS: tuple[type[Sae], ...] = (
     *(L1Sae, TopKSae, BatchTopKSae, JumpReLUSae, GatedSae, MatryoshkaBatchTopKSae),
-    *(Transcoder, SkipTranscoder),
+    *(Transcoder, SkipTranscoder, Crosscoder),
 )
 
 SAES: dict[str, type[Sae]] = {kind.architecture: kind for kind in _KINDS}

@@ -54,6 +54,12 @@ _SAES = [
         "A transcoder with a linear way past its latents.",
         example="tenterhook_sae.contract_examples:skip_transcoder",
     ),
+    Extension(
+        "Crosscoder",
+        "tenterhook_sae.crosscoder:Crosscoder",
+        "Sparse latents that several layers share.",
+        example="tenterhook_sae.contract_examples:crosscoder",
+    ),
 ]
 
 

@@ -37,6 +37,7 @@ _ACTIVATIONS = {
     "gated": ("relu",),
     "transcoder": ("relu",),
     "skip_transcoder": ("relu",),
+    "crosscoder": (),
     "matryoshka_batchtopk": ("relu", "topk", "batchtopk"),
 }
 """The activation functions that older configs name beside an architecture."""
