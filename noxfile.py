@@ -13,14 +13,16 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["change"]
-os.environ.pop("PYTHONPATH", None)  # a session imports what it installed
+# A session imports what it installed, and compiles it no more than once.
+for variable in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(variable, None)
 
 HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 PLUGINS = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
 EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/pyproject.toml"))
 SAELENS = "sae-lens==6.54.12"
-# pip would compile all of torch each time; Python compiles what is imported, when it is.
+# pip would compile all of torch each time; Python compiles what is imported, the first time.
 CONSTRAINED = ("--no-compile", "-c", str(HERE / "constraints.txt"))
 PYTEST = ("pytest", "pytest-timeout", "pytest-xdist")
 TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")  # in half the time, on as few cores as CI has

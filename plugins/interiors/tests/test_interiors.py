@@ -171,7 +171,7 @@ def test_a_kernel_that_came_later(model: Any, ids: Tensor) -> None:
     model.layers.index.points()
     kernel: Any = sdpa_attention_forward
     AttentionInterface.register("kernel_of_ours", kernel)
-    mask = AttentionMaskInterface._global_mapping["sdpa"]
+    mask: Any = AttentionMaskInterface._global_mapping["sdpa"]
     AttentionMaskInterface.register("kernel_of_ours", mask)
     model.module.set_attn_implementation("kernel_of_ours")
     with torch.no_grad(), model.capture("z.0") as captured:
