@@ -30,7 +30,9 @@ COMPILER = any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
 INDUCTOR = [
     pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler"),
 ]
-BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=INDUCTOR)]
+# Half a minute each, so in the whole run alone; `TestBackward` has one for every run.
+SLOW = [*INDUCTOR, pytest.mark.matrix(sample=0)]
+BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=SLOW)]
 
 
 @dataclasses.dataclass

@@ -1,7 +1,12 @@
 """Every kind is a detector and a controller, as the contracts have them."""
 
-import torch
+from collections import OrderedDict
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tenterhook import attach
 from tenterhook.testing.hooks import WIDTH, ControllerContract, DetectorContract
 from tenterhook_sae import (
     BatchTopKSae,
@@ -118,6 +123,21 @@ class TestCrosscoderInPlace(ControllerContract):
         """Return one, the same each time."""
         torch.manual_seed(0)
         return Crosscoder(4 * WIDTH, WIDTH, ("before", "inner"), mode="reconstruct")
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_it_is_functional(self, dtype: torch.dtype) -> None:
+        """In a forward of the model: by itself it finds no other layer."""
+        written: list[tuple[Tensor, Tensor]] = []
+        inner = nn.Linear(WIDTH, WIDTH)
+        model = attach(nn.Sequential(OrderedDict[str, nn.Module](before=nn.ReLU(), inner=inner)))
+        model.module.to(dtype)
+        inner.register_forward_hook(
+            lambda module, args, output: written.append((output, output.clone()))
+        )
+        with model.hooks(("inner", self.make())):
+            changed = model(torch.randn(2, 3, WIDTH, dtype=dtype))
+        assert not torch.equal(changed, written[0][0])
+        assert all(torch.equal(output, before) for output, before in written)
 
 
 class TestReconstructing(ControllerContract):

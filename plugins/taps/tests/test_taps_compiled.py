@@ -24,7 +24,9 @@ pytestmark = [  # of torch itself, which hides the first by other means than a f
 
 COMPILER = any(map(shutil.which, ("g++", "clang++", "c++", "cl")))
 INDUCTOR = pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")
-BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=INDUCTOR)]
+# Some twenty seconds each, so in the whole run alone.
+SLOW = [INDUCTOR, pytest.mark.matrix(sample=0)]
+BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=SLOW)]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 ROWS, SEQ, WIDTH = 3, 5, 8
