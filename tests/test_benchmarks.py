@@ -13,7 +13,7 @@ BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("bench_*.py"
 
 
 @pytest.mark.timeout(900)  # others may be at work
-@pytest.mark.matrix(sample=2)
+@pytest.mark.matrix(sample=1)
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
 def test_runs(script: Path, tmp_path: Path) -> None:
     """One short round ends well and prints a table."""
