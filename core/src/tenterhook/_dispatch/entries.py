@@ -169,8 +169,9 @@ class Entry:
         items, tensors = items_in(*held), tensors_in(*values)
         versions = [*map(version_of, tensors)]
         result = call(*given)
-        is_other = [*map(id, items_in(*held))] != [*map(id, items)]
-        if is_other or [*map(version_of, tensors)] != versions:
+        if [*map(version_of, tensors)] != versions:
+            raise wrote(self.writer)
+        if held and [*map(id, items_in(*held))] != [*map(id, items)]:
             raise wrote(self.writer)
         return result
 
@@ -215,7 +216,7 @@ class Detect(Entry):
         self.fired = True
         try:
             inputs = inputs_of(module, args, kwargs) if kwargs else args
-            if self.reads_only:  # without a look at versions, 13 % of an empty detector's call
+            if self.reads_only:  # no look at versions, which is 14 % of an empty one's call
                 self.observe(module, inputs, output)
                 return
             if type(output) is Tensor and not tracing():
@@ -262,7 +263,7 @@ class Control(Entry):
         self.fired = True
         # The short way is for one tensor out and one in, by position, or for an `Edit`, which is
         # given no input: then there is one call less and one tensor less to watch. All else, and
-        # what is traced, takes 2.8 times the time of an empty controller's call.
+        # what is traced, takes 3.5 times the time of an empty controller's call.
         edit = self.edit
         if type(output) is not Tensor or (kwargs and edit is None) or tracing():
             return self._surfacing(self._after, module, args, kwargs, output)

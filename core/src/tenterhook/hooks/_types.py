@@ -24,10 +24,13 @@ class OwnRegistration(Protocol):
         """Unregister the hook."""
 
 
-class At(threading.local):
-    """Where a hook of several layers is called in this thread, by each thread on its own."""
+class _Here(threading.local):
+    """Which hook of several layers this thread calls now, and at which of them."""
 
-    layer: str | None = None
+    call: "tuple[Hook | None, str | None]" = (None, None)
+
+
+here = _Here()
 
 
 class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
@@ -60,14 +63,14 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
         self._scopes = 0
         """In how many open scopes it stands."""
 
-    _at: At | None = None
-    """`None` as long as it never stood on several layers."""
+    _several: bool = False
+    """Whether it ever stood on several layers at once, so that each call says on which it is."""
 
     @property
     def layer_signature(self) -> str | int | None:
         """The layer it was made for, then the one it went to; in a call the one that calls it."""
-        here = None if self._at is None else self._at.layer
-        return vars(self)["layer_signature"] if here is None else here
+        hook, layer = here.call if self._several else (None, None)
+        return layer if hook is self else vars(self)["layer_signature"]
 
     @layer_signature.setter
     def layer_signature(self, layer: str | int | None) -> None:
@@ -119,7 +122,8 @@ class Hook(ABC):  # noqa: B024 - its two kinds have the abstract methods
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or pickle holds: no model, for a copy is registered nowhere."""
-        return vars(self) | {"_context": None, "_registration": None, "_scopes": 0, "_at": None}
+        unregistered = {"_context": None, "_registration": None, "_scopes": 0, "_several": False}
+        return vars(self) | unregistered
 
     def __repr__(self) -> str:
         state = "" if self._enabled else ", disabled"

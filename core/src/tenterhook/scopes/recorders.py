@@ -97,7 +97,7 @@ class PlainRecorder(Recorder):
 
         What stands there stands there for all, so each call asks whose it is: another thread may
         call the model while the scope is open, and a task in this thread. Then the site is asked,
-        which takes 1.4 times as long.
+        which takes 1.5 times as long.
         """
         # test_scopes_threads.py, `test_capture_under_one_that_stays`.
         opening = self.opening

@@ -14,7 +14,7 @@ from tenterhook._dispatch.entries import Args, Kwargs, entries_for, entry_classe
 from tenterhook._dispatch.frames import lock, of_thread
 from tenterhook._dispatch.sites import Side
 from tenterhook.hook_type import HookType
-from tenterhook.hooks._types import At, Edit, Hook
+from tenterhook.hooks._types import Edit, Hook, here
 from tenterhook.layers import LayerChoice
 from tenterhook.reports import never_ran, no_gradient
 from tenterhook.scopes.plan import CLOSED, Opening, Part, Plan, Spot, plan_for
@@ -98,7 +98,7 @@ class Hooks(Scope):
         with lock:
             for hook, name, found in zip(hooks, names, self._found, strict=True):
                 if hook._scopes or len(found.layers) > 1:
-                    hook._at = hook._at or At()
+                    hook._several = True
                 if not hook._scopes:
                     hook.layer_signature = name
                 hook._scopes += 1
@@ -231,14 +231,13 @@ class Scoped(Part):
 
     def _there(self, hook: Any, run: Callable[..., Any], *given: Any) -> Any:
         """Return `run(*given)`, with the hook told that this thread calls it at this layer."""
-        at = hook._at
-        if at is None:  # it stands on one layer alone
+        if not hook._several:
             return run(*given)
-        before, at.layer = at.layer, self.layer  # it may run the model itself
+        before, here.call = here.call, (hook, self.layer)  # it may run the model itself
         try:
             return run(*given)
         finally:
-            at.layer = before
+            here.call = before
 
     def alone(self, module: nn.Module, args: Args, kwargs: Kwargs, output: Any) -> Any:
         """Stand at the site where nothing else does; see `PlainRecorder.alone`.
@@ -254,10 +253,14 @@ class Scoped(Part):
         if not hook._enabled:
             return None
         opening.ran[at] += 1
-        if hook._at is None:
-            new = entry.after(module, args, kwargs, output)
+        if hook._several:  # what `_there` does
+            before, here.call = here.call, (hook, self.layer)
+            try:
+                new = entry.after(module, args, kwargs, output)
+            finally:
+                here.call = before
         else:
-            new = self._there(hook, entry.after, module, args, kwargs, output)
+            new = entry.after(module, args, kwargs, output)
         if new is not None and _saving_hooks(True) is not None:
             _mark_checkpoint()
         return new
