@@ -4,8 +4,9 @@ A capture is planned, cut into units, and done unit by unit; any that are missin
 same call again, or by any process that can reach the store.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_capture.beginning import as_begun, begin_run
@@ -136,16 +137,4 @@ _HOMES = {
     "slice_of_launcher": "slices",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import the module of a name when it is asked for: most of them need torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    """Return the names that are handed out."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,6 +1,8 @@
 """Ready controllers: steer along a vector, project out, clamp, scale, ablate, patch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_edits.controllers import (
@@ -15,10 +17,4 @@ if TYPE_CHECKING:
 
 __all__ = ["AddVector", "Clamp", "MeanAblate", "Patch", "ProjectOut", "Scale", "ZeroAblate"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from tenterhook_edits import controllers
-
-        return getattr(controllers, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "controllers"))

@@ -1,16 +1,12 @@
 """The controller that applies a function to a layer's activation."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_function_controller.controller import FunctionController as FunctionController
 
 __all__ = ["FunctionController"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from tenterhook_function_controller import controller
-
-        return getattr(controller, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "controller"))

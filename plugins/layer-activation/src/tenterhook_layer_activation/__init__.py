@@ -1,6 +1,8 @@
 """The detector that keeps a layer's latest activation."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_layer_activation.detector import (
@@ -9,10 +11,4 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerActivationDetector"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from tenterhook_layer_activation import detector
-
-        return getattr(detector, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "detector"))

@@ -1,6 +1,8 @@
 """Detectors of what goes into and comes out of a whole model."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_model_io.detectors import ModelInputDetector as ModelInputDetector
@@ -8,10 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelInputDetector", "ModelOutputDetector"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from tenterhook_model_io import detectors
-
-        return getattr(detectors, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "detectors"))

@@ -1,6 +1,8 @@
 """Sparse autoencoders as hooks: observe latents, manipulate concepts, train from a store."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_sae.batches import (
@@ -179,10 +181,4 @@ __all__ = [
     "write_page",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        import importlib
-
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

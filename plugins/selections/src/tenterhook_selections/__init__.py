@@ -4,8 +4,9 @@ Importing this imports no torch, so that the plugin of this distribution is foun
 name is imported when first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_selections.generate_calls import known_searches
@@ -50,15 +51,4 @@ _HOMES = {
     "tokens_here": "here",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

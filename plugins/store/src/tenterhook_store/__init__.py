@@ -6,9 +6,9 @@ nor a plugin, nor even attrs, because `tenterhook plugins list` does; type check
 beside it.
 """
 
-import importlib
 from typing import Any
 
+from tenterhook.lazy_names import lazy_names
 from tenterhook.plugins import load_store
 
 __all__ = [
@@ -228,10 +228,9 @@ _HOMES = {
 }
 
 
+_own, __dir__ = lazy_names(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
     """Import a name of this package, or the store of a plugin, when it is asked for."""
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    return load_store(name)
+    return _own(name) if name in _HOMES else load_store(name)

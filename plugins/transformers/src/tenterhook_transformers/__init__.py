@@ -3,8 +3,9 @@
 Importing this imports neither torch nor transformers; each name is imported when first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_transformers.dataset_source import read
@@ -42,20 +43,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    **dict.fromkeys(__all__, "errors"),
     "Generation": "generation",
     "LanguageModel": "language_model",
     "load": "model_loader",
     "read": "dataset_source",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

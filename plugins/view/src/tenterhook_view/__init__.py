@@ -4,7 +4,9 @@
 are functions of arrays and texts: `tokens`, `lens`, `attention`, `examples`, `grid`, `diff`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_view.attention_heads import attention
@@ -67,10 +69,4 @@ __all__ = [
     "tokens",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        import importlib
-
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

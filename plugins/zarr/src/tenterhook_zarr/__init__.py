@@ -1,17 +1,12 @@
 """The zarr store of tenterhook: tensors and runs as plain zarr 3 in a folder."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from tenterhook_zarr._store import ZarrStore as ZarrStore
 
 __all__ = ["ZarrStore"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the store when it is asked for, so that listing plugins does not import zarr."""
-    if name == "ZarrStore":
-        from tenterhook_zarr._store import ZarrStore
-
-        return ZarrStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "_store"))
