@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from tenterhook import HookContext
-from tenterhook_sae.errors import BadSetting, NotRead, WrongWidth
+from tenterhook_sae.errors import BadSetting, WrongWidth
 from tenterhook_sae.limits import WIDEST, whole
-from tenterhook_sae.models import share
 from tenterhook_sae.other_layers import OtherLayers
-from tenterhook_sae.sae import Mode, Sae
+from tenterhook_sae.sae import Mode
+from tenterhook_sae.topk_or_l1 import TopKOrL1
 
 
-class Crosscoder(Sae):
+class Crosscoder(TopKOrL1):
     """Reads several layers of one width: latents that they share, and a decoder for each.
 
     Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing",
@@ -36,7 +36,6 @@ class Crosscoder(Sae):
     """
 
     architecture = "crosscoder"
-    k: int | None
 
     def __init__(
         self,
@@ -56,18 +55,16 @@ class Crosscoder(Sae):
         Raises `BadSetting` (a `ValueError`) for sizes that are not whole and positive,
         `k > n_latents`, and layers that are not two or more names, each once.
         """
-        self_layers = _names(layers)
-        width = whole("layer_width", layer_width, most=WIDEST // len(self_layers))
+        names = _names(layers)
+        width = whole("layer_width", layer_width, most=WIDEST // len(names))
         super().__init__(
-            *(n_latents, width * len(self_layers), hook_id, device, store),
+            *(n_latents, width * len(names), hook_id, device, store),
             dtype=dtype,
             center=False,
             mode=mode,
         )
-        self.layer_width, self.layers = width, self_layers
-        self.k = None if k is None else share(whole("k", k), n_latents)
-        if k is not None:
-            self.resampled_length = 0.5  # type: ignore[misc]  # as of `TopKSae`
+        self.layer_width, self.layers = width, names
+        self._keep(k)
         self._others = OtherLayers(self.layers[:-1])
         self._written = slice(-width, None)
 
@@ -102,23 +99,11 @@ class Crosscoder(Sae):
         """Return its layers."""
         return [*self.layers]
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """Return the positive latents of `pre` `(..., n_latents)`, the `k` largest; 0 elsewhere."""
-        if self.k is None:
-            return pre.relu()
-        values, indices = pre.topk(self.k, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, indices, values.relu())
-
-    def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
-        """Return the latents' sum, each times the summed lengths of its decoder rows; a scalar.
-
-        A mean over rows. 0 with `k`.
-        """
-        if self.k is not None:
-            return latents.new_zeros(())
+    def decoder_lengths(self) -> Tensor:
+        """Return the lengths of each latent's decoder rows, summed over layers, `(n_latents,)`."""
         rows = self.W_dec.reshape(self.n_latents, len(self.layers), self.layer_width)
-        length: Tensor = rows.norm(dim=2).sum(1)
-        return (latents @ length).mean()
+        lengths: Tensor = rows.norm(dim=2).sum(1)
+        return lengths
 
     @torch.no_grad()
     def rescale_parts(self, factors: Sequence[float]) -> None:
@@ -142,21 +127,11 @@ class Crosscoder(Sae):
         super().set_context(context)
 
     def _read(self, given: Tensor | None, y: Tensor) -> Tensor | None:
-        found = self._others.found()
-        if found is None:
-            raise NotRead(self._others.missing, self.layer_signature)
+        found = self._others.found(self.layer_signature)
         for name, each in zip(self.layers, (*found, y), strict=True):
             if each.ndim == 0 or each.shape[-1] != self.layer_width:
                 raise WrongWidth(self.layer_width, each.shape[-1] if each.ndim else 0, name)
         return torch.cat([each.to(self.device, self.dtype) for each in (*found, y)], -1)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or pickle holds: no model, no call under way."""
-        return {**super().__getstate__(), "_others": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._others = OtherLayers(self.layers[:-1])
 
 
 def _names(layers: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenterhook_sae.models import weighted
 from tenterhook_sae.sae import Mode, Sae
 from tenterhook_sae.sparse_latents import SparseLatents, compact
 
@@ -95,8 +96,7 @@ class GatedSae(Sae):
 
         `pre` is `(..., n_latents)`; each counts times its decoder row's length.
         """
-        length: Tensor = self.W_dec.norm(dim=1)
-        return ((pre + self.b_enc).relu() @ length).mean()
+        return weighted((pre + self.b_enc).relu(), self.W_dec.norm(dim=1))
 
     def further_loss(self, target: Tensor, latents: Tensor, pre: Tensor) -> Tensor:
         """Return how badly the gate alone reconstructs, with a decoder that is frozen; a scalar.

@@ -50,8 +50,7 @@ class TopKSae(Sae):
 
         Takes and returns `(..., n_latents)`, in one dtype.
         """
-        values, indices = pre.topk(self.k, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, indices, values.relu())
+        return largest(pre, self.k)
 
     def activate_sparse(self, pre: Tensor) -> SparseLatents:
         """Return the `k` largest of each row of `(..., n_latents)`; a negative one counts as 0."""
@@ -302,8 +301,7 @@ class L1Sae(Sae):
 
         `latents` are `(..., n_latents)`, none of them negative.
         """
-        length: Tensor = self.W_dec.norm(dim=1)
-        return (latents @ length).mean()
+        return weighted(latents, self.W_dec.norm(dim=1))
 
 
 class _Jump(torch.autograd.Function):
@@ -347,6 +345,17 @@ def _rectangle(x: Tensor) -> Tensor:
     near: Tensor = x.abs() < 0.5
     found = near.to(x.dtype)
     return found
+
+
+def largest(pre: Tensor, k: int) -> Tensor:
+    """Return the `k` largest of each row of `(..., n_latents)` where positive, and 0 elsewhere."""
+    values, indices = pre.topk(k, sorted=False)
+    return torch.zeros_like(pre).scatter(-1, indices, values.relu())
+
+
+def weighted(latents: Tensor, weights: Tensor) -> Tensor:
+    """Return the sum of latents `(..., n_latents)`, each weighted, a mean over rows; a scalar."""
+    return (latents @ weights).mean()
 
 
 def share(k: K, n_latents: int) -> K:

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tenterhook import HookContext, attach
 from tenterhook.activations import activation_of, first_input, inputs_of
+from tenterhook_sae.errors import NotRead
 from tenterhook_selections.eager import eager
 
 INPUT = ":input"
@@ -43,16 +44,18 @@ class OtherLayers:
             *(self._on(module, name) for module, name in zip(modules, self.names, strict=True)),
         ]
 
-    def found(self) -> list[Tensor] | None:
-        """Return what each layer gave, in their order; `None` where one has not run yet."""
-        seen = self._seen
-        missing = [name for name in self.names if name not in seen]
-        return None if missing else [seen[name] for name in self.names]
+    def found(self, at: Any) -> list[Tensor]:
+        """Return what each layer gave, in their order, for a hook at the layer `at`.
 
-    @property
-    def missing(self) -> list[str]:
-        """The layers that have not run in this forward."""
-        return [name for name in self.names if name not in self._seen]
+        Raises `NotRead` (a `RuntimeError`) where one has not run in this forward.
+        """
+        seen = self._seen
+        if missing := [name for name in self.names if name not in seen]:
+            raise NotRead(missing, at)
+        return [seen[name] for name in self.names]
+
+    def __reduce__(self) -> Any:
+        return OtherLayers, (self.names,)  # a copy follows no model, and no call is under way
 
     @property
     def _seen(self) -> dict[str, Tensor]:

@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from tenterhook import HookContext
 from tenterhook.hooks import HookType
-from tenterhook_sae.errors import BadSetting, NotRead, WrongWidth
-from tenterhook_sae.limits import whole
-from tenterhook_sae.models import share
+from tenterhook_sae.errors import BadSetting, WrongWidth
 from tenterhook_sae.other_layers import INPUT, OtherLayers
-from tenterhook_sae.sae import Mode, Sae
+from tenterhook_sae.sae import Mode
 from tenterhook_sae.sparse_latents import SparseLatents
+from tenterhook_sae.topk_or_l1 import TopKOrL1
 
 
-class Transcoder(Sae):
+class Transcoder(TopKOrL1):
     """Takes the place of an MLP: encodes what goes in, and decodes what comes out.
 
     Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits", arXiv:2406.11944:
@@ -34,7 +33,6 @@ class Transcoder(Sae):
     """
 
     architecture = "transcoder"
-    k: int | None
 
     def __init__(
         self,
@@ -66,9 +64,7 @@ class Transcoder(Sae):
             mode=mode,
             n_outputs=outputs,
         )
-        self.k = None if k is None else share(whole("k", k), n_latents)
-        if k is not None:
-            self.resampled_length = 0.5  # type: ignore[misc]  # as of `TopKSae`
+        self._keep(k)
         named: Any = reads
         if named is not None and not (isinstance(named, str) and named):
             raise BadSetting("reads", reads, "the name of a layer, or None for its own input")
@@ -103,23 +99,6 @@ class Transcoder(Sae):
         """Return what it encodes, and the layer whose place it takes."""
         return [f"{layer}{INPUT}" if self.reads is None else self.reads, layer]
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """Return the positive latents of `pre` `(..., n_latents)`, the `k` largest; 0 elsewhere."""
-        if self.k is None:
-            return pre.relu()
-        values, indices = pre.topk(self.k, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, indices, values.relu())
-
-    def sparsity_loss(self, latents: Tensor, pre: Tensor) -> Tensor:
-        """Return the latents' sum, each times its decoder row's length, a mean over rows; a scalar.
-
-        0 with `k`.
-        """
-        if self.k is not None:
-            return latents.new_zeros(())
-        length: Tensor = self.W_dec.norm(dim=1)
-        return (latents @ length).mean()
-
     @torch.no_grad()
     def rescale_parts(self, factors: Sequence[float]) -> None:
         """See `Sae.rescale_parts`; latents and output grow by the factor of the output."""
@@ -153,18 +132,8 @@ class Transcoder(Sae):
             raise WrongWidth(self.n_outputs, width, self.layer_signature, outputs=True)
         if self.reads is None:
             return given
-        found = self._others.found()
-        if found is None:
-            raise NotRead(self._others.missing, self.layer_signature)
-        return found[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or pickle holds: no model, no call under way."""
-        return {**super().__getstate__(), "_others": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._others = OtherLayers(() if self.reads is None else (self.reads,))
+        (found,) = self._others.found(self.layer_signature)
+        return found
 
 
 class SkipTranscoder(Transcoder):
