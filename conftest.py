@@ -76,6 +76,18 @@ def no_installed_plugins(no_plugin_variables: None, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
+def world_of_one() -> Iterator[None]:
+    """Have this process be the only one of a process group of torch."""
+    import torch  # tests of what is imported begin without it
+    from torch import distributed
+
+    store = torch._C._distributed_c10d.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """Return a folder on a disk of 200 kB."""
     place = tmp_path / "disk"

@@ -1,7 +1,7 @@
 """Names in a model that is compiled, by blocks or whole, or held by DDP or FSDP."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +113,6 @@ def test_points_in_what_is_compiled(kind: str) -> None:
         check(COMPILED[kind](llama()), ("z.0", "pattern.1", "resid_mid.0"))
     finally:
         torch.compiler.reset()
-
-
-@pytest.fixture
-def world_of_one() -> Iterator[None]:
-    """Have this process be the only one of a group."""
-    store = torch._C._distributed_c10d.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore")  # what torch says of its own FSDP

@@ -1,7 +1,7 @@
 """Selections through DDP and FSDP: in a world of one process, and in two that work together."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,6 @@ def check_texts(make: Callable[[Any], Any]) -> None:
             plain(torch.tensor([ids]))
         torch.testing.assert_close(row, whole.last("transformer.h.1")[0], rtol=0, atol=1e-4)
     tenterhook.assert_clean(lm)
-
-
-@pytest.fixture
-def world_of_one() -> Iterator[None]:
-    """Have this process be the only one of a group."""
-    store = torch._C._distributed_c10d.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore")  # what torch says of its own FSDP
