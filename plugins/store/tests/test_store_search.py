@@ -4,59 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+from bounded_runs import DTYPES, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tenterhook_store import (
-    NORM_ROWS,
-    SCALE,
     BadSetting,
     Hits,
     LayerArray,
     MemoryStore,
-    NormMeter,
     NotCaptured,
-    RowBlock,
     Run,
     RunPlan,
-    quantize,
 )
-
-DTYPES = ["float64", "float32", "bfloat16", "float16", "int8"]
-
-
-def written(
-    rows: Tensor, dtype: str = "float32", *, chunk: int = 4, unit: int = 10, units: Any = None
-) -> Run:
-    """Return a run of one layer `x`, whose bounds are kept as a capture keeps them."""
-    arrays = [LayerArray("x", rows.shape[1], dtype)]
-    layers = {"x": rows.to(getattr(torch, dtype)) if dtype != "int8" else rows}
-    if dtype == "int8":
-        arrays.append(LayerArray("x" + SCALE, 1, "float32"))
-        layers["x"], layers["x" + SCALE] = quantize(rows)
-    plan = RunPlan(
-        rows=len(rows),
-        rows_per_unit=unit,
-        documents=-(-len(rows) // 5),
-        layers=arrays,
-        about={NORM_ROWS: chunk} if chunk else {},
-    )
-    store = MemoryStore()
-    writer = store.write_run("run", plan)
-    for each in plan.units() if units is None else map(plan.unit, units):
-        meter = NormMeter(plan, each.rows)
-        numbers = torch.arange(each.start, each.stop)
-        some = {name: array[numbers] for name, array in layers.items()}
-        with writer.open_unit(each) as writing:
-            writing.append(
-                RowBlock(tokens=numbers, documents=numbers // 5, positions=numbers % 5, layers=some)
-            )
-            meter.add(some)
-            for name, tensor in meter.tensors().items():
-                writing.keep(name, tensor)
-            writing.commit({})
-    return store.run("run")
 
 
 def every_score(run: Run, direction: Tensor, by: str) -> dict[int, float]:
