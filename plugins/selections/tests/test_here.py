@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import tenterhook
-from tenterhook.hooks import Detector
+from tenterhook.hooks import Detector, HookWarning
 from tenterhook_selections import PutBack, generating, tokens_here
 
 
@@ -106,9 +106,10 @@ def test_put_back(model: tenterhook.HookedModel, selected: dict[str, Any]) -> No
         model(IDS, MASK)
         model(IDS + 12, MASK)
     assert torch.equal(after.cat("line"), values)
-    with model.capture("line", **selected) as again, model.steer("line", values, **selected):
+    first = captured["line"][0]
+    with model.capture("line", **selected) as again, model.steer("line", first, **selected):
         assert torch.allclose(model(IDS, MASK), plain)
-    assert torch.equal(again.cat("line"), captured["line"][0])
+    assert torch.equal(again.cat("line"), first)
 
 
 def test_features_put_back(model: tenterhook.HookedModel) -> None:
@@ -129,6 +130,23 @@ def test_too_few(model: tenterhook.HookedModel) -> None:
         pytest.raises(tenterhook.HookError, match="2 rows are put back, and the selection means"),
         model.steer("line", torch.ones(2, 8), tokens=":"),
     ):
+        model(IDS, MASK)
+
+
+def test_too_many(model: tenterhook.HookedModel) -> None:
+    """Rows that are left over at the end are warned of, or raised, and so of another text."""
+    rows = torch.ones(11, 8)
+    with (
+        pytest.warns(HookWarning, match="11 rows were to be put back, and .* meant 9"),
+        model.steer("line", rows, tokens=":"),
+    ):
+        model(IDS, MASK)
+    with (
+        pytest.raises(tenterhook.NeverFired, match="the others were left"),
+        model.steer("line", rows, tokens=":", missing="raise"),
+    ):
+        model(IDS, MASK)
+    with model.steer("line", rows, tokens=":", missing="ignore"):
         model(IDS, MASK)
 
 

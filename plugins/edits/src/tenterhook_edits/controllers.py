@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tenterhook.hooks import Edit, HookType
 from tenterhook_selections import Selection, Where
+from tenterhook_selections.generation import copies_of, running_generation
 
 
 class _Edit(Edit):
@@ -146,8 +147,9 @@ class AddVector(_Edit):
         hook_type: HookType | str = HookType.FORWARD,
         hook_id: str | None = None,
     ) -> None:
-        """`vector` is `(features,)`, or `(batch, features)` with one for each row of the batch; of
-        any real dtype, on any device. With `normalize`, the unit vector along each is added.
+        """`vector` is `(features,)`, or `(batch, features)` with one for each row of the batch, and
+        for all beams or samples of it; of any real dtype, on any device. With `normalize`, the
+        unit vector along each is added.
 
         It is read at every call and never written to: a `torch.nn.Parameter` learns, and what is
         written to it counts from the next call on. The product is made in float32 or better and
@@ -417,11 +419,17 @@ def _same_width(name: str, vector: Tensor, activation: Tensor) -> None:
 def _by_row(vectors: Tensor, activation: Tensor) -> Tensor:
     """Return `(batch, features)` with axes to add it to each row; `ValueError` if it cannot be."""
     batch, shape = len(vectors), activation.shape
-    if len(shape) < 2 or shape[0] != batch:
+    if len(shape) > 1 and shape[0] != batch:
+        generation = running_generation()
+        if generation is not None and len(generation.prompt) == batch:
+            vectors = vectors.repeat_interleave(copies_of(shape[0], generation), 0)
+    if len(shape) < 2 or shape[0] != len(vectors):
         raise ValueError(
             f"vector has {batch} rows, one for each row of the batch, and the activation has shape "
             f"{tuple(shape)}. Give one of shape (features,) or ({shape[0] if shape else 1}, "
-            "features); a layer that takes batch and tokens as one axis cannot have one a row."
+            "features); a layer that takes batch and tokens as one axis cannot have one a row. "
+            "With beams or samples the batch is known in LanguageModel.generate and in scopes with "
+            "a selection; elsewhere give vector.repeat_interleave(beams, 0)."
         )
     for _ in shape[2:]:
         vectors = vectors.unsqueeze(1)

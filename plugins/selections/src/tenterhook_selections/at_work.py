@@ -6,7 +6,7 @@ for the first of them and kept with the forward (`Part`): at the others it costs
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tenterhook.scopes import Entry, Form, Place
 from tenterhook_selections.axes import Axes, Keys, absent_of, stacked
-from tenterhook_selections.carriers import Carriers
+from tenterhook_selections.carriers import Carriers, first_of_logits
 from tenterhook_selections.eager import eager
 from tenterhook_selections.forwards import (
     Forward,
@@ -229,6 +229,8 @@ class SelectionAtWork:
         """What else is to know of the scope."""
         self.receipt: Any = Receipt()
         """What was changed in the scope."""
+        self.left_over: list[Callable[[], str | None]] = []
+        """Each says at the end of the scope what it had and was not asked for, if anything."""
         self._model = model
         self._steps = 0
         self._carriers = Carriers.of(model)
@@ -402,13 +404,17 @@ class SelectionAtWork:
         """
         if so_far and self._waits():
             return []
+        left: list[str] = []
+        if not so_far:
+            left = [said for each in self.left_over if (said := each()) is not None]
+            self.left_over = []
         parts = (part for each in self._parts if (part := each()) is not None)
         layers = dict.fromkeys(each.layer for each in parts if each.asked and not each.matched)
         names = ", ".join(map(repr, layers))
         if not layers:
-            return []
+            return left
         self._parts = []
-        return [f"{self.selection} matched no token at {names}.{self._likeliest()}"]
+        return [f"{self.selection} matched no token at {names}.{self._likeliest()}", *left]
 
     def _waits(self) -> bool:
         """Whether a later run may select what none has had yet."""
@@ -467,14 +473,19 @@ class SelectionAtWork:
             seen = self._watch.tokens_for(selection, None)
             at = selection.step is None or selection.is_at(call)
             return self._work_out(shape, tensor.device, seen, at=at), None
-        key = (self._key, shape, tensor.device)
+        first = first_of_logits(module, forward, shape) if self._of_tokens else 0
+        key = (self._key, shape, tensor.device, first)
         part = forward.masks.get(key)
         if part is None:
             seen = self._watch.tokens_for(selection, forward)
             self._asked.masked |= forward.named.get("attention_mask") is not None
             at = selection.step is None or selection.is_at(self._step_of(forward))
-            part = self._work_out(shape, tensor.device, seen, at=at)
             step = forward.whole_step
+            needed = first
+            if step is not None and step.text is not None and step.text.kind != "assisted":
+                # Without a cache, earlier steps made those of tokens that run again.
+                needed = max(0, min(first, step.text.begin - shape[1] - step.start))
+            part = self._work_out(shape, tensor.device, seen, at=at, first=first, needed=needed)
             if step is not None and step.text is not None:
                 mixed = step.text.kind != "one by one"
                 part = attrs.evolve(part, is_searched=True, is_mixed=mixed)
@@ -495,18 +506,39 @@ class SelectionAtWork:
         return 0
 
     def _work_out(
-        self, shape: torch.Size, device: torch.device, seen: Seen | None, *, at: bool = True
+        self,
+        shape: torch.Size,
+        device: torch.device,
+        seen: Seen | None,
+        *,
+        at: bool = True,
+        first: int = 0,
+        needed: int = 0,
     ) -> Part:
+        """Return what is selected of an activation that begins with column `first` of a forward.
+
+        Raises `ValueError` where tokens are selected that are among the `needed` columns before.
+        """
         selection = self.selection
         self._asked.of(seen)
+        whole = torch.Size((shape[0], first + shape[1], *shape[2:])) if first else shape
         # On the CPU: a device would be waited for, and a meta device cannot tell.
-        mask = selection.token_mask(shape, torch.device("cpu"), seen)
+        mask = selection.token_mask(whole, torch.device("cpu"), seen)
         mask = mask if at else torch.zeros_like(mask)
+        if first:
+            if bool(mask[:, :needed].any()):
+                raise ValueError(
+                    f"Tokens are selected of which the model makes no logits here: it makes those "
+                    f"of the last {shape[1]} of {whole[1]} alone (logits_to_keep), as generate "
+                    "asks it to. Select tokens='last' or phase='generated', or select at the layer "
+                    "before."
+                )
+            mask = mask[:, first:]
         flat = mask.reshape(-1).nonzero()[:, 0]
         width = 1 if mask.ndim == 1 else mask.shape[1]
         if mask.ndim == 1 and selection.of_tokens and seen is not None:
             width = seen.real.shape[1]  # batch and tokens in one axis
-        rows, columns = flat // width, flat % width
+        rows, columns = flat // width, flat % width + first
         places = None
         if selection.of_tokens:
             position = columns if seen is None else seen.position[rows, columns]
