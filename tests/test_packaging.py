@@ -18,7 +18,7 @@ from tenterhook.plugins import FIRST_PARTY, PluginManager
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
-ON_REQUEST = {"tenterhook-ray"}
+ON_REQUEST = {"tenterhook-ray", "tenterhook-vllm"}
 """What nobody gets who does not ask for it: few have what it works with."""
 NOXFILE = ROOT.joinpath("noxfile.py").read_text()
 

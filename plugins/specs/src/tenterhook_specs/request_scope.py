@@ -75,7 +75,7 @@ def scoped(
         raise TypeError(f"max_elements={max_elements!r} is no whole number of elements.")
     classes = _classes(hooks)
     values = _values_of(spec)
-    _check_values(values, most=max_elements + _FIELDS)
+    check_values(values, most=max_elements + _FIELDS)
     asked = structure(values, ModelSpec)
     mistakes = []
     if asked.on_error != "raise":
@@ -172,8 +172,8 @@ def _values_of(spec: Any) -> dict[str, Any]:
     )
 
 
-def _check_values(values: Mapping[str, Any], *, most: int) -> None:
-    """Raise `BadSpec` for values that no spec of a stranger's may hold."""
+def check_values(values: Mapping[str, Any], *, most: int) -> None:
+    """Raise `BadSpec` for values that nothing a stranger wrote may hold, and for too many."""
     hooks = values.get("hooks", ())
     if isinstance(hooks, Collection) and len(hooks) > MOST_HOOKS:
         raise BadSpec([f"hooks: there are {len(hooks):,}, and {MOST_HOOKS:,} at most"])
