@@ -30,7 +30,7 @@ TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")  # in half the time, on as few c
 
 @nox.session(venv_backend="none")
 def change(session: nox.Session) -> None:
-    """Run what a change must pass: `ci`, and beside it `core`, `wheels` and `scaffold`.
+    """Run what a change must pass: `ci`, and beside it `core` and `wheels`.
 
     Much of each is one process that installs or checks types, so two cores do both in the time of
     one. What the second says is shown when the first has ended.
@@ -40,7 +40,7 @@ def change(session: nox.Session) -> None:
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as file:
         built = subprocess.Popen(
-            (*nox_, "-s", "core", "wheels", "scaffold"), stdout=file, stderr=subprocess.STDOUT
+            (*nox_, "-s", "core", "wheels"), stdout=file, stderr=subprocess.STDOUT
         )
     try:
         session.run(*nox_, "-s", "ci", external=True)
@@ -48,7 +48,7 @@ def change(session: nox.Session) -> None:
         failed = built.wait()
         sys.stdout.write(log.read_text())
     if failed:
-        session.error("core, wheels or scaffold failed: see above.")
+        session.error("core or wheels failed: see above.")
 
 
 @nox.session
@@ -266,21 +266,26 @@ def saelens(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build an sdist and a wheel of core and of every plugin into dist/, of examples beside it."""
+    """Build a wheel of core and of every plugin into dist/, of examples beside it."""
     session.install(*CONSTRAINED, "build", "hatchling")
     shutil.rmtree("dist", ignore_errors=True)
-    for member in (HERE, HERE / "core", *PLUGINS):
-        build = ("python", "-m", "build", "--no-isolation", "--outdir", "dist", str(member))
-        session.run(*build, silent=True)
-    for example in EXAMPLES:
-        wheel = ("--wheel", "--outdir", "dist/examples", str(example))
+    for member in (HERE, HERE / "core", *PLUGINS, *EXAMPLES):
+        folder = "dist/examples" if member in EXAMPLES else "dist"
+        wheel = ("--wheel", "--outdir", folder, str(member))
         session.run("python", "-m", "build", "--no-isolation", *wheel, silent=True)
 
 
-@nox.session(requires=["build"])
+@nox.session
 def release(session: nox.Session) -> None:
-    """Rehearse a release: build all, check metadata and versions, list what would be published."""
-    session.install(*CONSTRAINED, "twine")
+    """Rehearse a release: build all, check metadata and versions, list what would be published.
+
+    A wheel is built from its sdist: what the one lacks, the other does.
+    """
+    session.install(*CONSTRAINED, "build", "hatchling", "twine")
+    shutil.rmtree("dist", ignore_errors=True)
+    for member in (HERE, HERE / "core", *PLUGINS):
+        both = ("python", "-m", "build", "--no-isolation", "--outdir", "dist", str(member))
+        session.run(*both, silent=True)
     files = (*HERE.glob("dist/*.whl"), *HERE.glob("dist/*.tar.gz"))
     session.run("twine", "check", "--strict", *map(str, sorted(files)), silent=True)
     session.run("python", ".ci/release.py", "dist")
@@ -295,17 +300,11 @@ def core(session: nox.Session) -> None:
 
 @nox.session(requires=["build"], reuse_venv=False)
 def wheels(session: nox.Session) -> None:
-    """Install the built wheels, and strangers' plugins; see that they are found and work."""
-    examples = [str(wheel) for wheel in HERE.glob("dist/examples/*.whl")]
-    session.install(*CONSTRAINED, *built("tenterhook*"), *examples, *PYTEST)
-    checks = [HERE / "tests/check_wheels.py", *HERE.glob("examples/*/tests")]
-    session.chdir(session.create_tmp())  # away from the sources
-    session.run("pytest", "-c", str(HERE / "pyproject.toml"), *map(str, checks))
+    """Install built wheels, and see that strangers' plugins are found and work beside them.
 
-
-@nox.session(requires=["build"], reuse_venv=False)
-def scaffold(session: nox.Session) -> None:
-    """Begin a plugin of each kind in a clean environment; see that it is found and works."""
+    First some of ours, and a plugin of each kind as `tenterhook plugins new` begins it; then all of
+    ours, and the examples.
+    """
     names = (
         "tenterhook_core",
         "tenterhook_layer_activation",
@@ -317,12 +316,20 @@ def scaffold(session: nox.Session) -> None:
         "tenterhook_transformers",
         "tenterhook_zarr",
     )
-    tools = ("hatchling", "mypy", "numpy", "pyright[nodejs]", "ruff")
-    session.install(*CONSTRAINED, *built(*names), *tools, *PYTEST)
+    tools = ["hatchling", "numpy", "ruff", *PYTEST]
+    if os.environ.get("TENTERHOOK_WHOLE"):
+        tools += ["mypy", "pyright[nodejs]"]
+    session.install(*CONSTRAINED, *built(*names), *tools)
     session.chdir(session.create_tmp())  # away from the sources
+    settings = ("-c", str(HERE / "pyproject.toml"))
     # Not in the environment's own temporary folder: pyright takes what is there for a library's.
-    check = ("-c", str(HERE / "pyproject.toml"), str(HERE / "tests/check_scaffold.py"))
-    session.run("pytest", *check, env={"TMPDIR": None})
+    scaffold = str(HERE / "tests/check_scaffold.py")
+    session.run("pytest", *settings, scaffold, *session.posargs, env={"TMPDIR": None})
+
+    examples = [str(wheel) for wheel in HERE.glob("dist/examples/*.whl")]
+    session.install(*CONSTRAINED, *built("tenterhook*"), *examples)
+    checks = [HERE / "tests/check_wheels.py", *HERE.glob("examples/*/tests")]
+    session.run("pytest", *settings, *map(str, checks), *session.posargs)
 
 
 def built(*names: str) -> list[str]:
@@ -351,11 +358,15 @@ def run_ruff(session: nox.Session) -> None:
 
 
 def run_mypy(session: nox.Session) -> None:
-    """Check all at once, but for the modules named conftest: mypy wants a name to be of one."""
+    """Check all at once, modules named conftest as copies: mypy wants a name to be of one."""
     members = (HERE / "core", *PLUGINS, *EXAMPLES, HERE)
     folders = (member / each for member in members for each in ("src", "tests"))
     checked = [*filter(Path.is_dir, folders), HERE / ".ci", HERE / "benchmarks"]
-    alone = [member / "tests" / "conftest.py" for member in members]
-    session.run("mypy", "--exclude", r"/tests/conftest\.py$", *map(str, checked))
-    for conftest in filter(Path.is_file, alone):
-        session.run("mypy", str(conftest))
+    copies = HERE / ".nox" / "conftests"
+    shutil.rmtree(copies, ignore_errors=True)
+    copies.mkdir(parents=True)
+    for member in members:
+        if (conftest := member / "tests" / "conftest.py").exists():
+            name = f"conftest_of_{member.name.replace('-', '_')}.py"
+            shutil.copy(conftest, copies / name)
+    session.run("mypy", "--exclude", r"/conftest\.py$", *map(str, (*checked, copies)))

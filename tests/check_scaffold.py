@@ -1,6 +1,6 @@
 """Checks of what `tenterhook plugins new` writes, in a clean environment of built wheels.
 
-`nox -s scaffold` runs them. Not named `test_...`, so that an ordinary run leaves them alone. What
+`nox -s wheels` runs them. Not named `test_...`, so that an ordinary run leaves them alone. What
 takes seconds for each kind is done for a sample of them, unless `TENTERHOOK_WHOLE=1`.
 """
 
@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -32,8 +33,11 @@ def run(*command: str | Path, cwd: Path, expected: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a plugin of each kind, build its wheel without the network, and install all."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Write a plugin of each kind, build its wheel without the network, and install all.
+
+    The environment is left as it was.
+    """
     folder = tmp_path_factory.mktemp("workshop")
     for kind in KINDS:
         written = run("tenterhook", "plugins", "new", f"my-{kind}", "--kind", kind, cwd=folder)
@@ -42,7 +46,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     members = [str(folder / f"my-{kind}") for kind in KINDS]
     done = subprocess.run([*pip, *members], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder
+    yield folder
+    uninstall = (sys.executable, "-m", "pip", "uninstall", "--yes")
+    subprocess.run([*uninstall, *(f"my-{kind}" for kind in KINDS)], capture_output=True, check=True)
 
 
 KINDS = tuple(BEGINNINGS)
@@ -107,7 +113,7 @@ def test_their_tests_pass(workshop: Path) -> None:
         assert f"my-{kind}/tests/test_my_{kind.replace('-', '_')}.py ." in said
 
 
-@pytest.mark.matrix(sample=2)
+@pytest.mark.matrix(sample=1)
 @each_kind
 def test_it_fulfils_the_contract_as_installed(workshop: Path, kind: str) -> None:
     """`tenterhook plugins check` finds what to make."""
@@ -144,6 +150,8 @@ def test_long_names_pass_their_lint(tmp_path: Path, kind: str, name: str) -> Non
     run("ruff", "format", "--check", ".", cwd=tmp_path / name)
 
 
+# Type checkers read torch first, for half a minute.
+@pytest.mark.matrix(sample=0)
 def test_they_are_typed(workshop: Path) -> None:
     """By mypy, strictly, with the settings they were written with; all at once, to save time.
 
@@ -164,6 +172,7 @@ def test_nothing_is_wrong_with_them(workshop: Path) -> None:
     assert "Nothing is wrong." in run("tenterhook", "plugins", "doctor", cwd=workshop)
 
 
+@pytest.mark.matrix(sample=0)
 def test_names_of_plugins_are_typed_for_pyright_too(workshop: Path) -> None:
     """It, too, follows the plugin that is installed."""
     file = workshop / "names.py"

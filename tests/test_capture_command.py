@@ -257,6 +257,7 @@ def test_no_store(th: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.matrix(sample=1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_stopped(tmp_path: Path, number: int) -> None:
     """Ctrl-C ends a capture cleanly, says what is safe and how to go on, and that works."""
