@@ -16,8 +16,10 @@ from tenterhook_capture.documents import read_documents
 from tenterhook_sae import (
     BadSetting,
     Crosscoder,
+    MatryoshkaBatchTopKSae,
     TopKSae,
     TopText,
+    TrainingsFailed,
     Transcoder,
     load_sae,
     save_sae,
@@ -333,3 +335,82 @@ def test_examples_leave_the_model_alone(loaded: Any, trained: str) -> None:
     assert torch.equal(plain.logits, again.logits)
     assert not len(loaded.layers)
     assert not loaded.module._forward_pre_hooks
+
+
+SHORTER = ("--steps", "3", "--batch-size", "64")
+
+
+def test_lists_of_settings(store: str, tmp_path: Path) -> None:
+    """Every combination, each in a folder of its own, equal to the bit to what it is alone."""
+    grid = tmp_path / "grid"
+    words = ("--kind", "topk,l1", "--latents", "64", "--k", "4,8", "--lr", "1e-3,0.01")
+    done = run("train", store, "first", LAYER, "--out", str(grid), *words, *SHORTER)
+
+    names = ["topk_k4_lr0.001", "topk_k4_lr0.01", "topk_k8_lr0.001", "topk_k8_lr0.01"]
+    names += ["l1_lr0.001", "l1_lr0.01"]
+    assert sorted(each.name for each in grid.iterdir()) == sorted(names)
+    assert "topk_k4_lr0.001: step 3 of 3" in done.stderr
+    assert f"TopKSae of 64 latents in {grid / 'topk_k8_lr0.01'}." in done.stdout
+    table = [line.split() for line in done.stdout.splitlines()[-6:]]
+    assert [line[0] for line in table] == names
+    alone = tmp_path / "alone"
+    words = ("--kind", "topk", "--latents", "64", "--k", "8", "--learning-rate", "0.01")
+    run("train", store, "first", LAYER, "--out", str(alone), *words, *SHORTER)
+    for file in ("sae_weights.safetensors", "cfg.json", "tenterhook.json", "training.json"):
+        assert alone.joinpath(file).read_bytes() == (grid / names[3] / file).read_bytes(), file
+
+
+def test_one_of_a_list_that_fails(store: str, tmp_path: Path) -> None:
+    """The others are trained and listed, and then the error names it."""
+    words = ("--latents", "64", "--k", "4", "--lr", "1e-3,1e9", "--kind", "jumprelu")
+    with pytest.raises(TrainingsFailed, match=r"done are lr0\.001\. lr1e\+09: Diverged"):
+        run("train", store, "first", LAYER, "--out", str(tmp_path), *words, *SHORTER)
+    assert load_sae(tmp_path / "lr0.001").n_latents == 64
+    assert not tmp_path.joinpath("lr1e+09", "cfg.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--k", "4,x"), "'x' is not a valid float"),
+        (("--k", "4,nan"), "nan is no finite number"),
+        (("--k", "4,,8"), "'' is not a valid float"),
+        (("--k", "4,8,4"), r"'4,8,4' has 4\.0 twice"),
+        (("--kind", "topk,nope"), "'nope' is not one of"),
+        (("--latents", "64,0"), "0 is not in the range"),
+        (("--k", "4,65"), "k=65 must be a number of latents, of which there are 64"),
+        (("--kind", "l1", "--k", "4,8"), "--k is a list, and --kind l1 takes no k"),
+        (("--sparsity", "1,2"), "--kind topk takes no sparsity"),
+        (("--kind", "topk,transcoder"), "one pass is over the same layers for all"),
+        (("--widths", "8,64"), "--widths is of --kind matryoshka alone"),
+        (("--kind", "matryoshka", "--widths", "32,16"), r"widths=\[32, 16\] must be whole"),
+        (("--kind", "matryoshka", "--widths", "8,32"), r"that rise to n_latents=64"),
+    ],
+)
+def test_lists_that_cannot_be(
+    store: str, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    """The value is named, and nothing is written."""
+    out = tmp_path / "out"
+    args = ("train", store, "first", LAYER, "--out", str(out), "--latents", "64", *words)
+    found = CliRunner().invoke(command, args)
+
+    assert found.exit_code
+    assert re.search(message, found.stderr or str(found.exception))
+    assert not out.exists()
+
+
+def test_widths_of_a_matryoshka(store: str, tmp_path: Path) -> None:
+    """The last of them is how many latents there are; a dry run of a list says each folder."""
+    words = ("--kind", "matryoshka", "--widths", "8,16,32", "--k", "4")
+    run("train", store, "first", LAYER, "--out", str(tmp_path / "one"), *words, *SHORTER)
+    sae = load_sae(tmp_path / "one")
+    assert isinstance(sae, MatryoshkaBatchTopKSae)
+    assert sae.widths == (8, 16, 32)
+
+    out = tmp_path / "several"
+    done = run(
+        "train", store, "first", LAYER, "--out", str(out), "--latents", "64,128", "--dry-run"
+    )
+    assert re.findall(r"into .*/(.*)\.", done.stdout) == ["latents64", "latents128"]
+    assert not out.exists()

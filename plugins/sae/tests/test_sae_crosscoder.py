@@ -299,3 +299,20 @@ def test_of_layers_of_the_small_model(loaded: Any) -> None:
     found = evaluate_in_model(made, loaded, LAYERS[-1], texts.first(8))
     assert found.cross_entropy_recovered > 0.5
     assert_clean(loaded.module)
+
+
+def test_measures_of_each_layer() -> None:
+    """Against their definitions; the whole is what all layers are side by side."""
+    torch.manual_seed(0)
+    made, x = Crosscoder(40, 8, LAYERS, 3), torch.randn(100, 16) * 3 + 1
+    found = evaluate_rows(made, [x[:30], x[30:]])
+
+    y = made(x).detach()
+    for name, part in zip(LAYERS, (slice(0, 8), slice(8, 16)), strict=True):
+        error, spread = (x - y)[:, part].square(), (x - x.mean(0))[:, part].square()
+        layer = found.by_layer[name]
+        assert layer.mean_squared_error == pytest.approx(float(error.mean()), rel=1e-5)
+        assert layer.explained_variance == pytest.approx(
+            float(1 - error.sum() / spread.sum()), rel=1e-4
+        )
+    assert list(found.by_layer) == [*LAYERS]

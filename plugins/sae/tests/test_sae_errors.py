@@ -32,6 +32,7 @@ ERRORS = [
     (errors.SaeExists("here", "holds an SAE"), "^here holds an SAE. Nothing was overwritten."),
     (errors.NotFinite(1, 9, "Layer 3"), "^Layer 3: 1 of 9 rows hold NaN"),
     (errors.NoRows("The run"), "^The run holds no rows. Capture some texts first."),
+    (errors.Diverged("TopKSae", 7, float("inf"), 1e3), "a TopKSae diverged at step 7: .* 1000"),
     (errors.OtherCheckpoint("here", "k", 3, 4), "with k=3, and this training has k=4"),
 ]
 
@@ -49,3 +50,16 @@ def test_error(error: TenterhookError, message: str) -> None:
         assert vars(again) == vars(error)
         assert again != error
     assert error in {error}
+
+
+def test_trainings_that_failed() -> None:
+    """What ended each goes with the error, through a pickle too."""
+    error = errors.TrainingsFailed({"a": LookupError("gone")}, ["b", "c"])
+    for again in (error, copy.copy(error), pickle.loads(pickle.dumps(error))):
+        with pytest.raises(
+            RuntimeError, match=r"^Of 3 trainings 1 failed; done are b, c\. a: .*gone"
+        ):
+            raise again
+        assert isinstance(again.errors["a"], LookupError)
+    with pytest.raises(errors.TrainingsFailed, match="none is done"):
+        raise errors.TrainingsFailed({"a": LookupError("gone")}, [])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from tenterhook_sae.errors import (
         BadSetting,
+        Diverged,
         NoRows,
         NoSuchLatent,
         NoTexts,
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
         NotRead,
         OtherCheckpoint,
         SaeExists,
+        TrainingsFailed,
         UnknownArchitecture,
         UnreadableSae,
         WrongParts,
         WrongWidth,
     )
     from tenterhook_sae.evaluation import (
+        LayerEvaluation,
         ModelEvaluation,
         RowEvaluation,
+        evaluate_each,
         evaluate_in_model,
         evaluate_rows,
     )
@@ -49,6 +53,10 @@ if TYPE_CHECKING:
     )
     from tenterhook_sae.gated import (
         GatedSae,
+    )
+    from tenterhook_sae.grid import (
+        combinations,
+        train_saes,
     )
     from tenterhook_sae.matryoshka import (
         MatryoshkaBatchTopKSae,
@@ -91,10 +99,12 @@ _HOMES = {
     "Batches": "batches",
     "Concepts": "concepts",
     "Crosscoder": "crosscoder",
+    "Diverged": "errors",
     "Example": "examples",
     "GatedSae": "gated",
     "JumpReLUSae": "models",
     "L1Sae": "models",
+    "LayerEvaluation": "evaluation",
     "Logger": "progress",
     "Manipulation": "concepts",
     "MatryoshkaBatchTopKSae": "matryoshka",
@@ -117,11 +127,14 @@ _HOMES = {
     "Trainer": "training",
     "TrainingProgress": "progress",
     "TrainingSettings": "settings",
+    "TrainingsFailed": "errors",
     "Transcoder": "transcoder",
     "UnknownArchitecture": "errors",
     "UnreadableSae": "errors",
     "WrongParts": "errors",
     "WrongWidth": "errors",
+    "combinations": "grid",
+    "evaluate_each": "evaluation",
     "evaluate_in_model": "evaluation",
     "evaluate_rows": "evaluation",
     "find_examples": "examples",
@@ -130,6 +143,7 @@ _HOMES = {
     "save_sae": "files",
     "strongest_latents": "examples",
     "train_sae": "training",
+    "train_saes": "grid",
     "write_page": "examples",
 }
 
@@ -139,10 +153,12 @@ __all__ = [
     "Batches",
     "Concepts",
     "Crosscoder",
+    "Diverged",
     "Example",
     "GatedSae",
     "JumpReLUSae",
     "L1Sae",
+    "LayerEvaluation",
     "Logger",
     "Manipulation",
     "MatryoshkaBatchTopKSae",
@@ -165,11 +181,14 @@ __all__ = [
     "Trainer",
     "TrainingProgress",
     "TrainingSettings",
+    "TrainingsFailed",
     "Transcoder",
     "UnknownArchitecture",
     "UnreadableSae",
     "WrongParts",
     "WrongWidth",
+    "combinations",
+    "evaluate_each",
     "evaluate_in_model",
     "evaluate_rows",
     "find_examples",
@@ -178,6 +197,7 @@ __all__ = [
     "save_sae",
     "strongest_latents",
     "train_sae",
+    "train_saes",
     "write_page",
 ]
 

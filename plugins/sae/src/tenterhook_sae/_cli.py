@@ -1,20 +1,20 @@
 """`tenterhook sae`: train, evaluate and look into sparse autoencoders."""
 
-import contextlib
 import json
-import math
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tenterhook.one_line import printable
+from tenterhook_sae._options import Number, Several, several
+from tenterhook_sae._printing import print_measures, print_table, progress, rounded
 
 if TYPE_CHECKING:
     from tenterhook_capture.documents import Documents
     from tenterhook_sae.batches import RunBatches
-    from tenterhook_sae.progress import ProgressCallback, TrainingProgress
+    from tenterhook_sae.errors import TrainingsFailed
     from tenterhook_sae.sae import Sae
 
 KINDS = (
@@ -30,14 +30,11 @@ KINDS = (
 )
 
 
-class _Number(click.FloatRange):
-    """A number in a range; NaN, which is in none, passes click's."""
+PENALISED = ("jumprelu", "l1", "gated")
+"""Kinds without `k`."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
-            self.fail(f"{value} is no finite number.", param, ctx)
-        return found
+BETWEEN = ("transcoder", "skip-transcoder", "crosscoder")
+"""Kinds that have either `k` or a penalty."""
 
 
 @click.group()
@@ -50,26 +47,29 @@ def sae() -> None:
 @click.argument("run", required=False)
 @click.argument("layer", required=False, metavar="LAYER")
 @click.option("--out", required=True, help="The folder for checkpoints and the SAE.")
-@click.option("--kind", type=click.Choice(KINDS), default="topk", show_default=True)
+@several("--kind", click.Choice(KINDS), "topk", "")
 @click.option(
     "--reads",
     multiple=True,
     metavar="LAYER",
     help="What a transcoder encodes, by default LAYER:input; or a crosscoder's other layers.",
 )
-@click.option("--latents", type=click.IntRange(1), help="8 times the layer's width by default.")
-@click.option("--k", type=_Number(0), help="32 by default of top-k kinds; of others none.")
+@several("--latents", click.IntRange(1), None, "8 times the layer's width by default.")
+@several("--k", Number(0), None, "32 by default of top-k kinds; of others none.")
+@click.option(
+    "--widths",
+    type=Several(click.IntRange(1)),
+    help="Of matryoshka: how many latents each of its dictionaries has, as 64,256,1024.",
+)
 @click.option("--steps", type=click.IntRange(1), default=10_000, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=4096, show_default=True)
-@click.option("--learning-rate", type=_Number(0), default=1e-3, show_default=True)
-@click.option(
-    "--sparsity", type=_Number(0), default=1.0, show_default=True, help="jumprelu, l1 and gated."
-)
+@several("--learning-rate", Number(0), "0.001", "", "--lr")
+@several("--sparsity", Number(0), "1.0", "jumprelu, l1 and gated.")
 @click.option("--resample-every", type=click.IntRange(1), help="Steps; never by default.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=1000, show_default=True)
 @click.option(
     "--hold-out",
-    type=_Number(0, 0.9),
+    type=Number(0, 0.9),
     default=0.05,
     show_default=True,
     help="The share of rows, the last ones, that it is evaluated on.",
@@ -83,14 +83,15 @@ def train(
     run: str | None,
     layer: str | None,
     out: str,
-    kind: str,
+    kind: list[str],
     reads: tuple[str, ...],
-    latents: int | None,
-    k: float | None,
+    latents: list[int],
+    k: list[float],
+    widths: list[int] | None,
     steps: int,
     batch_size: int,
-    learning_rate: float,
-    sparsity: float,
+    learning_rate: list[float],
+    sparsity: list[float],
     resample_every: int | None,
     checkpoint_every: int,
     hold_out: float,
@@ -103,6 +104,10 @@ def train(
 
     STORE RUN may be one path, STORE/runs/RUN; where the store holds one run, RUN may be left out.
     The same command again goes on where it was stopped.
+
+    --kind, --latents, --k, --learning-rate and --sparsity take lists, as --k 16,32,64: every
+    combination is trained, from one pass over the rows, each into a folder of its own below --out,
+    and comes out as if it were trained alone.
     """
     if layer is None:  # click gives words to arguments from the left, and RUN is the one left out
         run, layer = None, run
@@ -112,14 +117,17 @@ def train(
     import torch
 
     from tenterhook_sae.batches import RunBatches
-    from tenterhook_sae.evaluation import evaluate_rows
+    from tenterhook_sae.evaluation import evaluate_each
+    from tenterhook_sae.grid import train_saes
     from tenterhook_sae.settings import TrainingSettings
     from tenterhook_sae.training import train_sae
     from tenterhook_store import find_run
 
+    asked = _combined(kind, latents, k, learning_rate, sparsity)
+    layers = _read_by_all(kind, layer, reads)
+    _check_widths(kind, widths)
     found, run = find_run(store, run)
     opened = found.run(run)
-    layers = _read_by(kind, layer, reads)
     rows = opened[layers[0]]
     trained = len(rows) - int(hold_out * len(rows))
     if not opened.is_complete:
@@ -130,34 +138,55 @@ def train(
             err=True,
         )
     batches = RunBatches(opened, layers, batch_size=batch_size, seed=seed, rows=slice(0, trained))
-    torch.manual_seed(seed)
-    made = _made(kind, latents, batches, k, _present(device))
-    settings = TrainingSettings(
-        steps=steps,
-        learning_rate=learning_rate,
-        sparsity=sparsity,
-        resample_every=resample_every,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        log_every=max(1, min(100, steps // 10)),
-    )
-    if dry_run:
-        click.echo(
-            f"Would train a {type(made).__name__} of {made.n_latents} latents on {trained:,} rows "
-            f"of {' and '.join(map(str, batches.widths))} features, {steps:,} batches of "
-            f"{batch_size:,}, into {out}."
+    device = _present(device)
+    made, settings = {}, {}
+    for name, each in asked.items():
+        torch.manual_seed(seed)  # so that each begins as it would alone
+        made[name] = _made(each["kind"], each["latents"], batches, each["k"], device, widths)
+        settings[name] = TrainingSettings(
+            steps=steps,
+            learning_rate=each["lr"],
+            sparsity=each["sparsity"],
+            resample_every=resample_every,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            log_every=max(1, min(100, steps // 10)),
         )
+    folders = {name: out if len(made) == 1 else str(Path(out, name)) for name in made}
+    if dry_run:
+        for name, one in made.items():
+            click.echo(
+                f"Would train a {type(one).__name__} of {one.n_latents} latents on {trained:,} "
+                f"rows of {' and '.join(map(str, batches.widths))} features, {steps:,} batches of "
+                f"{batch_size:,}, into {folders[name]}."
+            )
         return
-    with _progress() as show:
-        train_sae(made, batches, settings, out=out, progress=show)
-    measured: dict[str, Any] = {"sae": out, "steps": steps}
-    if trained < len(rows):
-        measured |= _rounded(evaluate_rows(made, batches.blocks(trained, len(rows))))
+    failed: TrainingsFailed | None = None
+    with progress(made) as show:
+        if len(made) == 1:
+            ((name, one),) = made.items()
+            train_sae(one, batches, settings[name], out=out, progress=partial(show, name))
+        else:
+            failed = _failure(train_saes, made, batches, settings, out=out, progress=show)
+    done = {name: one for name, one in made.items() if failed is None or name in failed.done}
+    measured: dict[str, dict[str, Any]] = {name: {} for name in done}
+    if trained < len(rows) and done:
+        evaluations = evaluate_each(done, batches.blocks(trained, len(rows)))
+        measured = {name: rounded(each) for name, each in evaluations.items()}
     if as_json:
-        click.echo(json.dumps(measured, indent=2))
-        return
-    click.echo(f"{type(made).__name__} of {made.n_latents} latents in {out}.")
-    _print_measures({key: measured[key] for key in measured if key not in ("sae", "steps")})
+        listed = [{"sae": folders[n], "steps": steps, **each} for n, each in measured.items()]
+        click.echo(json.dumps(listed[0] if len(made) == 1 else {"saes": listed}, indent=2))
+    elif len(made) == 1:
+        ((name, one),) = made.items()
+        click.echo(f"{type(one).__name__} of {one.n_latents} latents in {out}.")
+        print_measures(measured[name])
+    else:
+        for name, one in done.items():
+            click.echo(f"{type(one).__name__} of {one.n_latents} latents in {folders[name]}.")
+        if any(measured.values()):
+            print_table(measured)
+    if failed is not None:
+        raise failed
 
 
 @sae.command("eval")
@@ -199,11 +228,11 @@ def evaluate(
     in_model = evaluate_in_model(found, loaded, where, documents, batch_size=batch_size)
     layers = found.layers_read(str(where))
     rows = ModelBatches(loaded, layers, documents, batch_size=4096, documents_at_once=batch_size)
-    measured = {**_rounded(in_model), **_rounded(evaluate_rows(found, rows.one_epoch()))}
+    measured = {**rounded(in_model), **rounded(evaluate_rows(found, rows.one_epoch()))}
     if as_json:
         click.echo(json.dumps({"sae": folder, "layer": where, **measured}, indent=2))
         return
-    _print_measures(measured)
+    print_measures(measured)
 
 
 @sae.command()
@@ -298,6 +327,75 @@ def _present(device: str) -> str:
     return device
 
 
+def _combined(
+    kinds: list[str],
+    latents: list[int] | None,
+    k: list[float] | None,
+    learning_rate: list[float],
+    sparsity: list[float],
+) -> dict[str, dict[str, Any]]:
+    """Return what each training is made of, by the name of its folder.
+
+    A kind has no part in a list of what it does not take, where there are several kinds.
+    """
+    from tenterhook_sae.grid import combinations
+
+    found: dict[str, dict[str, Any]] = {}
+    unused: dict[str, list[float]] = {"--k": k or [], "--sparsity": sparsity}
+    for kind in kinds:
+        takes: dict[str, Any] = {"latents": latents or None, "k": k or None, "lr": learning_rate}
+        takes["sparsity"] = sparsity
+        if kind in PENALISED:
+            takes["k"] = k[:1] if k else None
+        else:
+            unused["--k"] = []
+        if kind in PENALISED or (kind in BETWEEN and k is None):
+            unused["--sparsity"] = []
+        else:
+            takes["sparsity"] = sparsity[:1]
+        for name, each in combinations(**takes).items():
+            words = [kind] * (len(kinds) > 1) + [name] * (name != "one")
+            found["_".join(words)] = {"kind": kind, **each}
+    for option, values in unused.items():
+        if len(values) > 1:
+            raise click.UsageError(
+                f"{option} is a list, and --kind {','.join(kinds)} takes no {option[2:]}."
+            )
+    return found
+
+
+def _read_by_all(kinds: list[str], layer: str, reads: tuple[str, ...]) -> list[str]:
+    """Return the layers whose rows all the kinds are trained on."""
+    found = {kind: _read_by(kind, layer, reads) for kind in kinds}
+    first = found[kinds[0]]
+    for kind, layers in found.items():
+        if layers != first:
+            raise click.UsageError(
+                f"--kind {kinds[0]} is trained on {' and '.join(first)}, and {kind} on "
+                f"{' and '.join(layers)}: one pass is over the same layers for all."
+            )
+    return first
+
+
+def _check_widths(kinds: list[str], widths: list[int] | None) -> None:
+    if widths is not None and kinds != ["matryoshka"]:
+        raise click.UsageError(
+            "--widths is of --kind matryoshka alone, the dictionaries within one; --latents takes "
+            "a list of how many latents there are."
+        )
+
+
+def _failure(train: Any, *args: Any, **more: Any) -> "TrainingsFailed | None":
+    """Train several; return the error of those that failed, when the others are done."""
+    from tenterhook_sae.errors import TrainingsFailed
+
+    try:
+        train(*args, **more)
+    except TrainingsFailed as error:
+        return error
+    return None
+
+
 def _read_by(kind: str, layer: str, reads: tuple[str, ...]) -> list[str]:
     """Return the layers whose rows, side by side, a kind is trained on; its own is the last."""
     if "transcoder" in kind:
@@ -314,7 +412,12 @@ def _read_by(kind: str, layer: str, reads: tuple[str, ...]) -> list[str]:
 
 
 def _made(
-    kind: str, latents: int | None, batches: "RunBatches", k: float | None, device: str
+    kind: str,
+    latents: int | None,
+    batches: "RunBatches",
+    k: float | None,
+    device: str,
+    widths: list[int] | None = None,
 ) -> "Sae":
     from tenterhook_sae.crosscoder import Crosscoder
     from tenterhook_sae.gated import GatedSae
@@ -323,7 +426,7 @@ def _made(
     from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
     n_inputs = batches.widths[0]
-    n_latents = latents or 8 * n_inputs
+    n_latents = latents or (widths[-1] if widths else 8 * n_inputs)
     exact: Any = None if k is None else int(k) if k == int(k) else k  # a kind says what is wrong
     if "transcoder" in kind:
         names = batches.about["layers"]
@@ -334,9 +437,9 @@ def _made(
         )
     if kind == "crosscoder":
         if len({*batches.widths}) > 1:
-            widths = " and ".join(map(str, batches.widths))
+            found = " and ".join(map(str, batches.widths))
             raise click.UsageError(
-                f"A crosscoder reads layers of one width, and these have {widths}."
+                f"A crosscoder reads layers of one width, and these have {found}."
             )
         layers = batches.about["layers"]
         return Crosscoder(n_latents, n_inputs, layers, exact, device=device)
@@ -346,7 +449,7 @@ def _made(
     if kind == "batchtopk":
         return BatchTopKSae(n_latents, n_inputs, k, device=device)
     if kind == "matryoshka":
-        return MatryoshkaBatchTopKSae(n_latents, n_inputs, k, device=device)
+        return MatryoshkaBatchTopKSae(n_latents, n_inputs, k, device=device, widths=widths)
     plain: dict[str, type[JumpReLUSae | L1Sae | GatedSae]]
     plain = {"jumprelu": JumpReLUSae, "l1": L1Sae, "gated": GatedSae}
     return plain[kind](n_latents, n_inputs, device=device)
@@ -361,48 +464,3 @@ def _documents(
     if name is None:
         raise click.UsageError("This SAE does not say what it was trained on: give --data.")
     return read_documents(name, field=field).first(sample_limit)
-
-
-def _rounded(evaluation: Any) -> dict[str, Any]:
-    import attrs
-
-    from tenterhook_sae.evaluation import numbers
-
-    found = numbers(attrs.asdict(evaluation))
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in found.items()}
-
-
-def _print_measures(measures: dict[str, Any]) -> None:
-    for name, value in measures.items():
-        shown = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        click.echo(f"{name.replace('_', ' '):<30}{shown:>14}")
-
-
-@contextlib.contextmanager
-def _progress() -> "Iterator[ProgressCallback]":
-    """Show a bar on stderr where it is a terminal, and lines where it is none."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda progress: click.echo(_line_of(progress), err=True)
-        return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task("")
-
-        def show(progress: "TrainingProgress") -> None:
-            bars.update(
-                task, completed=progress.step, total=progress.steps, description=_line_of(progress)
-            )
-
-        yield show
-
-
-def _line_of(progress: "TrainingProgress") -> str:
-    return (
-        f"step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.4f}, "
-        f"explained variance {progress.explained_variance:.3f}, L0 {progress.l0:.1f}, "
-        f"dead {progress.dead_share:.1%}, {progress.rows_per_second:,.0f} rows/s"
-    )

@@ -45,6 +45,13 @@ class Batches(Protocol):
         """Go on from there."""
 
 
+def batch_name(batches: Batches, number: int) -> str:
+    """Return what messages call a batch: its number, and of what it is."""
+    about = batches.about
+    known = [key for key in ("layer", "run", "model") if about.get(key) is not None]
+    return f"Batch {number}" + "".join(f" of {key} {about[key]!r}" for key in known)
+
+
 def _named(source: str | None) -> str | None:
     """Return the name by which documents can be read again; `None` for texts that were given."""
     return None if source == attrs.fields(Documents).source.default else source

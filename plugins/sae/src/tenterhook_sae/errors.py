@@ -1,13 +1,13 @@
 """What may be wrong with what an SAE is given; each names the value and the way out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from tenterhook import TenterhookError
 from tenterhook.errors import closest
-from tenterhook.one_line import shown
+from tenterhook.one_line import error_line, shown
 from tenterhook_store.errors import BadSetting as BadSetting  # the same one, under both names
 
 
@@ -234,3 +234,44 @@ class OtherCheckpoint(TenterhookError, ValueError):
             f"training has {self.what}={self.expected!r}. Give the same settings to go on with it, "
             "or another folder. Nothing was overwritten."
         )
+
+
+@attrs.define(slots=False)
+class Diverged(TenterhookError, FloatingPointError):
+    """A training came to a loss or to weights that are no finite numbers."""
+
+    kind: str
+    """The class that was trained."""
+
+    step: int
+    """At which step."""
+
+    loss: float
+    """What the loss was; NaN where only weights were looked at."""
+
+    learning_rate: float
+    """What it was then."""
+
+    def __str__(self) -> str:
+        return (
+            f"The training of a {self.kind} diverged at step {self.step}: the loss is {self.loss} "
+            f"with a learning rate of {self.learning_rate:g}. Give a lower learning_rate, or a "
+            "lower clip."
+        )
+
+
+@attrs.define(slots=False)
+class TrainingsFailed(TenterhookError, RuntimeError):
+    """Of several trainings some ended with an error; the others are done."""
+
+    errors: Mapping[str, Exception]
+    """What ended each that failed, by name."""
+
+    done: Sequence[str] = attrs.field(converter=_tuple)
+    """The names of those that are done."""
+
+    def __str__(self) -> str:
+        count = len(self.errors) + len(self.done)
+        said = " ".join(f"{name}: {error_line(error)}" for name, error in self.errors.items())
+        others = f"done are {', '.join(self.done)}" if self.done else "none is done"
+        return f"Of {count} trainings {len(self.errors)} failed; {others}. {said}"

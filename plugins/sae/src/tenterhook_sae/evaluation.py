@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 
 import attrs
 import torch
@@ -19,21 +19,31 @@ from tenterhook_sae.sae import Sae, sae_parts
 
 
 @attrs.frozen(kw_only=True)
+class LayerEvaluation:
+    """What a crosscoder makes of one of its layers."""
+
+    mean_squared_error: float
+    explained_variance: float
+
+
+@attrs.frozen(kw_only=True)
 class RowEvaluation:
-    """What an SAE makes of rows of activations."""
+    """What an SAE makes of rows of activations; of a transcoder, of what it is to give for them."""
 
     rows: int
     mean_squared_error: float
-    """Per feature."""
+    """Per feature: `mean((x - x') ** 2)` for rows `x` and reconstructions `x'`."""
     explained_variance: float
-    """1 minus the squared error over the squared distance from the mean of all rows; NaN where all
-    rows are the same."""
+    """`1 - sum(|x - x'|^2) / sum(|x - mean(x)|^2)` over all rows: 1 minus the normalised error of
+    Gao et al. 2024 (arXiv:2406.04093); NaN where all rows are the same."""
     cosine: float
     """Mean cosine of a row and its reconstruction."""
     l0: float
-    """Active latents per row."""
+    """Active latents per row: `mean(|z|_0)`."""
     unused_share: float
-    """The share of latents that no row activated."""
+    """The share of latents that no row activated: of these rows, the dead."""
+    by_layer: Mapping[str, LayerEvaluation] = attrs.field(factory=dict)
+    """Of each layer of a crosscoder; empty for kinds that reconstruct one layer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,11 +59,11 @@ class ModelEvaluation:
     cross_entropy_ablated: float
     """With it replaced by zeros."""
     cross_entropy_recovered: float
-    """`(ablated - reconstructed) / (ablated - plain)`: 1 costs nothing, 0 as much as zeros; NaN
-    where zeros cost nothing."""
+    """`(ablated - reconstructed) / (ablated - plain)`, the loss recovered of Bricken et al. 2023
+    ("Towards Monosemanticity"): 1 costs nothing, 0 as much as zeros; NaN where zeros cost nothing.
+    Of a crosscoder the last layer alone is replaced."""
 
 
-@torch.no_grad()
 def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
     """Evaluate on blocks of rows, each `(rows, n_inputs)`, one in memory at a time.
 
@@ -61,38 +71,82 @@ def evaluate_rows(sae: Sae, rows: "Iterable[Tensor] | Tensor") -> RowEvaluation:
     blocks. Rows are taken to float32 and the SAE's device; sums are float64. Raises `NoRows`,
     `WrongWidth` and `NotFinite` (each a `ValueError`).
     """
-    count, active = 0, 0
-    total = torch.zeros(sae.n_outputs, dtype=torch.float64)
-    squares = error = cosine = 0.0
-    used = torch.zeros(sae.n_latents, dtype=torch.bool, device=sae.device)
+    return evaluate_each({"": sae}, rows)[""]
+
+
+@torch.no_grad()
+def evaluate_each(
+    saes: Mapping[str, Sae], rows: "Iterable[Tensor] | Tensor"
+) -> dict[str, RowEvaluation]:
+    """Evaluate several SAEs on the same rows, which are read once; see `evaluate_rows`."""
+    sums = {name: _Sums(sae) for name, sae in saes.items()}
     for block in rows.split(4096) if isinstance(rows, Tensor) else rows:  # type: ignore[no-untyped-call]
-        if block.shape[-1] != sum(sae.parts):
-            raise WrongWidth(sum(sae.parts), block.shape[-1], sae.about.get("layer"))
-        block = block.to(sae.device, torch.float32)
         bad = ~torch.isfinite(block).all(1)
         if bad.any():
             raise NotFinite(int(bad.sum()), len(block), "The rows to evaluate with")
-        given, x = sae_parts(sae, block)
+        for each in sums.values():
+            each.add(block)
+    return {name: each.evaluation() for name, each in sums.items()}
+
+
+class _Sums:
+    """What is summed up of one SAE over rows; float64, of each feature that is reconstructed."""
+
+    def __init__(self, sae: Sae) -> None:
+        self._sae = sae
+        self._count = self._active = 0
+        self._cosine = 0.0
+        self._total, self._squares, self._error = torch.zeros(3, sae.n_outputs, dtype=torch.float64)
+        self._used = torch.zeros(sae.n_latents, dtype=torch.bool, device=sae.device)
+
+    def add(self, block: Tensor) -> None:
+        """Take rows, `(rows, width)`."""
+        sae = self._sae
+        if block.shape[-1] != sum(sae.parts):
+            raise WrongWidth(sum(sae.parts), block.shape[-1], sae.about.get("layer"))
+        given, x = sae_parts(sae, block.to(sae.device, torch.float32))
         latents = sae.encode(given)
         found = sae.reconstruct(given, latents).float()
-        count += len(x)
-        total += x.double().sum(0).cpu()
-        squares += float(x.double().square().sum())
-        error += float((x - found).double().square().sum())
-        cosine += float(functional.cosine_similarity(x, found).double().sum())
-        active += int((latents != 0).sum())
-        used |= (latents != 0).any(0)
-    if not count:
-        raise NoRows("What was given to evaluate with")
-    spread = squares - float(total.square().sum()) / count
-    return RowEvaluation(
-        rows=count,
-        mean_squared_error=error / (count * sae.n_outputs),
-        explained_variance=explained(error, spread, squares),
-        cosine=cosine / count,
-        l0=active / count,
-        unused_share=float((~used).double().mean()),
-    )
+        self._count += len(x)
+        self._total += x.double().sum(0).cpu()
+        self._squares += x.double().square().sum(0).cpu()
+        self._error += (x - found).double().square().sum(0).cpu()
+        self._cosine += float(functional.cosine_similarity(x, found).double().sum())
+        active = latents != 0
+        self._active += int(active.sum())
+        self._used |= active.any(0)
+
+    def evaluation(self) -> RowEvaluation:
+        """Return what the sums come to."""
+        sae, count = self._sae, self._count
+        if not count:
+            raise NoRows("What was given to evaluate with")
+        whole = self._of(slice(None))
+        by_layer = {}
+        if len(sae.parts) > 1 and sum(sae.parts) == sae.n_outputs:
+            ends = [*accumulate(sae.parts)]
+            starts = [0, *ends[:-1]]
+            for name, start, stop in zip(sae.layers_read(""), starts, ends, strict=True):
+                by_layer[name] = self._of(slice(start, stop))
+        return RowEvaluation(
+            rows=count,
+            mean_squared_error=whole.mean_squared_error,
+            explained_variance=whole.explained_variance,
+            cosine=self._cosine / count,
+            l0=self._active / count,
+            unused_share=float((~self._used).double().mean()),
+            by_layer=by_layer,
+        )
+
+    def _of(self, features: slice) -> LayerEvaluation:
+        total, squares, error = (
+            each[features] for each in (self._total, self._squares, self._error)
+        )
+        spread = float((squares - total.square() / self._count).sum())
+        return LayerEvaluation(
+            mean_squared_error=float(error.mean()) / self._count,
+            explained_variance=explained(float(error.sum()), spread, float(squares.sum())),
+        )
 
 
 def explained(error: float, spread: float, squares: float) -> float:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from tenterhook import TenterhookError
 from tenterhook.one_line import error_line, printable
-from tenterhook_sae.batches import Batches
+from tenterhook_sae.batches import Batches, batch_name
 from tenterhook_sae.dead_latents import auxiliary_loss, resample, thresholds_of
 from tenterhook_sae.errors import (
     BadSetting,
+    Diverged,
     NoRows,
     NotFinite,
     OtherCheckpoint,
@@ -25,14 +25,13 @@ from tenterhook_sae.errors import (
     WrongParts,
     WrongWidth,
 )
-from tenterhook_sae.evaluation import explained, numbers
+from tenterhook_sae.evaluation import explained
 from tenterhook_sae.files import CONFIG, FileName, in_place, save_sae, write_json
-from tenterhook_sae.progress import ProgressCallback, TrainingProgress
+from tenterhook_sae.loop import Lane, run_lanes
+from tenterhook_sae.progress import ProgressCallback
 from tenterhook_sae.reading import WeightFile, parse_object
 from tenterhook_sae.sae import Sae, sae_parts
 from tenterhook_sae.settings import TrainingSettings
-from tenterhook_sae.stopping import asked_to_stop
-from tenterhook_store import NotWritable
 from tenterhook_store.structuring import structured
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -82,10 +81,15 @@ class Trainer:
         `loss` to `learning_rate`; without `report` nothing is. While it is under way the SAE works
         on scaled activations; `finish` puts that right.
 
-        Raises, before anything is changed, `NotFinite` where rows hold NaN, and `NoRows` for a
-        batch of none (each a `ValueError`).
+        Raises, before anything is changed, `NotFinite` where rows hold NaN, `NoRows` for a batch of
+        none (each a `ValueError`), and `Diverged` (a `FloatingPointError`) where the loss is no
+        number; on other devices than the CPU that is looked at with `report` alone.
         """
-        self._check(batch)
+        self.check(batch)
+        return self.take_step(batch, report=report)
+
+    def take_step(self, batch: Tensor, *, report: bool = False) -> dict[str, float]:
+        """Take one step on rows that `check` let pass; see `train_batch`."""
         sae, settings = self.sae, self.settings
         if not self._scales:
             self._begin(batch)
@@ -115,6 +119,9 @@ class Trainer:
             loss = loss + settings.aux * auxiliary_loss(
                 sae, x, error.detach(), dead, settings.aux_k
             )
+        # Elsewhere looking at it would have the host wait for the device in each step.
+        if (kind == "cpu" or report) and not math.isfinite(float(loss.detach())):
+            raise Diverged(type(sae).__name__, self.step + 1, float(loss.detach()), rate)
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.normalize_decoder:
             self._keep_length_out_of_gradient()
@@ -143,17 +150,20 @@ class Trainer:
             "learning_rate": rate,
         }
 
-    def _check(self, batch: Tensor) -> None:
+    def check(self, batch: Tensor) -> None:
+        """Raise `NotFinite` for rows with NaN or infinity, `NoRows` for a batch of none."""
+        name = batch_name(self.batches, self.step + 1)
         if not len(batch):
-            raise NoRows(self._batch_name(), "Batches hold a row at least.")
+            raise NoRows(name, "Batches hold a row at least.")
         bad = ~torch.isfinite(batch).all(1)
         if bad.any():
-            raise NotFinite(int(bad.sum()), len(batch), self._batch_name())
+            raise NotFinite(int(bad.sum()), len(batch), name)
 
-    def _batch_name(self) -> str:
-        about = self.batches.about
-        known = [key for key in ("layer", "run", "model") if about.get(key) is not None]
-        return f"Batch {self.step + 1}" + "".join(f" of {key} {about[key]!r}" for key in known)
+    def check_weights(self) -> None:
+        """Raise `Diverged` where a weight is NaN or infinite."""
+        if not all(bool(torch.isfinite(each).all()) for each in self.sae.parameters()):
+            name, rate = type(self.sae).__name__, self.settings.learning_rate
+            raise Diverged(name, self.step, math.nan, rate)
 
     @torch.no_grad()
     def _begin(self, batch: Tensor) -> None:
@@ -235,57 +245,13 @@ class Trainer:
         Ctrl-C waits for the step under way and then raises `KeyboardInterrupt`, with a checkpoint
         where there is a folder; pressed twice it does not wait, and the latest checkpoint stays.
 
-        Raises `NoRows` where the batches end, `NotFinite` where rows hold NaN, and `NotWritable`
-        where a checkpoint cannot be written; the one before stays.
+        Raises `NoRows` where the batches end, `NotFinite` where rows hold NaN, `Diverged` where
+        the weights come to, and `NotWritable` where a checkpoint cannot be written; the one before
+        stays. The SAE works on activations as they are then too.
         """
-        settings = self.settings
-        began, first = time.perf_counter(), self.step
-        rows = 0
-        stream = iter(self.batches)
-        between_steps = True
-        try:
-            with asked_to_stop() as asked:
-                while self.step < settings.steps:
-                    if asked.is_set():
-                        raise KeyboardInterrupt
-                    between_steps = False
-                    batch = next(stream, None)
-                    if batch is None:
-                        raise NoRows(self._batch_name(), "Batches have no end: begin them again.")
-                    last = self.step + 1 == settings.steps
-                    report = last or (self.step + 1) % settings.log_every == 0
-                    found = self.train_batch(batch, report=report)
-                    rows += len(batch)
-                    if report:
-                        self.history.append({"step": self.step, **numbers(found)})
-                    between_steps = True
-                    if report and progress is not None:
-                        seconds = time.perf_counter() - began
-                        each = seconds / (self.step - first)
-                        progress(
-                            TrainingProgress(
-                                step=self.step,
-                                steps=settings.steps,
-                                rows_per_second=rows / seconds,
-                                seconds_left=each * (settings.steps - self.step),
-                                **found,
-                            )
-                        )
-                    if out is not None and not last and self.step % settings.checkpoint_every == 0:
-                        self.save_checkpoint(out)
-        except KeyboardInterrupt as error:
-            # In the middle of a step, weights and batches do not belong together.
-            if out is not None and self.step > first and between_steps:
-                try:
-                    self.save_checkpoint(out)
-                except NotWritable as failed:
-                    error.add_note(f"No checkpoint of step {self.step}: {failed}.")
-                else:
-                    error.add_note(f"Stopped after step {self.step}; the same call again goes on.")
-            raise
-        if out is not None:
-            self.save_checkpoint(out)
-        self.finish()
+        folder = None if out is None else Path(out)
+        lane = Lane(trainer=self, folder=folder, progress=progress)
+        run_lanes([lane], self.batches, at=self.step)
         return self.sae
 
     def finish(self) -> None:
@@ -326,8 +292,10 @@ class Trainer:
     def save_checkpoint(self, folder: FileName) -> Path:
         """Write all that the steps to come depend on into one file, in place at once.
 
-        Raises `NotWritable` (an `OSError`), as on a full disk; the checkpoint before stays.
+        Raises `NotWritable` (an `OSError`), as on a full disk, and `Diverged` where a weight is no
+        number; the checkpoint before stays.
         """
+        self.check_weights()
         path = Path(folder) / CHECKPOINT
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         tensors["idle"] = self._idle
@@ -359,12 +327,7 @@ class Trainer:
         settings, naming the first difference, and `UnreadableSae` where it is damaged; nothing
         is changed then.
         """
-        file, facts = _opened(Path(folder) / CHECKPOINT)
-        mine = self._identity()
-        for key, value in facts.identity.items():
-            if key not in mine or mine[key] != value:
-                raise OtherCheckpoint(str(folder), key, value, mine.get(key))
-        self._check_stored(file)
+        file, facts = self._of_this_training(Path(folder))
         tensors = file.load(file.stored)
         try:
             self.batches.load_state_dict(facts.batches)
@@ -393,6 +356,19 @@ class Trainer:
         self.step = facts.step
         self._scales = [facts.scale, *facts.scales] if facts.scale else []
         self.history = facts.history
+
+    def check_checkpoint(self, folder: FileName) -> None:
+        """Raise what `load_checkpoint` would, but for where batches stand; change nothing."""
+        self._of_this_training(Path(folder))
+
+    def _of_this_training(self, folder: Path) -> "tuple[WeightFile, _Facts]":
+        file, facts = _opened(folder / CHECKPOINT)
+        mine = self._identity()
+        for key, value in facts.identity.items():
+            if key not in mine or mine[key] != value:
+                raise OtherCheckpoint(str(folder), key, value, mine.get(key))
+        self._check_stored(file)
+        return file, facts
 
     def _check_stored(self, file: WeightFile) -> None:
         """Raise `UnreadableSae` unless a checkpoint's tensors are those of this training."""
@@ -474,28 +450,39 @@ def train_sae(
     Raises, with nothing changed: `WrongWidth`; `BadSetting` for an SAE in float16, in which AdamW
     comes to NaN; `OtherCheckpoint` where the folder holds a
     checkpoint of another training, `SaeExists` where it holds an SAE without one. Raises
-    `NotFinite` where rows hold NaN, and `NotWritable` where the disk is full; the steps before
-    stand, as they do after Ctrl-C, and so does the latest checkpoint.
+    `NotFinite` where rows hold NaN, `Diverged` where weights come to, as with too high a learning
+    rate, and `NotWritable` where the disk is full; the steps before stand, as they do after Ctrl-C,
+    and so does the latest checkpoint.
     """
     trainer = Trainer(sae, batches, settings)
     if out is None:
-        return _run(trainer, None, progress)
+        return trainer.run(progress=progress)
     folder = Path(out)
-    if folder.joinpath(CHECKPOINT).exists():
-        trainer.load_checkpoint(folder)
-    elif folder.joinpath(CONFIG).exists():
-        raise SaeExists(str(folder), "holds an SAE already; give another folder to train in")
-    _run(trainer, folder, progress)
-    write_json(folder / HISTORY, {"about": sae.about, "history": trainer.history})
-    save_sae(sae, folder, overwrite=True)
+    check_folder(trainer, folder)
+    begin(trainer, folder)
+    lane = Lane(
+        trainer=trainer, folder=folder, progress=progress, ended=lambda: write(trainer, folder)
+    )
+    run_lanes([lane], batches, at=trainer.step)
     return sae
 
 
-def _run(trainer: Trainer, folder: Path | None, progress: ProgressCallback | None) -> Sae:
-    """Run to the end; stopped before, have the SAE work on activations as they are all the same."""
-    try:
-        return trainer.run(folder, progress=progress)
-    except BaseException:
-        if trainer.step:
-            trainer.finish()
-        raise
+def check_folder(trainer: Trainer, folder: Path) -> None:
+    """Raise where a folder holds another training, or an SAE without one; change nothing."""
+    if folder.joinpath(CHECKPOINT).exists():
+        trainer.check_checkpoint(folder)
+    elif folder.joinpath(CONFIG).exists():
+        raise SaeExists(str(folder), "holds an SAE already; give another folder to train in")
+
+
+def begin(trainer: Trainer, folder: Path) -> None:
+    """Go on from the checkpoint in a folder, if there is one."""
+    if folder.joinpath(CHECKPOINT).exists():
+        trainer.load_checkpoint(folder)
+
+
+def write(trainer: Trainer, folder: Path) -> None:
+    """Write the SAE of a training that is done, and its measures."""
+    about = {"about": trainer.sae.about, "history": trainer.history}
+    write_json(folder / HISTORY, about)
+    save_sae(trainer.sae, folder, overwrite=True)
