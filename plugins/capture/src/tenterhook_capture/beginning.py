@@ -20,7 +20,13 @@ from tenterhook_capture.identity import (
     is_of_earlier_version,
 )
 from tenterhook_capture.prepare import Capture
-from tenterhook_capture.shared_tokens import TOKENS, share_tokens, shared_rows, token_difference
+from tenterhook_capture.shared_tokens import (
+    TOKENS,
+    share_hashes,
+    share_tokens,
+    shared_rows,
+    token_difference,
+)
 from tenterhook_capture.together import led
 from tenterhook_capture.unit_rows import UnitsRounded, rounded_rows
 from tenterhook_store import OtherRun, Run, RunPlan, RunWriter, Store, UnknownRun
@@ -79,6 +85,8 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
         writer = store.write_run(run_id, begun)
     check_tokens(found, store.run(run_id), OtherRun)
     share_tokens(writer, found.rows, found.tokens)
+    if found.hashes is not None:
+        share_hashes(writer, found.hashes)
     return writer, found
 
 

@@ -22,7 +22,7 @@ from tenterhook_capture.records import (
     check_text,
     find_documents,
 )
-from tenterhook_capture.spilled import Numbers
+from tenterhook_capture.spilled import NumberColumn, Numbers
 from tenterhook_capture.tables import (
     Table,
     TableRecords,
@@ -156,13 +156,24 @@ class Documents:
     @cached_property
     def fingerprint(self) -> str:
         """The sha256 of the texts, in order; the same whatever they were read from."""
+        return self._hashed[0]
+
+    @property
+    def hashes(self) -> NumberColumn:
+        """A hash of each text, 64 bits: of two runs, which of their documents are the same."""
+        return self._hashed[1]
+
+    @cached_property
+    def _hashed(self) -> tuple[str, NumberColumn]:
         kind = b"messages" if self.are_messages else b"token ids" if self.are_token_ids else b""
-        digest = hashlib.sha256(kind)
+        digest, each = hashlib.sha256(kind), Numbers("q")
         for text in self.texts:
             content = text.encode("utf-8", "surrogatepass")
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
-        return digest.hexdigest()
+            own = hashlib.blake2b(content, digest_size=8, person=kind).digest()
+            each.extend((int.from_bytes(own, "little", signed=True),))
+        return digest.hexdigest(), each
 
     @cached_property
     def fields_fingerprint(self) -> str | None:

@@ -25,6 +25,8 @@ class KnownDocuments:
     are_messages: bool
     fields: Mapping[str, Sequence[Any]] = attrs.field(factory=dict, init=False)
     fields_fingerprint: str | None = attrs.field(default=None, init=False)
+    hashes: None = attrs.field(default=None, init=False)
+    """They are with the run, where it has them."""
 
     @classmethod
     def of_run(cls, run: Run, origin: DataName) -> "KnownDocuments":

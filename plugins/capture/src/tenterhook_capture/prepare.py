@@ -33,6 +33,7 @@ from tenterhook_capture.options import CaptureOptions, is_role
 from tenterhook_capture.points import Point, points_of, spellings
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.shared_tokens import TOKENS, TokenFacts, shared_rows
+from tenterhook_capture.spilled import NumberColumn
 from tenterhook_capture.text_model import TextModel
 from tenterhook_capture.threads import THREADS
 from tenterhook_capture.together import has_stages, together
@@ -63,6 +64,8 @@ class Capture:
     recipe: CaptureRecipe
     tokens: TokenFacts
     """What is shared of the tokens."""
+    hashes: NumberColumn | None = None
+    """The hash of each document's text, where the texts were read."""
     fields: Mapping[str, Sequence[Any]] = attrs.field(factory=dict)
     """The values that are kept beside the documents."""
     session: Mapping[str, Any]
@@ -213,6 +216,7 @@ def _prepared(
         plan=plan,
         recipe=recipe,
         tokens=facts,
+        hashes=documents.hashes,
         fields=documents.fields,
         session=session,
         padded=padded_probe(probed, seen),

@@ -30,7 +30,7 @@ from tenterhook_capture.token_rows import (
     TokenCounts,
     TokenRows,
 )
-from tenterhook_store import DamagedStore, Run, RunWriter, SharedTensors, SharesTensors
+from tenterhook_store import TEXTS, DamagedStore, Run, RunWriter, SharedTensors, SharesTensors
 from tenterhook_store.structuring import strict_converter, structured
 
 TOKENS = "tokens_fingerprint"
@@ -122,6 +122,17 @@ def share_tokens(writer: RunWriter, rows: ChosenRows, facts: TokenFacts) -> None
     """Keep the tokens with a run of which they are, if its store can and has them not yet."""
     if isinstance(writer, SharesTensors) and writer.plan.about.get(TOKENS) == facts.fingerprint:
         writer.share(SHARED, map(_as_tensors, _pieces(_columns(rows))), facts.values())
+
+
+def share_hashes(writer: RunWriter, hashes: NumberColumn) -> None:
+    """Keep the hash of each document's text with a run, if its store can and has them not yet.
+
+    Nothing of the run follows from them. They tell which documents another run has too.
+    """
+    if isinstance(writer, SharesTensors):
+        parts = (hashes[at : at + PIECE] for at in range(0, len(hashes), PIECE))
+        pieces = ({TEXTS: torch.frombuffer(part, dtype=torch.int64)} for part in parts)
+        writer.share(TEXTS, pieces, {"documents": len(hashes), "piece": PIECE})
 
 
 def shared_rows(run: Run, model: TextModel) -> tuple[ChosenRows, TokenFacts] | None:

@@ -10,6 +10,7 @@ import attrs
 import click
 
 from tenterhook.errors import TenterhookError
+from tenterhook_cli.align import align
 from tenterhook_cli.amounts import how_long, many, progress_of, size
 from tenterhook_cli.compare import compare
 from tenterhook_cli.contents import batches_of, layers_of, reduced
@@ -42,9 +43,10 @@ class _Runs(click.Group):
 
 @click.group(cls=_Runs)
 def runs() -> None:
-    """Show, check, compare, finish, export and delete the runs of a store."""
+    """Show, check, compare, align, finish, export and delete the runs of a store."""
 
 
+runs.add_command(align)
 runs.add_command(compare)
 runs.add_command(reproduce)
 

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from tenterhook_store.aligning.aligned import AlignedRuns, align
+from tenterhook_store.aligning.keeping import AlignmentFacts, list_alignments
+from tenterhook_store.aligning.opening import find_alignment, open_alignment
+from tenterhook_store.aligning.texts import TEXTS
 from tenterhook_store.capture_budget import CaptureBudget
 from tenterhook_store.comparing import (
     LayerComparison,
@@ -16,6 +20,7 @@ from tenterhook_store.errors import (
     AmbiguousRun,
     BadName,
     BadSetting,
+    CannotAlign,
     CannotKeep,
     DamagedStore,
     DeletedRun,
@@ -31,12 +36,14 @@ from tenterhook_store.errors import (
     NoTokenizer,
     NotReduced,
     NotWritable,
+    OtherAlignment,
     OtherLoader,
     OtherRun,
     OverBudget,
     PlaceTaken,
     ReplacedRun,
     RowOutOfRange,
+    UnknownAlignment,
     UnknownFormat,
     UnknownRun,
     UnknownTensor,
@@ -77,7 +84,8 @@ from tenterhook_store.norm_bounds import (
     NormMeter,
 )
 from tenterhook_store.plan import CODECS, ROW_ARRAYS, LayerArray, RunPlan, Unit
-from tenterhook_store.protocols import Problem, RowBlock, RunWriter, Store, UnitWriter
+from tenterhook_store.problem import Problem
+from tenterhook_store.protocols import RowBlock, RunWriter, Store, UnitWriter
 from tenterhook_store.readable import Readable
 from tenterhook_store.reductions import REDUCTIONS, Reducing, Reduction
 from tenterhook_store.row_ranges import RANGES, RowRanges, ranges
@@ -101,9 +109,13 @@ __all__ = [
     "ROW_ARRAYS",
     "SCALE",
     "SPANS",
+    "TEXTS",
+    "AlignedRuns",
+    "AlignmentFacts",
     "AmbiguousRun",
     "BadName",
     "BadSetting",
+    "CannotAlign",
     "CannotKeep",
     "CaptureBudget",
     "DamagedStore",
@@ -134,6 +146,7 @@ __all__ = [
     "NotKept",
     "NotReduced",
     "NotWritable",
+    "OtherAlignment",
     "OtherLoader",
     "OtherRun",
     "OverBudget",
@@ -161,6 +174,7 @@ __all__ = [
     "TopTokens",
     "Unit",
     "UnitWriter",
+    "UnknownAlignment",
     "UnknownFormat",
     "UnknownRun",
     "UnknownTensor",
@@ -168,6 +182,7 @@ __all__ = [
     "WrongIndex",
     "WrongRows",
     "ZarrStore",
+    "align",
     "check_attribute",
     "check_free",
     "check_run_id",
@@ -177,6 +192,7 @@ __all__ = [
     "dequantize",
     "dtype_name",
     "export_folder",
+    "find_alignment",
     "find_exporter",
     "find_run",
     "find_runs",
@@ -184,7 +200,9 @@ __all__ = [
     "fold",
     "is_narrower",
     "is_reserved",
+    "list_alignments",
     "natural_order",
+    "open_alignment",
     "open_store",
     "out_of_range",
     "plain_tensor",

@@ -7,7 +7,7 @@ loaders and data sets.
 import importlib.util
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ the position in it of each row, and the number of the row."""
 
 Batch = Any
 """Rows of one layer, a `Tensor`; or of several arrays by name, `dict[str, Tensor]`."""
+
+Kind = tuple[torch.dtype, tuple[int, ...]]
+"""Of an array: its dtype, and the shape of a row."""
 
 _HAS_NUMPY = importlib.util.find_spec("numpy") is not None
 
@@ -81,17 +84,53 @@ class Columns:
 
     def room(self, rows: int) -> "Room":
         """Return memory for so many rows of each array."""
-        kinds = [
+        return Room(rows, self.kinds)
+
+    @property
+    def kinds(self) -> "list[Kind]":
+        """The dtype of each array, and the shape of one of its rows."""
+        return [
             (torch.int64, ()) if column is None else (column.dtype, column.shape[1:])
             for column in self._columns
         ]
-        return Room(rows, kinds)
+
+
+class ReadTogether(Protocol):
+    """Arrays whose rows are read together, by their places from 0; `Columns` is one."""
+
+    def slice(self, start: int, stop: int) -> list[Tensor]:
+        """Read the rows from one place to another, of each array."""
+
+    def take(self, places: Tensor, *, check: bool) -> list[Tensor]:
+        """Read the rows at any places, int64 `[rows]`, of each array; in their order."""
+
+    def batch(self, tensors: list[Tensor]) -> Batch:
+        """Return them as they are handed out."""
+
+    def room(self, rows: int) -> "Room":
+        """Return memory for so many rows of each array."""
+
+
+@runtime_checkable
+class OpensColumns(Protocol):
+    """Something whose rows are loaded, and that is not one run: it says itself what is read."""
+
+    @property
+    def id(self) -> str:
+        """What messages and states call it."""
+
+    @property
+    def ranges(self) -> RowRanges:
+        """Which rows it has."""
+
+    def open_columns(self, layers: Any, also: Sequence[Also], part: RowRanges) -> ReadTogether:
+        """Return the arrays of a part of it; `BadSetting`, `NotCaptured`."""
 
 
 class Room:
     """Memory for rows of several arrays, written and read at any places."""
 
-    def __init__(self, rows: int, kinds: Sequence[tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    def __init__(self, rows: int, kinds: "Sequence[Kind]") -> None:
         self._kinds = kinds
         self._memory = [_widest(_empty((rows, *shape), dtype)) for dtype, shape in kinds]
 

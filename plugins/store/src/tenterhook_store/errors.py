@@ -201,6 +201,47 @@ class NoSpans(TenterhookError, LookupError):
 
 
 @attrs.define(slots=False)
+class CannotAlign(TenterhookError, ValueError):
+    """Two runs have no rows that could be paired, or nobody knows which."""
+
+    run_a: str
+    run_b: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Runs {self.run_a!r} and {self.run_b!r} cannot be aligned: {self.reason}."
+
+
+@attrs.define(slots=False)
+class OtherAlignment(TenterhookError, ValueError):
+    """An alignment of that name is there, and is another one."""
+
+    name: str
+    location: str
+
+    def __str__(self) -> str:
+        return (
+            f"Alignment {self.name!r} is in the store {self.location} already, and is of other "
+            "runs, or of what they were then. Give another name (name=, --name), or overwrite it "
+            "(overwrite=True, --overwrite)."
+        )
+
+
+@attrs.define(slots=False)
+class UnknownAlignment(TenterhookError, LookupError):
+    """No alignment of that name in the store."""
+
+    name: str
+    known: tuple[str, ...] = attrs.field(converter=_as_tuple)
+    location: str
+
+    def __str__(self) -> str:
+        there = f"It holds {', '.join(self.known)}." if self.known else "It holds none."
+        hint = _nearest(self.name, self.known, f"{there} `tenterhook runs align` makes them.")
+        return f"No alignment {self.name!r} in the store {self.location}. {hint}"
+
+
+@attrs.define(slots=False)
 class NotCaptured(TenterhookError, KeyError):
     """A run has no rows of that layer."""
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tenterhook_store.columns import Also, Batch, Columns, Room
+from tenterhook_store.columns import Also, Batch, Columns, OpensColumns, ReadTogether, Room
 from tenterhook_store.errors import BadSetting, OtherLoader
 from tenterhook_store.order import Bufferfuls, Cut, Permutation, ShuffledBlocks, generator, seed
 from tenterhook_store.readable import Readable
@@ -45,7 +45,7 @@ MAX_WORKERS = 256
 
 @final
 class RowLoader(IterableDataset[Any]):
-    """Batches of rows of a run; `run.loader` makes one.
+    """Batches of rows of a run, or of two that are aligned; `run.loader` makes one.
 
     Iterating gives the batches of one epoch. A batch is a tensor `[batch, features]` where one
     layer was asked for and nothing beside it, otherwise a dict of aligned tensors by name. Tensors
@@ -60,8 +60,8 @@ class RowLoader(IterableDataset[Any]):
 
     def __init__(
         self,
-        run: Readable,
-        layers: str | int | Sequence[str | int],
+        run: Readable | OpensColumns,
+        layers: Any,
         batch_size: int,
         *,
         shuffle: bool = True,
@@ -112,7 +112,7 @@ class RowLoader(IterableDataset[Any]):
         self._block_rows = _count("block_rows", block_rows, 1)
         self._threads = _count("threads", threads, 1)
         self._check = check
-        Columns(run, layers, also, self._part)  # raises now where these are a mistake
+        self._open_columns()  # raises now where layers or what else is asked for are a mistake
         # One count for each number of workers and each worker among them, so that workers that
         # are made anew for each epoch know which one it is.
         self._next_epoch = torch.zeros(_slot(0, MAX_WORKERS + 1), dtype=torch.int64)
@@ -196,6 +196,11 @@ class RowLoader(IterableDataset[Any]):
         order = f"mixing={self._mixing!r}" if self._shuffle else "in order"
         return f"RowLoader({self.run.id!r}, {self._layers!r}, {len(self)} batches, {order})"
 
+    def _open_columns(self) -> ReadTogether:
+        if isinstance(self.run, OpensColumns):
+            return self.run.open_columns(self._layers, self._also, self._part)
+        return Columns(self.run, self._layers, self._also, self._part)
+
     # --- what the batches follow from
 
     def _settings(self) -> dict[str, Any]:
@@ -243,7 +248,7 @@ class RowLoader(IterableDataset[Any]):
         return self._resume is not None and int(self._next_epoch[slot]) == self._resume[0]
 
     def _give(self, epoch: int, given: int, worker: int, workers: int) -> Iterator[Batch]:
-        columns = Columns(self.run, self._layers, self._also, self._part)
+        columns = self._open_columns()
         batches = self._batches(columns, epoch, given, worker, max(workers, 1))
         try:
             for tensors in batches:
@@ -260,7 +265,7 @@ class RowLoader(IterableDataset[Any]):
     # --- reading
 
     def _batches(
-        self, columns: Columns, epoch: int, given: int, worker: int, workers: int
+        self, columns: ReadTogether, epoch: int, given: int, worker: int, workers: int
     ) -> Generator[list[Tensor], None, None]:
         key = (self._seed, epoch)
         count = self._cut.of_worker(self.rank, worker, workers)
@@ -278,7 +283,7 @@ class RowLoader(IterableDataset[Any]):
                 yield [self._pinned(each) for each in tensors]
 
     def _reading(
-        self, columns: Columns, order: Permutation | None, start: int, stop: int
+        self, columns: ReadTogether, order: Permutation | None, start: int, stop: int
     ) -> Callable[[], list[Tensor]]:
         """Return what reads a batch: rows that follow each other, or rows of an order."""
         if order is None:
@@ -286,7 +291,7 @@ class RowLoader(IterableDataset[Any]):
         return lambda: columns.take(order.stretch(start, stop), check=self._check)
 
     def _mixed(
-        self, columns: Columns, start: int, stop: int, given: int, *key: int
+        self, columns: ReadTogether, start: int, stop: int, given: int, *key: int
     ) -> Iterator[list[Tensor]]:
         """Yield the rows from one place of the shuffled blocks to another, in shuffled groups.
 
@@ -344,7 +349,7 @@ class _Filling:
     def __init__(
         self,
         pool: ThreadPoolExecutor,
-        columns: Columns,
+        columns: ReadTogether,
         room: Room,
         blocks: Iterable[tuple[int, int]],
         places: Tensor,

@@ -32,7 +32,8 @@ from tenterhook_store.errors import (
 from tenterhook_store.names import check_attribute, check_free, check_run_id, check_tensor_name
 from tenterhook_store.notebook import store_html
 from tenterhook_store.plan import ROW_ARRAYS, RunPlan, Unit
-from tenterhook_store.protocols import Problem, RowBlock
+from tenterhook_store.problem import Problem
+from tenterhook_store.protocols import RowBlock
 from tenterhook_store.run import Run
 from tenterhook_store.shared_tensors import check_shared_name
 from tenterhook_store.tensors import plain_tensor

@@ -14,6 +14,7 @@ import attrs
 
 from tenterhook_store.errors import WrongRows
 from tenterhook_store.plan import RunPlan, Unit
+from tenterhook_store.problem import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,24 +91,6 @@ class UnitWriter(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
-
-
-@attrs.frozen
-class Problem:
-    """One thing in a run that is not as its plan and its commit records say."""
-
-    unit: int | None
-    """The unit that it concerns; `None` where it is the run as a whole."""
-
-    file: str
-    """The file or object, as people find it."""
-
-    cause: str
-    """What is wrong with it."""
-
-    def __str__(self) -> str:
-        where = "" if self.unit is None else f"unit {self.unit}: "
-        return f"{where}{self.file}: {self.cause}"
 
 
 class RunWriter(Protocol):

@@ -4,6 +4,7 @@ A `Run` knows no files. A store makes it of functions that read, and the run say
 are and hands out what reads them.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -30,6 +31,7 @@ from tenterhook_store.tokenizer import load_tokenizer
 from tenterhook_store.unit_numbers import UnitNumbers
 
 if TYPE_CHECKING:
+    from tenterhook_store.aligning.aligned import AlignedRuns
     from tenterhook_store.columns import Also
     from tenterhook_store.dataset import RowDataset
     from tenterhook_store.loader import Mixing, RowLoader
@@ -286,6 +288,35 @@ class Run:
         from tenterhook_store.search import search
 
         return search(self, direction, k, layer=layer, by=by, threads=threads)
+
+    def align(
+        self, other: "Run", *, progress: Callable[[int, int], None] | None = None
+    ) -> "AlignedRuns":
+        """Pair the rows of this run with those of another that are of the same characters.
+
+        Whatever the tokenizers, models and checkpoints, and in whichever stores; see
+        `tenterhook_store.align`. Raises `CannotAlign` (a `ValueError`) and `NoSpans`.
+        """
+        from tenterhook_store.aligning.aligned import align
+
+        return align(self, other, progress=progress)
+
+    def as_of(self, units: Iterable[int]) -> "Run":
+        """Return this run as it was when these units were committed, and no others.
+
+        Raises `ReplacedRun` where one of them is not committed.
+        """
+        units = frozenset(units)
+        if gone := sorted(units - self.committed):
+            raise ReplacedRun(self.id, [f"unit {gone[0]} was there, and is missing"])
+        found = copy.copy(self)
+        found._set_committed(units)
+        return found
+
+    @property
+    def store(self) -> "Reopens | None":
+        """The store that it is in, where that is known."""
+        return self._store
 
     @property
     def attributes(self) -> dict[str, Any]:
