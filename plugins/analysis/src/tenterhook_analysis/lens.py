@@ -13,6 +13,7 @@ from tenterhook_analysis.grids import Grid
 from tenterhook_analysis.readout import Readout
 from tenterhook_analysis.results import Array, Result
 from tenterhook_store import Run
+from tenterhook_store.progress import showing
 from tenterhook_transformers.language_model import LanguageModel
 
 FAR = 0.02
@@ -180,15 +181,17 @@ def _lens(
     count = min(k, readout.vocabulary)
     token_ids = torch.empty(len(streams), len(ids), count, dtype=torch.long)
     probabilities = torch.empty(len(streams), len(ids), count)
-    for layer, (name, pieces) in enumerate(streams.items()):
-        at = 0
-        for piece in pieces:
-            readout.check(name, piece.shape[-1])
-            for part in torch.split(piece, readout.at_once):
-                top = readout(part).float().softmax(-1).topk(count)
-                token_ids[layer, at : at + len(part)] = top.indices.cpu()
-                probabilities[layer, at : at + len(part)] = top.values.cpu()
-                at += len(part)
+    with showing("Logit lens", len(streams) * len(ids), "rows of layers") as work:
+        for layer, (name, pieces) in enumerate(streams.items()):
+            at = 0
+            for piece in pieces:
+                readout.check(name, piece.shape[-1])
+                for part in torch.split(piece, readout.at_once):
+                    top = readout(part).float().softmax(-1).topk(count)
+                    token_ids[layer, at : at + len(part)] = top.indices.cpu()
+                    probabilities[layer, at : at + len(part)] = top.values.cpu()
+                    at += len(part)
+                    work(len(part))
     known = sorted({*ids, *token_ids.flatten().tolist()})
     strings = dict(zip(known, strings_of(lm, known), strict=True))
     return LogitLens(

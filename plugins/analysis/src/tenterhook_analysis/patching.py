@@ -15,6 +15,7 @@ from torch import Tensor
 from tenterhook_analysis.grids import Grid
 from tenterhook_analysis.prompts import Metric, Prompts, Shortcut
 from tenterhook_analysis.results import Array, Result
+from tenterhook_store.progress import showing
 from tenterhook_transformers.language_model import LanguageModel
 
 
@@ -116,13 +117,16 @@ def patch_grid(
     clean_logits, wanted = prompts.watched(prompts.clean)
     shortcut = Shortcut(prompts)
     values = torch.empty(len(prompts.layers), len(prompts.positions), dtype=torch.float64)
-    for at, layer in enumerate(prompts.layers):
-        for start in range(0, len(prompts.positions), batch_size):
-            places = torch.tensor(prompts.positions[start : start + batch_size])
-            with torch.no_grad(), shortcut.before(layer, len(places)):
-                with lm.steer(layer, _Cells(wanted[layer], places)):
-                    logits = prompts.run(prompts.corrupt, len(places))
-                values[at, start : start + len(places)] = prompts.measure(logits).double().cpu()
+    with showing("Patching", values.numel(), "cells") as work:
+        for at, layer in enumerate(prompts.layers):
+            for start in range(0, len(prompts.positions), batch_size):
+                places = torch.tensor(prompts.positions[start : start + batch_size])
+                stop = start + len(places)
+                with torch.no_grad(), shortcut.before(layer, len(places)):
+                    with lm.steer(layer, _Cells(wanted[layer], places)):
+                        logits = prompts.run(prompts.corrupt, len(places))
+                    values[at, start:stop] = prompts.measure(logits).double().cpu()
+                work(len(places))
     return _grid(prompts, "activation patching", values, clean_logits, shortcut.logits)
 
 
@@ -187,17 +191,19 @@ def integrated_gradients(
     places = list(prompts.positions)
     points, weights = gauss_legendre(steps)
     values = torch.empty(len(prompts.layers), len(places), dtype=torch.float64)
-    for at, layer in enumerate(prompts.layers):
-        begin = shortcut.corrupt[layer]
-        change = wanted[layer] - begin
-        shares = points.to(change).reshape(-1, *[1] * (change.ndim - 1))
-        path = (begin + shares * change).requires_grad_()
-        with torch.enable_grad(), shortcut.before(layer, steps):
-            with lm.steer(layer, lambda y, path=path: path):
-                value = prompts.measure(prompts.run(prompts.corrupt, steps)).sum()
-            (gradients,) = torch.autograd.grad(value, path)
-        mean = torch.tensordot(weights.to(gradients.device), gradients.double(), 1)
-        values[at] = (mean * change[0].double()).flatten(1).sum(1)[places].cpu()
+    with showing("Integrating gradients", len(prompts.layers), "layers") as work:
+        for at, layer in enumerate(prompts.layers):
+            begin = shortcut.corrupt[layer]
+            change = wanted[layer] - begin
+            shares = points.to(change).reshape(-1, *[1] * (change.ndim - 1))
+            path = (begin + shares * change).requires_grad_()
+            with torch.enable_grad(), shortcut.before(layer, steps):
+                with lm.steer(layer, lambda y, path=path: path):
+                    value = prompts.measure(prompts.run(prompts.corrupt, steps)).sum()
+                (gradients,) = torch.autograd.grad(value, path)
+            mean = torch.tensordot(weights.to(gradients.device), gradients.double(), 1)
+            values[at] = (mean * change[0].double()).flatten(1).sum(1)[places].cpu()
+            work()
     values += prompts.measure(shortcut.logits).double().cpu()
     return _grid(prompts, "integrated gradients", values, clean_logits, shortcut.logits)
 

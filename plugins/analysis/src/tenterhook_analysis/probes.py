@@ -11,7 +11,7 @@ bends by a quarter of the rows' products, which one pass sums up.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, final
 
 import attrs
@@ -23,6 +23,7 @@ from tenterhook_analysis.grids import Grid
 from tenterhook_analysis.results import Array, Result
 from tenterhook_analysis.row_blocks import folds_of, row_blocks
 from tenterhook_store import Run
+from tenterhook_store.progress import showing
 
 Kind = Literal["logistic", "ridge"]
 
@@ -130,11 +131,16 @@ def probe(
     """
     if penalty < 0:
         raise ValueError(f"penalty={penalty!r} must be 0 or more.")
-    data = _Labelled.of(run, run[layer].name, label, kind, folds)
-    fitted = (
-        _ridge(data, penalty) if data.kind == "ridge" else _logistic(data, penalty, most_passes)
-    )
-    scores = _scores(data, fitted)
+    name, there = run[layer].name, run.ranges.rows
+    with showing(f"Probing {name}", None, "rows read") as work:
+        data = _Labelled.of(run, name, label, kind, folds, work)
+        # Labels, products, scores; a logistic probe needs no more steps than this, as a rule fewer.
+        work.total = total = there * (3 if data.kind == "ridge" else 3 + most_passes)
+        fitted = (
+            _ridge(data, penalty) if data.kind == "ridge" else _logistic(data, penalty, most_passes)
+        )
+        work.reach(total - there)
+        scores = _scores(data, fitted)
     whole = fitted[-1].float()
     if data.kind == "ridge":
         baseline = 0.0
@@ -165,6 +171,7 @@ class _Labelled:
     """float64, of each document or row: the number, or that of the class; NaN without a label."""
     by_row: bool
     folds: int
+    count: Callable[[int], object]
     rows: int = 0
 
     @classmethod
@@ -175,6 +182,7 @@ class _Labelled:
         label: str | Sequence[Any] | Tensor,
         kind: Kind | None,
         folds: int,
+        read: Callable[[int], object],
     ) -> "_Labelled":
         labels = run.documents[label] if isinstance(label, str) else _listed(label)
         by_row = len(labels) != len(run.documents)
@@ -211,6 +219,7 @@ class _Labelled:
             values=torch.nan_to_num(values, nan=-1.0) if classes else values,
             by_row=by_row,
             folds=count,
+            count=read,
         )
         seen = sum(len(y) for _, y, _ in made.blocks())
         if not seen:
@@ -224,7 +233,7 @@ class _Labelled:
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Give rows with a 1 at the end, their labels, and their folds."""
-        for rows, numbers, documents in row_blocks(self.run, self.layer):
+        for rows, numbers, documents in row_blocks(self.run, self.layer, self.count):
             values = self.values[numbers if self.by_row else documents]
             known = ~values.isnan() & (values >= 0 if self.classes else True)
             known &= rows.isfinite().all(1)

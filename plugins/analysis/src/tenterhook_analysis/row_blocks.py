@@ -4,7 +4,7 @@ Folds are of documents, not of rows: the tokens of one text are alike, and a vec
 some of them knows the others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,8 +18,13 @@ AT_ONCE = 2**24
 """Bytes of rows, in float64, that are read at once."""
 
 
-def row_blocks(run: Run, layer: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Give the rows that are there, float64 `[rows, features]`, their numbers and documents."""
+def row_blocks(
+    run: Run, layer: str, count: Callable[[int], object] = lambda rows: None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Give the rows that are there, float64 `[rows, features]`, their numbers and documents.
+
+    `count` is called with how many rows are done with.
+    """
     rows = run[layer]
     size = max(1, min(BLOCK, AT_ONCE // (8 * rows.shape[1])))
     for part in run.ranges:
@@ -27,6 +32,7 @@ def row_blocks(run: Run, layer: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             stop = min(start + size, part.stop)
             numbers = torch.arange(start, stop)
             yield rows[start:stop].double(), numbers, run.documents.index[start:stop].long()
+            count(stop - start)
 
 
 def folds_of(folds: int, documents: int) -> int:

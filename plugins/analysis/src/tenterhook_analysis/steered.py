@@ -11,6 +11,7 @@ from tenterhook.hooks import HookError
 from tenterhook_analysis.errors import WrongWidth
 from tenterhook_analysis.grids import Grid
 from tenterhook_analysis.results import Array, Result
+from tenterhook_store.progress import showing
 from tenterhook_transformers.language_model import LanguageModel
 
 
@@ -70,14 +71,16 @@ def steered(
     settings = {"max_new_tokens": 30, "do_sample": False, **generate}
     name = lm.layers.index.resolve(layer).name
     columns = []
-    for scale in scales:
-        try:
-            with lm.steer(name, _Adds(name, vector * scale)):
-                columns.append(lm.generate(list(given), **settings).continuations)
-        except HookError as error:
-            if isinstance(error.__cause__, WrongWidth):
-                raise error.__cause__ from None
-            raise
+    with showing(f"Steering at {name}", len(scales), "scales") as work:
+        for scale in scales:
+            try:
+                with lm.steer(name, _Adds(name, vector * scale)):
+                    columns.append(lm.generate(list(given), **settings).continuations)
+            except HookError as error:
+                if isinstance(error.__cause__, WrongWidth):
+                    raise error.__cause__ from None
+                raise
+            work()
     return Steered(
         layer=name,
         prompts=given,

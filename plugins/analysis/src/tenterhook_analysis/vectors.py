@@ -19,6 +19,7 @@ from tenterhook_analysis.grids import Grid
 from tenterhook_analysis.results import Array, Result
 from tenterhook_analysis.row_blocks import folds_of, row_blocks
 from tenterhook_store import Run
+from tenterhook_store.progress import showing
 from tenterhook_transformers.language_model import LanguageModel
 
 Rows = Iterable[tuple[Tensor, Tensor]]
@@ -107,11 +108,15 @@ def mean_difference(
     if not wanted:
         raise OtherLayers(run_a.id, run_b.id, tuple(run_a.layers), tuple(run_b.layers))
     count = folds_of(folds, min(len(run_a.documents), len(run_b.documents)))
+    rows = 2 * len(wanted) * (run_a.ranges.rows + run_b.ranges.rows)
+    with showing("Comparing means", rows, "rows of layers") as work:
 
-    def rows_of(run: Run, layer: str) -> Callable[[], Rows]:
-        return lambda: ((rows, of % count) for rows, _, of in row_blocks(run, layer))
+        def rows_of(run: Run, layer: str) -> Callable[[], Rows]:
+            return lambda: ((rows, of % count) for rows, _, of in row_blocks(run, layer, work))
 
-    return _vectors({name: (rows_of(run_a, name), rows_of(run_b, name)) for name in wanted}, count)
+        return _vectors(
+            {name: (rows_of(run_a, name), rows_of(run_b, name)) for name in wanted}, count
+        )
 
 
 def contrast(
@@ -133,7 +138,11 @@ def contrast(
     """
     index = lm.layers.index
     names = index.blocks() if layers is None else [each.name for each in index.expand(layers)]
-    sides = [_seen(lm, list(texts), names, tokens, batch_size) for texts in (positive, negative)]
+    with showing("Contrasting", len(positive) + len(negative), "texts") as work:
+        sides = [
+            _seen(lm, list(texts), names, tokens, batch_size, work)
+            for texts in (positive, negative)
+        ]
     count = folds_of(folds, min(len(positive), len(negative)))
 
     def rows_of(side: Mapping[str, Tensor], layer: str) -> Callable[[], Rows]:
@@ -182,7 +191,12 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _seen(
-    lm: LanguageModel, texts: list[str], names: Sequence[str], tokens: Any, batch_size: int
+    lm: LanguageModel,
+    texts: list[str],
+    names: Sequence[str],
+    tokens: Any,
+    batch_size: int,
+    count: Callable[[int], object],
 ) -> dict[str, Tensor]:
     """Return a row for each text, `[texts, features]`, of each layer."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -191,6 +205,7 @@ def _seen(
             lm.inference.execute_inference(texts[start : start + batch_size])
         for name in names:
             found[name] += [rows.double().mean(0).cpu() for rows in captured.by_row(name)]
+        count(len(texts[start : start + batch_size]))
     return {name: torch.stack(rows) for name, rows in found.items()}
 
 

@@ -1,11 +1,13 @@
 """How far a capture is."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
 from tenterhook_capture.others import Others
+from tenterhook_store.progress import showing, somebody_looks
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +46,18 @@ class Progress:
 
 ProgressCallback = Callable[[Progress], None]
 """Is called when a capture starts, after every batch, and at its end."""
+
+
+@contextmanager
+def told(
+    progress: ProgressCallback | None, what: str, rows: int
+) -> Iterator[ProgressCallback | None]:
+    """Give a callback: the one given, else one that shows how far it is, where somebody looks."""
+    if progress is not None or not somebody_looks():
+        yield progress
+        return
+    with showing(what, rows) as work:
+        yield lambda now: work.reach(now.rows, now.rows_total)
 
 
 class Meter:

@@ -17,7 +17,7 @@ from tenterhook_capture.beginning import as_begun
 from tenterhook_capture.identity import differences
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.prepare import Capture
-from tenterhook_capture.progress import Progress, ProgressCallback
+from tenterhook_capture.progress import Progress, ProgressCallback, told
 from tenterhook_capture.provenance import numerics, versions
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.row_check import FarRow, RowCheck, computing_dtype
@@ -128,9 +128,9 @@ def reproduce(
             run=run.id, units=(), rows=0, layers=layers, furthest=(), reasons=tuple(reasons)
         )
     rows = sum(unit.rows for unit in chosen)
-    told = _Told(progress, run, rows)
-    worker = make_worker(attrs.evolve(capture, plan=run.plan), comparing, told)
-    with threads_of(run.plan):
+    with told(progress, f"Reproducing {run.id}", rows) as tell, threads_of(run.plan):
+        counted = _Told(tell, run, rows)
+        worker = make_worker(attrs.evolve(capture, plan=run.plan), comparing, counted)
         for unit in chosen:
             worker(unit)
     return Reproduction(
@@ -154,7 +154,7 @@ class _Told:
         """Count the rows of a batch."""
         self._rows += rows
         if self._progress is not None:
-            told = Progress(
+            now = Progress(
                 run_id=self._run.id,
                 rows=self._rows,
                 rows_total=self._total,
@@ -162,7 +162,7 @@ class _Told:
                 bytes_new=self._rows * self._run.plan.row_bytes,
                 seconds=time.perf_counter() - self._began,
             )
-            self._progress(told)
+            self._progress(now)
 
 
 def _spread(numbers: list[int], count: int) -> list[int]:

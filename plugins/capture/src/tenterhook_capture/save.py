@@ -32,7 +32,7 @@ from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
 from tenterhook_capture.prepare import prepare_capture
 from tenterhook_capture.probe import probe_run
-from tenterhook_capture.progress import ProgressCallback
+from tenterhook_capture.progress import ProgressCallback, told
 from tenterhook_capture.recipe import CaptureRecipe
 from tenterhook_capture.shared_tokens import share_tokens
 from tenterhook_capture.slices import Slice
@@ -100,16 +100,17 @@ def save_activations(
 
     def lead() -> str:
         writer, begun = begin(store, capture, run_name)
-        do_units(
-            store,
-            begun,
-            writer,
-            part=None,
-            engine=chosen,
-            tries=tries,
-            progress=progress,
-            probe=probe_run(store, begun, writer),
-        )
+        with told(progress, f"Capturing {writer.run_id}", begun.plan.rows) as tell:
+            do_units(
+                store,
+                begun,
+                writer,
+                part=None,
+                engine=chosen,
+                tries=tries,
+                progress=tell,
+                probe=probe_run(store, begun, writer),
+            )
         return writer.run_id
 
     return led(capture, chosen, lead)
@@ -148,16 +149,17 @@ def resume_run(
     def lead() -> str:
         writer = store.write_run(run_id, run.plan)
         share_tokens(writer, capture.rows, capture.tokens)  # who began it may have been killed
-        do_units(
-            store,
-            capture,
-            writer,
-            part=part,
-            engine=chosen,
-            tries=tries,
-            progress=progress,
-            probe=probe_run(store, capture, writer, ChangedSince),
-        )
+        with told(progress, f"Capturing {writer.run_id}", run.plan.rows) as tell:
+            do_units(
+                store,
+                capture,
+                writer,
+                part=part,
+                engine=chosen,
+                tries=tries,
+                progress=tell,
+                probe=probe_run(store, capture, writer, ChangedSince),
+            )
         return writer.run_id
 
     led(capture, chosen, lead)

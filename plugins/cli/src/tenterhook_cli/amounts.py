@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from tenterhook_store.progress import how_long as how_long
+
 if TYPE_CHECKING:
     from tenterhook_store import Run
 
@@ -18,17 +20,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def how_long(seconds: float) -> str:
-    """Return a length of time as people say it."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s" if seconds else "0 s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:,.0f} days"
 
 
 def progress_of(run: "Run") -> str:

@@ -23,6 +23,7 @@ from tenterhook_cli.interrupts import interrupted_by
 from tenterhook_cli.plugin import tenterhook_commands
 from tenterhook_cli.stdout import claim_stdout
 from tenterhook_cli.terminal import echo
+from tenterhook_store.progress import lines
 
 # What a user can repair by typing something else; the rest is a failure.
 BAD_INPUT = (
@@ -93,7 +94,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
 
 def _run(args: list[str], *, debug: bool) -> int:
     try:
-        with interrupted_by(signal.SIGINT):
+        with interrupted_by(signal.SIGINT), lines(_say):
             code = cli.main(args, prog_name="tenterhook", standalone_mode=False)
             sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tenterhook_cli.amounts import how_long, size
 from tenterhook_cli.interrupts import interrupted_by
 from tenterhook_cli.terminal import echo
+from tenterhook_store.progress import shown_elsewhere
 
 if TYPE_CHECKING:
     from tenterhook_capture import Progress
@@ -35,14 +36,15 @@ def progress_bar() -> Iterator["Callable[[Progress], None]"]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines()
+        with shown_elsewhere():
+            yield _Lines()
         return
     columns = (
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         TextColumn("{task.description}"),
     )
-    with Bars(*columns, console=console) as bars:
+    with shown_elsewhere(), Bars(*columns, console=console) as bars:
         task = bars.add_task("")
 
         def show(progress: "Progress") -> None:
@@ -61,9 +63,11 @@ def documents_bar() -> Iterator[Callable[[int, int], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _DocumentLines()
+        with shown_elsewhere():
+            yield _DocumentLines()
         return
-    with Bars(BarColumn(), TextColumn("{task.description}"), console=console) as bars:
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    with shown_elsewhere(), Bars(*columns, console=console) as bars:
         task = bars.add_task("")
 
         def show(done: int, count: int) -> None:

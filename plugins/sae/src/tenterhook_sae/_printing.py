@@ -69,6 +69,8 @@ def progress(names: "Collection[str]") -> "Iterator[NamedProgressCallback]":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from tenterhook_store.progress import shown_elsewhere
+
     console = Console(stderr=True)
     several = len(names) > 1
 
@@ -76,10 +78,11 @@ def progress(names: "Collection[str]") -> "Iterator[NamedProgressCallback]":
         return f"{name}: {_line_of(progress)}" if several else _line_of(progress)
 
     if not console.is_terminal:
-        yield lambda name, progress: click.echo(line(name, progress), err=True)
+        with shown_elsewhere():
+            yield lambda name, progress: click.echo(line(name, progress), err=True)
         return
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bars:
+    with shown_elsewhere(), Progress(*columns, console=console) as bars:
         tasks = {name: bars.add_task("") for name in names}
 
         def show(name: str, progress: "TrainingProgress") -> None:

@@ -16,6 +16,7 @@ from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.errors import NoRows, NotFinite, WrongWidth
 from tenterhook_sae.limits import whole
 from tenterhook_sae.sae import Sae, sae_parts
+from tenterhook_store.progress import showing
 
 
 @attrs.frozen(kw_only=True)
@@ -80,12 +81,14 @@ def evaluate_each(
 ) -> dict[str, RowEvaluation]:
     """Evaluate several SAEs on the same rows, which are read once; see `evaluate_rows`."""
     sums = {name: _Sums(sae) for name, sae in saes.items()}
-    for block in rows.split(4096) if isinstance(rows, Tensor) else rows:  # type: ignore[no-untyped-call]
-        bad = ~torch.isfinite(block).all(1)
-        if bad.any():
-            raise NotFinite(int(bad.sum()), len(block), "The rows to evaluate with")
-        for each in sums.values():
-            each.add(block)
+    with showing("Evaluating", len(rows) if isinstance(rows, Tensor) else None) as work:
+        for block in rows.split(4096) if isinstance(rows, Tensor) else rows:  # type: ignore[no-untyped-call]
+            bad = ~torch.isfinite(block).all(1)
+            if bad.any():
+                raise NotFinite(int(bad.sum()), len(block), "The rows to evaluate with")
+            for each in sums.values():
+                each.add(block)
+            work(len(block))
     return {name: each.evaluation() for name, each in sums.items()}
 
 
@@ -195,11 +198,13 @@ def evaluate_in_model(
     }
     sums = dict.fromkeys(ways, 0.0)
     tokens = 0
-    for batch in batches_of(model, documents, batch_size):
-        for way, change in ways.items():
-            loss, count = _loss(model, hooked, name, batch, change)
-            sums[way] += loss
-        tokens += count
+    texts = Documents.of(documents)
+    with showing("Evaluating in the model", len(texts), "documents") as work:
+        for batch in batches_of(model, texts, batch_size, work):
+            for way, change in ways.items():
+                loss, count = _loss(model, hooked, name, batch, change)
+                sums[way] += loss
+            tokens += count
     if not tokens:
         raise NoRows("The data to evaluate with (two tokens to a document are needed)")
     plain, with_sae, ablated = (sums[way] / tokens for way in ways)
@@ -222,9 +227,15 @@ def _reconstructing(sae: Sae) -> Sae:
 
 
 def batches_of(
-    model: TextModel, documents: Documents | Iterable[str], batch_size: int
+    model: TextModel,
+    documents: Documents | Iterable[str],
+    batch_size: int,
+    count: Callable[[int], object] = lambda documents: None,
 ) -> Iterator[list[list[int]]]:
-    """Yield token ids of documents, some at a time, cut to what the model takes."""
+    """Yield token ids of documents, some at a time, cut to what the model takes.
+
+    `count` is called with how many documents are done with.
+    """
     texts = iter(Documents.of(documents))
     longest = model.max_tokens
     while some := list(islice(texts, batch_size)):
@@ -232,6 +243,7 @@ def batches_of(
         found = [ids for ids in found if ids]
         if found:
             yield found
+        count(len(some))
 
 
 def _loss(

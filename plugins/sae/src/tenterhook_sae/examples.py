@@ -14,6 +14,7 @@ from tenterhook_sae.evaluation import batches_of
 from tenterhook_sae.limits import whole
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.top_texts import TopText
+from tenterhook_store.progress import showing
 
 
 @attrs.frozen(kw_only=True)
@@ -48,8 +49,13 @@ def find_examples(
     hooked = attach(model.context.model)
     sae.concepts.enable_text_tracking(top_k)
     found = []
-    with hooked.hooks((where, sae)), hooked.without_controllers():
-        for batch in batches_of(model, documents, batch_size):
+    texts = Documents.of(documents)
+    with (
+        showing(f"Looking for latent {number}", len(texts), "documents") as work,
+        hooked.hooks((where, sae)),
+        hooked.without_controllers(),
+    ):
+        for batch in batches_of(model, texts, batch_size, work):
             model.run_token_ids(batch)
         sae.concepts.disable_text_tracking()
         for top in sae.concepts.get_top_texts(number):

@@ -9,7 +9,8 @@ wrong in the step of one, where there are several, ends that one alone.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from tenterhook_sae.progress import ProgressCallback, TrainingProgress
 from tenterhook_sae.settings import TrainingSettings
 from tenterhook_sae.stopping import asked_to_stop
 from tenterhook_store import NotWritable
+from tenterhook_store.progress import showing
 
 
 class Steps(Protocol):
@@ -141,7 +143,7 @@ def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
     stream = iter(batches)
     is_between_steps = True
     try:
-        with asked_to_stop() as asked:
+        with _telling(lanes) as tell, asked_to_stop() as asked:
             while running := [lane for lane in lanes if lane.runs]:
                 if asked.is_set():
                     raise KeyboardInterrupt
@@ -162,6 +164,7 @@ def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
                     if lane.runs:
                         with _alone(lane, Diverged if len(lanes) > 1 else ()):
                             lane.after(time.perf_counter() - began)
+                tell(at)
     except KeyboardInterrupt as error:
         # In the middle of a step, weights and batches do not belong together.
         if is_between_steps:
@@ -171,6 +174,17 @@ def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
         for lane in lanes:
             if not lane.is_done and lane.trainer.step:
                 lane.trainer.finish()
+
+
+@contextmanager
+def _telling(lanes: Sequence[Lane]) -> Iterator[Callable[[int], None]]:
+    """Give what is told at which step all are, and shows it where nobody else is told."""
+    if any(lane.progress is not None for lane in lanes):
+        yield lambda step: None
+        return
+    what = "Training an SAE" if len(lanes) == 1 else f"Training {len(lanes)} SAEs"
+    with showing(what, max(lane.trainer.settings.steps for lane in lanes), "steps") as work:
+        yield work.reach
 
 
 def _keep_all(lanes: Sequence[Lane], error: KeyboardInterrupt) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tenterhook_store.errors import BadSetting
 from tenterhook_store.norm_bounds import norm_bounds
+from tenterhook_store.progress import Work, showing
 from tenterhook_store.readable import Readable
 from tenterhook_store.rows import Rows
 
@@ -145,9 +146,10 @@ def search(
         layer = run.layers[0]
     rows = run[layer]
     asked = _direction(direction, rows)
-    finder = _Finder(rows, asked, k, by)
-    pieces = _pieces(run, rows, finder)
-    _each(finder.look, pieces, threads)
+    with showing(f"Searching {rows.name}", run.ranges.rows) as work:
+        finder = _Finder(rows, asked, k, by, work)
+        pieces = _pieces(run, rows, finder)
+        _each(finder.look, pieces, threads)
     found, scores = finder.best()
     numbers = [run.documents.index, run.documents.position, run.tokens]
     documents, positions, tokens = (each.take(found).long() for each in numbers)
@@ -172,9 +174,10 @@ def _direction(direction: Any, rows: Rows) -> Tensor:
 class _Finder:
     """The highest rows so far, and what a row must have to be one of them."""
 
-    def __init__(self, rows: Rows, direction: Tensor, k: int, by: By) -> None:
+    def __init__(self, rows: Rows, direction: Tensor, k: int, by: By, work: Work) -> None:
         self._rows, self._k, self._by = rows, k, by
         self._direction = direction
+        self.work = work
         unit = direction.abs().max()  # its square may be 0 or infinite in float64
         self.length = float((direction / unit).norm() * unit)
         self._unit = (direction / unit / (direction / unit).norm()).float()
@@ -206,6 +209,7 @@ class _Finder:
             self._take(numbers, exact[is_number], span[1] - span[0])
         else:
             self._take(near, torch.empty(0, dtype=torch.float64), span[1] - span[0])
+        self.work(span[1] - span[0])
 
     def _near(self, values: Tensor) -> Tensor:
         """Return which rows may be high enough, by float32 and its error, int64 `[n]`."""
@@ -272,6 +276,7 @@ def _pieces(run: Readable, rows: Rows, finder: _Finder) -> Iterator[tuple[int, i
     begin = end = -1
     for at in is_left.nonzero().reshape(-1).tolist():
         if float(reach[at]) < finder.lowest:
+            finder.work(stops[at] - starts[at])
             continue
         if begin >= 0 and (starts[at] != end or stops[at] - begin > at_once):
             yield begin, end

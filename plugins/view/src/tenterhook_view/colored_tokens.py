@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+import attrs
+
 from tenterhook_store import Run
+from tenterhook_store.progress import showing
 from tenterhook_view.errors import WrongShape
 from tenterhook_view.markup import line, number
 from tenterhook_view.parts import Part, Series
@@ -113,11 +116,14 @@ def series_of_run(
         most=max(1, min(most, MOST_NUMBERS // max(numbers, 1))),
         tokenizer=tokenizer,
     )
-    found: list[Series] = [] if model is None else [surprise_of(model, chosen)]
-    if sae is not None:
-        width = Quantity(name="sae", of=lambda rows: rows[:, 0], width=sae.n_inputs)
-        found += latents_of(sae, chosen, fitting(run, layers, width)[0], latents)
-    found += [each.series(chosen, name) for each, names in wanted for name in names]
+    steps = numbers + (model is not None) + (0 if sae is None else 1 if latents else 2)
+    with showing(f"Reading run {run.id}", steps * len(chosen), "rows of layers") as work:
+        counted = attrs.evolve(chosen, count=work)
+        found: list[Series] = [] if model is None else [surprise_of(model, counted)]
+        if sae is not None:
+            width = Quantity(name="sae", of=lambda rows: rows[:, 0], width=sae.n_inputs)
+            found += latents_of(sae, counted, fitting(run, layers, width)[0], latents)
+        found += [each.series(counted, name) for each, names in wanted for name in names]
     return chosen, found
 
 

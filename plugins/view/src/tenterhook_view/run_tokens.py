@@ -1,6 +1,6 @@
 """The tokens of a run that are shown: which rows, of which documents, and what stands for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -33,6 +33,8 @@ class RunTokens:
     """What stands for each; nothing in them is hidden."""
     note: str
     """What a reader should know: that these are not all, that there was no tokenizer."""
+    count: Callable[[int], object] = lambda rows: None
+    """Is called with how many rows of a layer were read."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -116,4 +118,6 @@ def blocks(tokens: RunTokens, layer: str) -> Iterator[Tensor]:
     most = max(1, 2**22 // max(rows.shape[1], 1))
     for start, stop in tokens.rows:
         for first in range(start, stop, most):
-            yield rows[first : min(first + most, stop)].float()
+            last = min(first + most, stop)
+            yield rows[first:last].float()
+            tokens.count(last - first)

@@ -51,6 +51,7 @@ def surprise_of(model: Any, tokens: RunTokens) -> Series:
         if logits.ndim != 3 or logits.shape[-1] <= max(ids):
             raise NothingToShow(tokens.run.id, "its model returns no logits")
         found.append(_bits(logits[0, : len(ids)], ids))
+        tokens.count(len(ids))
     return Series(name="surprise", values=torch.cat(found))
 
 

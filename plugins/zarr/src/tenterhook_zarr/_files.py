@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 from tenterhook_store import DamagedStore
+from tenterhook_store.progress import showing
 from tenterhook_store.unfinished import is_abandoned, unfinished_name
 from tenterhook_zarr._inside import LARGEST, check_inside, open_inside, read_inside
 from tenterhook_zarr._signs import Signs
@@ -165,13 +166,32 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_files(path: Path, count: Callable[[], object]) -> None:
+    """Remove the files below a folder and leave folders and links; for who wants to count them.
+
+    As `shutil.rmtree` does, so that nobody can put a link into the place of a folder meanwhile;
+    systems that cannot do this do nothing.
+    """
+    if path.is_symlink() or not hasattr(os, "fwalk"):
+        return
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        for _, _, names, folder in os.fwalk(path, topdown=False):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=folder)
+                count()
+
+
 def remove_aside(path: Path) -> None:
     """Remove a folder and all in it: at once from its place, then file by file."""
     aside = path.with_name(f".{unfinished_name()}{PARTIAL}")
     with contextlib.suppress(FileNotFoundError):  # another process was faster
         path.rename(aside)
         sync_folder(path.parent)
-    remove_tree(aside)
+    total = sum(len(names) for _, _, names in os.walk(aside))
+    with showing(f"Deleting {path.name}", total, "files") as work:
+        remove_files(aside, work)
+        remove_tree(aside)
 
 
 def remove_if_empty(path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from tenterhook_store import NoStore, NotAStore, NotWritable, Unreachable
+from tenterhook_store.progress import showing
 from tenterhook_zarr._backend import Files
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._inside import LARGEST, check_length_below
@@ -150,9 +151,13 @@ class ObjectFiles:
         with self._reading(folder):
             keys = self._objects.keys(self._key(folder))
         mark = self._key(folder / DELETED)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            others = (PurePosixPath(key) for key in keys if key != mark)
-            list(pool.map(self.remove, others))
+        others = [PurePosixPath(key) for key in keys if key != mark]
+        with (
+            showing(f"Deleting {folder.name}", len(others), "objects") as work,
+            ThreadPoolExecutor(AT_ONCE) as pool,
+        ):
+            for _ in pool.map(self.remove, others):
+                work()
         self.remove(folder / DELETED)
 
     def tidy(self, folder: PurePath) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from tenterhook_store import DamagedStore, Problem
+from tenterhook_store.progress import Work, showing
 from tenterhook_zarr._backend import Files, check_length
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._commits import Note
@@ -24,7 +25,8 @@ def verify(files: Files, path: PurePath) -> list[Problem]:
         folder = RunFolder.open(files, path)
     except DamagedStore as error:
         return [_problem(None, error)]
-    return [*_of_run(folder), *_of_units(folder)]
+    with showing(f"Verifying {path.name}", len(folder.committed()), "units") as work:
+        return [*_of_run(folder), *_of_units(folder, work)]
 
 
 def _of_run(folder: RunFolder) -> Iterator[Problem]:
@@ -62,7 +64,7 @@ def _of_run(folder: RunFolder) -> Iterator[Problem]:
         yield Problem(number, folder.files.show(folder.commits / name), cause)
 
 
-def _of_units(folder: RunFolder) -> Iterator[Problem]:
+def _of_units(folder: RunFolder, work: Work) -> Iterator[Problem]:
     layouts: dict[Key, ArrayLayout] = {}
     for key in folder.keys():  # noqa: SIM118
         try:
@@ -71,18 +73,25 @@ def _of_units(folder: RunFolder) -> Iterator[Problem]:
             continue  # reported with the run
     seals = {key: checksum(folder.read_file(folder.array(key) / "zarr.json")) for key in layouts}
     for number in sorted(folder.committed()):
-        try:
-            folder.record(number)
-        except DamagedStore as error:
-            yield _problem(number, error)
-            continue
-        for key, layout in layouts.items():
-            yield from _of_array(folder, number, key, layout, seals[key])
-        yield from _of_tensors(folder, number)
-        try:
-            folder.unit_log(number)
-        except DamagedStore as error:
-            yield _problem(number, error)
+        yield from _of_unit(folder, number, layouts, seals)
+        work()
+
+
+def _of_unit(
+    folder: RunFolder, number: int, layouts: dict[Key, ArrayLayout], seals: dict[Key, str]
+) -> Iterator[Problem]:
+    try:
+        folder.record(number)
+    except DamagedStore as error:
+        yield _problem(number, error)
+        return
+    for key, layout in layouts.items():
+        yield from _of_array(folder, number, key, layout, seals[key])
+    yield from _of_tensors(folder, number)
+    try:
+        folder.unit_log(number)
+    except DamagedStore as error:
+        yield _problem(number, error)
 
 
 def _of_array(

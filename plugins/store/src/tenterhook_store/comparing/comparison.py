@@ -16,6 +16,7 @@ from tenterhook_store.comparing.explaining import Evidence
 from tenterhook_store.comparing.measuring import LayerComparison, LayerMeter
 from tenterhook_store.comparing.pairing import DocumentRows, Pair, pairs
 from tenterhook_store.comparing.recognising import DOCUMENTS, RunDifference, Sampled, stored_dtype
+from tenterhook_store.progress import Work, showing
 from tenterhook_store.readable import Readable
 from tenterhook_store.rows import Rows
 
@@ -104,16 +105,16 @@ def compare(
     explains, in the narrower dtype of the two, are alike. `progress` is called with the rows done
     and how many there are, of the run that has more.
     """
-    return _Comparing(run_a, run_b, progress).found()
+    total = max(run_a.ranges.rows, run_b.ranges.rows)
+    with showing(f"Comparing {run_a.id} and {run_b.id}", total, progress=progress) as work:
+        return _Comparing(run_a, run_b, work).found()
 
 
 class _Comparing:
     """Goes through two runs, and remembers what to look at again."""
 
-    def __init__(
-        self, a: Readable, b: Readable, progress: Callable[[int, int], None] | None
-    ) -> None:
-        self._a, self._b, self._progress = a, b, progress
+    def __init__(self, a: Readable, b: Readable, work: Work) -> None:
+        self._a, self._b, self._work = a, b, work
         self._common = [
             name for name in a.layers if name in b.layers and a[name].shape[1:] == b[name].shape[1:]
         ]
@@ -145,11 +146,9 @@ class _Comparing:
             if count >= self._block:
                 self._measure(waiting)
                 done, waiting, count = done + count, [], 0
-                if self._progress is not None:
-                    self._progress(min(done, total), total)
+                self._work.reach(min(done, total))
         self._measure(waiting)
-        if self._progress is not None:
-            self._progress(total, total)
+        self._work.reach(total)
         layers = tuple(meter.found() for meter in self._meters.values())
         return RunComparison(
             run_a=self._a.id,

@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, BinaryIO, Literal, get_args
 
 import attrs
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from tenterhook_store.errors import BadSetting
+from tenterhook_store.progress import Progress as Progress
+from tenterhook_store.progress import showing
 from tenterhook_store.readable import Readable
 from tenterhook_store.row_ranges import Missing
 from tenterhook_store.rows import Rows, as_bytes
@@ -17,9 +20,6 @@ from tenterhook_store.tensors import dtype_name
 
 PIECE_BYTES = 16 * 2**20
 """About as much is in memory at a time."""
-
-Progress = Callable[[int, int], None]
-"""Called with the rows done, over all arrays, and how many there are."""
 
 Narrow = Literal["float32", "bits"]
 """What becomes of dtypes that numpy lacks: float32, or unsigned integers of their bits."""
@@ -61,7 +61,11 @@ def _arrays(run: Readable, layers: str | int | Sequence[str | int] | None) -> li
 
 
 class Pieces:
-    """The arrays of a part of a run, read a piece at a time; says how far it is."""
+    """The arrays of a part of a run, read a piece at a time.
+
+    While it is open, as a context, it says how far it is: to `progress`, which is called with the
+    rows done, over all arrays, and how many there are; without one to whoever looks.
+    """
 
     def __init__(
         self,
@@ -75,9 +79,17 @@ class Pieces:
         """`token`, `document` and `position`, then the layers that were asked for."""
         self.part = run.ranges.part(slice(None), missing)
         """The rows that are written."""
-        self._progress = progress
-        self._done = 0
-        self._total = self.part.rows * len(self.arrays)
+        self._told = ExitStack()
+        total = self.part.rows * len(self.arrays)
+        self._showing = showing(f"Exporting {run.id}", total, "rows of arrays", progress)
+        self._count: Callable[[int], None] = lambda rows: None
+
+    def __enter__(self) -> "Pieces":
+        self._count = self._told.enter_context(self._showing)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._told.close()
 
     def through(self, array: RunArray, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
         """Read the rows of an array from one place of the part to another, a piece at a time.
@@ -97,9 +109,7 @@ class Pieces:
 
     def count(self, rows: int) -> None:
         """Count rows of one array as written."""
-        self._done += rows
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        self._count(rows)
 
 
 def check_narrow(bfloat16: str) -> None:

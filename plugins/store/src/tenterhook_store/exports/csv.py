@@ -36,7 +36,7 @@ def to_csv(
     columns = arrow_columns(pieces, pyarrow)
     fields = [field for column in columns for field in _fields(column, pyarrow)]
     rows = max(1, PIECE_BYTES // sum(each.row_bytes for each in pieces.arrays))
-    with export_folder(folder, run, pieces.part, "csv", overwrite=overwrite) as made:
+    with pieces, export_folder(folder, run, pieces.part, "csv", overwrite=overwrite) as made:
         made.facts["files"] = [FILE]
         schema = pyarrow.schema(fields)
         with csv.CSVWriter(made.path / FILE, schema) as writer:

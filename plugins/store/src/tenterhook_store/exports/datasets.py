@@ -36,7 +36,7 @@ def to_datasets(
     """
     datasets, pyarrow = import_needed("datasets"), import_needed("pyarrow")
     pieces = Pieces(run, layers, missing, progress)
-    with export_folder(folder, run, pieces.part, "datasets", overwrite=overwrite) as made:
+    with pieces, export_folder(folder, run, pieces.part, "datasets", overwrite=overwrite) as made:
         columns = arrow_columns(pieces, pyarrow)
         features = datasets.Features.from_arrow_schema(arrow_schema(columns, pyarrow))
         # What `save_to_disk` lays around the rows, of a data set without any. It has a fingerprint

@@ -51,7 +51,7 @@ def to_npy(
     check_narrow(bfloat16)
     np = import_needed("numpy")
     pieces = Pieces(run, layers, missing, progress)
-    with export_folder(folder, run, pieces.part, "npy", overwrite=overwrite) as made:
+    with pieces, export_folder(folder, run, pieces.part, "npy", overwrite=overwrite) as made:
         for each in pieces.arrays:
             convert = for_numpy(each.rows.dtype, bfloat16)
             kind = convert(torch.empty(0, dtype=each.rows.dtype)).numpy().dtype

@@ -35,7 +35,7 @@ def to_parquet(
     pieces = Pieces(run, layers, missing, progress)
     columns = arrow_columns(pieces, pyarrow)
     rows = min(MOST_ROWS, max(1, PIECE_BYTES // sum(each.row_bytes for each in pieces.arrays)))
-    with export_folder(folder, run, pieces.part, "parquet", overwrite=overwrite) as made:
+    with pieces, export_folder(folder, run, pieces.part, "parquet", overwrite=overwrite) as made:
         made.facts["files"] = [FILE]
         schema = arrow_schema(columns, pyarrow)
         with parquet.ParquetWriter(made.path / FILE, schema) as writer:

@@ -69,7 +69,7 @@ def to_safetensors(
     step = max(1, file_bytes // row_bytes)
     part = pieces.part
     starts = range(0, max(part.rows, 1), step)
-    with export_folder(folder, run, part, "safetensors", overwrite=overwrite) as made:
+    with pieces, export_folder(folder, run, part, "safetensors", overwrite=overwrite) as made:
         files = made.facts["files"] = {}
         for number, start in enumerate(starts):
             stop = min(start + step, part.rows)

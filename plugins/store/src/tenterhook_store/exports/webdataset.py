@@ -58,7 +58,7 @@ def to_webdataset(
     check_narrow(bfloat16)
     import_needed("numpy")
     pieces = Pieces(run, layers, missing, progress)
-    with export_folder(folder, run, pieces.part, "webdataset", overwrite=overwrite) as made:
+    with pieces, export_folder(folder, run, pieces.part, "webdataset", overwrite=overwrite) as made:
         samples = _Samples(run, pieces, bfloat16)
         shards = made.facts["shards"] = {}
         documents = _documents(pieces)
