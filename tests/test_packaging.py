@@ -150,6 +150,15 @@ def test_what_a_plugin_exports_exists(plugin: Path) -> None:
         assert getattr(package, name) is not None
 
 
+@each_plugin
+def test_no_module_is_named_as_what_a_plugin_exports(plugin: Path) -> None:
+    """Importing the module would put it in the place of what it defines."""
+    package = package_of(plugin)
+    modules = {path.stem for path in (plugin / "src" / package).glob("*.py")}
+
+    assert not modules & set(importlib.import_module(package).__all__)
+
+
 def test_installed_versions_agree() -> None:
     """Released in lockstep."""
     for name in (

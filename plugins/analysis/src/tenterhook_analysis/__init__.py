@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tenterhook_analysis.probes import Probe, probe
     from tenterhook_analysis.prompts import logit_difference
     from tenterhook_analysis.results import Array, Result
-    from tenterhook_analysis.steered import Steered, steered
+    from tenterhook_analysis.steering import Steered, steered
     from tenterhook_analysis.vectors import SteeringVectors, contrast, load_vector, mean_difference
 
 _HOMES = {
@@ -52,7 +52,7 @@ _HOMES = {
     "PatchGrid": "patching",
     "Probe": "probes",
     "Result": "results",
-    "Steered": "steered",
+    "Steered": "steering",
     "SteeringVectors": "vectors",
     "UnequalPrompts": "errors",
     "UnreadableVector": "errors",
@@ -67,7 +67,7 @@ _HOMES = {
     "mean_difference": "vectors",
     "patch_grid": "patching",
     "probe": "probes",
-    "steered": "steered",
+    "steered": "steering",
 }
 
 __all__ = [

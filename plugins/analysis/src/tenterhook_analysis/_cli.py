@@ -165,7 +165,7 @@ def steer(
 
     Of a file with vectors of several layers that of the layer is taken.
     """
-    from tenterhook_analysis.steered import steered
+    from tenterhook_analysis.steering import steered
     from tenterhook_analysis.vectors import load_vector
 
     lm = _loaded(model, device)
