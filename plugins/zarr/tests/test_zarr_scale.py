@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tenterhook_capture import run_status
 from tenterhook_store import NameTaken
 from tenterhook_store.testing import a_plan, write
 from tenterhook_zarr import ZarrStore
@@ -66,14 +68,48 @@ def test_a_run_of_many_is_opened_as_one_of_few(stores: tuple[ZarrStore, ZarrStor
 
 def test_who_goes_on_with_a_run_of_many_units_looks_at_none(tmp_path: Path) -> None:
     """Ten thousand processes that begin do not list a folder each that has a file for each unit."""
-    plan, store = a_plan(rows=300, rows_per_unit=1), ZarrStore(tmp_path)
+    plan, store = a_plan(rows=600, rows_per_unit=1), ZarrStore(tmp_path)
     for _ in range(2):  # the first and the second time it imports, and fills caches
         store.write_run("r", plan)
     few = calls(partial(store.write_run, "r", plan))
     for folder in ("commits", "kept", "log"):
         for number in range(plan.unit_count):
             (tmp_path / "runs/r" / folder / f"{number:09}.json").touch()
-    assert calls(partial(store.write_run, "r", plan)) <= few + 20
+    # Less than a call for each file of one folder; how many threads begin is a matter of timing.
+    assert calls(partial(store.write_run, "r", plan)) <= few + 500
+
+
+def test_opening_a_run_of_many_units_is_a_few_calls_each(tmp_path: Path) -> None:
+    """Opening it and saying how far it is follow the units, and read the last two hundred alone."""
+    cost = {}
+    for units in (300, 3300):
+        store, plan = ZarrStore(tmp_path / str(units)), a_plan(rows=units, rows_per_unit=1)
+        write(store.write_run("r", plan), plan.units()[:1])
+        for folder in ("commits", "log"):
+            first = store.path / "runs/r" / folder / "000000.json"
+            for number in range(1, units):
+                os.link(first, first.with_name(f"{number:06}.json"))
+        run_status(store.run("r"))  # imports, and fills caches
+        cost[units] = calls(lambda store=store: run_status(store.run("r")))  # type: ignore[misc]
+        assert run_status(store.run("r")).units_done == units
+    assert cost[3300] - cost[300] < 6 * 3000
+
+
+def test_looking_at_runs_imports_no_torch(tmp_path: Path) -> None:
+    """It would be most of the time that the commands take."""
+    plan, store = a_plan(), ZarrStore(tmp_path)
+    write(store.write_run("r", plan), plan.units()[:2])
+    code = (
+        "import sys\nfrom tenterhook_cli import main\n"
+        "for command in ('list', 'status', 'show'):\n"
+        "    try:\n        main(['runs', command, sys.argv[1]])\n"
+        "    except SystemExit as end:\n        assert not end.code\n"
+        "assert not {'torch', 'zarr'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("r  ")
 
 
 def test_saving_a_tensor_beside_many(stores: tuple[ZarrStore, ZarrStore]) -> None:

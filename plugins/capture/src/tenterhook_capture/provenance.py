@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-import torch
-
 from tenterhook import __version__
 
 PACKAGES = ("transformers", "tokenizers", "zarr", "numpy", "datasets")
@@ -36,6 +34,8 @@ def environment() -> dict[str, Any]:
 @functools.cache  # looking them up takes as long as a small forward
 def versions() -> Mapping[str, str]:
     """Return the versions of what is installed and may change the numbers."""
+    import torch
+
     found = {
         "tenterhook": __version__,
         "python": platform.python_version(),
@@ -51,6 +51,8 @@ def versions() -> Mapping[str, str]:
 
 def numerics() -> dict[str, Any]:
     """Return the settings of torch in this process that may change the last bits of floats."""
+    import torch
+
     return {
         "threads": torch.get_num_threads(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),

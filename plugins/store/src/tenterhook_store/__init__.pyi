@@ -64,7 +64,8 @@ from tenterhook_store.exports import (
     to_webdataset,
 )
 from tenterhook_store.finding import find_run, find_runs, natural_order
-from tenterhook_store.int8 import SCALE, ErrorMeter, Int8Error, dequantize, quantize
+from tenterhook_store.int8 import ErrorMeter, dequantize, quantize
+from tenterhook_store.int8_error import SCALE, Int8Error
 from tenterhook_store.loader import RowLoader
 from tenterhook_store.memory import MemoryStore
 from tenterhook_store.names import (

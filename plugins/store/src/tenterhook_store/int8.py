@@ -5,19 +5,11 @@ by half a scale at most. A row that has an infinity or NaN in it, or a number th
 float32, reads as NaN throughout.
 """
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-import attrs
 import torch
 from torch import Tensor
 
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.rows import Rows
-
-SCALE = ":scale"
-"""What the array of scales is called: the layer's name, and this."""
 
 
 def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,34 +88,4 @@ def int8_rows(steps: Rows, scale: Rows, ranges: RowRanges) -> Rows:
             steps.take(rows, check=check), scale.take(rows, check=check)
         ),
         ranges,
-    )
-
-
-@attrs.frozen(kw_only=True)
-class Int8Error:
-    """How far the rows of a layer are from what the layer gave, over the units committed."""
-
-    max_error: float
-    """The largest difference of one number."""
-    relative_rms_error: float
-    """Root of the summed squared differences over that of the summed squares."""
-    rows_not_finite: int
-    """Rows with an infinity or NaN, which read as NaN and are in neither figure."""
-
-
-def int8_errors(units: Iterable[Mapping[str, Any]]) -> dict[str, Int8Error]:
-    """Sum up what the records of units say, by layer."""
-    found: dict[str, list[Mapping[str, float]]] = {}
-    for unit in units:
-        for layer, facts in unit.get("int8", {}).items():
-            found.setdefault(layer, []).append(facts)
-    return {layer: _summed(facts) for layer, facts in found.items()}
-
-
-def _summed(facts: list[Mapping[str, float]]) -> Int8Error:
-    error, total = (math.fsum(each[key] for each in facts) for key in ("squared_error", "squared"))
-    return Int8Error(
-        max_error=max(each["max_error"] for each in facts),
-        relative_rms_error=math.sqrt(error / total) if total else 0.0,
-        rows_not_finite=int(sum(each["rows_not_finite"] for each in facts)),
     )

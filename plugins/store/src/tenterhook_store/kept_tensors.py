@@ -1,8 +1,9 @@
 """The small tensors that are stored with the units of a run."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KeptTensors(Protocol):
@@ -11,5 +12,5 @@ class KeptTensors(Protocol):
     def names(self, number: int) -> list[str]:
         """Return the names of those of a committed unit, sorted."""
 
-    def load(self, number: int, name: str) -> Tensor:
+    def load(self, number: int, name: str) -> "Tensor":
         """Return one that is there, bit for bit, on the CPU, in memory of its own."""

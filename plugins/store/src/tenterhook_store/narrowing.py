@@ -5,10 +5,11 @@ counted as rows are cast. Other numbers are rounded, which is what a narrower dt
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 OUT_OF_RANGE = "out_of_range"
 """The key of a unit's record, and of a run's metadata, under which the counts are, by layer."""
@@ -17,8 +18,10 @@ COUNTS = ("values", "too_large", "too_small")
 """How many numbers there were, how many of them became an infinity, and how many became 0."""
 
 
-def is_narrower(dtype: torch.dtype, than: torch.dtype) -> bool:
+def is_narrower(dtype: "torch.dtype", than: "torch.dtype") -> bool:
     """Whether there are numbers of the floats `than` that `dtype` has only as infinity or 0."""
+    import torch
+
     if not (dtype.is_floating_point and than.is_floating_point):
         return False
     ours, theirs = torch.finfo(dtype), torch.finfo(than)
@@ -34,8 +37,10 @@ class RangeMeter:
         self._values = 0
         self._sums: Tensor | None = None
 
-    def add(self, rows: Tensor, cast: Tensor) -> None:
+    def add(self, rows: "Tensor", cast: "Tensor") -> None:
         """Count rows, and what became of them, of the same shape; waits for no accelerator."""
+        import torch
+
         self._values += rows.numel()
         lost = [
             torch.isfinite(rows).sum() - torch.isfinite(cast).sum(),

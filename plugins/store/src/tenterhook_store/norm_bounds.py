@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from tenterhook_store.errors import DamagedStore
-from tenterhook_store.int8 import SCALE, dequantize
+from tenterhook_store.int8 import dequantize
+from tenterhook_store.int8_error import SCALE
 from tenterhook_store.plan import RunPlan
 from tenterhook_store.readable import Readable
 from tenterhook_store.tensors import torch_dtype

@@ -96,9 +96,9 @@ class RunPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of all layers together."""
-        from tenterhook_store.tensors import torch_dtype
+        from tenterhook_store.tensors import item_bytes
 
-        return sum(each.features * torch_dtype(each.dtype).itemsize for each in self.layers)
+        return sum(each.features * item_bytes(each.dtype) for each in self.layers)
 
     def unit(self, number: int) -> Unit:
         """Return the unit of that number; `IndexError` where there is none."""

@@ -1,7 +1,8 @@
 """A run, opened for reading: its rows, its statistics, its text, and what made it.
 
 A `Run` knows no files. A store makes it of functions that read, and the run says which rows there
-are and hands out what reads them.
+are and hands out what reads them. Importing this imports no torch, and neither does looking at how
+far a run is: what reads rows is imported when it is asked for.
 """
 
 import copy
@@ -9,38 +10,36 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 import attrs
-import torch
-from torch import Tensor
 
-from tenterhook_store.document_fields import DocumentFields, field_names
-from tenterhook_store.document_map import DocumentMap
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
-from tenterhook_store.int8 import SCALE, int8_errors, int8_rows
+from tenterhook_store.int8_error import SCALE, int8_errors
 from tenterhook_store.kept_tensors import KeptTensors
 from tenterhook_store.narrowing import OUT_OF_RANGE, out_of_range
-from tenterhook_store.norm_bounds import NormBounds, norm_bounds
 from tenterhook_store.notebook import run_html
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
 from tenterhook_store.row_ranges import Missing, RowRanges
-from tenterhook_store.rows import Rows
 from tenterhook_store.shared_tensors import SharedTensors
-from tenterhook_store.spans import span_rows
 from tenterhook_store.statistics import DEFAULT_QUANTILES, quantile_error, reduced
-from tenterhook_store.tensors import torch_dtype
 from tenterhook_store.tokenizer import load_tokenizer
 from tenterhook_store.unit_numbers import UnitNumbers
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from tenterhook_store.aligning.aligned import AlignedRuns
     from tenterhook_store.columns import Also
     from tenterhook_store.dataset import RowDataset
+    from tenterhook_store.document_map import DocumentMap
     from tenterhook_store.loader import Mixing, RowLoader
+    from tenterhook_store.norm_bounds import NormBounds
+    from tenterhook_store.rows import Rows
     from tenterhook_store.search import By, Hits
 
-ReadRows = Callable[[str, int, int], Tensor]
+ReadRows = Callable[[str, int, int], "Tensor"]
 """Reads rows `start` to `stop` of a layer, or of `token`, `document` or `position`."""
 
-TakeRows = Callable[[str, Tensor, bool], Tensor]
+TakeRows = Callable[[str, "Tensor", bool], "Tensor"]
 """Reads any rows of one, int64 `[n]`, in their order; and whether to check what is read."""
 
 
@@ -138,7 +137,7 @@ class Run:
         """How many rows there are before the first that is missing; all, of a complete run."""
         return self.ranges.first
 
-    def __getitem__(self, layer: str | int) -> Rows:
+    def __getitem__(self, layer: str | int) -> "Rows":
         """Return the rows of a layer, `[rows, features]`, by its name or another spelling of it.
 
         Nothing is read before the rows are indexed. Rows that are stored as int8 are read as
@@ -151,10 +150,15 @@ class Run:
             raise NotCaptured(layer, self.layers, self.id) from None
         scales = [each for each in self.plan.layers if each.name == array.name + SCALE]
         if array.dtype == "int8" and scales:
+            from tenterhook_store.int8 import int8_rows
+
             return int8_rows(self._layer(array), self._layer(scales[0]), self.ranges)
         return self._layer(array)
 
-    def _layer(self, array: LayerArray) -> Rows:
+    def _layer(self, array: LayerArray) -> "Rows":
+        from tenterhook_store.rows import Rows
+        from tenterhook_store.tensors import torch_dtype
+
         read, take = self._read_layer, self._take_layer
         return Rows(
             array.name,
@@ -172,12 +176,12 @@ class Run:
         return layer in self.layers
 
     @property
-    def tokens(self) -> Rows:
+    def tokens(self) -> "Rows":
         """The token id of every row, int32 `[rows]`."""
         return self._numbers("token")
 
     @property
-    def spans(self) -> Rows:
+    def spans(self) -> "Rows":
         """The characters of its document that every row's token is of, int32 `[rows, 2]`.
 
         `text[start:stop]` of a span is what the tokenizer says the token stands for: of a text the
@@ -188,12 +192,17 @@ class Run:
         Raises `NoSpans` (a `LookupError`) where the run has none: one of an earlier version, of
         token ids, or of a tokenizer that does not tell.
         """
+        from tenterhook_store.spans import span_rows
+
         return span_rows(self)
 
     @property
-    def documents(self) -> DocumentMap:
+    def documents(self) -> "DocumentMap":
         """Where every row comes from."""
         if self._documents is None:
+            from tenterhook_store.document_fields import DocumentFields, field_names
+            from tenterhook_store.document_map import DocumentMap
+
             self._documents = DocumentMap(
                 self._numbers("document"),
                 self._numbers("position"),
@@ -215,7 +224,7 @@ class Run:
         self.plan.unit(number)
         return self._kept.names(number) if number in self.committed else []
 
-    def unit_tensor(self, number: int, name: str) -> Tensor:
+    def unit_tensor(self, number: int, name: str) -> "Tensor":
         """Return a small tensor that is stored with a unit, bit for bit, the caller's own.
 
         It has the shape and dtype it was written with, and is on the CPU.
@@ -258,12 +267,14 @@ class Run:
         """Return by how much of all rows the rank of a quantile can be wrong; 0 if exact."""
         return quantile_error(self, layer)
 
-    def norm_bounds(self, layer: str | int) -> NormBounds | None:
+    def norm_bounds(self, layer: str | int) -> "NormBounds | None":
         """Return between which lengths (L2) a layer's rows lie, for each chunk of 256 rows.
 
         Of the units that are committed, and of the rows as they are read. `None` where the run has
         none, as those of earlier versions. Raises `NotCaptured`.
         """
+        from tenterhook_store.norm_bounds import norm_bounds
+
         return norm_bounds(self, layer)
 
     def search(
@@ -358,7 +369,7 @@ class Run:
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
-        device: torch.device | str | None = None,
+        device: "torch.device | str | None" = None,
         threads: int = 4,
         check: bool = True,
     ) -> "RowLoader":
@@ -487,7 +498,10 @@ class Run:
             raise TypeError(f"Run {self.id!r} cannot be pickled: its store does not say where.")
         return _reopen, (self._store, self.id, self.committed, self.plan)
 
-    def _numbers(self, array: str) -> Rows:
+    def _numbers(self, array: str) -> "Rows":
+        from tenterhook_store.rows import Rows
+        from tenterhook_store.tensors import torch_dtype
+
         read, take = self._read_number, self._take_number
         return Rows(
             array,

@@ -6,11 +6,12 @@ every store can: whoever shares asks its writer first, `isinstance(writer, Share
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tenterhook_store.errors import BadName
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SharedTensors(Protocol):
@@ -23,7 +24,7 @@ class SharedTensors(Protocol):
     def __len__(self) -> int:
         """How many pieces there are."""
 
-    def load(self, piece: int) -> dict[str, Tensor]:
+    def load(self, piece: int) -> "dict[str, Tensor]":
         """Return the tensors of a piece by name, bit for bit, on the CPU, the caller's own.
 
         Raises `DamagedStore` where they are not what was written.
@@ -35,7 +36,7 @@ class SharesTensors(Protocol):
     """A writer of a run that can keep tensors with the run as a whole."""
 
     def share(
-        self, name: str, pieces: Iterable[Mapping[str, Tensor]], facts: Mapping[str, Any]
+        self, name: str, pieces: "Iterable[Mapping[str, Tensor]]", facts: Mapping[str, Any]
     ) -> None:
         """Keep pieces of tensors, and facts in plain JSON values, durably; `Run.shared` reads them.
 

@@ -1,18 +1,20 @@
 """Statistics of a run, merged from the parts that its units store.
 
 `reductions` computes and merges; here is which tensors of which units to read, and what is
-returned to users.
+returned to users. Importing this imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-from torch import Tensor
 
 from tenterhook_store.errors import NotCaptured, NotReduced
-from tenterhook_store.readable import Readable
-from tenterhook_store.reductions import PARTS, moments_of, sketch_of, top_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tenterhook_store.readable import Readable
 
 DEFAULT_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -21,24 +23,26 @@ DEFAULT_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 class TopTokens:
     """Where each feature of a layer is highest; all `[features, k]`, the highest first."""
 
-    scores: Tensor
+    scores: "Tensor"
     """The values, float32 or float64."""
-    rows: Tensor
+    rows: "Tensor"
     """The rows of the run, int64."""
-    tokens: Tensor
+    tokens: "Tensor"
     """Their token ids, int32."""
-    documents: Tensor
+    documents: "Tensor"
     """Their documents, int64."""
-    positions: Tensor
+    positions: "Tensor"
     """Which token of its document each is, int32."""
 
 
-def reduced(run: Readable, layer: str | int, what: str, *, q: Sequence[float], ddof: int) -> Any:
+def reduced(run: "Readable", layer: str | int, what: str, *, q: Sequence[float], ddof: int) -> Any:
     """Return one reduction; see `Run.reduced` for what it is and its shape.
 
     Raises `NotReduced` where the run was captured without it or none of its units is there,
     `NotCaptured` for a layer that it has not.
     """
+    from tenterhook_store.reductions import PARTS, moments_of, sketch_of, top_of
+
     kinds: Sequence[str] = run.plan.spec.get("reduce", ())
     if what not in kinds:
         raise NotReduced(what, kinds, run.id)
@@ -64,18 +68,20 @@ def reduced(run: Readable, layer: str | int, what: str, *, q: Sequence[float], d
     return spread / (moments.count - ddof)
 
 
-def quantile_error(run: Readable, layer: str | int) -> float:
+def quantile_error(run: "Readable", layer: str | int) -> float:
     """Return by how much of all rows a quantile's rank can be wrong, a share; 0 where exact.
 
     Raises `NotReduced` where the run was captured without quantiles, `NotCaptured` for a layer
     that it has not.
     """
+    from tenterhook_store.reductions import PARTS, sketch_of
+
     if "quantiles" not in run.plan.spec.get("reduce", ()):
         raise NotReduced("quantiles", run.plan.spec.get("reduce", ()), run.id)
     return sketch_of(_unit_parts(run, _number_of(run, layer), PARTS["quantiles"])).error
 
 
-def _number_of(run: Readable, layer: str | int) -> int:
+def _number_of(run: "Readable", layer: str | int) -> int:
     names = [each["name"] for each in run.plan.spec["layers"]]
     name = run.plan.about.get("spellings", {}).get(str(layer), layer)
     if name not in names:
@@ -83,7 +89,7 @@ def _number_of(run: Readable, layer: str | int) -> int:
     return names.index(name)
 
 
-def _unit_parts(run: Readable, number: int, parts: Sequence[str]) -> list[Mapping[str, Tensor]]:
+def _unit_parts(run: "Readable", number: int, parts: Sequence[str]) -> "list[Mapping[str, Tensor]]":
     """Read the parts that the committed units store of a layer, in the units' order."""
     return [
         {part: run.unit_tensor(unit, f"reduced/{number}/{part}") for part in parts}

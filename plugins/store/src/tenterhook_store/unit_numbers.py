@@ -21,6 +21,8 @@ class UnitNumbers(Sequence[int]):
 
         The work follows what is committed.
         """
+        if first == 0 and len(committed) == count:
+            return cls([])
         last, stretches = first, list[tuple[int, int]]()
         for number in sorted(committed):
             if number < first:

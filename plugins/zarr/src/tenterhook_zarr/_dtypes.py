@@ -4,14 +4,15 @@ zarr has no bfloat16 and no float8. Their bits are kept as unsigned integers, wi
 dtype in the array's attribute `torch_dtype`, so that any zarr reader opens them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import torch
-from torch import Tensor
 
 from tenterhook_store import CannotKeep, dtype_name, flat_bytes, plain_tensor, torch_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @attrs.frozen
@@ -69,8 +70,10 @@ def to_bytes(tensor: Any) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     return bits
 
 
-def from_numpy(array: "np.ndarray[Any, Any]", dtype: str) -> Tensor:
+def from_numpy(array: "np.ndarray[Any, Any]", dtype: str) -> "Tensor":
     """Return a stored array as a tensor of its torch dtype and shape, bit for bit, of its own."""
+    import torch
+
     own = np.array(array, dtype=stored_as(dtype).numpy, order="C", copy=True)
     native = own.astype(own.dtype.newbyteorder("="), copy=False)
     if not native.size:

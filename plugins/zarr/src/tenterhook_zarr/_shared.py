@@ -9,9 +9,7 @@ Of two processes that share at once both write the same files, and one of them t
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, final
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, final
 
 from tenterhook_store import (
     BadName,
@@ -25,6 +23,9 @@ from tenterhook_zarr._commits import SharedRecord
 from tenterhook_zarr._folder import PLAN, RunFolder, plan_checksum
 from tenterhook_zarr._records import record_of, sealed
 from tenterhook_zarr._unit_tensors import describe, pack, storable, unpack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 
@@ -46,14 +47,14 @@ class ZarrTensors:
     def __len__(self) -> int:
         return len(self._record.pieces)
 
-    def load(self, piece: int) -> dict[str, Tensor]:
+    def load(self, piece: int) -> "dict[str, Tensor]":
         """Return the tensors of a piece; `DamagedStore` where the record signs others."""
         signed, path = self._record.pieces[piece], self._folder / piece_file(piece)
         return unpack(read_file(self._files, path, signed.bytes), signed, self._files.show(path))
 
 
 def share(
-    folder: RunFolder, name: str, pieces: Iterable[Mapping[str, Tensor]], facts: Mapping[str, Any]
+    folder: RunFolder, name: str, pieces: "Iterable[Mapping[str, Tensor]]", facts: Mapping[str, Any]
 ) -> None:
     """Keep pieces with a run, and their record when they are all there."""
     record, parts = _record_path(folder, name), folder.shared / name

@@ -5,9 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tenterhook_store import (
     BadName,
@@ -35,8 +33,11 @@ from tenterhook_zarr._rivals import Rivals
 from tenterhook_zarr._shared import shared
 from tenterhook_zarr._tensors import CURRENT, load_tensor, name_in, save_tensor
 from tenterhook_zarr._urls import local_path_of, split_url
-from tenterhook_zarr._verify import verify
-from tenterhook_zarr._writer import ZarrRunWriter, begin_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tenterhook_zarr._writer import ZarrRunWriter
 
 
 class ZarrStore:
@@ -97,7 +98,7 @@ class ZarrStore:
 
     # --- tensors
 
-    def save_tensor(self, name: str, tensor: Tensor) -> None:
+    def save_tensor(self, name: str, tensor: "Tensor") -> None:
         """Keep a copy of the tensor under the name, in place of what was there; atomic.
 
         Any shape and device; any dtype of torch that is dense. Raises `BadName`, `NameTaken`,
@@ -110,7 +111,7 @@ class ZarrStore:
             save_tensor(self._files, self._tensors / folder_name(name), tensor, name)
         self._tensor_names.added(name)
 
-    def load_tensor(self, name: str) -> Tensor:
+    def load_tensor(self, name: str) -> "Tensor":
         """Return the tensor as it was saved, bit for bit, on the CPU, in memory of its own.
 
         Raises `UnknownTensor` where there is none, `DamagedStore` where it is not what was written.
@@ -185,6 +186,8 @@ class ZarrStore:
 
     def verify_run(self, run_id: str) -> list[Problem]:
         """Read every checksum of a run and return what is wrong; see `Store.verify_run`."""
+        from tenterhook_zarr._verify import verify
+
         self._check_known(run_id)
         return verify(self._files, self._runs / run_id)
 
@@ -201,8 +204,10 @@ class ZarrStore:
                 self._files.make_below(folder.path, path.parent)
                 self._files.write(path, sealed({"name": name, "value": value}))
 
-    def write_run(self, run_id: str, plan: RunPlan) -> ZarrRunWriter:
+    def write_run(self, run_id: str, plan: RunPlan) -> "ZarrRunWriter":
         """Begin a run, or go on with one of the same plan; see `Store.write_run`."""
+        from tenterhook_zarr._writer import begin_run
+
         check_run_id(run_id)
         for layer in plan.layers:
             stored_as(layer.dtype)

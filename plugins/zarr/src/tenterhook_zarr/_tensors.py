@@ -5,10 +5,9 @@ import math
 import os
 import secrets
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from tenterhook_store import CannotKeep, DamagedStore, dtype_name
 from tenterhook_store.structuring import WHOLE
@@ -30,10 +29,13 @@ from tenterhook_zarr._layout import to_json
 from tenterhook_zarr._record_json import record_json
 from tenterhook_zarr._records import record_of, sealed, unsealed
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CURRENT = "current.json"
 
 
-def save_tensor(files: Files, folder: PurePath, tensor: Tensor, name: str) -> None:
+def save_tensor(files: Files, folder: PurePath, tensor: "Tensor", name: str) -> None:
     """Keep a tensor of any shape in its folder, in place of what was there; atomic."""
     content = to_bytes(tensor).tobytes()
     array = f"array-{secrets.token_hex(8)}"
@@ -74,7 +76,7 @@ def _save_here(
         remove_if_empty(folder)
 
 
-def load_tensor(files: Files, folder: PurePath, name: str) -> Tensor | None:
+def load_tensor(files: Files, folder: PurePath, name: str) -> "Tensor | None":
     """Return the tensor of that name, bit for bit; `None` where its folder has none.
 
     Raises `DamagedStore` where it is not what was written.
@@ -139,7 +141,7 @@ def _remove_old(files: Files, folder: Path) -> None:
             remove_tree(folder / array)
 
 
-def _read_tensor(files: Files, array: PurePath, record: TensorRecord) -> Tensor:
+def _read_tensor(files: Files, array: PurePath, record: TensorRecord) -> "Tensor":
     """Read what `_write_tensor` wrote, each file at once.
 
     Not through zarr, to which a chunk that is removed meanwhile is one of fill values.
