@@ -4,6 +4,7 @@ The oracle is a bare torch hook on a bare model. Models are small and in float64
 another row or place cannot pass for the right one.
 """
 
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import tenterhook
+from tenterhook.hooks import LayerActivationDetector
 from tenterhook_selections.generate_calls import GENERATE
 
 WORDS = 97
@@ -403,3 +405,15 @@ def test_threads() -> None:
             torch.testing.assert_close(row, expected, rtol=0, atol=1e-9)
     assert GENERATE.scopes == scopes  # nothing is left
     assert GENERATE.installed == bool(scopes)
+
+
+def test_a_model_that_is_dropped_with_its_hooks() -> None:
+    """`generate` is wrapped as long as the model is there."""
+    gc.collect()
+    scopes = GENERATE.scopes
+    model = tenterhook.attach(_llama())
+    model.layers.register_hook("layer_0", LayerActivationDetector("layer_0"), tokens="last")
+    assert GENERATE.scopes == scopes + 1
+    del model
+    gc.collect()
+    assert GENERATE.scopes == scopes

@@ -26,7 +26,7 @@ from tenterhook_selections.forwards import (
     running_forward,
     that_take_text,
 )
-from tenterhook_selections.generate_calls import GENERATE
+from tenterhook_selections.generate_calls import OfOneModel
 from tenterhook_selections.parts import (
     Mask,
     SelectedChange,
@@ -225,7 +225,7 @@ class SelectionAtWork:
         self.selection = selection
         self.every = selection.every
         self._of_tokens = selection.of_tokens  # every layer asks
-        self.places: Sequence[Place] = (GENERATE,)
+        self.places: Sequence[Place] = (OfOneModel(model),)
         """What else is to know of the scope."""
         self.receipt: Any = Receipt()
         """What was changed in the scope."""

@@ -14,12 +14,13 @@ While no such scope is open, in any thread, nothing is wrapped.
 import functools
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tenterhook.scopes import Place
 from tenterhook_selections.forwards import innermost_forward
@@ -47,7 +48,7 @@ class GenerateCalls(Place):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a model may be freed, and so leave, at any line below
         self._plain: dict[str, Callable[..., Any]] = {}
         self._ours: dict[str, Callable[..., Any]] = {}
 
@@ -84,6 +85,34 @@ class GenerateCalls(Place):
 
 
 GENERATE = GenerateCalls()
+
+
+class OfOneModel(Place):
+    """Has `generate` wrapped for one scope or registered hook, at most as long as its model is.
+
+    A model may be dropped with its hooks on it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = weakref.ref(model)
+        self._ends: list[Any] = []
+
+    @property
+    def installed(self) -> bool:
+        """Whether `generate` is wrapped now."""
+        return GENERATE.installed
+
+    def enter(self) -> None:
+        """Count one more scope."""
+        GENERATE.enter()
+        end = weakref.finalize(self._model(), GENERATE.leave)
+        end.atexit = False
+        self._ends.append(end)
+
+    def leave(self) -> None:
+        """Count one scope less, if its model is still there."""
+        self._ends.pop()()
 
 
 @contextmanager
