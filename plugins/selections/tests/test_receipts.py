@@ -1,5 +1,6 @@
 """What a steered scope says of itself: calls, tokens, and how large the change was."""
 
+import math
 import threading
 from typing import Any
 
@@ -193,3 +194,18 @@ def test_threads_lose_nothing(model: HookedModel) -> None:
         for thread in threads:
             thread.join()
     assert (receipt.calls, receipt.tokens) == (400, 4000)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4, 1e25], ids=str)
+def test_measured_at_any_size(dtype: torch.dtype, size: float) -> None:
+    """The squares of large and small numbers stay within a range."""
+    value = torch.tensor([[size, size]]).to(dtype)
+    model = tenterhook.attach(nn.Sequential(nn.Identity()))
+    with model.steer("0", torch.Tensor.neg, measure=True) as receipt:
+        model(value)
+    if bool(value.isfinite().all()):
+        assert receipt.change == pytest.approx(2.0, rel=1e-6)
+    else:
+        assert receipt.change is not None
+        assert math.isnan(receipt.change)

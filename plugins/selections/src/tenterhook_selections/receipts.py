@@ -48,7 +48,9 @@ class Receipt:
         Bool, broadcast to it.
         """
         if self.measures:
-            wide = torch.promote_types(old.dtype, torch.float32)
+            # Squares of float32 and bfloat16 leave the range of float32, which is all that mps has.
+            wide = torch.float32 if old.device.type == "mps" else torch.float64
+            wide = torch.promote_types(old.dtype, wide)
             old, new = old.detach().to(wide), new.detach().to(wide)
             both = torch.stack([(new - old).abs(), old.abs()])
             squares = torch.where(where, both, 0.0).square().flatten(1).sum(1)
