@@ -142,6 +142,20 @@ FAMILIES = {
         MOE, "GraniteMoe", {"num_local_experts": 4, "num_experts_per_tok": 2, **GROUPED}
     ),
     "PhiMoE": F(MOE, "Phimoe", {"num_local_experts": 4, "num_key_value_heads": 2}),
+    "DBRX": F(
+        MOE,
+        "Dbrx",
+        {"d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}
+        | {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4}}
+        | {"ffn_config": {"hidden_size": 16, "ffn_hidden_size": 24, "moe_num_experts": 4}},
+    ),
+    "Llama-4": F(
+        MOE,
+        "Llama4Text",
+        {**GROUPED, "num_local_experts": 4, "intermediate_size_mlp": 24}
+        | {"interleave_moe_layer_step": 2, "attention_chunk_size": 8},
+        model="Llama4ForCausalLM",
+    ),
     "DeepSeek-V3": F(
         LATENT_KIND,
         "DeepseekV3",

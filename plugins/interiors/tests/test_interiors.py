@@ -150,6 +150,29 @@ def test_layer_attention_is_a_pattern(model: Any, ids: Tensor) -> None:
         model.capture("model.layers.1.mlp:attention")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("family", ["Llama", "BLOOM"])
+def test_a_pattern_has_the_dtype_of_the_values(family: str, dtype: torch.dtype) -> None:
+    """Though the softmax is taken in float32: it is what transformers returns, to the bit."""
+    module = FAMILIES[family].make().to(dtype)
+    module.set_attn_implementation("eager")
+    model, ids = tenterhook.attach(module), torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad(), model.capture("pattern.1", "v.1", "z.1") as captured:
+        output = module(ids, output_attentions=True)
+    pattern, values = captured.last("pattern.1"), captured.last("v.1").transpose(1, 2)
+    assert torch.equal(pattern, output.attentions[1])
+    summed = pattern @ values.repeat_interleave(pattern.shape[1] // values.shape[1], 1)
+    torch.testing.assert_close(summed.transpose(1, 2), captured.last("z.1"))
+    with torch.no_grad(), model.steer("pattern.1", lambda pattern: 0 * pattern):
+        zeroed = module(ids).logits
+    assert zeroed.dtype is dtype
+    assert not torch.equal(zeroed, output.logits)
+    with model.capture("pattern.1", detach=False) as captured:
+        loss = module(ids).logits.sum()
+    (gradient,) = torch.autograd.grad(loss, captured.last("pattern.1"))
+    assert bool(gradient.any())
+
+
 def test_kernels_that_show_no_pattern(ids: Tensor) -> None:
     """With flex, names are proven by the eager functions; patterns are refused with the way out."""
     module = FAMILIES["Llama"].make()
@@ -396,6 +419,27 @@ def test_a_name_that_is_not_offered_says_why(model: Any) -> None:
     recurrent = tenterhook.attach(FAMILIES["Mamba"].make())
     with pytest.raises(tenterhook.UnknownLayer, match="No attention of this MambaBlock"):
         recurrent.capture("pattern.0")
+
+
+def test_what_cannot_be_proven_takes_nothing_else(ids: Tensor) -> None:
+    """Experts that fail when they are called one at a time, as the proof calls them."""
+    module = FAMILIES["Mixtral"].make()
+    kind: Any = type(module.model.layers[0].mlp.experts)
+
+    class Picky(kind):  # type: ignore[misc]
+        def forward(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Any:
+            if ids.shape[-1] < 2:
+                raise RuntimeError("two experts at least")
+            return super().forward(hidden, ids, weights)
+
+    module.model.layers[0].mlp.experts.__class__ = Picky
+    model = tenterhook.attach(module)
+    with torch.no_grad(), model.capture("pattern.0", "mlp_out.0", "router.1") as captured:
+        module(ids)
+    assert len(captured) == 3
+    for name in ("experts.0", "router.0"):
+        with pytest.raises(tenterhook.UnknownLayer, match=r"could not be proven: .*two experts"):
+            model.capture(name)
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ REASONS = {
     "k": "The model has no layer that gives logits",
     "l": "No layer gives logits whose largest",
     "m": "They enter several products",
+    "n": "experts are called with no ids",
 }
 """What refusals say, by the letter that stands for them in the table."""
 

@@ -22,7 +22,7 @@ model's own arguments.
 import logging
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -173,7 +173,7 @@ class Attention:
                 kwargs = {**kwargs, "scaling": query.shape[-1] ** -0.5}
             if any(map(changes, (self.points["scores"], self.points["pattern"]))):
                 self._tell(name)
-        with _Softmax(self, query.shape[2], key.shape[2]):
+        with _Softmax(self, query.shape[2], key.shape[2], query.dtype):
             return tables.eager_of(module)(module, query, key, value, mask, *args, **kwargs)
 
     def _tell(self, name: str) -> None:
@@ -189,9 +189,9 @@ class Attention:
 class _Softmax(TorchFunctionMode):
     """Has what goes into the softmax of one call, and comes out of it, go through the points."""
 
-    def __init__(self, attention: Attention, queries: int, keys: int) -> None:
+    def __init__(self, attention: Attention, queries: int, keys: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self._attention, self._shape = attention, (queries, keys)
+        self._attention, self._shape, self._dtype = attention, (queries, keys), dtype
         self._seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -200,7 +200,8 @@ class _Softmax(TorchFunctionMode):
             return func(*args, **kwargs)
         self._seen = True
         scores = self._through("scores", args[0])
-        return self._through("pattern", func(scores, *args[1:], **kwargs))
+        pattern = func(scores, *args[1:], **kwargs)
+        return pattern_in(self._dtype, pattern, partial(self._through, "pattern"), self._attention)
 
     def _is_scores(self, tensor: Any) -> bool:
         """Whether a tensor has a score for each query and key; of sinks there may be one more."""
@@ -219,6 +220,21 @@ class _Softmax(TorchFunctionMode):
             return new
         is_put = new is not given or changes(attention.points[word])
         return torch.cat([new, tensor[..., keys:]], -1) if is_put else tensor
+
+
+def pattern_in(
+    dtype: torch.dtype, pattern: Tensor, through: Callable[[Tensor], Tensor], attention: Attention
+) -> Tensor:
+    """Have a pattern go through its point in the dtype in which it meets the values.
+
+    Models take the softmax in float32, and round what comes of it.
+    """
+    if pattern.dtype is dtype or not attention.wanted("pattern"):
+        return through(pattern)
+    given = pattern.to(dtype)
+    new = through(given)
+    is_put = new is not given or changes(attention.points["pattern"])
+    return new.to(pattern.dtype) if is_put else pattern
 
 
 _SOFTMAX = (torch.nn.functional.softmax, torch.softmax, Tensor.softmax)

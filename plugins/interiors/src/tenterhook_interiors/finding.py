@@ -12,6 +12,7 @@ What happens when the first name is asked for:
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -135,11 +136,13 @@ class _Finder:
         tables.prove_by_eager(twin)
         inputs = small_inputs(twin)
         self.recording = record(twin, inputs)
-        self._find_ends(twin)
+        with self._refusing(*_OF_MODELS.split()):
+            self._find_ends(twin)
         with torch.no_grad():
             self.attention = attentions_of(twin, inputs, self.recording, self.blocks, self.dtype)
             for number, path in enumerate(self.blocks):
-                self._find_block(number, path)
+                with self._refusing(*(f"{word}.{number}" for word in _OF_BLOCKS.split())):
+                    self._find_block(number, path)
 
     # --- attention
 
@@ -215,7 +218,9 @@ class _Finder:
         self.layers[name] = SidePoint(name, self.model.get_submodule(path), "before").points[name]
         self.layers[f"resid_post.{number}"] = self.prefix + path
         if number in self.attention:
-            self._prove_attention(number)
+            words = ("q_pre", "k_pre", *WORDS)
+            with self._refusing(*(f"{word}.{number}" for word in words)):
+                self._prove_attention(number)
             attention = self.attention[number].path
         else:
             kind = type(block.module).__name__
@@ -257,8 +262,13 @@ class _Finder:
         experts = self._experts_in(path)
         if experts is not None:
             self._refuse(number, ("mlp_pre", "mlp_act"), "The block has experts, each an MLP.")
-            return self._prove_experts(number, path, experts)
-        self._refuse(number, ("router", "experts"), "The block has no experts.")
+            with self._refusing(f"router.{number}", f"experts.{number}"):
+                self._prove_experts(number, path, experts)
+            return None
+        why = "The block has no experts."
+        if any("expert" in call.path.removeprefix(path) for call in self.recording.inside(path)):
+            why = "Its experts are called with no ids and weights of those that are chosen."
+        self._refuse(number, ("router", "experts"), why)
         last = None if found is None else self._last_projection(path, found.mlp)
         if last is None:
             why = "No linear layer gives what the MLP adds to the stream."
@@ -320,7 +330,8 @@ class _Finder:
             inputs = list(call.inputs)
             inputs[ids_at] = ids[..., at : at + 1]
             inputs[weights_at] = torch.ones_like(weights[..., at : at + 1])
-            total = total + call.module(*inputs) * weights[..., at : at + 1]
+            made = call.module(*inputs)  # of tokens in one axis, or as the stream has them
+            total = total + made * weights[..., at].reshape(*made.shape[:-1], 1)
         router = self._router_of(path, call, ids)
         modules = [self.model.get_submodule(path), None, self.model.get_submodule(call.path)]
         if not same(total, call.result, self.dtype):
@@ -381,6 +392,16 @@ class _Finder:
 
     def _offer(self, number: int, points: dict[str, Point], words: tuple[str, ...]) -> None:
         self.layers.update({f"{word}.{number}": points[word] for word in words})
+
+    @contextmanager
+    def _refusing(self, *names: str) -> Iterator[None]:
+        """Have what is raised in the block refuse those of the names that are not settled yet."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - any model's code may run here, and it is shown
+            why = f"It could not be proven: {error_line(error)}."
+            settled = self.layers.keys() | self.refused.keys()
+            self.refused |= dict.fromkeys([name for name in names if name not in settled], why)
 
     def _refuse(self, number: int, words: Any, why: str) -> None:
         for word in words:

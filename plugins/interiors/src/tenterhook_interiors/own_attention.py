@@ -17,6 +17,7 @@ when names are found, as of any attention.
 
 import math
 import threading
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tenterhook.activations import first_input, inputs_of
-from tenterhook_interiors.attention import WORDS, Attention
+from tenterhook_interiors.attention import WORDS, Attention, pattern_in
 from tenterhook_interiors.compiled import PythonForward
 from tenterhook_interiors.wanted import changes
 
@@ -52,7 +53,7 @@ class OwnAttention(Attention):
         taken = first_input(inputs_of(module, args, kwargs))
         mode = None
         if taken is not None and any(map(self.wanted, WORDS)):
-            mode = _Forward(self, len(taken))
+            mode = _Forward(self, len(taken), taken.dtype)
             mode.__enter__()  # type: ignore[no-untyped-call]
         _here.calls.append((self, mode))
 
@@ -71,9 +72,9 @@ class OwnAttention(Attention):
 class _Forward(TorchFunctionMode):
     """Looks on while one attention runs."""
 
-    def __init__(self, attention: OwnAttention, batch: int) -> None:
+    def __init__(self, attention: OwnAttention, batch: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self._attention, self._batch = attention, batch
+        self._attention, self._batch, self._dtype = attention, batch, dtype
         self._begun = self._scored = self._summed = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -88,11 +89,16 @@ class _Forward(TorchFunctionMode):
         if func in _SOFTMAX and self._begun and not self._scored and self._is_square(args[0]):
             self._scored = True
             scores = self._through("scores", args[0])
-            return self._through("pattern", func(scores, *args[1:], **kwargs))
+            pattern = func(scores, *args[1:], **kwargs)
+            through = partial(self._through, "pattern")
+            return pattern_in(self._dtype, pattern, through, self._attention)
         return func(*args, **kwargs)
 
     def _is_square(self, tensor: Any) -> bool:
-        return isinstance(tensor, Tensor) and tensor.ndim in (3, 4)
+        """Whether a tensor has batch and heads, as two axes or one, and two more."""
+        if not isinstance(tensor, Tensor) or tensor.ndim not in (3, 4):
+            return False
+        return tensor.ndim == 4 or not len(tensor) % max(self._batch, 1)
 
     def _product(self, func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Run a product of matrices, its factors and what it gives through their points."""
