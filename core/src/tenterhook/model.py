@@ -28,6 +28,7 @@ from tenterhook.scopes.selecting import Selected, Selector, selector_of
 from tenterhook.scopes.steering import Change, Hooks, steering
 
 if TYPE_CHECKING:
+    from tenterhook.capture import HookMetrics
     from tenterhook.specs import Given, HookSpec, ModelSpec
     from tenterhook.taps import Taps
 
@@ -288,6 +289,15 @@ class HookedModel:
         from tenterhook.taps import Taps
 
         return Taps(self, *layers)
+
+    def metrics(self) -> "HookMetrics":
+        """Count and time what each registered hook does, from the first call of this on.
+
+        It gives the same object until that is closed. See `tenterhook.capture.HookMetrics`.
+        """
+        from tenterhook.capture import HookMetrics
+
+        return HookMetrics.of(self.layers)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.context.model_id!r}, {len(self.layers)} hooks)"

@@ -54,6 +54,8 @@ class HookRegistry:
         self.on_error = "raise"
         self.missing = "warn"
         self._never_ran: dict[Registration, None] = {}
+        self.around: Callable[[Any], Any] = lambda entry: entry
+        """Is given, and returns, the entries of each hook that is registered: what counts them."""
         self.muting: list[Any] = []
         """The openings of each `without_controllers`, which hold for hooks that come meanwhile."""
         self.owner: Callable[[], Any] = lambda: None
@@ -206,7 +208,7 @@ class HookRegistry:
             before = hook.hook_type, hook.layer_signature
             hook.hook_type, hook.layer_signature = kind, layer.name
             try:
-                entries = entries_for(hook, self)
+                entries = tuple(map(self.around, entries_for(hook, self)))
                 selecting = None if selector is None else selector.begin(self.index.module)
                 hook.set_context(self.context)
             except BaseException:
@@ -393,6 +395,10 @@ class HookRegistry:
     def by_id(self) -> dict[str, tuple[str, HookType, Hook]]:
         """Return `{hook_id: (layer, hook_type, hook)}`, in the order of registration."""
         return {h.hook.id: (h.layer, h.hook_type, h.hook) for h in list(self._held.values())}
+
+    def entries(self) -> list[Any]:
+        """Return what runs of the registered hooks, in the order of registration."""
+        return [entry for held in list(self._held.values()) for entry in held.entries]
 
     def _in_order(self) -> list[Registration]:
         """The registrations, layers in the order of their first hook, hooks as they run."""

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         WrongMask,
     )
     from tenterhook_capture.estimating import Estimate, estimate
+    from tenterhook_capture.hook_metrics import HookMetric, HookMetrics
     from tenterhook_capture.identity import CaptureSpec
+    from tenterhook_capture.loggers import Logger, TensorBoard
     from tenterhook_capture.lost_values import ValuesLost
     from tenterhook_capture.options import ROWS_PER_UNIT, CaptureOptions, LongDocuments
     from tenterhook_capture.points import Point, points_of
@@ -55,6 +57,9 @@ __all__ = [
     "ChangedSince",
     "DoubledSpecialToken",
     "Estimate",
+    "HookMetric",
+    "HookMetrics",
+    "Logger",
     "LongDocuments",
     "MaskIgnored",
     "NoPattern",
@@ -71,6 +76,7 @@ __all__ = [
     "SeveralCalls",
     "Slice",
     "SpecialTokens",
+    "TensorBoard",
     "TokenCounts",
     "UnitsFailed",
     "UnitsRounded",
@@ -102,6 +108,9 @@ _HOMES = {
     "ChangedSince": "errors",
     "DoubledSpecialToken": "special_tokens",
     "Estimate": "estimating",
+    "HookMetric": "hook_metrics",
+    "HookMetrics": "hook_metrics",
+    "Logger": "loggers",
     "LongDocuments": "options",
     "MaskIgnored": "errors",
     "NoPattern": "errors",
@@ -118,6 +127,7 @@ _HOMES = {
     "SeveralCalls": "errors",
     "Slice": "slices",
     "SpecialTokens": "special_tokens",
+    "TensorBoard": "loggers",
     "TokenCounts": "token_rows",
     "UnitsFailed": "errors",
     "UnitsRounded": "unit_rows",

@@ -1,9 +1,10 @@
 """How far a training is, for whoever shows it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import attrs
+
+from tenterhook_capture.loggers import Logger as Logger
 
 
 @attrs.frozen(kw_only=True)
@@ -29,13 +30,6 @@ class TrainingProgress:
 
 
 ProgressCallback = Callable[[TrainingProgress], None]
-
-
-class Logger(Protocol):
-    """What curves are sent to: a run of Weights & Biases, or a few lines around another."""
-
-    def log(self, values: dict[str, Any], step: int) -> Any:
-        """Take numbers by name, of one step."""
 
 
 def log_to(*loggers: Logger, prefix: str = "sae/") -> ProgressCallback:
