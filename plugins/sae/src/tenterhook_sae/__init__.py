@@ -10,6 +10,11 @@ if TYPE_CHECKING:
         ModelBatches,
         RunBatches,
     )
+    from tenterhook_sae.comparison import (
+        Comparison,
+        compare_saes,
+        held_out_rows,
+    )
     from tenterhook_sae.concepts import (
         Concepts,
         Manipulation,
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     )
     from tenterhook_sae.files import (
         load_sae,
+        save_names,
         save_sae,
     )
     from tenterhook_sae.gated import (
@@ -67,6 +73,14 @@ if TYPE_CHECKING:
         L1Sae,
         TopKSae,
     )
+    from tenterhook_sae.names import (
+        read_names,
+        write_names,
+    )
+    from tenterhook_sae.probing import (
+        SparseProbing,
+        sparse_probing,
+    )
     from tenterhook_sae.progress import (
         Logger,
         TrainingProgress,
@@ -74,6 +88,10 @@ if TYPE_CHECKING:
     )
     from tenterhook_sae.sae import (
         Sae,
+    )
+    from tenterhook_sae.search import (
+        FoundLatent,
+        search_latents,
     )
     from tenterhook_sae.settings import (
         TrainingSettings,
@@ -97,10 +115,12 @@ _HOMES = {
     "BadSetting": "errors",
     "BatchTopKSae": "models",
     "Batches": "batches",
+    "Comparison": "comparison",
     "Concepts": "concepts",
     "Crosscoder": "crosscoder",
     "Diverged": "errors",
     "Example": "examples",
+    "FoundLatent": "search",
     "GatedSae": "gated",
     "JumpReLUSae": "models",
     "L1Sae": "models",
@@ -122,6 +142,7 @@ _HOMES = {
     "SaeExists": "errors",
     "SkipTranscoder": "transcoder",
     "SparseLatents": "sparse_latents",
+    "SparseProbing": "probing",
     "TopKSae": "models",
     "TopText": "top_texts",
     "Trainer": "training",
@@ -134,16 +155,23 @@ _HOMES = {
     "WrongParts": "errors",
     "WrongWidth": "errors",
     "combinations": "grid",
+    "compare_saes": "comparison",
     "evaluate_each": "evaluation",
     "evaluate_in_model": "evaluation",
     "evaluate_rows": "evaluation",
     "find_examples": "examples",
+    "held_out_rows": "comparison",
     "load_sae": "files",
     "log_to": "progress",
+    "read_names": "names",
+    "save_names": "files",
     "save_sae": "files",
+    "search_latents": "search",
+    "sparse_probing": "probing",
     "strongest_latents": "examples",
     "train_sae": "training",
     "train_saes": "grid",
+    "write_names": "names",
     "write_page": "examples",
 }
 
@@ -151,10 +179,12 @@ __all__ = [
     "BadSetting",
     "BatchTopKSae",
     "Batches",
+    "Comparison",
     "Concepts",
     "Crosscoder",
     "Diverged",
     "Example",
+    "FoundLatent",
     "GatedSae",
     "JumpReLUSae",
     "L1Sae",
@@ -176,6 +206,7 @@ __all__ = [
     "SaeExists",
     "SkipTranscoder",
     "SparseLatents",
+    "SparseProbing",
     "TopKSae",
     "TopText",
     "Trainer",
@@ -188,16 +219,23 @@ __all__ = [
     "WrongParts",
     "WrongWidth",
     "combinations",
+    "compare_saes",
     "evaluate_each",
     "evaluate_in_model",
     "evaluate_rows",
     "find_examples",
+    "held_out_rows",
     "load_sae",
     "log_to",
+    "read_names",
+    "save_names",
     "save_sae",
+    "search_latents",
+    "sparse_probing",
     "strongest_latents",
     "train_sae",
     "train_saes",
+    "write_names",
     "write_page",
 ]
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tenterhook.one_line import printable
+from tenterhook_sae._compare import compare
+from tenterhook_sae._documents import documents_of
+from tenterhook_sae._names import names, search
 from tenterhook_sae._options import Number, Several, several
 from tenterhook_sae._printing import print_measures, print_table, progress, rounded
 
 if TYPE_CHECKING:
-    from tenterhook_capture.documents import Documents
     from tenterhook_sae.batches import RunBatches
     from tenterhook_sae.errors import TrainingsFailed
     from tenterhook_sae.sae import Sae
@@ -40,6 +42,10 @@ BETWEEN = ("transcoder", "skip-transcoder", "crosscoder")
 @click.group()
 def sae() -> None:
     """Train sparse autoencoders, evaluate them, look into them."""
+
+
+for command in (compare, names, search):
+    sae.add_command(command)
 
 
 @sae.command()
@@ -223,7 +229,7 @@ def evaluate(
 
     found = load_sae(folder, device=_present(device or "cpu"))
     where = layer_of(found, layer)
-    documents = _documents(found, data, field, sample_limit)
+    documents = documents_of(found, data, field, sample_limit)
     loaded = load_model(model, device=device)
     in_model = evaluate_in_model(found, loaded, where, documents, batch_size=batch_size)
     layers = found.layers_read(str(where))
@@ -273,7 +279,7 @@ def top(
     found = load_sae(folder, device=_present(device or "cpu"))
     number = found.concepts.number(int(latent) if latent.lstrip("-").isdigit() else latent)
     where = layer_of(found, layer)
-    documents = _documents(found, data, field, sample_limit)
+    documents = documents_of(found, data, field, sample_limit)
     loaded = load_model(model, device=device)
     examples = find_examples(
         found, loaded, number, documents, layer=where, top_k=top_k, batch_size=batch_size
@@ -453,14 +459,3 @@ def _made(
     plain: dict[str, type[JumpReLUSae | L1Sae | GatedSae]]
     plain = {"jumprelu": JumpReLUSae, "l1": L1Sae, "gated": GatedSae}
     return plain[kind](n_latents, n_inputs, device=device)
-
-
-def _documents(
-    sae: "Sae", data: str | None, field: str | None, sample_limit: int | None
-) -> "Documents":
-    from tenterhook_capture.documents import read_documents
-
-    name = data if data is not None else sae.about.get("data")
-    if name is None:
-        raise click.UsageError("This SAE does not say what it was trained on: give --data.")
-    return read_documents(name, field=field).first(sample_limit)

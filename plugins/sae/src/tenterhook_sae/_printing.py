@@ -18,15 +18,16 @@ def rounded(evaluation: Any) -> dict[str, Any]:
     """Return measures as plain JSON values; those by layer where there are any."""
     import attrs
 
-    found: dict[str, Any] = _plain(attrs.asdict(evaluation))
+    found: dict[str, Any] = plain(attrs.asdict(evaluation))
     if not found.get("by_layer", True):
         del found["by_layer"]
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return measures as plain JSON values, rounded; `None` for what is no number."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

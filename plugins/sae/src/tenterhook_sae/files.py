@@ -105,6 +105,19 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
         else:
             config["rescale_acts_by_decoder_norm"] = False
             weights["topk_threshold"] = torch.zeros_like(threshold)
+    with in_place(path / WEIGHTS) as part:
+        save_file({name: tensor.cpu() for name, tensor in weights.items()}, part)
+    save_names(sae, path)
+    write_json(path / CONFIG, config)
+    return path
+
+
+def save_names(sae: Sae, folder: FileName) -> None:
+    """Write the names of latents beside the weights that are in a folder, which stay.
+
+    With them goes what else our own file says: the kind, its settings, and `about`. Raises
+    `NotWritable` (an `OSError`); the file that was there stays then.
+    """
     ours = {
         "format": FORMAT,
         "architecture": sae.architecture,
@@ -112,11 +125,7 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
         "names": {str(latent): name for latent, name in sae.concepts.names.items()},
         "about": sae.about,
     }
-    with in_place(path / WEIGHTS) as part:
-        save_file({name: tensor.cpu() for name, tensor in weights.items()}, part)
-    write_json(path / OURS, ours)
-    write_json(path / CONFIG, config)
-    return path
+    write_json(Path(folder) / OURS, ours)
 
 
 def load_sae(
@@ -238,13 +247,14 @@ class _Beside:
             raise UnknownArchitecture(where, architecture, sorted(SAES))
         try:
             names = found.pop("names", {})
-            found["names"] = {_latent(key): name for key, name in names.items()}
+            found["names"] = {latent_number(key): name for key, name in names.items()}
             return structured(cls, found, forbid_extra=False)
         except (ValueError, AttributeError) as error:
             raise UnreadableSae(where, f"{OURS}: {printable(str(error))}") from error
 
 
-def _latent(key: str) -> int:
+def latent_number(key: str) -> int:
+    """Return the number of a latent that a file writes as a key; `ValueError` for what is none."""
     if not key.isascii() or not key.isdigit() or len(key) > 18:
         raise ValueError(f"names: {shown(key)} is no number of a latent")
     return int(key)
