@@ -65,6 +65,19 @@ def metadata_of(built: Path) -> Message:
         return email.message_from_bytes(file.read())
 
 
+def license_in(built: Path) -> bytes | None:
+    """Return the license that a wheel or an sdist holds, if any."""
+    if built.suffix == ".whl":
+        with zipfile.ZipFile(built) as wheel:
+            names = [name for name in wheel.namelist() if name.endswith("/licenses/LICENSE")]
+            return wheel.read(names[0]) if names else None
+    with tarfile.open(built) as sdist:
+        names = [name for name in sdist.getnames() if name.count("/") == 1]
+        (name,) = [name for name in names if name.endswith("/LICENSE")] or [""]
+        file = sdist.extractfile(name) if name else None
+        return file.read() if file else None
+
+
 def problems(folder: Path, names: list[str], version: str) -> Iterator[str]:
     """Say what keeps the files of a folder from being released at a version."""
     major, minor, *_ = version.split(".")
@@ -74,6 +87,8 @@ def problems(folder: Path, names: list[str], version: str) -> Iterator[str]:
         if not file.exists():
             yield f"{file.name} was not built"
             continue
+        if license_in(file) != ROOT.joinpath("LICENSE").read_bytes():
+            yield f"{file.name} does not hold LICENSE as it is"
         metadata = metadata_of(file)
         if metadata["Version"] != version:
             yield f"{file.name} says that it is version {metadata['Version']}, not {version}"

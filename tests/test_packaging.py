@@ -226,16 +226,20 @@ def test_a_release_is_in_order() -> None:
 
 
 def test_what_keeps_a_release_back_is_named(tmp_path: Path) -> None:
-    """What was not built, another version, loose bounds, files of something else."""
+    """What was not built, another version, loose bounds, no license, files of something else."""
     wheel(tmp_path, "tenterhook_core", "0.1.0", "torch>=2.6")
     wheel(tmp_path, "tenterhook_zarr", "0.1.0", "tenterhook-core>=0.1.0", said="0.2.0")
     wheel(tmp_path, "tenterhook_old", "0.0.9")
+    license = ROOT.joinpath("LICENSE").read_text()
+    with zipfile.ZipFile(tmp_path / "tenterhook_core-0.1.0-py3-none-any.whl", "a") as file:
+        file.writestr("tenterhook_core-0.1.0.dist-info/licenses/LICENSE", license)
 
     found = list(release.problems(tmp_path, ["tenterhook-core", "tenterhook-zarr"], "0.1.0"))
 
     assert found == [
         "tenterhook_core-0.1.0.tar.gz was not built",
         "tenterhook_zarr-0.1.0.tar.gz was not built",
+        "tenterhook_zarr-0.1.0-py3-none-any.whl does not hold LICENSE as it is",
         "tenterhook_zarr-0.1.0-py3-none-any.whl says that it is version 0.2.0, not 0.1.0",
         "tenterhook_zarr-0.1.0-py3-none-any.whl asks for tenterhook-core>=0.1.0, not <0.2,>=0.1.0",
         "tenterhook_old-0.0.9-py3-none-any.whl is of no distribution of this repository at 0.1.0",
