@@ -211,6 +211,11 @@ def test_every_install_is_constrained() -> None:
 
     assert installs
     assert all(each.startswith("*CONSTRAINED") for each in installs)
+    pinned = ROOT.joinpath("constraints.txt").read_text().splitlines()
+    names = {name for each in installs for name in re.findall(r' "([a-z][a-z-]+)"', each)}
+    assert "bitsandbytes" in names
+    lacking = names - {re.split("[=[]", line)[0] for line in pinned}
+    assert not lacking, "a session installs what constraints.txt does not pin"
 
 
 def test_a_release_is_in_order() -> None:
