@@ -29,7 +29,7 @@ class _Width(nn.Module):
 class ServedPoints:
     """The points of a served model. A value; what it takes to check specs is made when needed."""
 
-    widths: Mapping[str, int] = attrs.field(converter=dict)
+    widths: Mapping[str, int] = attrs.field()
     """Standard name, as `resid_post.3`, to how many features a row has there."""
     dtype: torch.dtype = torch.float32
     """What the rows are; the checks of specs compute in it."""

@@ -208,7 +208,7 @@ def is_of_prefix(selection: Selection) -> bool:
     return all(type(at) is int and at >= 0 for at in tokens)
 
 
-def _check_classes(hooks: Mapping[str, type[Controller]]) -> None:
+def _check_classes(hooks: Mapping[str, Any]) -> None:
     for name, each in hooks.items():
         if not (isinstance(each, type) and issubclass(each, Controller)):
             raise TypeError(f"hooks[{name!r}] is {brief(each)}, and no class of controllers.")
@@ -274,10 +274,11 @@ def _selection(words: Mapping[str, Any] | None, path: str, mistakes: list[str]) 
         mistakes.append(f"{path}.tokens: there are {len(tokens)} rows, and a request is one")
     for name in ("tokens", "features", "step"):
         listed = getattr(found, name)
-        if isinstance(listed, tuple) and len(listed) == 1 and isinstance(listed[0], tuple):
+        if isinstance(listed, tuple) and isinstance((*listed, 0)[0], tuple):
             listed = listed[0]
-        is_mask = isinstance(listed, tuple) and bool(listed) and type(listed[0]) is bool
-        if isinstance(listed, tuple) and not is_mask and len(listed) > MOST_POSITIONS:
+        if not isinstance(listed, tuple) or any(type(at) is bool for at in listed[:1]):
+            continue
+        if len(listed) > MOST_POSITIONS:
             mistakes.append(
                 f"{path}.{name}: {len(listed):,} positions are listed, and {MOST_POSITIONS:,} at "
                 "most; give a slice, as '2:5'"
