@@ -344,8 +344,10 @@ class _Search:
             return Layer(at.name, at)
         if at is not None:
             return next(iter(self._named(at)))
-        is_given = re.fullmatch(r"[a-z]\w*\.\d+", layer) is not None
-        why = self._refused.get(layer) or (_NO_PLUGIN if is_given else "")
+        words = {name.partition(".")[0] for name in given}
+        is_given = re.fullmatch(r"[a-z]\w*\.\d+", layer) and layer.partition(".")[0] not in words
+        why = self._refused.get(layer) or self._refused.get(layer.partition(":")[0])
+        why = why or (_NO_PLUGIN if is_given else "")
         raise index._unknown(layer, why, given)
 
     def _given(self, asked: str) -> Mapping[str, "str | Point"]:

@@ -57,7 +57,7 @@ def test_names_mean_what_they_say(model: Any, ids: Tensor) -> None:
         model(ids)
     scores, pattern, v, z, pre, mid, attention, mlp = map(captured.last, asked)
 
-    assert torch.allclose(scores.softmax(-1).float(), pattern, atol=1e-6)
+    assert torch.allclose(scores.softmax(-1), pattern, atol=1e-6)
     values = v.repeat_interleave(2, 2).transpose(1, 2)
     assert torch.allclose((pattern.double() @ values).transpose(1, 2), z, atol=1e-6)
     projection = model.module.model.layers[1].self_attn.o_proj
@@ -408,7 +408,9 @@ def test_a_name_that_is_not_offered_says_why(model: Any) -> None:
     """Of this block, this model, and this kind of model."""
     with pytest.raises(tenterhook.UnknownLayer, match="The block has no experts"):
         model.capture("experts.0")
-    with pytest.raises(tenterhook.UnknownLayer, match=r"Closest: 'z\.1'"):
+    with pytest.raises(tenterhook.UnknownLayer, match="The block has no experts"):
+        model.capture("experts.0:ids")
+    with pytest.raises(tenterhook.UnknownLayer, match=r"in this model\. Closest: 'z\.1'"):
         model.capture("z.7")
     parallel = tenterhook.attach(FAMILIES["GPT-NeoX"].make())
     with pytest.raises(tenterhook.UnknownLayer, match="both read the block's input"):
@@ -440,6 +442,34 @@ def test_what_cannot_be_proven_takes_nothing_else(ids: Tensor) -> None:
     for name in ("experts.0", "router.0"):
         with pytest.raises(tenterhook.UnknownLayer, match=r"could not be proven: .*two experts"):
             model.capture(name)
+
+
+@pytest.mark.parametrize("name", ["q.1", "z.0", "pattern.1", "resid_mid.0", "mlp_act.1"])
+def test_another_shape_is_refused(model: Any, ids: Tensor, name: str) -> None:
+    """It would be broadcast, or fail somewhere deep in the model."""
+    for change in (lambda tensor: tensor[..., :2], lambda tensor: tensor.repeat_interleave(2, 0)):
+        with (
+            torch.no_grad(),
+            pytest.raises(ValueError, match=rf"takes the place of {name} has shape \("),
+            model.steer(name, change),
+        ):
+            model(ids)
+    assert model(ids).logits.shape == (2, 6, 97)
+
+
+def test_another_dtype_and_one_pattern_for_all(model: Any, ids: Tensor) -> None:
+    """What a hook returns is cast to the model's dtype; a pattern may be one for all heads."""
+    with torch.no_grad(), model.steer("z.1", lambda z: 2 * z.float()):
+        doubled = model(ids).logits
+    with torch.no_grad(), model.steer("z.1", lambda z: 2 * z):
+        torch.testing.assert_close(doubled, model(ids).logits, rtol=1e-5, atol=1e-5)
+    with (
+        torch.no_grad(),
+        model.steer("pattern.1", lambda pattern: torch.eye(6)),
+        model.capture("z.1", "v.1") as captured,
+    ):
+        model(ids)
+    assert torch.equal(captured.last("z.1"), captured.last("v.1").repeat_interleave(2, 2))
 
 
 @pytest.fixture

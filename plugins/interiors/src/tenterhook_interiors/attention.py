@@ -34,7 +34,7 @@ from tenterhook.compiling import hooks_changed
 from tenterhook.points import Point
 from tenterhook_interiors import implementations as tables
 from tenterhook_interiors.compiled import left_to_python
-from tenterhook_interiors.wanted import changes, wanted
+from tenterhook_interiors.wanted import changes, passed, wanted
 
 OF_HEADS = ("batch", "tokens", "heads", "features")
 OF_PATTERNS = ("batch", "heads", "tokens", "keys")
@@ -121,7 +121,7 @@ class Attention:
         if not self.wanted(word):
             return tensor
         given = tensor.transpose(1, 2)
-        new: Tensor = self.points[word](given)
+        new: Tensor = passed(self.points[word], given)
         return new.transpose(1, 2)  # of the same strides; what was captured is in the graph
 
     def attend(
@@ -152,7 +152,7 @@ class Attention:
         if not self.wanted("z"):
             return output
         heads, *others = output
-        new = self.points["z"](heads)
+        new = passed(self.points["z"], heads)
         return output if new is heads else (new, *others)
 
     def _eager(
@@ -215,7 +215,7 @@ class _Softmax(TorchFunctionMode):
         if not attention.wanted(word):
             return tensor
         given = tensor if tensor.shape[-1] == keys else tensor[..., :keys]
-        new: Tensor = attention.points[word](given)
+        new: Tensor = passed(attention.points[word], given)
         if given is tensor:
             return new
         is_put = new is not given or changes(attention.points[word])

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from tenterhook.activations import first_input, inputs_of
 from tenterhook_interiors.attention import WORDS, Attention, pattern_in
 from tenterhook_interiors.compiled import PythonForward
-from tenterhook_interiors.wanted import changes
+from tenterhook_interiors.wanted import changes, passed
 
 
 class _OfThread(threading.local):
@@ -151,7 +151,7 @@ class _Forward(TorchFunctionMode):
     def _through(self, word: str, tensor: Tensor) -> Tensor:
         if not self._attention.wanted(word):
             return tensor
-        new: Tensor = self._attention.points[word](self._four(tensor))
+        new: Tensor = passed(self._attention.points[word], self._four(tensor))
         return new.reshape(tensor.shape)
 
     def _whole(

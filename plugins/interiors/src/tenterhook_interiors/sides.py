@@ -17,7 +17,7 @@ from tenterhook.activations import activation_of, first_input, inputs_of, replac
 from tenterhook.compiling import hooks_changed
 from tenterhook.points import Point
 from tenterhook_interiors.compiled import PythonForward, left_to_python
-from tenterhook_interiors.wanted import changes, wanted
+from tenterhook_interiors.wanted import changes, passed, wanted
 
 Side = Literal["before", "after"]
 
@@ -87,7 +87,7 @@ class _OnModules:
     def through(self, name: str, given: Any) -> Any:
         """Return what a point makes of something, the same where nothing runs there."""
         point = self.points.get(name)
-        return given if point is None or not wanted(point) else point(given)
+        return given if point is None or not wanted(point) else passed(point, given)
 
     def is_put(self, name: str, given: Any, new: Any) -> bool:
         """Whether what a point returned goes on: it is another, or is to be in the graph."""
@@ -136,7 +136,7 @@ class SidePoint(_OnModules):
         if tensor is None or not wanted(self.points[self.name]):
             return None
         given = self.form.take(tensor)
-        new = self.points[self.name](given)
+        new = passed(self.points[self.name], given)
         return self.form.put(tensor, new) if self.is_put(self.name, given, new) else None
 
 
@@ -172,7 +172,7 @@ class MidPoint(_OnModules):
         if added is None or stream is None or not wanted(self.points[self.name]):
             return None
         total = stream + (added if self.scale == 1 else added * self.scale)
-        new = self.points[self.name](total)
+        new = passed(self.points[self.name], total)
         if not self.is_put(self.name, total, new):
             return None
         return replace(output, (new - stream) / self.scale)
