@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tenterhook.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from tenterhook_sae.aligned_batches import AlignedBatches
     from tenterhook_sae.batches import (
         Batches,
         ModelBatches,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tenterhook_sae.errors import (
         BadSetting,
         Diverged,
+        NoOther,
         NoRows,
         NoSuchLatent,
         NoTexts,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from tenterhook_sae.matryoshka import (
         MatryoshkaBatchTopKSae,
     )
+    from tenterhook_sae.model_crosscoder import ModelCrosscoder
     from tenterhook_sae.models import (
         BatchTopKSae,
         JumpReLUSae,
@@ -117,7 +120,10 @@ _HOMES = {
     "Batches": "batches",
     "Comparison": "comparison",
     "Concepts": "concepts",
+    "AlignedBatches": "aligned_batches",
     "Crosscoder": "crosscoder",
+    "ModelCrosscoder": "model_crosscoder",
+    "NoOther": "errors",
     "Diverged": "errors",
     "Example": "examples",
     "FoundLatent": "search",
@@ -176,6 +182,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlignedBatches",
     "BadSetting",
     "BatchTopKSae",
     "Batches",
@@ -193,7 +200,9 @@ __all__ = [
     "Manipulation",
     "MatryoshkaBatchTopKSae",
     "ModelBatches",
+    "ModelCrosscoder",
     "ModelEvaluation",
+    "NoOther",
     "NoRows",
     "NoSuchLatent",
     "NoTexts",

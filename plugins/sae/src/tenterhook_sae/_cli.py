@@ -15,9 +15,11 @@ from tenterhook_sae._options import Number, Several, several
 from tenterhook_sae._printing import print_measures, print_table, progress, rounded
 
 if TYPE_CHECKING:
+    from tenterhook_sae.aligned_batches import AlignedBatches
     from tenterhook_sae.batches import RunBatches
     from tenterhook_sae.errors import TrainingsFailed
     from tenterhook_sae.sae import Sae
+    from tenterhook_store import Run, Store
 
 KINDS = (
     "topk",
@@ -111,6 +113,9 @@ def train(
     STORE RUN may be one path, STORE/runs/RUN; where the store holds one run, RUN may be left out.
     The same command again goes on where it was stopped.
 
+    STORE/alignments/NAME, as `tenterhook runs align` makes them, is two runs: --kind crosscoder
+    reads LAYER of both, or --reads of the first and LAYER of the second.
+
     --kind, --latents, --k, --learning-rate and --sparsity take lists, as --k 16,32,64: every
     combination is trained, from one pass over the rows, each into a folder of its own below --out,
     and comes out as if it were trained alone.
@@ -122,28 +127,41 @@ def train(
 
     import torch
 
+    from tenterhook_sae.aligned_batches import AlignedBatches
     from tenterhook_sae.batches import RunBatches
     from tenterhook_sae.evaluation import evaluate_each
     from tenterhook_sae.grid import train_saes
     from tenterhook_sae.settings import TrainingSettings
     from tenterhook_sae.training import train_sae
-    from tenterhook_store import find_run
+    from tenterhook_store import find_alignment, find_run, open_alignment
 
+    pair = find_alignment(store) if run is None else None
+    if pair is not None:
+        _check_pair(kind, reads)
+        k = k or [32.0]
     asked = _combined(kind, latents, k, learning_rate, sparsity)
-    layers = _read_by_all(kind, layer, reads)
     _check_widths(kind, widths)
-    found, run = find_run(store, run)
-    opened = found.run(run)
-    rows = opened[layers[0]]
-    trained = len(rows) - int(hold_out * len(rows))
-    if not opened.is_complete:
-        click.echo(
-            f"Run {run} lacks {len(opened.missing)} of its {opened.plan.unit_count} units: its "
-            f"first {len(rows):,} rows are used. tenterhook runs resume {found.location} {run} "
-            "makes the others.",
-            err=True,
+    batches: RunBatches | AlignedBatches
+    if pair is not None:
+        aligned = open_alignment(*pair)
+        count = len(aligned)
+        trained = count - int(hold_out * count)
+        batches = AlignedBatches(
+            aligned,
+            (reads[0] if reads else layer, layer),
+            batch_size=batch_size,
+            seed=seed,
+            rows=slice(0, trained),
         )
-    batches = RunBatches(opened, layers, batch_size=batch_size, seed=seed, rows=slice(0, trained))
+    else:
+        layers = _read_by_all(kind, layer, reads)
+        found, run = find_run(store, run)
+        opened = found.run(run)
+        count = len(opened[layers[0]])
+        trained = count - int(hold_out * count)
+        _say_what_is_missing(found, opened, count)
+        part = slice(0, trained)
+        batches = RunBatches(opened, layers, batch_size=batch_size, seed=seed, rows=part)
     device = _present(device)
     made, settings = {}, {}
     for name, each in asked.items():
@@ -176,8 +194,8 @@ def train(
             failed = _failure(train_saes, made, batches, settings, out=out, progress=show)
     done = {name: one for name, one in made.items() if failed is None or name in failed.done}
     measured: dict[str, dict[str, Any]] = {name: {} for name in done}
-    if trained < len(rows) and done:
-        evaluations = evaluate_each(done, batches.blocks(trained, len(rows)))
+    if trained < count and done:
+        evaluations = evaluate_each(done, batches.blocks(trained, count))
         measured = {name: rounded(each) for name, each in evaluations.items()}
     if as_json:
         listed = [{"sae": folders[n], "steps": steps, **each} for n, each in measured.items()]
@@ -370,6 +388,25 @@ def _combined(
     return found
 
 
+def _check_pair(kinds: list[str], reads: tuple[str, ...]) -> None:
+    if kinds != ["crosscoder"]:
+        raise click.UsageError(
+            "An alignment is of two models, and --kind crosscoder is what reads both."
+        )
+    if len(reads) > 1:
+        raise click.UsageError("LAYER is of the second run: give --reads once, for the first.")
+
+
+def _say_what_is_missing(store: "Store", run: "Run", rows: int) -> None:
+    if not run.is_complete:
+        click.echo(
+            f"Run {run.id} lacks {len(run.missing)} of its {run.plan.unit_count} units: its "
+            f"first {rows:,} rows are used. tenterhook runs resume {store.location} {run.id} "
+            "makes the others.",
+            err=True,
+        )
+
+
 def _read_by_all(kinds: list[str], layer: str, reads: tuple[str, ...]) -> list[str]:
     """Return the layers whose rows all the kinds are trained on."""
     found = {kind: _read_by(kind, layer, reads) for kind in kinds}
@@ -420,7 +457,7 @@ def _read_by(kind: str, layer: str, reads: tuple[str, ...]) -> list[str]:
 def _made(
     kind: str,
     latents: int | None,
-    batches: "RunBatches",
+    batches: "RunBatches | AlignedBatches",
     k: float | None,
     device: str,
     widths: list[int] | None = None,
@@ -428,6 +465,7 @@ def _made(
     from tenterhook_sae.crosscoder import Crosscoder
     from tenterhook_sae.gated import GatedSae
     from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
+    from tenterhook_sae.model_crosscoder import ModelCrosscoder
     from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
     from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
@@ -440,6 +478,12 @@ def _made(
             *(n_latents, n_inputs, batches.widths[1], exact),
             device=device,
             reads=None if names[0] == f"{names[1]}:input" else names[0],
+        )
+    if kind == "crosscoder" and "models" in batches.about:
+        return ModelCrosscoder(
+            *(n_latents, batches.widths, 32 if k is None else k),
+            models=batches.about["models"],
+            device=device,
         )
     if kind == "crosscoder":
         if len({*batches.widths}) > 1:

@@ -1,10 +1,12 @@
 """One of each sparse autoencoder, for a layer of 8 features: what contract tests try."""
 
 import torch
+from torch import Tensor
 
 from tenterhook_sae.crosscoder import Crosscoder
 from tenterhook_sae.gated import GatedSae
 from tenterhook_sae.matryoshka import MatryoshkaBatchTopKSae
+from tenterhook_sae.model_crosscoder import ModelCrosscoder
 from tenterhook_sae.models import BatchTopKSae, JumpReLUSae, L1Sae, TopKSae
 from tenterhook_sae.transcoder import SkipTranscoder, Transcoder
 
@@ -61,3 +63,15 @@ def crosscoder() -> Crosscoder:
     """Return one of the layers `before` and `inner`, as the contract's model has them."""
     torch.manual_seed(0)
     return Crosscoder(32, 8, ("before", "inner"), 4)
+
+
+def model_crosscoder() -> ModelCrosscoder:
+    """Return one beside which stands what its own layer gives, as if both models were one."""
+    torch.manual_seed(0)
+    found = ModelCrosscoder(32, (8, 8), 4)
+    found.beside = _same
+    return found
+
+
+def _same(own: Tensor) -> Tensor:
+    return own

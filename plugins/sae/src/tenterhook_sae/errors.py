@@ -93,6 +93,23 @@ class NotRead(TenterhookError, RuntimeError):
 
 
 @attrs.define(slots=False)
+class NoOther(TenterhookError, RuntimeError):
+    """A crosscoder of two models does not know what the other model gave."""
+
+    model: str
+    """The other one, by the name that the crosscoder has for it."""
+
+    where: Any
+    """The layer that the hook stands at."""
+
+    def __str__(self) -> str:
+        return (
+            f"At layer {self.where!r} nobody said what the model {self.model!r} gave for the same "
+            "tokens. Capture it there first, and set it: crosscoder.beside = captured."
+        )
+
+
+@attrs.define(slots=False)
 class NoSuchLatent(TenterhookError, IndexError):
     """A latent that this SAE does not have."""
 

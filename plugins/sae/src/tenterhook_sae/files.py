@@ -53,6 +53,9 @@ SAELENS = "6.0.0"
 BATCH_TOP_K = ("batchtopk", "matryoshka_batchtopk")
 """What is a `jumprelu` in use: of these SAELens writes the one threshold, once for each latent."""
 
+CROSSCODERS = ("crosscoder", "model_crosscoder")
+"""Kinds of several layers or models, which SAELens has not."""
+
 _IN_CONFIG = {"widths": "matryoshka_widths", "n_outputs": "d_out"}
 """Settings by what `cfg.json` calls them, where that is another name."""
 
@@ -97,7 +100,7 @@ def save_sae(sae: Sae, folder: FileName, *, overwrite: bool = False) -> Path:
         config["rescale_acts_by_decoder_norm"] = False
     if isinstance(sae, Transcoder) and sae.k is not None:
         config["architecture"] = f"{TOP_K}{sae.architecture}"
-    if isinstance(sae, BatchTopKSae):
+    if isinstance(sae, BatchTopKSae) and sae.architecture in BATCH_TOP_K:
         threshold = weights.pop("threshold")
         if threshold >= 0:
             config["architecture"] = "jumprelu"
@@ -159,9 +162,9 @@ def load_sae(
         weights = _with_unit_decoder(weights)
     settings = _settings(architecture, config, beside, where)
     try:
-        if architecture not in (*TRANSCODERS, "crosscoder"):
+        if architecture not in (*TRANSCODERS, *CROSSCODERS):
             settings["center"] = config.center
-        if architecture != "crosscoder":
+        if architecture not in CROSSCODERS:
             settings["n_inputs"] = config.n_inputs
         sae = SAES[architecture](config.n_latents, **settings)
         sae = sae.to(dtype=dtype or config.dtype)
@@ -289,6 +292,14 @@ def _settings(architecture: str, config: SaeConfig, beside: _Beside, where: str)
             sizes = f"{len(layers)} layers of {wide} features and d_in={config.n_inputs}"
             raise UnreadableSae(where, f"{CONFIG} says {sizes}, which do not go together")
         return {"layer_width": wide, "layers": layers, "k": config.k}
+    if architecture == "model_crosscoder":
+        widths, models = config.more.get("model_widths"), config.more.get("models")
+        if not isinstance(widths, list) or not all(type(each) is int for each in widths):
+            raise UnreadableSae(where, f"{CONFIG} has no list of whole 'model_widths'")
+        if sum(widths) != config.n_inputs:
+            sizes = f"model_widths={widths} and d_in={config.n_inputs}"
+            raise UnreadableSae(where, f"{CONFIG} says {sizes}, which do not go together")
+        return {"model_widths": widths, "models": models, "k": config.k}
     if architecture == "jumprelu":
         width = config.more.get("bandwidth", beside.settings.get("bandwidth"))
         return {} if width is None else {"bandwidth": width}
@@ -335,6 +346,8 @@ def _check_shapes(file: WeightFile, architecture: str, config: SaeConfig) -> Non
             expected["W_skip"] = [(outputs, inputs)]
     if architecture == "jumprelu":
         expected["threshold"] = [(latents,)]
+    elif architecture == "model_crosscoder":
+        expected |= {"threshold": [()], "sizes": [(2,)]}
     elif architecture == "gated":
         expected["b_gate"] = expected.pop("b_enc")
         expected |= {"b_mag": [(latents,)], "r_mag": [(latents,)]}

@@ -60,6 +60,12 @@ _SAES = [
         "Sparse latents that several layers share.",
         example="tenterhook_sae.contract_examples:crosscoder",
     ),
+    Extension(
+        "ModelCrosscoder",
+        "tenterhook_sae.model_crosscoder:ModelCrosscoder",
+        "Sparse latents that two models share, or that one of them has alone.",
+        example="tenterhook_sae.contract_examples:model_crosscoder",
+    ),
 ]
 
 

@@ -38,6 +38,7 @@ _ACTIVATIONS = {
     "transcoder": ("relu",),
     "skip_transcoder": ("relu",),
     "crosscoder": (),
+    "model_crosscoder": (),
     "matryoshka_batchtopk": ("relu", "topk", "batchtopk"),
 }
 """The activation functions that older configs name beside an architecture."""
