@@ -77,9 +77,9 @@ class TestBatchingEngine(ServingContract):
 
 
 @pytest.mark.matrix(sample=3)
-@pytest.mark.parametrize("part", range(100))
+@pytest.mark.parametrize("part", range(200))
 def test_random_schedules(part: int) -> None:
     """Chunks, shared prefixes, preemption, drafts, aborts: each request is served as if alone."""
-    for seed in range(part, 600, 100):
+    for seed in range(part, 600, 200):
         requests = random_requests(Random(seed), Tiny.points, vocabulary=VOCABULARY)
         check_turns(Tiny(Schedule.of(seed)), requests)

@@ -195,7 +195,7 @@ class ServingContract:
             for selection in ({}, {"tokens": "last"}, {"tokens": 1}, {"phase": "prompt"}):
                 table: dict[str, Any] = {"hooks": [hook], "selection": selection}
                 asked.append(Asked(prompt=prompt, most=8, table=table))
-        check_turns(driven, [*asked, *asked])
+        check_turns(driven, asked)
 
     def test_captures_of_one_text(self, driven: Driven) -> None:
         """Each has all of its rows, also where the text was seen before."""
