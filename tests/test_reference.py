@@ -92,7 +92,7 @@ MODULES = {
     "interiors": ["tenterhook_interiors"],
     "language-model": ["tenterhook_transformers"],
     "plugins": ["tenterhook", "tenterhook.plugins"],
-    "serving": ["tenterhook_vllm", "tenterhook_vllm.request_specs"],
+    "serving": ["tenterhook_vllm", "tenterhook_vllm.testing"],
     "sparse-autoencoders": ["tenterhook_sae"],
     "specs": ["tenterhook.specs"],
     "stores": ["tenterhook.store", "tenterhook.capture"],
