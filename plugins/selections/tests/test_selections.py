@@ -734,3 +734,11 @@ def test_a_notebook_shows_what_is_selected() -> None:
     assert "<td>rows</td><td>(0, 2)</td>" in shown
     assert "phase" not in shown
     assert "everything" in Selection()._repr_html_()
+
+
+@pytest.mark.parametrize("field", ["tokens", "rows", "features", "heads", "step"])
+def test_a_position_beyond_any_text(field: str) -> None:
+    """It is refused where it is written, and not in the middle of a forward."""
+    parts: dict[str, Any] = {field: [0, 10**30]}
+    with pytest.raises(ValueError, match="is beyond any text"):
+        Selection(**parts)

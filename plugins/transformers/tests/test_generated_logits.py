@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import tenterhook
-from tenterhook.hooks import AddVector
+from tenterhook.hooks import AddVector, Detector
+from tenterhook_selections import known_searches, tokens_here
 from tenterhook_transformers import LanguageModel
 
 Make = Callable[..., Any]
@@ -84,6 +85,25 @@ class TestLogits:
         with model.capture("lm_head", tokens="2:", rows=1) as captured:
             logits = llama(IDS, attention_mask=MASK, logits_to_keep=2).logits
         assert torch.equal(captured.last("lm_head"), logits[1])
+
+    def test_who_is_real_there(self, llama: Any) -> None:
+        """A hook of one's own is told of those tokens alone."""
+        found: list[tuple[Any, Any]] = []
+
+        class Asks(Detector):
+            def process_activations(self, module: Any, input: Any, output: Any) -> None:
+                tokens = tokens_here(module)
+                assert tokens is not None
+                assert tokens.real.shape == output.shape[:2]
+                found.append((tokens.real.tolist(), tokens.position.tolist()))
+
+        right = torch.tensor([[5, 6, 0, 0], [7, 8, 9, 10]])
+        with tenterhook.attach(llama).hooks(("lm_head", Asks("forward"))):
+            llama(right, attention_mask=(right != 0).long(), logits_to_keep=2)
+            with known_searches():
+                generate(llama)
+        assert found[0][0] == [[False, False], [True, True]]
+        assert [each for _, each in found[1:]] == [[[at + 1], [at + 3]] for at in range(4)]
 
 
 class TestPutBack:

@@ -357,20 +357,26 @@ class Carriers:
         return [module for module in found if module is not None]
 
 
-def first_of_logits(layer: nn.Module, forward: Forward, shape: torch.Size) -> int:
-    """Return with which column of a forward an activation begins: not 0 where it is of logits.
+def logits_kept(layer: nn.Module, forward: Forward) -> int:
+    """Return of how many of its last tokens a forward makes logits, at the layer that gives them.
 
-    While it generates, a model is asked for those of its last tokens alone, `logits_to_keep`.
+    0 where that is of all: while it generates, a model is asked for some, `logits_to_keep`.
     """
     keep = forward.named.get("logits_to_keep")
-    if type(keep) is not int or keep < 1 or forward.shape is None or len(shape) != 3:
-        return 0
-    batch, seq = forward.shape
-    if keep >= seq or tuple(shape[:2]) != (batch, keep):
+    if type(keep) is not int or keep < 1 or forward.shape is None or keep >= forward.shape[1]:
         return 0
     heads = getattr(forward.module, "get_output_embeddings", None)
     gives = layer is forward.module or (callable(heads) and heads() is layer)
-    return seq - keep if gives else 0
+    return keep if gives else 0
+
+
+def first_of_logits(layer: nn.Module, forward: Forward, shape: torch.Size) -> int:
+    """Return with which column of a forward an activation begins: not 0 where it is of logits."""
+    keep = logits_kept(layer, forward)
+    if not keep or forward.shape is None or len(shape) != 3:
+        return 0
+    batch, seq = forward.shape
+    return seq - keep if tuple(shape[:2]) == (batch, keep) else 0
 
 
 _of_roots: "weakref.WeakKeyDictionary[nn.Module, Carriers]" = weakref.WeakKeyDictionary()

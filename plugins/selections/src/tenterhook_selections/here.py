@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from tenterhook_selections.calls import calls_here
-from tenterhook_selections.carriers import Carriers
+from tenterhook_selections.carriers import Carriers, logits_kept
 from tenterhook_selections.forwards import Forward, begin_at, running_forward, takes_text
 from tenterhook_selections.generate_calls import KINDS
 from tenterhook_selections.generation import running_generation
@@ -22,7 +22,8 @@ def tokens_here(module: nn.Module) -> Seen | None:
     """Return the tokens that a layer is called with: which are real, and where they stand.
 
     For a hook, inside a call of `module`, in any thread: `.real`, `.position` and `.generated` are
-    `(batch, seq)`, on the CPU. `None` where no model that takes ids runs: then nothing is padding.
+    `(batch, seq)`, on the CPU; of logits those of the tokens that have any. `None`
+    where no model that takes ids runs: then nothing is padding.
 
     Raises `ValueError` where it cannot be told: for a layer that does not carry the text, and in a
     bare `generate` of transformers unless a scope with a selection or `known_searches()` is around.
@@ -38,7 +39,8 @@ def tokens_here(module: nn.Module) -> Seen | None:
     why = Carriers.of(forward.module).why_not(module, forward, None)
     if why is not None:
         raise ValueError(f"Tokens are asked for, and {why}.")
-    return forward.tokens
+    keep, tokens = logits_kept(module, forward), forward.tokens
+    return tokens.last(keep) if keep and tokens is not None else tokens
 
 
 def _from_the_stack() -> Forward | None:

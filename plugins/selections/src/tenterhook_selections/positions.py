@@ -79,7 +79,7 @@ def positions_of(where: Where | None) -> Positions | None:
             "'last'."
         )
     if isinstance(where, int):
-        return (where,)
+        where = (where,)
     if isinstance(where, slice):
         parts = [where.start, where.stop, *([] if where.step is None else [where.step])]
         where = ":".join("" if part is None else str(part) for part in parts)
@@ -90,7 +90,12 @@ def positions_of(where: Where | None) -> Positions | None:
         return where
     if not len(where) or any(type(p) is bool or not isinstance(p, int) for p in list[Any](where)):
         raise ValueError(f"{where!r} are not positions: give ints, a slice, '2:5' or 'last'.")
+    if far := [p for p in where if not -_FAR <= int(p) < _FAR]:
+        raise ValueError(f"{far[0]} is no position: it is beyond any text.")
     return tuple(int(p) for p in where)
+
+
+_FAR = 2**62
 
 
 def slice_of(text: str) -> slice:

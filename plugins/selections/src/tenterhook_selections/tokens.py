@@ -70,6 +70,18 @@ class Seen:
         """Bool `(batch, seq)`: the real tokens that the model generated."""
         return self.real & (self.position >= self.prompt[:, None])
 
+    def last(self, count: int) -> "Seen":
+        """Return the last `count` of these tokens; those before count as earlier ones."""
+        return attrs.evolve(
+            self,
+            real=self.real[:, -count:],
+            position=self.position[:, -count:],
+            known=self.known[:, -count:],
+            ids=None if self.ids is None else self.ids[:, -count:],
+            earlier=None,
+            first=self.first + self.real.shape[1] - count,
+        )
+
     def ids_so_far(self, row: int) -> list[int] | None:
         """Return the ids of a row's text from its first token on, this forward's included.
 
