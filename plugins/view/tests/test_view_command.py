@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tenterhook_cli import main
 from tenterhook_cli.testing import CommandContract
 from tenterhook_store import LocalStore, RowBlock, Run
+from tenterhook_view import SeveralLayers, page
 
 
 class TestView(CommandContract):
@@ -131,3 +133,66 @@ def test_a_picture_is_drawn(store: str, capfd: Any, what: str) -> None:
     assert (status, err) == (0, "Wrote p.svg.\n")
     assert Path("p.svg").read_text().startswith("<?xml")
     assert torch.is_grad_enabled()
+
+
+@pytest.fixture(scope="module")
+def acts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a run of two documents of the model that ships, and a vector beside it."""
+    import tenterhook_tiny
+
+    folder = tmp_path_factory.mktemp("acts")
+    lm = tenterhook_tiny.load()
+    texts = ["In the beginning God created", "And God said"]
+    lm.activations.save(
+        ["resid_post.1", "layer_3", "transformer.h.2.mlp"],
+        texts,
+        run_name="two",
+        store=LocalStore(folder / "acts"),
+    )
+    save_file({"direction": torch.ones(128)}, folder / "v.safetensors")
+    return folder
+
+
+def test_parts_that_the_model_is_asked_for(acts: Path, capfd: Any) -> None:
+    """The logit lens of stored blocks, attention a head at a time, and a text with a vector."""
+    layer = "transformer.h.3"
+    words = ("view", str(acts / "acts"), "--layer", layer, "--lens", "--attention", "--out")
+    steer = ("--steer", str(acts / "v.safetensors"), "--scale", "2", "--prompt", "And God")
+    status, _, err = call(capfd, *words, str(acts / "p.html"), *steer)
+
+    assert (status, err) == (0, f"Wrote {acts / 'p.html'}.\n")
+    text = (acts / "p.html").read_text()
+    assert "Logit lens, document 0" in text
+    assert "Attention, document 0" in text
+    assert "<option>layer 3, head 0</option>" in text
+    assert f"with 2 times the vector at {layer}" in text
+    assert "And God" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("--terminal", "--lens"), "parts of a page: give --out"),
+        (("--out", "none.html", "--steer", "v.safetensors"), "give --layer once"),
+        (("--out", "none.html", "--lens", "--layer", "transformer.h.2.mlp"), "is a block"),
+    ],
+)
+def test_parts_that_cannot_be_had(
+    acts: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], match: str
+) -> None:
+    """It is said why, and no page is written."""
+    monkeypatch.chdir(acts)
+    status, _, err = call(capfd, "view", "acts", *words)
+
+    assert status == 2
+    assert match in err
+    assert not Path("none.html").exists()
+
+
+def test_a_vector_is_added_to_one_layer(acts: Path) -> None:
+    """Of several, nobody knows which."""
+    run = LocalStore(acts / "acts").run("two")
+    with pytest.raises(
+        SeveralLayers, match=r"is added to one layer: give one of transformer\.h\.1, "
+    ):
+        page(run, steer=torch.ones(128))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         NoSuchDocument,
         NothingToShow,
         NotShown,
+        SeveralLayers,
         UnknownFormat,
         UnknownQuantity,
         UnreadableVector,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tenterhook_view.token_grid import grid, lens
     from tenterhook_view.top_examples import examples
     from tenterhook_view.two_texts import diff
-    from tenterhook_view.vectors import read_direction, read_probe
+    from tenterhook_view.vectors import read_direction, read_probe, read_vector
     from tenterhook_view.whole_page import Page, page
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "NothingToShow": "errors",
     "Page": "whole_page",
     "Part": "parts",
+    "SeveralLayers": "errors",
     "UnknownFormat": "errors",
     "UnknownQuantity": "errors",
     "UnreadableVector": "errors",
@@ -45,6 +47,7 @@ _HOMES = {
     "page": "whole_page",
     "read_direction": "vectors",
     "read_probe": "vectors",
+    "read_vector": "vectors",
     "tokens": "colored_tokens",
 }
 
@@ -54,6 +57,7 @@ __all__ = [
     "NothingToShow",
     "Page",
     "Part",
+    "SeveralLayers",
     "UnknownFormat",
     "UnknownQuantity",
     "UnreadableVector",
@@ -66,6 +70,7 @@ __all__ = [
     "page",
     "read_direction",
     "read_probe",
+    "read_vector",
     "tokens",
 ]
 

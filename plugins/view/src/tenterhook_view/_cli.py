@@ -50,24 +50,60 @@ def _of_run(command: Callable[..., Any]) -> Callable[..., Any]:
 @_of_run
 @click.option("--out", type=_FILE, help="The page to write.")
 @click.option("--terminal", is_flag=True, help="Colour the tokens here, and write no page.")
-def view(store: str, run: str | None, out: str | None, terminal: bool, **options: Any) -> None:
+@click.option("--lens", is_flag=True, help="Add the logit lens of the first document.")
+@click.option("--attention", is_flag=True, help="Add its attention, a head at a time.")
+@click.option(
+    "--steer",
+    type=_FILE,
+    help="Add a text without and with this vector at --layer.",
+)
+@click.option("--scale", type=float, default=4.0, show_default=True, help="Of --steer: how much.")
+@click.option("--prompt", help="Of --steer: what the text begins with; the first document's words.")
+def view(
+    store: str,
+    run: str | None,
+    out: str | None,
+    terminal: bool,
+    lens: bool,
+    attention: bool,
+    steer: str | None,
+    scale: float,
+    prompt: str | None,
+    **options: Any,
+) -> None:
     """Show the tokens of RUN in STORE, coloured by what its layers hold.
 
     The page is one file that fetches nothing: tokens by norm, direction, probe or latent, the
-    highest examples, layers by tokens, and the numbers of each layer. STORE RUN may be one path,
-    STORE/runs/RUN; where the store holds one run, RUN may be left out.
+    highest examples, layers by tokens, and the numbers of each layer. --lens, --attention and
+    --steer load the run's model. STORE RUN may be one path, STORE/runs/RUN; where the store holds
+    one run, RUN may be left out.
     """
     if terminal == (out is not None):
         raise click.UsageError("Give --out PAGE for a page, or --terminal.")
+    if terminal and (lens or attention or steer is not None):
+        raise click.UsageError("--lens, --attention and --steer are parts of a page: give --out.")
+    if steer is not None and len(options["layers"]) != 1:
+        raise click.UsageError("--steer adds a vector to one layer: give --layer once.")
     opened, settings = _read(store, run, **options)
     if out is None:
         from tenterhook_view.terminal_text import print_tokens
 
         print_tokens(opened, **settings)
         return
+    from tenterhook_view.vectors import read_vector
     from tenterhook_view.whole_page import page
 
-    page(opened, out=out, **settings)
+    vector = None if steer is None else read_vector(steer, layer=options["layers"][0])
+    page(
+        opened,
+        out=out,
+        lens=lens,
+        attention=attention,
+        steer=vector,
+        scale=scale,
+        prompt=prompt,
+        **settings,
+    )
     click.echo(f"Wrote {out}.", err=True)
 
 

@@ -99,11 +99,15 @@ def series_of_run(
     documents: Sequence[int] | None = None,
     most: int = MOST_TOKENS,
     tokenizer: Any = None,
+    loaded: Any = None,
 ) -> tuple[RunTokens, list[Series]]:
-    """Return the tokens of a run that `tokens` shows, and what they are coloured by, best first."""
+    """Return the tokens of a run that `tokens` shows, and what they are coloured by, best first.
+
+    `loaded` is the run's model, where somebody has it.
+    """
     layers = layers_of(run, layer)
-    model = load_model_of(run) if by == "surprise" else None
-    tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+    model = (loaded or load_model_of(run)) if by == "surprise" else None
+    tokenizer = getattr(loaded or model, "tokenizer", None) if tokenizer is None else tokenizer
     quantities = [quantity_named("norm" if model is not None else by)]
     if direction is not None:
         given = direction if isinstance(direction, Quantity) else direction_of(as_vector(direction))

@@ -94,3 +94,14 @@ class UnknownFormat(TenterhookError, ValueError):
 
     def __str__(self) -> str:
         return f"{printable(self.path)} ends in none of: {', '.join(self.known)}."
+
+
+@attrs.define(slots=False)
+class SeveralLayers(TenterhookError, ValueError):
+    """A vector was to be added to one layer, and it was not said to which."""
+
+    layers: Sequence[str]
+
+    def __str__(self) -> str:
+        names = ", ".join(map(printable, self.layers))
+        return f"A vector is added to one layer: give one of {names}."

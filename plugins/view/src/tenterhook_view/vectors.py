@@ -17,7 +17,12 @@ MOST_BYTES = 2**30
 
 
 def read_direction(path: str | os.PathLike[str], *, layer: str | None = None) -> Quantity:
-    """Return the dot product with the vector in a file.
+    """Return the dot product with the vector in a file; see `read_vector`."""
+    return direction(read_vector(path, layer=layer), name=f"direction {Path(path).stem}")
+
+
+def read_vector(path: str | os.PathLike[str], *, layer: str | None = None) -> Tensor:
+    """Return the vector in a file, `[features]`.
 
     Of a file of several tensors the one named `layer` is meant, or `direction` or `vector`.
     Raises `UnreadableVector` (a `ValueError`).
@@ -30,7 +35,7 @@ def read_direction(path: str | os.PathLike[str], *, layer: str | None = None) ->
         raise UnreadableVector(
             str(path), f"holds {len(tensors)} tensors, and none is called 'direction'"
         )
-    return direction(_vector(found, path), name=f"direction {Path(path).stem}")
+    return _vector(found, path)
 
 
 def read_probe(path: str | os.PathLike[str]) -> Quantity:

@@ -18,12 +18,15 @@ import torch
 
 from tenterhook.one_line import printable
 from tenterhook_store import Run
+from tenterhook_view import of_model
 from tenterhook_view.colored_tokens import of_run, series_of_run
-from tenterhook_view.errors import NotShown
+from tenterhook_view.errors import NotShown, SeveralLayers
 from tenterhook_view.layer_numbers import by_layer
 from tenterhook_view.markup import line
 from tenterhook_view.notebook import asset, in_notebook
 from tenterhook_view.parts import Part
+from tenterhook_view.quantities import as_vector, layers_of
+from tenterhook_view.surprise import load_model_of
 from tenterhook_view.token_grid import grid
 from tenterhook_view.top_examples import of_series
 
@@ -111,8 +114,11 @@ def page(
 
     Of a run the page has its tokens, the highest examples of what colours them, a grid of layers by
     the first tokens, and the numbers of each layer; `of_runs` are what `tokens` takes: `layer`,
-    `by`, `direction`, `sae`, `latents`, `documents`, `most`, `tokenizer`. With `out` it is written
-    to that file. Raises `NotShown` (a `TypeError`), and what `tokens` raises.
+    `by`, `direction`, `sae`, `latents`, `documents`, `most`, `tokenizer`. For others its model is
+    loaded: `lens=True` for the logit lens of the first document, `attention=True` for its attention
+    a head at a time, and `steer=vector` for how a text goes on without `scale` times the vector at
+    `layer`, and with it; `prompt` is what it begins with. With `out` the page is written to that
+    file. Raises `NotShown` (a `TypeError`), what `tokens` raises, and `NothingToShow`.
     """
     parts: list[Part] = []
     for each in shown:
@@ -124,8 +130,21 @@ def page(
     return made
 
 
-def _of_run(run: Run, **settings: Any) -> list[Part]:
-    chosen, series = series_of_run(run, **settings)
+def _of_run(
+    run: Run,
+    *,
+    lens: bool = False,
+    attention: bool = False,
+    steer: Any = None,
+    scale: float = 4.0,
+    prompt: str | None = None,
+    **settings: Any,
+) -> list[Part]:
+    layers = layers_of(run, settings.get("layer"))
+    if steer is not None and len(layers) > 1:
+        raise SeveralLayers(layers)
+    model = load_model_of(run) if lens or attention or steer is not None else None
+    chosen, series = series_of_run(run, loaded=model, **settings)
     first = series[0]
     alike = [each for each in series if each.name == first.name]
     _, places = next(chosen.by_document())
@@ -137,9 +156,14 @@ def _of_run(run: Run, **settings: Any) -> list[Part]:
         name=first.name,
         title=f"{first.name} by layer and token, document {chosen.documents[0]}",
     )
-    return [
-        of_run(chosen, series),
-        of_series(chosen, first),
-        whole,
-        by_layer(series),
-    ]
+    more = []
+    if lens:
+        more.append(of_model.lens_of_run(model, chosen, layers))
+    if attention:
+        more.append(of_model.attention_of_run(model, chosen))
+    if steer is not None:
+        vector = as_vector(steer)
+        more.append(
+            of_model.steered_text(model, chosen, layers[0], vector, scale=scale, prompt=prompt)
+        )
+    return [of_run(chosen, series), of_series(chosen, first), whole, by_layer(series), *more]
