@@ -708,9 +708,12 @@ def test_large_models(th: Command, tmp_path: Path) -> None:
     assert th("runs", "reproduce", str(tmp_path / "store"))[0] == 0
     assert "complete already" in th(*words, "--device-map", str(tmp_path / "map.json"))[2]
     assert "complete already" in th(*words)[2]
+    folder = tmp_path / "folder.json"
+    folder.mkdir()
     for more, wanted in {
         ("--device-map", "{oops"): "is neither a word, nor JSON, nor a file of it",
         ("--tp-plan", "none.json"): "is neither a word, nor JSON, nor a file of it",
+        ("--tp-plan", str(folder)): "nor a file of it: this is no file",
         ("--quantization-config", "int7"): "quantization_config='int7' is no word for one: give",
         ("--device-map", "auto", "--tp-plan", "auto"): "both say where the model goes",
     }.items():

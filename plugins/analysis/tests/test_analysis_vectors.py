@@ -1,5 +1,6 @@
 """Steering vectors against plain means, and their accuracy against a plain loop of folds."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,10 @@ def test_files_of_vectors(tmp_path: Path) -> None:
         load_vector(tmp_path / "m.npy")
     with pytest.raises(UnreadableVector, match=r"No vector can be read of .*missing.npy"):
         load_vector(tmp_path / "missing.npy")
+    for name in ("d.npy", "d.pt", "d.safetensors"):
+        (tmp_path / name).symlink_to("/dev/zero" if os.name == "posix" else tmp_path)
+        with pytest.raises(UnreadableVector, match="it is no file"):
+            load_vector(tmp_path / name)
 
 
 def test_runs_of_other_layers() -> None:

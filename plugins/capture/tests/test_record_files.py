@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,6 +319,22 @@ def test_a_folder_of_text(tmp_path: Path) -> None:
     assert list(whole) == ["one\ntwo\n", "three\n"]
     with pytest.raises(UnreadableData, match="a text file has no field 'label'"):
         read_documents(str(tmp_path), keep_fields=["label"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with names")
+@pytest.mark.parametrize("odd", ["pipe", "device", "circle", "nowhere"])
+def test_what_is_no_file_in_a_folder(tmp_path: Path, odd: str) -> None:
+    """It is named: its documents would be lacking, and a pipe would be waited for."""
+    (tmp_path / "a.jsonl").write_bytes(json_lines(ROWS))
+    path = tmp_path / "b.jsonl"
+    if odd == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"device": "/dev/zero", "circle": path, "nowhere": "none"}[odd])
+    with pytest.raises(UnreadableData, match=r"b\.jsonl: this is no file; mend it, or take it out"):
+        read_documents(str(tmp_path))
+    path.rename(tmp_path / ".b.jsonl")
+    assert len(read_documents(str(tmp_path))) == len(ROWS)
 
 
 def test_an_option_that_does_not_apply(tmp_path: Path) -> None:

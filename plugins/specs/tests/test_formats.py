@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import sys
 import time
@@ -171,6 +172,18 @@ class TestRefused:
         file.write_text(text)
         with pytest.raises(BadSpec, match=r"long\..* has more than 999 characters"):
             specs.read_spec(file, Anything, longest=999)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with names")
+    @pytest.mark.parametrize("odd", ["pipe", "device", "folder"])
+    def test_what_is_no_file(self, odd: str, tmp_path: Path) -> None:
+        """A pipe would be waited for, and a device read for ever."""
+        path = tmp_path / "spec.toml"
+        if odd == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to({"device": "/dev/zero", "folder": tmp_path}[odd])
+        with pytest.raises(BadSpec, match=r"spec\.toml is no file that can be read as a spec"):
+            specs.read_spec(path, Anything)
 
     def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
         """A mistake of whoever wrote it, so it is said as one."""

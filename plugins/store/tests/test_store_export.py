@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -292,6 +293,12 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, to: Any) -> None:
             to(run, mine, overwrite=overwrite)
         assert isinstance(caught.value, FileExistsError)
     assert [path.name for path in mine.iterdir()] == ["work.txt"]
+    if os.name == "posix":  # nor is a pipe waited for, that stands where an export says what it is
+        (tmp_path / "pipe").mkdir()
+        os.mkfifo(tmp_path / "pipe" / "run.json")
+        with pytest.raises(PlaceTaken, match="something else is there"):
+            to(run, tmp_path / "pipe", overwrite=True)
+        shutil.rmtree(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(PlaceTaken, match="links in a circle are there"):
         to(run, tmp_path / "loop")

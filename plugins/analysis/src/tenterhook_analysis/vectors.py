@@ -178,6 +178,8 @@ def load_vector(path: str | os.PathLike[str], layer: str | None = None) -> Tenso
 
 
 def _read(file: Path) -> dict[str, Tensor]:
+    if file.exists() and not file.is_file():
+        raise IsADirectoryError("it is no file")
     if file.suffix == ".npy":
         import numpy
 

@@ -158,8 +158,11 @@ def _files_in(folder: Path) -> list[Path]:
         inside = path.relative_to(folder)
         hidden = any(part.startswith((".", "_")) for part in inside.parts)
         about = path.name.upper().startswith(("README", "LICENSE"))
-        if path.is_file() and not hidden and not about and ending_of(path) in (*TEXT, *RECORDS):
-            found.append(path)
+        if hidden or about or path.is_dir() or ending_of(path) not in (*TEXT, *RECORDS):
+            continue
+        if not path.is_file():  # a pipe, a device, a link to nothing
+            raise UnreadableData(str(path), "this is no file; mend it, or take it out")
+        found.append(path)
     words = [re.split(r"[^a-z]+", str(path.relative_to(folder)).lower()) for path in found]
     splits = {word for each in words for word in each} & SPLITS
     return [] if len(splits) > 1 else found

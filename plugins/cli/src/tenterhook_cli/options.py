@@ -80,6 +80,8 @@ def plain_value(ctx: click.Context, param: click.Parameter, value: str | None) -
     text = (value or "").strip()
     try:
         if text.endswith(".json"):
+            if Path(text).exists() and not Path(text).is_file():
+                raise ValueError("this is no file")
             text = Path(text).read_text()
         return json.loads(text) if text.lstrip().startswith("{") else text or None
     except (OSError, ValueError) as error:

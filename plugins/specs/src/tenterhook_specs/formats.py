@@ -75,6 +75,8 @@ def read_spec(path: str | Path, kind: type[T], *, longest: int = LONGEST) -> T:
     """
     path = Path(path)
     format = _format_of(path)
+    if path.exists() and not path.is_file():  # a pipe would wait for whoever writes to it
+        raise BadSpec([f"{path} is no file that can be read as a spec"])
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(longest + 1)

@@ -154,6 +154,8 @@ def _check_place(target: Path, overwrite: bool) -> None:
 
 def _is_export(target: Path) -> bool:
     try:
+        if not (target / MARK).is_file():  # a pipe would wait for whoever writes to it
+            return False
         return bool(json.loads((target / MARK).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, LookupError, TypeError):
         return False
