@@ -131,9 +131,20 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         {"capture": ["logits"], "selection": {"features": "20:"}},
         r"selection\.features: they are none of 9",
     ),
+    "no table of words": (
+        {"capture": ["logits"], "selection": [1]},
+        r"selection: expected a table, not list \[1\]",
+    ),
+    "many points": ({"capture": ["logits"] * 9}, "capture: 9 points are named, and there are 3"),
+    "many hooks": ({"hooks": [add()] * 101}, "hooks: there are 101, and 100 at most"),
+    "positions together": (
+        {"hooks": [add(selection={"tokens": [*range(60)]})] * 17},
+        r"hooks\[16\]\.selection\.tokens: with it 1,020 positions are listed, and 1,000",
+    ),
+    "many mistakes": ({"hooks": [add(layer="x", type="backward")] * 50}, "There may be more: what"),
     "positions": (
         {"capture": ["logits"], "selection": {"tokens": [*range(1001)]}},
-        "1,001 positions are listed, and 1,000 at most; give a slice",
+        "with it 1,001 positions are listed, and 1,000 at most; give a slice",
     ),
     "a large number": ({"capture": ["logits"], "selection": {"tokens": 2**70}}, "beyond 64 bits"),
 }  # fmt: skip

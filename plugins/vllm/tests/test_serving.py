@@ -214,6 +214,18 @@ class TestChanges:
         assert receipt is not None
         assert receipt.plain()["change"] == receipt.plain()["hooks"][0]["change"] == "inf"
 
+    def test_large_changes(self) -> None:
+        """Whose squares no float32 holds."""
+        points = ServedPoints({"a": WIDTH}, torch.bfloat16)
+        hook = {"hook": "AddVector", "layer": "a", "parameters": {"vector": [1e38] * WIDTH}}
+        serving = Serving(points)
+        serving.add("r", [1], read_request({"hooks": [hook]}, points))
+        with serving.step(Step.of([("r", 0, [1])])):
+            serving.at("a", torch.ones(1, WIDTH, dtype=torch.bfloat16))
+        receipt = serving.finish("r").receipt
+        assert receipt is not None
+        assert receipt.change == pytest.approx(1e38, rel=0.01)
+
     def test_a_cached_prefix(self) -> None:
         """Tokens that another request of the same salt had changed are changed, and so counted."""
         asked = spec(hooks=[ONES])

@@ -35,11 +35,11 @@ class RequestReceipt:
     hooks: Sequence[HookReceipt]
 
     def plain(self) -> dict[str, Any]:
-        """Return it as a table that JSON can say; an infinite change is the text `"inf"`."""
+        """Return it as a table that JSON can say; what is no finite number is text, `"inf"`."""
         table = attrs.asdict(self)
         for each in (table, *table["hooks"]):
-            if each["change"] is not None and math.isinf(each["change"]):
-                each["change"] = "inf"
+            if each["change"] is not None and not math.isfinite(each["change"]):
+                each["change"] = str(each["change"])
         table["hooks"] = list(table["hooks"])
         return table
 
@@ -79,17 +79,18 @@ class Tally:
         """Return the sums of squares, float64 `(2,)`, waiting for the device."""
         total = torch.zeros(2, dtype=torch.float64)
         for _, each in self._pieces:
-            total += each.sum(0).cpu()
+            total += each.sum(0).cpu().double()
         return total
 
 
 def measured(old: Tensor, new: Tensor, features: Tensor | None) -> Tensor:
     """Return for each row the squares of its change and of what was changed, `(rows, 2)`."""
-    wide = torch.promote_types(old.dtype, torch.float32)
+    # Squares of float32 and bfloat16 leave the range of float32, which is all that mps has.
+    wide = torch.float32 if old.device.type == "mps" else torch.float64
     old, new = old.detach().to(wide), new.detach().to(wide)
     if features is not None:
         old, new = old[:, features], new[:, features]
-    return torch.stack([(new - old).square().sum(-1), old.square().sum(-1)], -1).double()
+    return torch.stack([(new - old).square().sum(-1), old.square().sum(-1)], -1)
 
 
 def ratio(squares: Tensor) -> float:

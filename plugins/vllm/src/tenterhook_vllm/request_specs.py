@@ -20,11 +20,12 @@ import attrs
 import torch
 
 from tenterhook.hooks import Controller, Detector
-from tenterhook.one_line import error_line
+from tenterhook.one_line import error_line, printable
 from tenterhook.scopes import selector_of
 from tenterhook_edits import AddVector, Clamp, MeanAblate, ProjectOut, Scale, ZeroAblate
 from tenterhook_selections import Selection
-from tenterhook_specs import BadSpec, HookSpec, ModelSpec, loads, plain, scoped, structure
+from tenterhook_specs import BadSpec, HookSpec, ModelSpec, plain, scoped, structure
+from tenterhook_specs.json_format import JSON
 from tenterhook_specs.request_scope import check_values
 from tenterhook_specs.values import brief
 from tenterhook_vllm.points import ServedPoints
@@ -38,11 +39,17 @@ alone, so it does not matter to them how a text is cut into steps."""
 MAX_ELEMENTS = 2**18
 """Elements of tensors that the hooks of one request may hold together."""
 
-LONGEST = 2**24
+LONGEST = 2**23
 """Characters of a request's text."""
 
+MOST_HOOKS = 100
+"""Hooks of one request: each of them takes time in steps that others share."""
+
 MOST_POSITIONS = 1000
-"""Positions that a selection may list; a slice says more in less."""
+"""Positions that the selections of one request may list together; a slice says more in less."""
+
+_MOST_WRONG = 20
+"""Mistakes after which no more hooks are looked at."""
 
 _FIELDS = 2**15
 """Values of a request beside the elements of its tensors."""
@@ -56,8 +63,8 @@ class _Table:
     """What a request may say, as it stands there."""
 
     hooks: Any = ()
-    selection: Mapping[str, Any] | None = None
-    capture: tuple[str, ...] = ()
+    selection: Any = None
+    capture: Any = ()
     on_error: Any = None
 
 
@@ -124,16 +131,12 @@ def read_request(
     """
     _check_classes(hooks)
     table = _table(given, most=max_elements + _FIELDS, longest=longest)
-    mistakes = []
+    mistakes: list[str] = []
     if table.on_error is not None:
         mistakes.append("on_error: a hook that fails ends its request; leave it out")
-    capture_mistakes = [
-        f"capture[{at}]: {why}"
-        for at, name in enumerate(table.capture)
-        if (why := points.mistake(name) or _repeated(table.capture, at))
-    ]
-    mistakes += capture_mistakes
-    common = _selection(table.selection, "selection", mistakes)
+    capture = _capture(table.capture, points, mistakes)
+    listed: list[int] = []
+    common = _selection(table.selection, "selection", mistakes, listed)
     specs = _hook_specs(table.hooks)
     selections = []
     for at, each in enumerate(specs):
@@ -141,14 +144,15 @@ def read_request(
         mistakes += _mistakes_of(each, path, points)
         own = common
         if each.selection is not None:
-            own = _selection(each.selection, f"{path}.selection", mistakes)
+            own = _selection(each.selection, f"{path}.selection", mistakes, listed)
         selections.append(own)
         if each.layer in points.widths:
             _check_features(own, points.widths[str(each.layer)], path, mistakes)
-    if not capture_mistakes:
-        for name in table.capture:
-            _check_features(common, points.widths[name], "selection", mistakes)
-    if not specs and not table.capture and not mistakes:
+        if len(mistakes) >= _MOST_WRONG:
+            raise BadSpec([*mistakes, "There may be more: what comes after was not looked at"])
+    for name in capture:
+        _check_features(common, points.widths[name], "selection", mistakes)
+    if not specs and not capture and not mistakes:
         mistakes.append("the request asks for nothing; give it hooks, or points to capture")
     made: Sequence[Any] = ()
     if all(each.layer in points.widths for each in specs):
@@ -166,7 +170,7 @@ def read_request(
         _try(change, points, f"hooks[{at}]")
     return RequestSpec(
         changes=tuple(changes),
-        capture=table.capture,
+        capture=capture,
         selection=common,
         digest=_digest(specs, changes) if changes else "",
     )
@@ -222,9 +226,7 @@ def _check_classes(hooks: Mapping[str, Any]) -> None:
 def _table(given: Any, *, most: int, longest: int) -> _Table:
     """Return what a request says, of whatever form; plain and of a size that can be looked at."""
     if isinstance(given, str):
-        read = loads(given, _Table, "json", where="the request", longest=longest)
-        check_values(attrs.asdict(read, recurse=False), most=most)
-        return read
+        given = _parsed(given, longest)
     if not isinstance(given, Mapping):
         raise BadSpec([f"the request is {brief(given)}, and must be a table, or JSON text of one"])
     values = dict(given)
@@ -239,6 +241,15 @@ def _table(given: Any, *, most: int, longest: int) -> _Table:
     return structure(values, _Table)
 
 
+def _parsed(text: str, longest: int) -> Any:
+    if len(text) > longest:
+        raise BadSpec([f"the request has more than {longest:,} characters; ask for less at once"])
+    try:
+        return JSON.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSpec([f"the request is no JSON: {printable(str(error))}"]) from error
+
+
 def _hook_specs(given: Any) -> tuple[HookSpec, ...]:
     """Return the hooks of a request: a list of them, or the spec of a model."""
     if isinstance(given, list | tuple):
@@ -247,22 +258,47 @@ def _hook_specs(given: Any) -> tuple[HookSpec, ...]:
         raise BadSpec([f"hooks: expected a list, not {type(given).__name__} {brief(given)}"])
     if given.get("on_error", "raise") != "raise":
         raise BadSpec(["hooks.on_error: a hook that fails ends its request; leave it out"])
+    hooks = given.get("hooks", ())
+    if isinstance(hooks, list | tuple) and len(hooks) > MOST_HOOKS:
+        raise BadSpec([f"hooks: there are {len(hooks):,}, and {MOST_HOOKS} at most"])
     return structure(dict(given), ModelSpec).hooks
 
 
-def _repeated(names: Sequence[str], at: int) -> str | None:
-    return f"{names[at]!r} stands twice; name it once" if names[at] in names[:at] else None
+def _capture(given: Any, points: ServedPoints, mistakes: list[str]) -> tuple[str, ...]:
+    """Return the points to capture, none where any is wrong; note what is."""
+    if not isinstance(given, list | tuple):
+        mistakes.append(f"capture: expected a list, not {type(given).__name__} {brief(given)}")
+        return ()
+    known = len(points.widths)
+    if len(given) > known + 1:  # one is named as none, or twice
+        mistakes.append(f"capture: {len(given):,} points are named, and there are {known:,}")
+        return ()
+    before, names = len(mistakes), list[str]()
+    for at, name in enumerate(given):
+        why = points.mistake(name)
+        if why is None and name in names:
+            why = f"{name!r} stands twice; name it once"
+        if why is not None:
+            mistakes.append(f"capture[{at}]: {why}")
+        names.append(name)
+    return tuple(names) if len(mistakes) == before else ()
 
 
-def _selection(words: Mapping[str, Any] | None, path: str, mistakes: list[str]) -> Selection:
-    """Return the selection of these words, everything where it is wrong; note what is."""
+def _selection(words: Any, path: str, mistakes: list[str], counted: list[int]) -> Selection:
+    """Return the selection of these words, everything where it is wrong; note what is.
+
+    `counted` has how many positions the request's selections list so far.
+    """
     found: Any = None
+    if words is not None and not isinstance(words, Mapping):
+        mistakes.append(f"{path}: expected a table, not {type(words).__name__} {brief(words)}")
+        return Selection()
     try:
         if words is not None and "selection" in words:
             raise TypeError("There is no argument 'selection'.")
         found = selector_of(dict(words or {}))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, LookupError) as error:
-        mistakes.append(f"{path}: {error}")
+        mistakes.append(f"{path}: {printable(str(error))}")
     if not isinstance(found, Selection):
         return Selection()
     if found.heads is not None:
@@ -278,10 +314,11 @@ def _selection(words: Mapping[str, Any] | None, path: str, mistakes: list[str]) 
             listed = listed[0]
         if not isinstance(listed, tuple) or any(type(at) is bool for at in listed[:1]):
             continue
-        if len(listed) > MOST_POSITIONS:
+        counted.append(len(listed))
+        if sum(counted) > MOST_POSITIONS:
             mistakes.append(
-                f"{path}.{name}: {len(listed):,} positions are listed, and {MOST_POSITIONS:,} at "
-                "most; give a slice, as '2:5'"
+                f"{path}.{name}: with it {sum(counted):,} positions are listed, and "
+                f"{MOST_POSITIONS:,} at most; give a slice, as '2:5'"
             )
     return found
 
