@@ -71,7 +71,7 @@ class GatedSae(Sae):
 
         On the SAE's device and in its dtype, which `x` is converted to. Raises `WrongWidth`.
         """
-        return (self.encoder_rows(x) @ self.W_enc).reshape(*x.shape[:-1], self.n_latents)
+        return self._product(x, torch.zeros_like(self.b_enc))
 
     def activate(self, pre: Tensor) -> Tensor:
         """Return the latents of `pre` `(..., n_latents)` with an open gate, and 0 elsewhere."""

@@ -135,15 +135,41 @@ class BatchTopKSae(Sae):
         Moves `threshold` a hundredth of the way towards the least of them.
         """
         latents = self._of_batch(pre)
-        with torch.no_grad():
-            active = latents[latents > 0]
-            if len(active):
-                least = active.min().to(self.threshold.dtype)
-                fresh = self.threshold < 0
-                self.threshold.copy_(
-                    torch.where(fresh, least, 0.99 * self.threshold + 0.01 * least)
-                )
+        self.learn_from(latents.detach()[latents > 0])
         return latents
+
+    def training_entries(self, pre: Tensor) -> SparseLatents:
+        """Return the same latents of `pre` `(rows, n_latents)`, those alone; without gradients.
+
+        What the threshold says so far rules most out before the largest are looked for.
+        """
+        flat = pre.reshape(-1)
+        wanted = min(int(self.k * len(pre)), flat.numel())
+        places = (flat > max(0.0, 0.8 * float(self.threshold))).nonzero().reshape(-1)
+        if len(places) < wanted:  # it has come to be too high
+            places = (flat > 0).nonzero().reshape(-1)
+        if len(places) > wanted:
+            places = places[flat[places].topk(wanted, sorted=False).indices].sort().values
+        starts = torch.arange(0, flat.numel() + 1, self.n_latents, device=pre.device)
+        values = flat[places]
+        self.learn_from(values)
+        return SparseLatents(
+            shape=pre.shape,
+            offsets=torch.searchsorted(places, starts),
+            indices=places.remainder(self.n_latents),
+            values=values,
+        )
+
+    @torch.no_grad()
+    def learn_from(self, active: Tensor) -> None:
+        """Move the threshold a hundredth of the way towards the least of a batch's active latents.
+
+        `active` are all of them, `(entries,)`; where there is none it stays.
+        """
+        if len(active):
+            least = active.min().to(self.threshold.dtype)
+            fresh = self.threshold < 0
+            self.threshold.copy_(torch.where(fresh, least, 0.99 * self.threshold + 0.01 * least))
 
     @torch.no_grad()
     def calibrate(self, rows: Tensor) -> None:
@@ -266,7 +292,7 @@ class JumpReLUSae(Sae):
         """
         step: Any = _Active.apply
         active: Tensor = step(pre, self.threshold, self.bandwidth)
-        return active.sum(-1).mean()
+        return active.mean()
 
     @torch.no_grad()
     def rescale(self, factor: float) -> None:
@@ -311,40 +337,50 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return torch.where(pre > threshold, pre.relu(), 0)
+        return torch.where(pre > threshold.clamp_min(0), pre, 0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, threshold = ctx.saved_tensors
         (grad,) = grads
-        near = _rectangle((pre - threshold) / ctx.bandwidth)
-        of_threshold = -(threshold / ctx.bandwidth) * near * grad
-        of_pre = grad * ((pre > threshold) & (pre > 0))
-        return of_pre, of_threshold.reshape(-1, len(threshold)).sum(0), None
+        of_pre = torch.where(pre > threshold.clamp_min(0), grad, 0)
+        near = _near(pre, threshold, ctx.bandwidth, grad)
+        return of_pre, -(threshold / ctx.bandwidth) * near, None
 
 
 class _Active(torch.autograd.Function):
-    """Whether a latent is active; the threshold's gradient is equation 12 of arXiv:2407.14435."""
+    """How many latents of a row are active, `(...,)`; equation 12 of arXiv:2407.14435."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return (pre > threshold).to(pre.dtype)
+        return (pre > threshold).sum(-1).to(pre.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
         pre, threshold = ctx.saved_tensors
-        (grad,) = grads
-        near = _rectangle((pre - threshold) / ctx.bandwidth)
-        of_threshold = -(near / ctx.bandwidth) * grad
-        return None, of_threshold.reshape(-1, len(threshold)).sum(0), None
+        near = _near(pre, threshold, ctx.bandwidth, grads[0][..., None])
+        return None, -near / ctx.bandwidth, None
 
 
-def _rectangle(x: Tensor) -> Tensor:
-    near: Tensor = x.abs() < 0.5
-    found = near.to(x.dtype)
-    return found
+IN_CACHE = 2**16
+"""Numbers that are worked on at once: what is between steps stays in the cache."""
+
+
+def _near(pre: Tensor, threshold: Tensor, bandwidth: float, grad: Tensor) -> Tensor:
+    """Return the sum of `grad` over rows whose `pre` is within half the bandwidth, `(latents,)`.
+
+    The kernel is a rectangle. `grad` is as `pre`, `(..., latents)`, or has one column.
+    """
+    count = pre.shape[-1]
+    size = max(1, IN_CACHE // count)
+    rows, grads = pre.reshape(-1, count), grad.reshape(-1, grad.shape[-1])
+    total = torch.zeros_like(threshold)
+    for at in range(0, len(rows), size):
+        near = ((rows[at : at + size] - threshold) / bandwidth).abs() < 0.5
+        total += torch.where(near, grads[at : at + size], 0).sum(0)
+    return total
 
 
 def largest(pre: Tensor, k: int) -> Tensor:

@@ -148,8 +148,20 @@ class Sae(Detector, Controller, nn.Module):
 
         On the SAE's device and in its dtype, which `x` is converted to. Raises `WrongWidth`.
         """
-        pre = torch.addmm(self.b_enc, self.encoder_rows(x), self.W_enc)
-        return pre.reshape(*x.shape[:-1], self.n_latents)
+        return self._product(x, self.b_enc)
+
+    def _product(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Return `(x - b_dec) @ W_enc + bias`, `(..., n_latents)`."""
+        if self.center and torch.is_grad_enabled() and self.b_dec.requires_grad:
+            # What is taken off is the same for all rows, so what comes back to it is the product of
+            # one row. Through the rows it would be that of them all, a fifth more of a step.
+            fixed = self.b_dec.detach()
+            bias = bias - (self.b_dec - fixed) @ self.W_enc.detach()  # 0 is taken off
+            self._check_width(x)
+            rows = x.to(self.device, self.dtype).reshape(-1, self.n_inputs) - fixed
+        else:
+            rows = self.encoder_rows(x)
+        return torch.addmm(bias, rows, self.W_enc).reshape(*x.shape[:-1], self.n_latents)
 
     def encoder_rows(self, x: Tensor) -> Tensor:
         """Return what the encoder multiplies, `(rows, n_inputs)`, of `x` `(..., n_inputs)`.

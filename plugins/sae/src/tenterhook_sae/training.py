@@ -32,6 +32,7 @@ from tenterhook_sae.progress import ProgressCallback
 from tenterhook_sae.reading import WeightFile, parse_object
 from tenterhook_sae.sae import Sae, sae_parts
 from tenterhook_sae.settings import TrainingSettings
+from tenterhook_sae.sparse_training import sparse_pass
 from tenterhook_store.structuring import structured
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -69,6 +70,7 @@ class Trainer:
             lr=self.settings.learning_rate,
             betas=(self.settings.beta1, self.settings.beta2),
             weight_decay=self.settings.weight_decay,
+            fused=True if sae.device.type == "cpu" else None,
         )
 
     # --- one step
@@ -101,19 +103,29 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         kind = sae.device.type
         autocast = kind == "cuda" if settings.autocast is None else settings.autocast
-        with torch.autocast(kind, torch.bfloat16, enabled=autocast):
-            pre = sae.pre_activations(x)
-            latents = sae.training_latents(pre)
-            reconstruction = sae.reconstruct(x, latents)
-            further = sae.further_loss(target, latents, pre)
-        error = target - reconstruction.to(x.dtype)
-        loss = error.square().mean() + further
-        if settings.sparsity:
-            weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
-            penalty = sae.sparsity_loss(latents.to(x.dtype), pre.to(x.dtype))
-            loss = loss + weight * penalty / sae.n_inputs
-        active = (latents.detach() != 0).reshape(-1, sae.n_latents)
-        self._idle = torch.where(active.any(0), 0, self._idle + len(active))
+        sparse = None if autocast else sparse_pass(sae, x, target)
+        if sparse is not None:  # of kinds without a penalty
+            error = target - sparse.reconstruction
+            loss = error.square().mean() + sparse.further_loss
+            entries = sparse.latents.values.detach() != 0
+            count = entries.sum()
+            fired = torch.zeros(sae.n_latents, dtype=torch.bool)
+            fired[sparse.latents.indices[entries]] = True
+        else:
+            with torch.autocast(kind, torch.bfloat16, enabled=autocast):
+                pre = sae.pre_activations(x)
+                latents = sae.training_latents(pre)
+                reconstruction = sae.reconstruct(x, latents)
+                further = sae.further_loss(target, latents, pre)
+            error = target - reconstruction.to(x.dtype)
+            loss = error.square().mean() + further
+            if settings.sparsity:
+                weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
+                penalty = sae.sparsity_loss(latents.to(x.dtype), pre.to(x.dtype))
+                loss = loss + weight * penalty / sae.n_inputs
+            fired = latents.detach().reshape(-1, sae.n_latents).count_nonzero(0) > 0
+            count = latents.detach().count_nonzero() if report else fired.sum()
+        self._idle = torch.where(fired, 0, self._idle + len(batch))
         dead = self._idle > settings.dead_after
         if settings.aux:
             loss = loss + settings.aux * auxiliary_loss(
@@ -145,7 +157,7 @@ class Trainer:
             "loss": float(loss.detach()),
             "mean_squared_error": self._unscaled(error.detach()),
             "explained_variance": explained(squared, spread, float(target.square().sum())),
-            "l0": float(active.sum() / len(active)),
+            "l0": float(count) / len(batch),
             "dead_share": float(dead.float().mean()),
             "learning_rate": rate,
         }
@@ -155,6 +167,8 @@ class Trainer:
         name = batch_name(self.batches, self.step + 1)
         if not len(batch):
             raise NoRows(name, "Batches hold a row at least.")
+        if bool(torch.isfinite(batch.sum())):  # one that is not finite makes the sum such
+            return
         bad = ~torch.isfinite(batch).all(1)
         if bad.any():
             raise NotFinite(int(bad.sum()), len(batch), name)
