@@ -1,6 +1,6 @@
 """Kinds of sparse autoencoder: which latents they leave active; see `kinds` for all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -337,13 +337,13 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return torch.where(pre > threshold.clamp_min(0), pre, 0)
+        return _where_above(pre, threshold, pre)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, threshold = ctx.saved_tensors
         (grad,) = grads
-        of_pre = torch.where(pre > threshold.clamp_min(0), grad, 0)
+        of_pre = _where_above(pre, threshold, grad)
         near = _near(pre, threshold, ctx.bandwidth, grad)
         return of_pre, -(threshold / ctx.bandwidth) * near, None
 
@@ -368,19 +368,35 @@ IN_CACHE = 2**16
 """Numbers that are worked on at once: what is between steps stays in the cache."""
 
 
+def _where_above(pre: Tensor, threshold: Tensor, values: Tensor) -> Tensor:
+    """Return `values` where `pre` is positive and above its threshold, 0 elsewhere."""
+    found = torch.empty_like(pre, memory_format=torch.contiguous_format)
+    parts = (each.reshape(-1, len(threshold)) for each in (pre, values, found))
+    least = threshold.detach().clamp_min(0)
+    for some, wanted, into in _in_parts(*parts):
+        torch.sub(some, least, out=into)
+        into.gt_(0).mul_(wanted).add_(0.0)  # which makes -0.0 a 0
+    return found
+
+
 def _near(pre: Tensor, threshold: Tensor, bandwidth: float, grad: Tensor) -> Tensor:
     """Return the sum of `grad` over rows whose `pre` is within half the bandwidth, `(latents,)`.
 
     The kernel is a rectangle. `grad` is as `pre`, `(..., latents)`, or has one column.
     """
-    count = pre.shape[-1]
-    size = max(1, IN_CACHE // count)
-    rows, grads = pre.reshape(-1, count), grad.reshape(-1, grad.shape[-1])
     total = torch.zeros_like(threshold)
-    for at in range(0, len(rows), size):
-        near = ((rows[at : at + size] - threshold) / bandwidth).abs() < 0.5
-        total += torch.where(near, grads[at : at + size], 0).sum(0)
+    rows, grads = pre.reshape(-1, len(threshold)), grad.reshape(-1, grad.shape[-1])
+    for some, of_some in _in_parts(rows, grads):
+        near = (some - threshold).div_(bandwidth).abs_().lt_(0.5)
+        total += near.mul_(of_some).sum(0)
     return total
+
+
+def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same rows of each, as many at once as stay in the cache."""
+    size = max(1, IN_CACHE // tensors[0].shape[1])
+    for at in range(0, len(tensors[0]), size):
+        yield tuple(each[at : at + size] for each in tensors)
 
 
 def largest(pre: Tensor, k: int) -> Tensor:
