@@ -76,6 +76,7 @@ WORK: dict[str, Work] = {
     ),
     "Deleting run: ": lambda lm, run, folder: LocalStore(folder / "store").delete_run("run"),
     "Exporting run: ": lambda lm, run, folder: to_npy(run, folder / "npy"),
+    "Aligning run and run: ": lambda lm, run, _: run.align(run),
     "Comparing run and run: ": lambda lm, run, _: compare(run, run),
     f"Searching {LAYER}: ": lambda lm, run, _: run.search(torch.ones(run[LAYER].shape[1])),
     "Reading run run: ": lambda lm, run, _: page(run),

@@ -20,6 +20,7 @@ from tenterhook_store.columns import Also
 from tenterhook_store.errors import BadSetting, CannotAlign
 from tenterhook_store.loader import BLOCK_ROWS, BUFFER_ROWS, Mixing, RowLoader
 from tenterhook_store.problem import Problem
+from tenterhook_store.progress import Work, showing
 from tenterhook_store.row_ranges import RowRanges
 from tenterhook_store.rows import Rows
 
@@ -245,17 +246,17 @@ def align(
     is_same = SameTexts(run_a, run_b)
     documents = 0
 
-    def parts() -> Iterator[Tensor]:
+    def parts(work: Work) -> Iterator[Tensor]:
         nonlocal documents
-        for pairs, count in paired_rows(run_a, run_b, is_same):
+        for pairs, count, done in paired_rows(run_a, run_b, is_same):
             documents += count
-            if progress is not None and len(pairs):
-                progress(int(pairs[-1, 0]) + 1, run_a.plan.rows)
+            work.reach(done)
             yield pairs
 
-    pairs = spilled(parts())
-    if progress is not None:
-        progress(run_a.plan.rows, run_a.plan.rows)
+    rows = run_a.ranges.rows
+    with showing(f"Aligning {run_a.id} and {run_b.id}", rows, progress=progress) as work:
+        pairs = spilled(parts(work))
+        work.reach(rows)
     facts = AlignmentFacts(
         pairs=len(pairs),
         documents=documents,

@@ -43,19 +43,23 @@ class _Spans:
 
 def paired_rows(
     a: Readable, b: Readable, is_same: Callable[[Tensor], Tensor]
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield pairs of rows, int64 `[n, 2]`, in the order of A's rows, and of how many documents.
+) -> Iterator[tuple[Tensor, int, int]]:
+    """Yield pairs of rows, int64 `[n, 2]`, in the order of A's rows; of how many documents they
+    are; and how many rows of A are done by then.
 
     `is_same` says of documents, int64 `[n]`, which are the same text in both.
     """
     left, right = _Waiting(a), _Waiting(b)
+    done = 0
     while not (left.is_empty or right.is_empty):
         # The one that is behind: so neither waits with more than a block and a document.
         behind = min((each for each in (left, right) if not each.is_read), key=_last, default=None)
         if behind is not None:
             behind.read()
         limit = min(_AFTER_ALL if each.is_read else each.last for each in (left, right))
-        yield _paired(left.before(limit), right.before(limit), is_same)
+        ours, theirs = left.before(limit), right.before(limit)
+        done += len(ours)
+        yield *_paired(ours, theirs, is_same), done
 
 
 class _Waiting:
