@@ -340,6 +340,17 @@ class TestTorchScript:
             model(x)
         assert list(captured) == ["1"]
 
+    def test_after_something_was_compiled(self, make: Any) -> None:
+        """Nothing is asked of it that only Python's modules have."""
+        others = tenterhook.attach(nn.Linear(2, 2))
+        torch.compile(others.module, backend="eager")(torch.ones(1, 2))
+        model = tenterhook.attach(nn.Sequential(make()))
+        for _ in range(2):  # the first change leaves scopes to Python
+            with model.steer(0, lambda h: h * 0), model.capture("output") as captured:
+                model(torch.ones(1, 2))
+            assert torch.equal(captured.last("output"), torch.zeros(1, 2))
+        tenterhook.assert_clean(model)
+
     def test_whole_model(self, make: Any) -> None:
         """Its own names are known, and it is a layer before and after its forward."""
         model = tenterhook.attach(make())

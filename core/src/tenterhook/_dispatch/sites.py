@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any, Literal
 
-from torch import nn
+from torch import jit, nn
 
 from tenterhook._dispatch import compiler
 from tenterhook._dispatch.entries import Args, Entry, Kwargs
@@ -126,9 +126,12 @@ class Site(Place):
         self._look_anew()
 
     def _look_anew(self) -> None:
-        """Have code that was compiled without a look at hooks not be taken while some are here."""
+        """Have code that was compiled without a look at hooks not be taken while some are here.
+
+        TorchScript is called as it is, and its classes have no `forward` to give.
+        """
         module = self.module() if compiler.left_to_python else None
-        if module is not None:
+        if module is not None and not isinstance(module, jit.ScriptModule):
             hooked = not self.is_new or any(site.installed for site in sites_of(module))
             compiler.look_anew(module, hooked)
 

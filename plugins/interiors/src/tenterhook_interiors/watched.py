@@ -134,8 +134,9 @@ def _has_parts(module: nn.Module) -> bool:
 
 def _may_attend(module: Any) -> bool:
     """Whether a module's class looks its attention function up in transformers' table."""
-    if not hasattr(module, "config"):
+    forward = getattr(type(module), "forward", None)  # TorchScript's have none
+    if not forward or not hasattr(module, "config"):
         return False
-    forward: Any = inspect.unwrap(type(module).forward)
+    forward = inspect.unwrap(forward)
     names = getattr(getattr(forward, "__code__", None), "co_names", ())
     return "ALL_ATTENTION_FUNCTIONS" in names

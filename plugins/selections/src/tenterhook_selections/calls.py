@@ -36,7 +36,9 @@ def is_call_of(frame: FrameType, module: nn.Module) -> bool:
 
 def runs_itself(modules: Collection[nn.Module], limit: int = 200) -> nn.Module | None:
     """Return the one of `modules` whose `forward` runs here though nobody called the module."""
-    codes = {getattr(inspect.unwrap(type(module).forward), "__code__", None) for module in modules}
+    # Classes of TorchScript have no `forward`.
+    forwards = (getattr(type(module), "forward", None) for module in modules)
+    codes = {getattr(inspect.unwrap(each), "__code__", None) for each in forwards if each}
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and limit:
         module = frame.f_locals.get("self") if frame.f_code in codes else None
