@@ -16,7 +16,7 @@ import tenterhook
 from tenterhook import HookedModel, HookError, NeverFired
 from tenterhook.hooks import Controller, Detector, HookWarning
 from tenterhook.scopes import Scope
-from tenterhook_selections import Selection, generating
+from tenterhook_selections import Seen, Selection, generating
 
 WIDTH = 3
 
@@ -742,3 +742,13 @@ def test_a_position_beyond_any_text(field: str) -> None:
     parts: dict[str, Any] = {field: [0, 10**30]}
     with pytest.raises(ValueError, match="is beyond any text"):
         Selection(**parts)
+
+
+def test_slices_that_end_beyond_any_text() -> None:
+    """Are those to the end, as Python's are."""
+    mask = torch.ones(1, 4)
+    seen = Seen.read(mask, 4)
+    for text, count in ((f"1:{10**30}", 3), (f"-{10**30}:2", 2), (f"::{10**30}", 1)):
+        found = Selection(tokens=text).token_mask(torch.Size((1, 4, 1)), mask.device, seen)
+        assert int(found.sum()) == count
+        assert Selection(features=text).feature_index(4, mask.device) is not None

@@ -164,6 +164,8 @@ class TestChanges:
             ({"tokens": "last"}, [3, 4, 5]),
             ({"tokens": -2}, [2]),
             ({"phase": "generated"}, [4, 5]),
+            ({"tokens": f"1:{10**30}"}, [1, 2, 3, 4, 5]),
+            ({"tokens": f"-{10**30}:2"}, [0, 1]),
             ({"tokens": "prompt"}, [0, 1, 2, 3]),
             ({"tokens": [[True, False, True, False]]}, [0, 2]),
             ({"step": 0}, [0, 1, 2, 3]),

@@ -99,7 +99,10 @@ _FAR = 2**62
 
 
 def slice_of(text: str) -> slice:
-    """Return the slice that text such as `"2:5"` says; raise `ValueError` for other text."""
+    """Return the slice that text such as `"2:5"` says; raise `ValueError` for other text.
+
+    An end beyond any text is one that no text reaches.
+    """
     parts = text.split(":")
     try:
         numbers = [int(part) if part.strip() else None for part in parts]
@@ -111,7 +114,7 @@ def slice_of(text: str) -> slice:
             f"{text!r} is not a selection of positions. Give an int, several, 'last', or a slice "
             "with a positive step such as '2:5', '-3:' or '::2'."
         )
-    return slice(*numbers)
+    return slice(*(each if each is None else max(-_FAR, min(each, _FAR)) for each in numbers))
 
 
 def indices_of(where: Positions, count: int, what: str) -> Tensor:

@@ -52,6 +52,8 @@ def leaves(values: Any, *, most: int, where: str) -> Iterator[tuple[ValuePath, A
         if not isinstance(value, Mapping | list | tuple):
             yield path, value
             continue
+        if count + len(stack) + len(value) > most:  # they are not even put on the stack
+            raise BadSpec([f"{where} holds more than {most:,} values"])
         if depth > DEEPEST:
             raise BadSpec([f"{where} has more than {DEEPEST} lists and tables inside each other"])
         items: list[tuple[Any, Any]] = list(
