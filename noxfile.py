@@ -163,6 +163,26 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session
+def vllm(session: nox.Session) -> None:
+    """Have vLLM itself serve requests that are changed and captured, on the CPU, and capture runs.
+
+    In an environment of its own of about 3 GB, with the versions of plugins/vllm/constraints.txt.
+    Each file of tests starts an engine in a process of its own. `nox -s vllm -- bench` times how
+    fast an engine is with the plugin; what else follows `--` goes to pytest.
+    """
+    versions = str(HERE / "plugins/vllm/constraints.txt")
+    session.install("--no-compile", "-c", versions, "torch", "hatchling", "editables")
+    session.install("--no-compile", "--no-deps", "-r", versions)
+    editable = [arg for member in (HERE / "core", *PLUGINS) for arg in ("-e", str(member))]
+    session.install("--no-deps", "--no-build-isolation", *editable, str(HERE))
+    if session.posargs[:1] == ["bench"]:
+        session.run("python", "benchmarks/bench_vllm.py", *session.posargs[1:])
+        return
+    for test in sorted(HERE.glob("plugins/vllm/tests/check_vllm_*.py")):
+        session.run("pytest", str(test), "--timeout", "1200", *session.posargs)
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Open pages of activations in Debian's chromium, with no network: click, read, print.
 

@@ -76,7 +76,7 @@ ARROWS = {
     "tenterhook-ray": {"tenterhook-capture"},
     "tenterhook-tiny": {"tenterhook-transformers"},
     "tenterhook-view": {"tenterhook-store"},
-    "tenterhook-vllm": {"tenterhook-capture", "tenterhook-edits"},
+    "tenterhook-vllm": {"tenterhook-edits", "tenterhook-transformers"},
 }
 """Who may depend on whom; what a dependency may depend on is allowed, too."""
 

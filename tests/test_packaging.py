@@ -18,6 +18,9 @@ from tenterhook.plugins import FIRST_PARTY, PluginManager
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+JOINS = {"vllm": {"vllm.general_plugins"}}
+"""Plugins that another framework finds too, and by which entry points."""
+
 ON_REQUEST = {"tenterhook-ray", "tenterhook-vllm"}
 """What nobody gets who does not ask for it: few have what it works with."""
 NOXFILE = ROOT.joinpath("noxfile.py").read_text()
@@ -56,9 +59,9 @@ def test_a_plugin_is_named_after_its_folder(plugin: Path) -> None:
 
     assert pyproject["project"]["name"] == f"tenterhook-{plugin.name}"
     if (plugin / "src" / package_of(plugin) / "plugin.py").exists():
-        assert pyproject["project"]["entry-points"] == {
-            "tenterhook.plugins": {plugin.name: f"{package_of(plugin)}.plugin"}
-        }
+        groups = pyproject["project"]["entry-points"]
+        assert groups["tenterhook.plugins"] == {plugin.name: f"{package_of(plugin)}.plugin"}
+        assert groups.keys() - {"tenterhook.plugins"} == JOINS.get(plugin.name, set())
     assert pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == [
         f"src/{package_of(plugin)}"
     ]

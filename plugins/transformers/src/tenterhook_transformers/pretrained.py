@@ -58,7 +58,7 @@ def load_parts(
     if tokenizer is None or isinstance(tokenizer, str):
         with _errors_of(tokenizer or name, "tokenizer"):
             required = tokenizer is not None
-            tokenizer = _load_tokenizer(tokenizer or name, required=required, **shared)
+            tokenizer = load_tokenizer(tokenizer or name, required=required, **shared)
     with _errors_of(name, "weights"):
         options, place = as_transformers_takes_them(options, place)
         module, missing = _load_weights(name, config, dtype=wanted_dtype, **options)
@@ -69,7 +69,7 @@ def load_parts(
     return module.eval(), tokenizer
 
 
-def _load_tokenizer(name: str, *, required: bool, **options: Any) -> Any:
+def load_tokenizer(name: str, *, required: bool, **options: Any) -> Any:
     """Return the tokenizer; `None` where there is no file of one and none is required."""
     import transformers
 
