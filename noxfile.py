@@ -96,6 +96,19 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def site(session: nox.Session) -> None:
+    """Build the site of the docs, strictly, with search and the docstrings, into .nox/site-built.
+
+    Nothing of ours is installed for it: docstrings are read from the sources. `-- serve` shows it.
+    """
+    session.install(*CONSTRAINED, "mkdocs-material", "mkdocstrings[python]", "ruff")
+    session.run("python", ".ci/site_pages.py", ".nox/pages")
+    sources = [str(member / "src") for member in (HERE / "core", *PLUGINS)]
+    env = {"PYTHONPATH": os.pathsep.join(sources), "NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", *(session.posargs or ["build"]), "--strict", env=env)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Do the main job: run a small real model over real text and store what its layers return."""
     install_members(session)

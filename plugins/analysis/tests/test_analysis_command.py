@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from tenterhook.testing.commands import CommandContract
-from tenterhook_analysis import WrongWidth, steered
+from tenterhook_analysis import WrongWidth, logit_difference, patch_grid, steered
 from tenterhook_analysis._cli import lens, patch, steer
-from tenterhook_transformers import LanguageModel
+from tenterhook_transformers import LanguageModel, TooLong
 
 PROMPTS = ("--clean", "And God said unto Moses", "--corrupt", "And God said unto David")
 ANSWERS = ("--right", ",", "--wrong", " the")
@@ -22,6 +22,43 @@ class TestLens(CommandContract):
     """`tenterhook lens` does what every command does."""
 
     name = "lens"
+    works = ("tiny:", "In the")
+
+
+class TestPatch(CommandContract):
+    """`tenterhook patch` does what every command does."""
+
+    name = "patch"
+
+
+class TestSteer(CommandContract):
+    """`tenterhook steer` does what every command does."""
+
+    name = "steer"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (lens, ("tiny:", "a\ud800")),
+        (steer, ("tiny:", "--layer", "1", "--vector", "v.npy", "--prompt", "a\ud800")),
+        (patch, ("tiny:", "--clean", "a\ud800", "--corrupt", "b", "--right", "c", "--wrong", "d")),
+    ],
+    ids=["lens", "steer", "patch"],
+)
+def test_half_a_letter_is_no_text(command: click.Command, words: tuple[str, ...]) -> None:
+    """No tokenizer reads it; it is said where it stands."""
+    done = CliRunner().invoke(command, words)
+
+    assert done.exit_code == 2
+    assert r"character 1 is \ud800, half of a letter" in done.output
+
+
+def test_prompts_that_are_too_long(tiny: LanguageModel) -> None:
+    """Are told before the model is run; and those of no token."""
+    long = " God" * 300
+    with pytest.raises(TooLong, match="tokens and the model takes 256"):
+        patch_grid(tiny, long, long, logit_difference(tiny, 1, 2))
 
 
 def run(command: click.Command, *args: str) -> Result:

@@ -112,10 +112,12 @@ def test_a_pipe_has_lines_where_they_are_wanted(
     with lines(printed.append), showing("Again", 3) as work:
         work(1)
         work(2)
+    monkeypatch.setattr(progress._Lines, "seconds", 3600.0)
+    with lines(printed.append), showing("Short", 3) as work:
+        work(3)
 
     assert [each.partition(",")[0] for each in printed] == [
         "Again: 1 of 3 rows",
-        "Again: 3 of 3 rows",
         "Again: 3 of 3 rows",
     ]
     assert capfd.readouterr() == ("", "")

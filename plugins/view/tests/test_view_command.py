@@ -173,6 +173,13 @@ def test_parts_that_the_model_is_asked_for(acts: Path, capfd: Any) -> None:
     ("words", "match"),
     [
         (("--terminal", "--lens"), "parts of a page: give --out"),
+        (
+            (
+                *("--out", "none.html", "--layer", "transformer.h.3"),
+                *("--steer", "v.safetensors", "--prompt", "a\ud800"),
+            ),
+            "--prompt has half of a letter in it",
+        ),
         (("--out", "none.html", "--steer", "v.safetensors"), "give --layer once"),
         (("--out", "none.html", "--lens", "--layer", "transformer.h.2.mlp"), "is a block"),
     ],
@@ -187,6 +194,17 @@ def test_parts_that_cannot_be_had(
     assert status == 2
     assert match in err
     assert not Path("none.html").exists()
+
+
+def test_names_do_not_tell_the_terminal_what_to_do(acts: Path, capfd: Any) -> None:
+    """A file is named as anybody likes; what is not seen in its name is written out."""
+    name = acts / "a\x1b[2J\u202eb.safetensors"
+    save_file({"direction": torch.ones(128)}, name)
+    _, out, _ = call(
+        capfd, "view", str(acts / "acts"), "--terminal", "--direction", str(name), "--tokens", "2"
+    )
+
+    assert r"direction a\x1b[2J\u202eb at transformer.h.1" in out.splitlines()[0]
 
 
 def test_a_vector_is_added_to_one_layer(acts: Path) -> None:

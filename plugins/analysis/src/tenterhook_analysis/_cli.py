@@ -27,9 +27,24 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[flo
         ) from None
 
 
+def _text(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse texts that no tokenizer reads: halves of letters, as of bytes that are no UTF-8."""
+    for text in (value,) if isinstance(value, str) else value or ():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise click.BadParameter(
+                f"character {error.start} is {ascii(text[error.start])[1:-1]}, half of a letter; "
+                "give text in UTF-8.",
+                ctx,
+                param,
+            ) from None
+    return value
+
+
 @click.command()
 @click.argument("model")
-@click.argument("text")
+@click.argument("text", callback=_text)
 @_layers
 @click.option("--k", type=click.IntRange(1), default=5, show_default=True, help="Tokens kept.")
 @_device
@@ -74,10 +89,19 @@ def lens(
 
 @click.command()
 @click.argument("model")
-@click.option("--clean", required=True, help="The prompt whose activations are put in.")
-@click.option("--corrupt", required=True, help="The prompt that they are put into.")
-@click.option("--right", required=True, help="The clean prompt's answer, a token, as ' Paris'.")
-@click.option("--wrong", required=True, help="The corrupt prompt's answer, a token.")
+@click.option(
+    "--clean", required=True, callback=_text, help="The prompt whose activations are put in."
+)
+@click.option("--corrupt", required=True, callback=_text, help="The prompt that they are put into.")
+@click.option(
+    "--right",
+    required=True,
+    callback=_text,
+    help="The clean prompt's answer, a token, as ' Paris'.",
+)
+@click.option(
+    "--wrong", required=True, callback=_text, help="The corrupt prompt's answer, a token."
+)
 @_layers
 @_device
 @_out
@@ -145,7 +169,9 @@ def patch(
     metavar="NUMBERS",
     help="Factors, with commas between them.",
 )
-@click.option("--prompt", "prompts", multiple=True, required=True, help="A text; repeat it.")
+@click.option(
+    "--prompt", "prompts", multiple=True, required=True, callback=_text, help="A text; repeat it."
+)
 @click.option("--max-new-tokens", type=click.IntRange(1), default=30, show_default=True)
 @_device
 @_out

@@ -24,8 +24,9 @@ from tenterhook_analysis.errors import (
 )
 from tenterhook_analysis.lens import strings_of
 from tenterhook_analysis.readout import Readout
+from tenterhook_transformers.errors import EmptyText, TooLong
 from tenterhook_transformers.evaluating import evaluating
-from tenterhook_transformers.families import model_inputs, takes
+from tenterhook_transformers.families import has_fixed_positions, model_inputs, takes
 from tenterhook_transformers.language_model import LanguageModel
 
 Metric = Callable[[Tensor], Any]
@@ -68,7 +69,7 @@ class Prompts:
         layers: Sequence[str | int] | None,
         positions: Sequence[int] | None,
     ) -> "Prompts":
-        """Raises `UnequalPrompts`, `NoSuchPosition`, and `UnknownLayer`."""
+        """Raises `UnequalPrompts`, `NoSuchPosition`, `EmptyText`, `TooLong`, `UnknownLayer`."""
         index = lm.layers.index
         names = index.blocks() if layers is None else [each.name for each in index.expand(layers)]
         both = [lm.tokenize([text]) for text in (clean, corrupt)]
@@ -77,6 +78,10 @@ class Prompts:
             tokens = tuple(tuple(strings_of(lm, each["input_ids"][0].tolist())) for each in both)
             raise UnequalPrompts(*tokens)
         count = counts[0]
+        if not count:
+            raise EmptyText(0)
+        if has_fixed_positions(lm.module) and count > lm.max_tokens:
+            raise TooLong(0, count, lm.max_tokens)
         asked = range(count) if positions is None else positions
         for at in asked:
             if not -count <= at < count:

@@ -283,15 +283,16 @@ class _Lines:
     def __init__(self, echo: Callable[[str], None]) -> None:
         self._echo = echo
         self._has_begun = False
-        self._has_printed = False
+        self._printed: int | None = None
+        """How much was done at the last line."""
 
     def show(self, work: Work) -> None:
         # Work that takes less than that needs no line.
         if self._has_begun:
             self._echo(work.text)
-            self._has_printed = True
+            self._printed = work.done
         self._has_begun = True
 
     def close(self, work: Work) -> None:
-        if self._has_printed:
+        if self._printed not in (None, work.done):
             self._echo(work.text)

@@ -93,6 +93,12 @@ def view(
     from tenterhook_view.vectors import read_vector
     from tenterhook_view.whole_page import page
 
+    if (
+        prompt is not None
+        and not prompt.isascii()
+        and prompt != prompt.encode("utf-8", "ignore").decode()
+    ):
+        raise click.UsageError("--prompt has half of a letter in it: give text in UTF-8.")
     vector = None if steer is None else read_vector(steer, layer=options["layers"][0])
     page(
         opened,

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from tenterhook.one_line import printable
 from tenterhook_store import Run
 from tenterhook_view.colored_tokens import series_of_run
 from tenterhook_view.markup import number
@@ -29,7 +30,7 @@ def print_tokens(run: Run, **settings: Any) -> None:
     chosen, series = series_of_run(run, **settings)
     first = series[0]
     levels = first.levels()
-    what = f"{first.name} at {first.layer}" if first.layer else first.name
+    what = printable(f"{first.name} at {first.layer}" if first.layer else first.name)
     console = Console(soft_wrap=False, highlight=False, markup=False)
     if not console.is_terminal or console.no_color:
         click.echo(f"document\ttoken\t{what}\ttext")
