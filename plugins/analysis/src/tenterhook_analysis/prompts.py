@@ -80,8 +80,9 @@ class Prompts:
         count = counts[0]
         if not count:
             raise EmptyText(0)
-        if has_fixed_positions(lm.module) and count > lm.max_tokens:
-            raise TooLong(0, count, lm.max_tokens)
+        limit = lm.max_tokens if has_fixed_positions(lm.module) else None
+        if limit is not None and count > limit:
+            raise TooLong(0, count, limit)
         asked = range(count) if positions is None else positions
         for at in asked:
             if not -count <= at < count:
