@@ -94,13 +94,14 @@ def test_sae_lens_reads_what_we_write(
 
 
 @pytest.mark.parametrize("center", [True, False], ids=["centered", "not centered"])
-@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu", "gated"])
 @pytest.mark.parametrize("rescale", [False, True])
 def test_we_read_what_sae_lens_writes(
     sae_lens: Any, tmp_path: Path, kind: str, center: bool, rescale: bool
 ) -> None:
     """The same latents and reconstructions, on random weights."""
     names = {"standard": "StandardSAE", "topk": "TopKSAE", "jumprelu": "JumpReLUSAE"}
+    names["gated"] = "GatedSAE"
     more = {"k": K, "rescale_acts_by_decoder_norm": rescale} if kind == "topk" else {}
     config = getattr(sae_lens, f"{names[kind]}Config")(
         d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=center, **more
@@ -119,6 +120,51 @@ def test_we_read_what_sae_lens_writes(
     assert ours.architecture == kind
     close(ours.encode(x), theirs.encode(x))
     close(ours(x), theirs.decode(theirs.encode(x)))
+
+
+@pytest.mark.parametrize("kind", ["Transcoder", "SkipTranscoder"])
+def test_transcoders_go_both_ways(sae_lens: Any, tmp_path: Path, kind: str) -> None:
+    """Those without a k, which SAELens has not: the same latents and outputs."""
+    config = getattr(sae_lens, f"{kind}Config")(
+        d_in=D_IN, d_sae=D_SAE, d_out=7, apply_b_dec_to_input=False
+    )
+    theirs = getattr(sae_lens, kind)(config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    theirs.save_model(tmp_path / "theirs")
+
+    ours = load_sae(tmp_path / "theirs")
+    x = rows()
+    assert type(ours).__name__ == kind
+    close(ours.encode(x), theirs.encode(x))
+    close(ours(x), theirs(x))
+
+    save_sae(ours, tmp_path / "ours")
+    again = sae_lens.SAE.load_from_disk(tmp_path / "ours")
+    assert type(again).__name__ == kind
+    close(again(x), ours(x))
+
+
+def test_we_read_a_matryoshka_that_sae_lens_trains(sae_lens: Any, tmp_path: Path) -> None:
+    """In training it has its widths and a threshold; used, it is the jumprelu that it is."""
+    config = sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(
+        d_in=D_IN, d_sae=D_SAE, k=K, matryoshka_widths=[8, 20, D_SAE]
+    )
+    theirs = sae_lens.MatryoshkaBatchTopKTrainingSAE(config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+        theirs.topk_threshold.fill_(1.5)
+    theirs.save_model(tmp_path / "training")
+    theirs.save_inference_model(tmp_path / "use")
+
+    training, use = load_sae(tmp_path / "training"), load_sae(tmp_path / "use")
+    assert isinstance(training, MatryoshkaBatchTopKSae)
+    assert training.widths == (8, 20, D_SAE)
+    in_use = sae_lens.SAE.load_from_disk(tmp_path / "use")
+    close(use.encode(rows()), in_use.encode(rows()))
+    close(training(rows()), in_use(rows()))
 
 
 def test_we_read_a_batch_topk_that_sae_lens_trains(sae_lens: Any, tmp_path: Path) -> None:
