@@ -137,7 +137,7 @@ def test_files_of_vectors(tmp_path: Path) -> None:
     with pytest.raises(UnreadableVector, match=r"No vector can be read of .*missing.npy"):
         load_vector(tmp_path / "missing.npy")
     for name in ("d.npy", "d.pt", "d.safetensors"):
-        (tmp_path / name).symlink_to("/dev/zero" if os.name == "posix" else tmp_path)
+        (tmp_path / name).symlink_to("/dev/zero" if os.name == "posix" else str(tmp_path))
         with pytest.raises(UnreadableVector, match="it is no file"):
             load_vector(tmp_path / name)
 

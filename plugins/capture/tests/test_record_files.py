@@ -330,7 +330,7 @@ def test_what_is_no_file_in_a_folder(tmp_path: Path, odd: str) -> None:
     if odd == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to({"device": "/dev/zero", "circle": path, "nowhere": "none"}[odd])
+        path.symlink_to({"device": "/dev/zero", "circle": str(path), "nowhere": "none"}[odd])
     with pytest.raises(UnreadableData, match=r"b\.jsonl: this is no file; mend it, or take it out"):
         read_documents(str(tmp_path))
     path.rename(tmp_path / ".b.jsonl")

@@ -181,7 +181,7 @@ class TestRefused:
         if odd == "pipe":
             os.mkfifo(path)
         else:
-            path.symlink_to({"device": "/dev/zero", "folder": tmp_path}[odd])
+            path.symlink_to({"device": "/dev/zero", "folder": str(tmp_path)}[odd])
         with pytest.raises(BadSpec, match=r"spec\.toml is no file that can be read as a spec"):
             specs.read_spec(path, Anything)
 
