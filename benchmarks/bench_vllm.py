@@ -12,9 +12,9 @@ Needs vLLM; `nox -s vllm -- bench` has it.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ WIDTH, PROMPT, GENERATED, REQUESTS = 256, 64, 32, 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=7)
-    turns = parser.parse_args().turns
+    parser.add_argument("--quick", action="store_true", help="one turn")
+    given = parser.parse_args()
+    turns = 1 if given.quick else given.turns
     try:
-        import vllm
+        vllm: Any = import_module("vllm")
     except ImportError:
-        sys.exit("bench_vllm needs vLLM: nox -s vllm -- bench")
+        print("No ratio without vLLM: nox -s vllm -- bench")
+        return
     with tempfile.TemporaryDirectory() as folder:
         ways = _ways(vllm, Path(folder))
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -49,7 +52,7 @@ def main() -> None:
         ratios = [b / t for b, t in zip(times[base], taken, strict=True)]
         print(
             f"{name:24} {tokens / statistics.median(taken):8,.0f} tokens/s, "
-            f"{statistics.median(ratios):.3f} of {base} "
+            f"ratio {statistics.median(ratios):.3f} to {base} "
             f"({min(ratios):.3f} to {max(ratios):.3f})"
         )
 
@@ -71,7 +74,8 @@ def _ways(vllm: Any, folder: Path) -> dict[str, Any]:
         num_key_value_heads=4,
         max_position_embeddings=256,
     )
-    module = LlamaForCausalLM(config).eval()
+    module: Any = LlamaForCausalLM(config)
+    module.eval()
     module.save_pretrained(folder)
     register()
     llm = vllm.LLM(
@@ -114,8 +118,12 @@ def _ways(vllm: Any, folder: Path) -> dict[str, Any]:
 
     def generate() -> None:
         with torch.no_grad():
-            model.module.generate(
-                batch, max_new_tokens=GENERATED, min_new_tokens=GENERATED, do_sample=False
+            module.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                max_new_tokens=GENERATED,
+                min_new_tokens=GENERATED,
+                do_sample=False,
             )
 
     def generate_capturing() -> None:
