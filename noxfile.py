@@ -24,6 +24,7 @@ EXAMPLES = sorted(path.parent for path in HERE.glob("examples/*/pyproject.toml")
 SAELENS = "sae-lens==6.54.12"
 # pip would compile all of torch each time; Python compiles what is imported, the first time.
 CONSTRAINED = ("--no-compile", "-c", str(HERE / "constraints.txt"))
+OF_VLLM = ("--no-compile", "-c", str(HERE / "plugins/vllm/constraints.txt"))
 PYTEST = ("pytest", "pytest-timeout", "pytest-xdist")
 TWO_AT_ONCE = ("-n", "2", "--dist", "loadfile")  # in half the time, on as few cores as CI has
 
@@ -183,11 +184,10 @@ def vllm(session: nox.Session) -> None:
     Each file of tests starts an engine in a process of its own. `nox -s vllm -- bench` times how
     fast an engine is with the plugin; what else follows `--` goes to pytest.
     """
-    versions = str(HERE / "plugins/vllm/constraints.txt")
-    session.install("--no-compile", "-c", versions, "torch", "hatchling", "editables")
-    session.install("--no-compile", "--no-deps", "-r", versions)
+    session.install(*OF_VLLM, "torch", "hatchling", "editables")
+    session.install(*OF_VLLM, "--no-deps", "-r", OF_VLLM[-1])
     editable = [arg for member in (HERE / "core", *PLUGINS) for arg in ("-e", str(member))]
-    session.install("--no-deps", "--no-build-isolation", *editable, str(HERE))
+    session.install(*OF_VLLM, "--no-deps", "--no-build-isolation", *editable, str(HERE))
     if session.posargs[:1] == ["bench"]:
         session.run("python", "benchmarks/bench_vllm.py", *session.posargs[1:])
         return
