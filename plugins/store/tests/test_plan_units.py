@@ -63,3 +63,10 @@ def test_units_of_any_numbers() -> None:
     assert plan.unit(5) not in missing
     assert Units(plan, range(0)).rows == 0
     assert len(UnitNumbers.missing(frozenset({1, 5}), 4, 1)) == 2
+
+
+@given(st.frozensets(st.integers(0, 12)), st.integers(0, 12), st.integers(0, 12))
+def test_what_is_missing_of_any_part(committed: frozenset[int], count: int, first: int) -> None:
+    """Whatever is committed, in the part and outside it."""
+    expected = [number for number in range(first, count) if number not in committed]
+    assert UnitNumbers.missing(committed, count, first) == expected

@@ -21,8 +21,8 @@ class UnitNumbers(Sequence[int]):
 
         The work follows what is committed.
         """
-        if first == 0 and len(committed) == count:
-            return cls([])
+        if first == 0 and len(committed) == count and max(committed, default=-1) < count:
+            return cls([])  # all of them, without sorting
         last, stretches = first, list[tuple[int, int]]()
         for number in sorted(committed):
             if number < first:
