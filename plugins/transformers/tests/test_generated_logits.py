@@ -110,7 +110,8 @@ class TestPutBack:
     @pytest.mark.parametrize("way", WAYS[:5], ids=str)
     def test_in_another_generation(self, llama: Any, way: dict[str, Any]) -> None:
         """Each token has the row that it had, also where it is run again."""
-        model, selected = tenterhook.attach(llama), {"tokens": "2:"}
+        model = tenterhook.attach(llama)
+        selected: dict[str, Any] = {"tokens": "2:"}
         with model.capture("layer_0", **selected) as captured:
             generate(llama, **way)
         rows = captured.cat("layer_0")
