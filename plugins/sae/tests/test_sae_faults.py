@@ -195,3 +195,31 @@ def test_what_a_killed_training_left_is_removed_by_the_next(tmp_path: Path) -> N
         *("checkpoint.safetensors", "cfg.json", "sae_weights.safetensors"),
         *("tenterhook.json", "training.json", ours),
     }
+
+
+TOO_LARGE = """
+import os, resource, signal, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+import test_sae_faults as faults
+from pathlib import Path
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+faults.train(Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits of file sizes")
+def test_killed_in_the_middle_of_a_file(tmp_path: Path) -> None:
+    """Half a checkpoint, under whatever name it was written, is gone after the next."""
+    out = tmp_path / "sae"
+    driver = [sys.executable, "-c", TOO_LARGE, __file__, str(out)]
+    assert subprocess.run(driver).returncode == -signal.SIGXFSZ
+    assert any(path.is_file() for path in out.rglob("*"))
+
+    train(out)
+    assert names(out) == {
+        *("checkpoint.safetensors", "cfg.json", "sae_weights.safetensors"),
+        *("tenterhook.json", "training.json"),
+    }

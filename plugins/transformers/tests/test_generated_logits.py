@@ -148,10 +148,10 @@ class TestAVectorARow:
         assert torch.equal(found, wanted)
 
     def test_where_the_batch_is_not_known(self, llama: Any) -> None:
-        """It is refused, with what to give."""
+        """As in a loop of one's own: it is refused, with what to give."""
         model = tenterhook.attach(llama)
         with (
             pytest.raises(tenterhook.HookError, match=r"vector\.repeat_interleave\(beams, 0\)"),
             model.steer("layer_0", AddVector("layer_0", torch.ones(2, 32))),
         ):
-            generate(llama, num_beams=3)
+            llama(IDS.repeat_interleave(3, 0))

@@ -8,6 +8,7 @@ latents, what the SAE was made of. No pickle.
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -188,18 +189,21 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def in_place(path: Path) -> Iterator[Path]:
-    """A block that writes a file beside another, which it replaces when all went well.
+    """A block that writes a file in a folder beside another, which it replaces when all went well.
 
-    The folder is made. Raises `NotWritable` where the system refuses, as on a full disk; what was
-    there before stays. What a process that was killed has left of the same file is removed.
+    The folder is the block's own: safetensors writes to a file of a name of its own first, which
+    a process that is killed leaves. Raises `NotWritable` where the system refuses, as on a full
+    disk; what was there before stays. What a process that was killed has left is removed.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.*.part"):
             if is_abandoned(left, left.name.removeprefix(f".{path.name}.").removesuffix(".part")):
-                left.unlink(missing_ok=True)
-        part = path.with_name(f".{path.name}.{unfinished_name()}.part")
+                _remove(left)
+        aside = path.with_name(f".{path.name}.{unfinished_name()}.part")
         try:
+            aside.mkdir()
+            part = aside / path.name
             part.touch()
             mode = part.stat().st_mode  # what the umask leaves; safetensors makes files of its own
             yield part
@@ -208,13 +212,21 @@ def in_place(path: Path) -> Iterator[Path]:
             part.chmod(mode)
             part.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            _remove(aside)
     except (OSError, SafetensorError) as error:
         reason = (
             f"it cannot be written ({_cause(error)}); make room or rights, then the same call goes "
             "on. What was there before stays"
         )
         raise NotWritable(str(path), reason) from error
+
+
+def _remove(left: Path) -> None:
+    """Remove what is not in its place: a folder, or a file of an earlier version's."""
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _cause(error: Exception) -> str:
