@@ -12,18 +12,24 @@ from torch import Tensor
 from tenterhook import assert_clean, attach
 from tenterhook.hooks import HookError
 from tenterhook_capture import save_activations
+from tenterhook_capture.documents import read_documents
 from tenterhook_sae import (
     AlignedBatches,
     BadSetting,
     ModelCrosscoder,
     NoOther,
     NoRows,
+    TopKSae,
     TrainingSettings,
     UnreadableSae,
+    WrongParts,
     WrongWidth,
+    compare_saes,
+    evaluate_in_model,
     evaluate_rows,
     load_sae,
     save_sae,
+    sparse_probing,
     train_sae,
 )
 from tenterhook_store import LocalStore, MemoryStore
@@ -309,3 +315,95 @@ def test_the_command_trains_one_on_an_alignment(
     code, _, err = th("sae", "train", place, LAYER, *how)
     assert code == 2
     assert "An alignment is of two models, and --kind crosscoder is what reads both" in err
+
+
+# --- measured
+
+
+@pytest.fixture(scope="module")
+def measured(loaded: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two runs of labelled documents, their alignment, and a crosscoder of both."""
+    folder = tmp_path_factory.mktemp("measured")
+    lines = [
+        {"text": f"And he said unto them, number {at}{'?' * (at % 2)}", "asks": bool(at % 2)}
+        for at in range(40)
+    ]
+    data = folder / "texts.jsonl"
+    data.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    store = LocalStore(folder / "store")
+    for name, fields in (("base", []), ("tuned", ["asks"])):
+        documents = read_documents(str(data), keep_fields=fields)
+        save_activations(loaded, LAYER, documents, store, run_name=name)
+    aligned = store.run("base").align(store.run("tuned")).save()
+    torch.manual_seed(0)
+    made = randomized(ModelCrosscoder(64, (128, 128), 4, ("base", "tuned")))
+    made.about = AlignedBatches(aligned, LAYER, batch_size=16, rows=slice(0, 300)).about
+    save_sae(made, folder / "both")
+    save_sae(TopKSae(64, 128, 4), folder / "one")
+    return folder
+
+
+def test_it_is_measured_on_aligned_runs(th: Callable[..., Any], measured: Path) -> None:
+    """Its rows are the pairs, those that it was trained on left out; labels are of either run."""
+    made = load_sae(measured / "both")
+    store = LocalStore(measured / "store")
+    aligned = store.run("base").align(store.run("tuned"))
+    found = compare_saes({"both": made}, run=aligned, labels=["asks"]).measures["both"]
+    batches = AlignedBatches(aligned, LAYER, batch_size=16)
+    expected = evaluate_rows(made, batches.blocks(300, len(aligned)))
+    assert found["explained_variance"] == pytest.approx(expected.explained_variance)
+    assert found["l0"] == expected.l0
+
+    probed = sparse_probing(made, aligned, "asks", k=[1])
+    asks = torch.tensor([bool(at % 2) for at in range(40)])
+    of_rows = store.run("base").documents.index.take(aligned.pairs[:, 0])
+    assert probed.scores[1] == sparse_probing(made, aligned, asks, k=[1]).scores[1]
+    assert found["asks_from_1"] == probed.scores[1]
+    assert sparse_probing(made, aligned, asks[of_rows], k=[1]).held_out > 40
+
+    place = f"{measured}/store/alignments/base--tuned"
+    words = ("--run", place, "--label", "asks", "--json")
+    code, out, err = th("sae", "compare", str(measured / "both"), *words)
+    assert code == 0, err
+    assert json.loads(out)["saes"][0]["asks_from_1"] == pytest.approx(probed.scores[1], abs=1e-6)
+
+
+def test_what_it_cannot_be_measured_on(th: Callable[..., Any], measured: Path) -> None:
+    """One model, one run, the runs the other way round: each error says what to do instead."""
+    both, one, store = (str(measured / each) for each in ("both", "one", "store"))
+    how = r"SAE --run STORE/alignments/NAME"
+    commands: list[tuple[tuple[str, ...], str]] = [
+        (("eval", "tiny:", both, "--data", "tiny:sample"), how),
+        (("eval", "tiny:", both), how),
+        (("top", "tiny:", both, "3"), how),
+        (("search", "tiny:", both, "And what is this?"), how),
+        (("compare", both, "--model", "tiny:", "--data", "tiny:sample"), how),
+        (("compare", both, "--run", f"{store}/runs/base"), "must be an alignment of two, STORE/al"),
+        (
+            ("compare", one, "--run", f"{store}/alignments/base--tuned", "--layer", LAYER),
+            "run='base--tuned' must be one run, STORE/runs/RUN: this TopKSae reads one model",
+        ),
+        (("compare", both, "--run", f"{store}/alignments/no"), "No alignment 'no' in the store"),
+    ]
+    for words, message in commands:
+        code, out, err = th("sae", *words)
+        assert (code > 0, out) == (True, ""), words
+        assert message in " ".join(err.split()), words
+
+
+def test_rows_of_others_are_no_measure(loaded: Any, measured: Path) -> None:
+    """Layers of other widths, runs in the other order, and an SAE that knows no layer."""
+    store = LocalStore(measured / "store")
+    aligned, other = store.run("base"), store.run("tuned")
+    made = load_sae(measured / "both")
+    with pytest.raises(BadSetting, match="'tuned--base' must be aligned as base and tuned"):
+        compare_saes({"x": made}, run=other.align(aligned))
+    with pytest.raises(HookError, match=r"crosscoder\.beside = captured"):
+        evaluate_in_model(made, loaded, LAYER, TEXTS)
+    narrow = ModelCrosscoder(8, (200, 56), 2)
+    narrow.about = {"layer": LAYER}
+    with pytest.raises(WrongParts, match="is made for layers of 200 and 56"):
+        sparse_probing(narrow, aligned.align(other), "asks")
+    narrow.about = {}
+    with pytest.raises(ValueError, match="does not say which layer"):
+        sparse_probing(narrow, aligned.align(other), "asks")

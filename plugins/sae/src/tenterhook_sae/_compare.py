@@ -10,6 +10,7 @@ from tenterhook_sae._documents import documents_of
 from tenterhook_sae._printing import plain, print_table
 
 if TYPE_CHECKING:
+    from tenterhook_sae.measured_rows import Measurable
     from tenterhook_sae.sae import Sae
 
 
@@ -47,11 +48,14 @@ def compare(
     SAE... are folders of SAEs, or of grids of them. Rows of the run that one of them was trained on
     are left out, where others were held out. Without --run and --model the table has what the files
     say of them alone.
+
+    SAEs that read two models are measured on --run STORE/alignments/NAME, as `tenterhook runs
+    align` makes them.
     """
     from tenterhook_capture.loading import load_model
     from tenterhook_sae.comparison import compare_saes
     from tenterhook_sae.files import load_sae
-    from tenterhook_store import find_run
+    from tenterhook_store import find_alignment, find_run, open_alignment
 
     if labels and run is None:
         raise click.UsageError("--label is a field of a run's documents: give --run.")
@@ -61,10 +65,14 @@ def compare(
     saes: dict[str, Sae] = {}
     for folder in _each(folders):
         saes[folder] = load_sae(folder, device=device or "cpu")
-    opened = None
+    opened: Measurable | None = None
     if run is not None:
-        store, name = find_run(run, None)
-        opened = store.run(name)
+        pair = find_alignment(run)
+        if pair is not None:
+            opened = open_alignment(*pair)
+        else:
+            store, name = find_run(run, None)
+            opened = store.run(name)
     documents = loaded = None
     if model is not None:
         documents = documents_of(next(iter(saes.values())), data, field, sample_limit)

@@ -86,10 +86,12 @@ def search(
     import attrs
 
     from tenterhook_capture.loading import load_model
+    from tenterhook_sae.examples import layer_of
     from tenterhook_sae.files import load_sae
     from tenterhook_sae.search import search_latents
 
     found = load_sae(folder, device=device or "cpu")
+    layer_of(found, layer)  # which raises before a model is loaded
     loaded = load_model(model, device=device)
     latents = search_latents(found, loaded, text, layer=layer, top_k=top_k)
     if as_json:

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
-from tenterhook_sae.batches import RunBatches
 from tenterhook_sae.evaluation import evaluate_each, evaluate_in_model, numbers
 from tenterhook_sae.examples import layer_of
+from tenterhook_sae.measured_rows import Measurable, batches_of_run, layers_measured
 from tenterhook_sae.probing import sparse_probing
 from tenterhook_sae.sae import Sae
-from tenterhook_store import Run
 
 Number = int | float | None
 
@@ -73,7 +72,7 @@ class Comparison:
 def compare_saes(
     saes: Mapping[str, Sae],
     *,
-    run: Run | None = None,
+    run: Measurable | None = None,
     rows: slice | None = None,
     model: TextModel | None = None,
     documents: Documents | Iterable[str] | None = None,
@@ -87,7 +86,8 @@ def compare_saes(
     trained on (`held_out_rows`), which are read once for all of the same layers; and for each of
     `labels`, fields of its documents, the scores of `sparse_probing`. In a `model`, which reads
     `documents`: what `evaluate_in_model` measures. Each SAE stands at the layer that it was trained
-    on unless `layer` is given.
+    on unless `layer` is given. SAEs that read two models are measured on the aligned runs of both,
+    `run.align(other)`, and each label is a field of either.
 
     Raises what those raise, and `ValueError` where labels or documents have no run or model.
     """
@@ -98,11 +98,14 @@ def compare_saes(
     found: dict[str, dict[str, Number]] = {
         name: {"latents": sae.n_latents, **_trained_with(sae)} for name, sae in saes.items()
     }
+    if model is not None:
+        for sae in saes.values():
+            layer_of(sae, layer)  # which raises before anything is read
     if run is not None:
         part = held_out_rows(saes.values(), run) if rows is None else rows
-        for layers, some in _by_layers(saes, layer).items():
-            batches = RunBatches(run, layers, rows=part)
-            start, stop, _ = part.indices(len(run[layers[0]]))
+        for layers, some in _by_layers(saes, run, layer).items():
+            batches = batches_of_run(run, layers, part)
+            start, stop = batches.about["rows"]
             for name, each in evaluate_each(some, batches.blocks(start, stop)).items():
                 found[name] |= numbers(attrs.asdict(each, filter=_is_number))
         for name, sae in saes.items():
@@ -118,7 +121,7 @@ def compare_saes(
     return Comparison({name: type(sae).__name__ for name, sae in saes.items()}, found)
 
 
-def held_out_rows(saes: Iterable[Sae], run: Run) -> slice:
+def held_out_rows(saes: Iterable[Sae], run: Measurable) -> slice:
     """Return the rows of a run after those that any of the SAEs was trained on, as they say.
 
     All of them where none was trained on it, and where nothing was held out.
@@ -144,11 +147,10 @@ def _trained_with(sae: Sae) -> dict[str, Number]:
 
 
 def _by_layers(
-    saes: Mapping[str, Sae], layer: str | int | None
+    saes: Mapping[str, Sae], run: Measurable, layer: str | int | None
 ) -> dict[tuple[str, ...], dict[str, Sae]]:
     """Return the SAEs of each list of layers that rows are made of, side by side."""
     found: dict[tuple[str, ...], dict[str, Sae]] = {}
     for name, sae in saes.items():
-        layers = tuple(sae.layers_read(str(layer_of(sae, layer))))
-        found.setdefault(layers, {})[name] = sae
+        found.setdefault(layers_measured(sae, run, layer), {})[name] = sae
     return found

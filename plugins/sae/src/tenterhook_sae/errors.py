@@ -105,7 +105,8 @@ class NoOther(TenterhookError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"At layer {self.where!r} nobody said what the model {self.model!r} gave for the same "
-            "tokens. Capture it there first, and set it: crosscoder.beside = captured."
+            "tokens. Capture it there first, and set it: crosscoder.beside = captured. Rows of "
+            "both are measured by tenterhook sae compare SAE --run STORE/alignments/NAME."
         )
 
 

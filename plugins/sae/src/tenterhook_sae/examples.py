@@ -10,8 +10,10 @@ from tenterhook import attach
 from tenterhook_capture.documents import Documents
 from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.concepts import Latent
+from tenterhook_sae.errors import NoOther
 from tenterhook_sae.evaluation import batches_of
 from tenterhook_sae.limits import whole
+from tenterhook_sae.model_crosscoder import ModelCrosscoder
 from tenterhook_sae.sae import Sae
 from tenterhook_sae.top_texts import TopText
 from tenterhook_store.progress import showing
@@ -72,14 +74,17 @@ def find_examples(
 def layer_of(sae: Sae, layer: str | int | None) -> str | int:
     """Return the layer asked for, else the one that the SAE was trained on.
 
-    Raises `ValueError` where it does not say which, `TypeError` where what it says is no layer.
+    Raises `ValueError` where it does not say which, `TypeError` where what it says is no layer, and
+    `NoOther` for one that reads two models where nobody said what the other gives.
     """
     where = layer if layer is not None else sae.about.get("layer")
     if where is None:
         raise ValueError("This SAE does not say which layer it was trained on: give the layer.")
-    if isinstance(where, str | int):
-        return where
-    raise TypeError(f"{where!r} is not a layer.")
+    if not isinstance(where, str | int):
+        raise TypeError(f"{where!r} is not a layer.")
+    if isinstance(sae, ModelCrosscoder) and sae.beside is None:
+        raise NoOther(sae.models[sae.side == sae.models[0]], where)
+    return where
 
 
 def write_page(examples: Iterable[Example], *, title: str) -> str:

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from tenterhook_sae.errors import BadSetting, NotFinite
 from tenterhook_sae.limits import SEEDS, whole
+from tenterhook_sae.measured_rows import LabelledRows, Measurable, layers_measured
 from tenterhook_sae.sae import Sae
-from tenterhook_store import Run
 
 BLOCK = 4096
 """Rows that are read at once at most."""
@@ -64,7 +64,7 @@ class SparseProbing:
 @torch.no_grad()
 def sparse_probing(
     sae: Sae,
-    run: Run,
+    run: Measurable,
     label: str | Sequence[Any] | Tensor,
     *,
     layer: str | int | None = None,
@@ -78,7 +78,8 @@ def sparse_probing(
     `label` is a field that the run keeps of its documents, or a value for each document, or for
     each row; what is labelled `None` is left out. `layer` is the one that the SAE was trained on
     unless given. Of documents, drawn by `seed`, the share `hold_out` is held out; `most` documents,
-    or rows, are used. Of a transcoder what it encodes is read, and of a crosscoder all layers.
+    or rows, are used. Of a transcoder what it encodes is read, and of a crosscoder all layers; of
+    one of two models the aligned runs of both, whose rows are the pairs.
 
     Reads the rows twice. Memory is a block of rows and of their latents, and `k` numbers for each
     unit and class.
@@ -89,10 +90,10 @@ def sparse_probing(
     ks = _counts(k, sae.n_latents)
     if type(hold_out) is not float or not 0 < hold_out < 1:
         raise BadSetting("hold_out", hold_out, "a share, above 0 and below 1")
-    units = _Units.of(run, label, hold_out, whole("most", most), whole("seed", seed, 0, SEEDS))
-    layers = _encoded(sae, str(layer if layer is not None else sae.about.get("layer")))
-    best, best_inputs = _most_different(sae, run, layers, units, max(ks))
-    latents, inputs = _columns(sae, run, layers, units, best, best_inputs)
+    rows = LabelledRows(run, _encoded(sae, layers_measured(sae, run, layer)))
+    units = _Units.of(rows, label, hold_out, whole("most", most), whole("seed", seed, 0, SEEDS))
+    best, best_inputs = _most_different(sae, rows, units, max(ks))
+    latents, inputs = _columns(sae, rows, units, best, best_inputs)
     scores: dict[int, list[float]] = {each: [] for each in ks}
     input_scores: dict[int, list[float]] = {each: [] for each in ks}
     for at in range(len(units.classes)):
@@ -134,17 +135,19 @@ class _Units:
     """bool `[unit]`: whether probes are fitted to it, and not scored on it."""
     place: Tensor
     """int64: of each document, or row, the number of its unit; -1 of those that are left out."""
+    document: Tensor
+    """int64 `[row]`: the document of each."""
     by_row: bool
     rows: Tensor
     """float64 `[unit]`: how many rows it has."""
 
     @classmethod
-    def of(cls, run: Run, label: Any, hold_out: float, most: int, seed: int) -> "_Units":
-        labels = list(run.documents[label] if isinstance(label, str) else label)
+    def of(cls, given: LabelledRows, label: Any, hold_out: float, most: int, seed: int) -> "_Units":
+        labels = list(given.labels(label) if isinstance(label, str) else label)
         labels = [each.item() if isinstance(each, Tensor) else each for each in labels]
-        by_row = len(labels) != len(run.documents)
-        if by_row and len(labels) != len(run):
-            valid = f"a value for each of {len(run.documents)} documents or {len(run)} rows"
+        by_row = len(labels) != given.documents
+        if by_row and len(labels) != len(given):
+            valid = f"a value for each of {given.documents} documents or {len(given)} rows"
             raise BadSetting("label", f"{len(labels)} values", valid)
         kinds = {each for each in labels if each is not None}
         classes = tuple(sorted(kinds, key=lambda each: (str(type(each)), each)))
@@ -153,16 +156,16 @@ class _Units:
             raise BadSetting("label", what, f"one of 2 to {CLASSES} classes; {len(classes)} differ")
         number = {each: at for at, each in enumerate(classes)}
         numbers = torch.tensor([-1 if each is None else number[each] for each in labels])
-        index = run.documents.index[:].long()
+        index = given.index()
         there = torch.zeros(len(index), dtype=torch.bool)
-        for part in run.ranges:
+        for part in given.ranges:
             there[part.start : part.stop] = True
         of_row = torch.arange(len(index)) if by_row else index
         rows = torch.bincount(of_row[there], minlength=len(numbers)).double()
         # Of documents, so that no text is on both sides; in an order that follows no label.
         generator = torch.Generator().manual_seed(seed)
-        shuffled = torch.randperm(len(run.documents), generator=generator)
-        held = torch.zeros(len(run.documents), dtype=torch.bool)
+        shuffled = torch.randperm(given.documents, generator=generator)
+        held = torch.zeros(given.documents, dtype=torch.bool)
         held[shuffled[: max(1, round(hold_out * len(shuffled)))]] = True
         order = torch.randperm(len(numbers), generator=generator)
         used = order[(numbers[order] >= 0) & (rows[order] > 0)][:most].sort().values
@@ -175,6 +178,7 @@ class _Units:
             numbers=numbers[used],
             is_fitted=~held[index[used] if by_row else used],
             place=place,
+            document=index,
             by_row=by_row,
             rows=rows[used],
         )
@@ -187,39 +191,36 @@ class _Units:
                     raise BadSetting("label", name, valid)
         return made
 
-    def blocks(self, run: Run, layers: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    def blocks(self, given: LabelledRows) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield rows that are used, `(rows, width)`, and the number of the unit of each."""
-        index = run.documents.index
-        for part in run.ranges:
+        for part in given.ranges:
             for start in range(part.start, part.stop, BLOCK):
                 stop = min(start + BLOCK, part.stop)
-                numbers = torch.arange(start, stop) if self.by_row else index[start:stop].long()
+                numbers = torch.arange(start, stop) if self.by_row else self.document[start:stop]
                 of = self.place[numbers]
                 used = of >= 0
                 if bool(used.any()):
-                    rows = torch.cat([run[each][start:stop].float() for each in layers], 1)[used]
+                    rows = given.read(start, stop)[used]
                     bad = ~torch.isfinite(rows).all(1)
                     if bad.any():
                         raise NotFinite(int(bad.sum()), len(rows), "The rows to probe")
                     yield rows, of[used]
 
 
-def _encoded(sae: Sae, layer: str) -> list[str]:
-    """Return the layers whose features, side by side, an SAE encodes."""
+def _encoded(sae: Sae, layers: Sequence[str]) -> list[str]:
+    """Return those of the layers of an SAE whose features, side by side, it encodes."""
     ends = accumulate(sae.parts)
-    return [
-        name for name, end in zip(sae.layers_read(layer), ends, strict=True) if end <= sae.n_inputs
-    ]
+    return [name for name, end in zip(layers, ends, strict=True) if end <= sae.n_inputs]
 
 
 def _most_different(
-    sae: Sae, run: Run, layers: Sequence[str], units: _Units, count: int
+    sae: Sae, given: LabelledRows, units: _Units, count: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return of each class the latents, and inputs, whose mean differs most from the others'."""
     kinds = units.first + len(units.classes)
     sums = torch.zeros(kinds, sae.n_latents, dtype=torch.float64, device=sae.device)
     of_inputs = torch.zeros(kinds, sae.n_inputs, dtype=torch.float64)
-    for rows, of in units.blocks(run, layers):
+    for rows, of in units.blocks(given):
         share = (units.is_fitted[of] / units.rows[of]).float()
         weights = functional.one_hot(units.numbers[of], kinds).T * share
         sums += (weights.to(sae.device) @ sae.encode(rows).float()).double()
@@ -235,15 +236,14 @@ def _most_different(
 
 def _columns(
     sae: Sae,
-    run: Run,
-    layers: Sequence[str],
+    given: LabelledRows,
     units: _Units,
     best: list[list[int]],
     best_inputs: list[list[int]],
 ) -> "tuple[_Some, _Some]":
     """Return the latents and inputs that were chosen, of each unit the mean over its rows."""
     some = [_Some.of(each, len(units.numbers)) for each in (best, best_inputs)]
-    for rows, of in units.blocks(run, layers):
+    for rows, of in units.blocks(given):
         share = (1 / units.rows[of])[:, None]
         for each, values in zip(some, (sae.encode(rows), rows), strict=True):
             found = values[:, each.columns].double().cpu()
