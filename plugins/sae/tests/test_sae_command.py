@@ -374,7 +374,7 @@ def test_one_of_a_list_that_fails(store: str, tmp_path: Path) -> None:
     [
         (("--k", "4,x"), "'x' is not a valid float"),
         (("--k", "4,nan"), "nan is no finite number"),
-        (("--k", "4,,8"), "'' is not a valid float"),
+        (("--k", "4,,8"), "'4,,8' lacks a value: give them with commas between"),
         (("--k", "4,8,4"), r"'4,8,4' has 4\.0 twice"),
         (("--kind", "topk,nope"), "'nope' is not one of"),
         (("--latents", "64,0"), "0 is not in the range"),

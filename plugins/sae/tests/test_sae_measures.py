@@ -282,6 +282,15 @@ def test_compare_what_is_no_sae(folders: Path, where: Path, tmp_path: Path) -> N
     assert not page.exists()
 
 
+def test_a_crosscoder_is_measured_at_its_own_layers(run: Run) -> None:
+    """Another that is asked for is an error, and not passed over."""
+    made = Crosscoder(16, 128, LAYERS[1:], 4)
+    made.about = {"layer": LAYER}
+    assert compare_saes({"x": made}, run=run, layer=LAYER).measures["x"]["k"] == 4
+    with pytest.raises(BadSetting, match=rf"must be one of its own, {LAYER}.mlp and {LAYER}: this"):
+        compare_saes({"x": made}, run=run, layer=LAYERS[0])
+
+
 # --- names, and texts
 
 

@@ -1,5 +1,7 @@
 """Two runs as one: rows of the same characters are paired, whatever cut the texts into tokens."""
 
+import contextlib
+import json
 import random
 from typing import Any
 
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 import tenterhook_store.aligning.pairing
 import tenterhook_store.aligning.pairs
 from tenterhook_store import (
+    BadName,
     BadSetting,
     CannotAlign,
+    DamagedStore,
     MemoryStore,
     NoSpans,
     NotCaptured,
@@ -192,6 +196,145 @@ def test_units_that_came_later_change_nothing() -> None:
     run_of([[(at, at + 1) for at in range(10)]], name="a", store=store, units=[1])
     kept = open_alignment(store, "a--b")
     assert [len(kept), kept.verify(), len(kept.run_a.committed)] == [6, [], 2]
+
+
+def facts_of(store: Any) -> dict[str, Any]:
+    """Return what the alignment `a--b` says of itself."""
+    found: dict[str, Any] = json.loads(bytes(store.load_tensor(FACTS).tolist()))
+    return found
+
+
+def tensor_of(content: bytes) -> torch.Tensor:
+    """Return bytes as a store keeps them."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+FACTS = "alignments/a--b/facts"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"units": [[0, 1, 2]]}, DamagedStore, r"facts cannot be read .*units"),
+        ({"units": [[0, 10**15]]}, ReplacedRun, "it has fewer units than were aligned"),
+        ({"units": [[3, 0]]}, DamagedStore, "not those of an alignment that is known here"),
+        ({"units": [[0, 0], [0, 0], [-1, 0]]}, DamagedStore, "facts cannot be read"),
+        ({"plan": 3}, DamagedStore, "facts cannot be read"),
+    ],
+    ids=["three ends", "very many units", "falling", "negative", "no plan"],
+)
+def test_facts_that_cannot_be(
+    pair: tuple[Run, Run], change: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    """Each is said, at once, whatever numbers are in them."""
+    store: Any = pair[0].store
+    pair[0].align(pair[1]).save()
+    facts = facts_of(store)
+    facts["runs"][0] |= change
+    store.save_tensor(FACTS, tensor_of(json.dumps(facts).encode()))
+    with pytest.raises(error, match=match):
+        open_alignment(store, "a--b")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        torch.tensor([1.5]),
+        torch.tensor([300]),
+        torch.tensor([-1]),
+        tensor_of(b"{"),
+        torch.empty(0).byte(),
+    ],
+    ids=["floats", "too large", "negative", "half", "none"],
+)
+def test_damaged_facts_are_written_over_when_asked(pair: tuple[Run, Run], facts: Any) -> None:
+    """Reading them names the alignment and the way out; nothing is lost without `overwrite`."""
+    store: Any = pair[0].store
+    aligned = pair[0].align(pair[1])
+    aligned.save()
+    store.save_tensor(FACTS, facts)
+    damaged = r"alignment a--b: its facts .*\(--overwrite\)"
+    with pytest.raises(DamagedStore, match=damaged):
+        open_alignment(store, "a--b")
+    with pytest.raises(DamagedStore, match=damaged):
+        aligned.save()
+    assert aligned.save(overwrite=True).verify() == []
+
+
+def test_pieces_that_are_damaged(pair: tuple[Run, Run]) -> None:
+    """They are found when read, and aligning again mends them."""
+    store: Any = pair[0].store
+    aligned = pair[0].align(pair[1])
+    aligned.save()
+    name = "alignments/a--b/pairs/000000"
+    store.save_tensor(name, store.load_tensor(name).flip(0))
+    with pytest.raises(DamagedStore, match="piece 0 of its pairs is not what was written"):
+        open_alignment(store, "a--b").pairs[:]
+    store.delete_tensor(name)
+    with pytest.raises(DamagedStore, match="piece 0 of its pairs is gone"):
+        open_alignment(store, "a--b").verify()
+    assert aligned.save().verify() == []
+
+
+class Killed(Exception):
+    """Ends a process in the middle, as far as a store can tell."""
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_killed_in_the_middle_it_is_whole_or_not_there(
+    pair: tuple[Run, Run], step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was under the name before; the same call again makes it, and leaves nothing over."""
+    monkeypatch.setattr(tenterhook_store.aligning.pairs, "PIECE", 4)
+    monkeypatch.setattr(tenterhook_store.aligning.keeping, "PIECE", 4)
+    store: Any = pair[0].store
+    pair[0].align(pair[0]).save(name="x")  # a longer one
+    aligned = pair[0].align(pair[1])
+    left = [step]
+
+    def counted(method: Any) -> Any:
+        def call(*args: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            method(*args)
+
+        return call
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        for name in ("save_tensor", "delete_tensor"):
+            patch.setattr(store, name, counted(getattr(store, name)))
+        aligned.save(name="x", overwrite=True)
+    if "x" in list_alignments(store):
+        assert open_alignment(store, "x").pairs[:].shape[1] == 2
+    assert aligned.save(name="x", overwrite=True).verify() == []
+    assert len([each for each in store.list_tensors() if "pairs" in each]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("x" * 180, "cannot name an alignment: it has 180 bytes, and 176 are the most; give ano"),
+        ("x" * 400, r"cannot name an alignment: .*give another by name= \(--name\)"),
+        ("\x1b[31m", r"'\\x1b\[31m' cannot name an alignment: it has the control character"),
+        ("a/b", "cannot name an alignment: it has a slash"),
+        (3, "cannot name an alignment: it is a int"),
+    ],
+    ids=["long", "very long", "escapes", "slash", "number"],
+)
+def test_names_that_cannot_be(pair: tuple[Run, Run], name: Any, match: str) -> None:
+    """They are refused before anything is written."""
+    with pytest.raises(BadName, match=match):
+        pair[0].align(pair[1]).save(name=name)
+    store: Any = pair[0].store
+    assert store.list_tensors() == []
+
+
+def test_a_run_with_itself(pair: tuple[Run, Run]) -> None:
+    """Every row of characters is its own partner."""
+    found = pair[0].align(pair[0]).save()
+    assert torch.equal(found.pairs[:, 0], found.pairs[:, 1])
+    assert (len(found), found.verify()) == (40, [])
 
 
 # --- loaded

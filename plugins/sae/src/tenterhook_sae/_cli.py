@@ -481,7 +481,7 @@ def _made(
         )
     if kind == "crosscoder" and "models" in batches.about:
         return ModelCrosscoder(
-            *(n_latents, batches.widths, 32 if k is None else k),
+            *(n_latents, batches.widths, 32 if exact is None else exact),
             models=batches.about["models"],
             device=device,
         )
@@ -493,13 +493,13 @@ def _made(
             )
         layers = batches.about["layers"]
         return Crosscoder(n_latents, n_inputs, layers, exact, device=device)
-    k = 32 if k is None else k
+    exact = 32 if exact is None else exact
     if kind == "topk":
-        return TopKSae(n_latents, n_inputs, 32 if exact is None else exact, device=device)
+        return TopKSae(n_latents, n_inputs, exact, device=device)
     if kind == "batchtopk":
-        return BatchTopKSae(n_latents, n_inputs, k, device=device)
+        return BatchTopKSae(n_latents, n_inputs, exact, device=device)
     if kind == "matryoshka":
-        return MatryoshkaBatchTopKSae(n_latents, n_inputs, k, device=device, widths=widths)
+        return MatryoshkaBatchTopKSae(n_latents, n_inputs, exact, device=device, widths=widths)
     plain: dict[str, type[JumpReLUSae | L1Sae | GatedSae]]
     plain = {"jumprelu": JumpReLUSae, "l1": L1Sae, "gated": GatedSae}
     return plain[kind](n_latents, n_inputs, device=device)

@@ -29,6 +29,8 @@ class Several(click.ParamType):  # type: ignore[type-arg]  # click 8.2 has it wi
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
+        if not all(map(str.strip, value.split(","))):
+            self.fail(f"{value!r} lacks a value: give them with commas between.", param, ctx)
         found = [self.each.convert(each.strip(), param, ctx) for each in value.split(",")]
         for at, one in enumerate(found):
             if one in found[:at]:

@@ -128,7 +128,8 @@ class Crosscoder(TopKOrL1):
 
     def _read(self, given: Tensor | None, y: Tensor) -> Tensor | None:
         found = self._others.found(self.layer_signature)
-        for name, each in zip(self.layers, (*found, y), strict=True):
+        names = (*self.layers[:-1], self.layer_signature or self.layers[-1])
+        for name, each in zip(names, (*found, y), strict=True):
             if each.ndim == 0 or each.shape[-1] != self.layer_width:
                 raise WrongWidth(self.layer_width, each.shape[-1] if each.ndim else 0, name)
         return torch.cat([each.to(self.device, self.dtype) for each in (*found, y)], -1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tenterhook_sae.aligned_batches import AlignedBatches
 from tenterhook_sae.batches import RunBatches
+from tenterhook_sae.crosscoder import Crosscoder
 from tenterhook_sae.errors import BadSetting, WrongParts
 from tenterhook_sae.examples import layer_of
 from tenterhook_sae.model_crosscoder import ModelCrosscoder
@@ -30,7 +31,11 @@ def layers_measured(sae: Sae, run: Measurable, layer: str | int | None = None) -
         if isinstance(run, AlignedRuns):
             valid = f"one run, STORE/runs/RUN: this {kind} reads one model, and it is of two"
             raise BadSetting("run", run.id, valid)
-        return tuple(sae.layers_read(str(layer_of(sae, layer))))
+        names = tuple(sae.layers_read(str(layer_of(sae, layer))))
+        if isinstance(sae, Crosscoder) and layer is not None and run[layer].name not in names:
+            valid = f"one of its own, {' and '.join(names)}: this {kind} reads these"
+            raise BadSetting("layer", layer, valid)
+        return names
     if not isinstance(run, AlignedRuns):
         both = " and ".join(map(repr, sae.models))
         valid = (
