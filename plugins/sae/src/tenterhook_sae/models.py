@@ -373,7 +373,7 @@ def _where_above(pre: Tensor, threshold: Tensor, values: Tensor) -> Tensor:
     found = torch.empty_like(pre, memory_format=torch.contiguous_format)
     parts = (each.reshape(-1, len(threshold)) for each in (pre, values, found))
     least = threshold.detach().clamp_min(0)
-    for some, wanted, into in _in_parts(*parts):
+    for some, wanted, into in in_parts(*parts):
         torch.sub(some, least, out=into)
         into.gt_(0).mul_(wanted).add_(0.0)  # which makes -0.0 a 0
     return found
@@ -386,13 +386,13 @@ def _near(pre: Tensor, threshold: Tensor, bandwidth: float, grad: Tensor) -> Ten
     """
     total = torch.zeros_like(threshold)
     rows, grads = pre.reshape(-1, len(threshold)), grad.reshape(-1, grad.shape[-1])
-    for some, of_some in _in_parts(rows, grads):
+    for some, of_some in in_parts(rows, grads):
         near = (some - threshold).div_(bandwidth).abs_().lt_(0.5)
         total += near.mul_(of_some).sum(0)
     return total
 
 
-def _in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield the same rows of each, as many at once as stay in the cache."""
     size = max(1, IN_CACHE // tensors[0].shape[1])
     for at in range(0, len(tensors[0]), size):

@@ -28,6 +28,7 @@ from tenterhook_sae.errors import (
 from tenterhook_sae.evaluation import explained
 from tenterhook_sae.files import CONFIG, FileName, in_place, save_sae, write_json
 from tenterhook_sae.loop import Lane, run_lanes
+from tenterhook_sae.penalised_training import penalised_pass
 from tenterhook_sae.progress import ProgressCallback
 from tenterhook_sae.reading import WeightFile, parse_object
 from tenterhook_sae.sae import Sae, sae_parts
@@ -104,6 +105,8 @@ class Trainer:
         kind = sae.device.type
         autocast = kind == "cuda" if settings.autocast is None else settings.autocast
         sparse = None if autocast else sparse_pass(sae, x, target)
+        fused = None if autocast or sparse is not None else penalised_pass(sae, x, target)
+        penalty: Tensor | None = None
         if sparse is not None:  # of kinds without a penalty
             error = target - sparse.reconstruction
             loss = error.square().mean() + sparse.further_loss
@@ -111,6 +114,10 @@ class Trainer:
             count = entries.sum()
             fired = torch.zeros(sae.n_latents, dtype=torch.bool)
             fired[sparse.latents.indices[entries]] = True
+        elif fused is not None:
+            error = target - fused.reconstruction
+            loss = error.square().mean() + fused.further_loss
+            penalty, fired, count = fused.penalty, fused.counts > 0, fused.counts.sum()
         else:
             with torch.autocast(kind, torch.bfloat16, enabled=autocast):
                 pre = sae.pre_activations(x)
@@ -120,11 +127,12 @@ class Trainer:
             error = target - reconstruction.to(x.dtype)
             loss = error.square().mean() + further
             if settings.sparsity:
-                weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
                 penalty = sae.sparsity_loss(latents.to(x.dtype), pre.to(x.dtype))
-                loss = loss + weight * penalty / sae.n_inputs
             fired = latents.detach().reshape(-1, sae.n_latents).count_nonzero(0) > 0
             count = latents.detach().count_nonzero() if report else fired.sum()
+        if penalty is not None and settings.sparsity:
+            weight = settings.sparsity * self._warmed(settings.sparsity_warm_up)
+            loss = loss + weight * penalty / sae.n_inputs
         self._idle = torch.where(fired, 0, self._idle + len(batch))
         dead = self._idle > settings.dead_after
         if settings.aux:
