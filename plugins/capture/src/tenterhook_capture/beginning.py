@@ -13,6 +13,7 @@ import attrs
 
 from tenterhook_capture.batching import Batching, leaves_budget_open
 from tenterhook_capture.engine import LocalEngine
+from tenterhook_capture.errors import BadArgument
 from tenterhook_capture.identity import (
     CaptureSpec,
     differences,
@@ -29,7 +30,17 @@ from tenterhook_capture.shared_tokens import (
 )
 from tenterhook_capture.together import led
 from tenterhook_capture.unit_rows import UnitsRounded, rounded_rows
-from tenterhook_store import OtherRun, Run, RunPlan, RunWriter, Store, UnknownRun
+from tenterhook_store import (
+    CannotDrop,
+    DropsUnits,
+    OtherRun,
+    Run,
+    RunPlan,
+    RunWriter,
+    Store,
+    UnknownRun,
+)
+from tenterhook_store.limits import KEEP, unit_bytes, units_held
 
 EARLIER = (
     "An earlier version of tenterhook began it, and noted less of a model than this one does. If "
@@ -67,6 +78,7 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
     The tokens are shared with the run, for all who go on with it.
     """
     run_id, found = as_begun(store, capture, run_name)
+    check_limit(store, found.plan)
     if not _is_there(store, run_id):
         found.check_mask()
     try:
@@ -83,11 +95,28 @@ def begin(store: Store, capture: Capture, run_name: str | None = None) -> tuple[
                 error.add_note(CUT)
             raise error from None
         writer = store.write_run(run_id, begun)
+    if (keep := writer.plan.about.get(KEEP)) != (asked := found.plan.about.get(KEEP)):
+        raise OtherRun(run_id, [f"keep is {keep} there and {asked} here"])
     check_tokens(found, store.run(run_id), OtherRun)
     share_tokens(writer, found.rows, found.tokens)
     if found.hashes is not None:
         share_hashes(writer, found.hashes)
     return writer, found
+
+
+def check_limit(store: Store, plan: RunPlan) -> None:
+    """Raise unless a run of that plan has no limit, or one that it can have in that store.
+
+    `CannotDrop`, and `BadArgument` for a limit that is smaller than a unit.
+    """
+    held = units_held(plan)
+    if held is None:
+        return
+    if not isinstance(store, DropsUnits):
+        raise CannotDrop(store.location)
+    if not held:
+        least = f"{unit_bytes(plan)} or more, the bytes of one unit; or give fewer rows_per_unit"
+        raise BadArgument("keep", plan.about[KEEP], least)
 
 
 def check_tokens(capture: Capture, run: Run, error: type[OtherRun]) -> None:

@@ -7,6 +7,7 @@ no torch, so that a command line can show its help at once.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
@@ -137,6 +138,22 @@ def wanted_reductions(kinds: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(each for each in REDUCTIONS if each in asked)
 
 
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def wanted_bytes(keep: "int | str | None") -> int | None:
+    """Return a number of bytes, as `200MB` or `1.5 GiB` say it too; `BadArgument` for another."""
+    if keep is None or (isinstance(keep, int) and not isinstance(keep, bool) and keep > 0):
+        return keep
+    text = keep.strip().lower() if isinstance(keep, str) else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text, re.ASCII)
+    size = int(float(found[1]) * _SIZES.get(found[2], 0)) if found else 0
+    if not size:
+        raise BadArgument("keep", keep, "a number of bytes, as 200MB, 1.5GiB or 200000000")
+    return size
+
+
 @attrs.frozen(kw_only=True)
 class CaptureOptions:
     """The options of `save_activations` that say how; plain values, kept with the run.
@@ -242,11 +259,25 @@ class CaptureOptions:
         group="Rows",
         choices=CODECS,
     )
+    keep: int | None = attrs.field(
+        default=None,
+        converter=wanted_bytes,
+        metadata=about(
+            "Hold so many bytes of rows at once, as 200MB: units wait for room, and are dropped "
+            "once all who follow the run have read them.",
+            "Writing",
+        ),
+    )
 
     @keep_rows.validator
     def _check_keeps_something(self, _: object, keep_rows: bool) -> None:
         if not keep_rows and not self.reduce:
             raise BadArgument("keep_rows", keep_rows, "True where nothing is reduced")
+
+    @keep.validator
+    def _check_keep(self, _: object, keep: int | None) -> None:
+        if keep is not None and not self.keep_rows:
+            raise BadArgument("keep", keep, "left out where no rows are kept (reduce)")
 
     @window_special_tokens.validator
     def _check_windows(self, _: object, window_special_tokens: bool) -> None:
@@ -288,6 +319,7 @@ class KeywordsBesideBatchSize(TypedDict, total=False):
     writing: Writing
     queue_bytes: int
     codec: str
+    keep: "int | str | None"
 
 
 class CaptureKeywords(KeywordsBesideBatchSize, total=False):

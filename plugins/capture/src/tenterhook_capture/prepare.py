@@ -48,6 +48,7 @@ from tenterhook_store import (
     RunPlan,
     dtype_name,
 )
+from tenterhook_store.limits import KEEP
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -204,6 +205,7 @@ def _prepared(
             THREADS: torch.get_num_threads(),
             **_attention_shapes(points, spec.layers, keys=rows.longest),
             **({"template": _template(model)} if documents.are_messages else {}),
+            **({} if options.keep is None else {KEEP: options.keep}),
         },
     )
     session = {"model": description, "documents": documents.describe()}

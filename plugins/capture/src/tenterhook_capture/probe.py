@@ -47,6 +47,7 @@ from tenterhook_store import (
     quantize,
     torch_dtype,
 )
+from tenterhook_store.limits import units_held
 
 UNSEEN = (
     "All that can be read of the model is what it was, so something that no list has changes its "
@@ -57,6 +58,10 @@ UNSEEN = (
 
 NO_ROWS = "the run has statistics and no rows, nor rows to compare: an earlier version began it"
 """Why a run is not compared."""
+
+
+ALL_DROPPED = "the run has a limit, and the rows of all units that are committed were dropped"
+"""The same of a run with a limit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -102,6 +107,8 @@ def probe_run(
     run = store.run(writer.run_id)
     if not run.committed:  # it was deleted, and begun anew
         return None
+    if run.layers and not run.committed - run.dropped:
+        return Probe(verdict="not compared", why=ALL_DROPPED)
     found_rows = _stored_rows(capture, run) if run.layers else _kept_rows(capture, run)
     if found_rows is None:
         if is_of_earlier_version(capture.plan, run.plan):
@@ -169,7 +176,9 @@ def _kept_rows(capture: Capture, run: Run) -> _Found | None:
 
 def _some_units(run: Run) -> list[Unit]:
     """Return the first, the middle and the last unit that are committed, each once."""
-    numbers = sorted(run.committed)
+    numbers = sorted(run.committed - run.dropped if run.layers else run.committed)
+    if units_held(run.plan) is not None:  # the first may be dropped while they are read
+        numbers = numbers[-1:]
     some = {numbers[at] for at in (0, len(numbers) // 2, -1)}
     return [run.plan.unit(number) for number in sorted(some)]
 

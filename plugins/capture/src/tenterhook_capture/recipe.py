@@ -145,4 +145,8 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook(
         ModelName, make_dict_unstructure_fn(ModelName, converter, **left_out)
     )
+    kept: Any = make_dict_unstructure_fn(
+        CaptureOptions, converter, keep=override(omit_if_default=True)
+    )
+    converter.register_unstructure_hook(CaptureOptions, kept)
     return converter

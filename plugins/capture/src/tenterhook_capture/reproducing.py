@@ -118,7 +118,8 @@ def reproduce(
         capture = rebuilt(run, recipe)
     else:
         _, capture = as_begun(store, capture, run_id)
-    chosen = [run.plan.unit(number) for number in _spread(sorted(run.committed), units)]
+    there = sorted(run.committed - run.dropped)
+    chosen = [run.plan.unit(number) for number in _spread(there, units)]
     reasons = _reasons(run, capture)
     comparing = _Comparing(run, computing_dtype(capture, run))
     if _shape(capture.plan) != _shape(run.plan):

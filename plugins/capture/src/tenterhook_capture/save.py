@@ -26,8 +26,8 @@ from typing import Any, Unpack
 
 from tenterhook_capture.beginning import begin
 from tenterhook_capture.documents import Documents
-from tenterhook_capture.engine import Engine, engine_of
-from tenterhook_capture.errors import ChangedSince
+from tenterhook_capture.engine import Engine, LocalEngine, engine_of
+from tenterhook_capture.errors import BadArgument, ChangedSince
 from tenterhook_capture.option_fields import check_count
 from tenterhook_capture.options import CaptureKeywords, CaptureOptions, shows_options
 from tenterhook_capture.prepare import prepare_capture
@@ -41,6 +41,7 @@ from tenterhook_capture.together import led
 from tenterhook_capture.units import TRIES, do_units
 from tenterhook_capture.workers import rebuild_capture
 from tenterhook_store import Store, check_run_id
+from tenterhook_store.limits import units_held
 
 
 @shows_options
@@ -77,10 +78,15 @@ def save_activations(
     for each. Warns `DoubledSpecialToken` of texts that bring a special token which the tokenizer
     puts before them once more.
 
+    With `keep` the run has a limit: units wait until those before are read by all who follow it
+    (`tenterhook sae train --follow`), and the store drops these. Without a follower it waits once
+    it is full. The limit belongs to the run, which goes on with no other.
+
     Raises, before anything is made: `UnknownLayer`, `NotPerToken` (a layer without a row per
     token), `NothingToCapture`, `BadName`, `OtherRun` (the run is there and is another one, or its
     rows are not those that this model gives), `MaskIgnored` (padding changes the rows of real
-    tokens), `NotWritable`, `BadArgument`, and what `make_engine` raises where `engine` is a name.
+    tokens), `NotWritable`, `BadArgument`, `CannotDrop` (the store cannot drop units,
+    which `keep` asks for), and what `make_engine` raises where `engine` is a name.
 
     A unit that raises is tried again after the others, up to `tries` times in all; if any keeps
     failing the rest is done, and `UnitsFailed` names those and their causes. What is not a unit's
@@ -91,6 +97,8 @@ def save_activations(
     checked = CaptureOptions.of(options)
     chosen = engine_of(engine)
     check_count("tries", tries)
+    if checked.keep is not None:
+        _check_engine(chosen, engine)
     if run_name is not None:
         check_run_id(run_name)
     store.check_writable()
@@ -138,6 +146,8 @@ def resume_run(
     chosen = engine_of(engine)
     check_count("tries", tries)
     run = store.run(run_id)
+    if units_held(run.plan) is not None:
+        _check_engine(chosen, engine)
     units = run.plan.units() if part is None else part.of(run.plan.units())
     if all(unit.number in run.committed for unit in units):
         if run.is_complete:
@@ -163,3 +173,13 @@ def resume_run(
         return writer.run_id
 
     led(capture, chosen, lead)
+
+
+def _check_engine(engine: Engine, given: str | Engine | None) -> None:
+    """Raise `BadArgument` unless a run with a limit can be written by an engine.
+
+    Units of such a run wait for those before them, which an engine may try again only later.
+    """
+    if not isinstance(engine, LocalEngine):
+        what = "left out, or 'local', for a run with a limit (keep); several processes do slices"
+        raise BadArgument("engine", given, what)

@@ -1,5 +1,6 @@
 """How far a run is, from what its store says of it."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,7 +8,9 @@ import attrs
 
 from tenterhook_capture.documents import ranges
 from tenterhook_capture.session import SILENT, is_gone
-from tenterhook_store import Run
+from tenterhook_store import Follower, RowRanges, Run, followers
+from tenterhook_store.following import first_read
+from tenterhook_store.limits import KEEP, units_held
 
 RECENT = 600.0
 """Seconds before the last activity whose units give the rate."""
@@ -44,7 +47,7 @@ class RunStatus:
     failed and were left out) or `stopped`."""
     rows: int
     rows_done: int
-    """Rows of the units that are done: all of them can be read."""
+    """Rows of the units that are done: all of them can be read, but for those dropped."""
     units: int
     units_done: int
     missing: list[list[int]]
@@ -63,12 +66,21 @@ class RunStatus:
     """How many of them are at work."""
     seconds_left: float | None
     """How long the rest takes at that rate; `None` where nobody is at work, or there is no rate."""
+    keep: int | None = None
+    """How many bytes of rows a run with a limit holds at once; `None` for a run without one."""
+    units_dropped: int = 0
+    """How many of the units that are done were dropped."""
+    followers: dict[str, int] = attrs.field(factory=dict)
+    """Who follows the run, and the first unit that each may still read."""
+    waits_for: list[str] = attrs.field(factory=list)
+    """The followers that the units which are missing wait for, as there is no room before."""
 
 
 def run_status(run: Run) -> RunStatus:
     """Return how far a run was when it was opened."""
     plan, found = run.plan, run.recent(UNITS)
-    done = run.rows_committed
+    done = RowRanges.of_units(run.committed, plan, run.id).rows
+    following = followers(run) if units_held(plan) is not None else {}
     failed = {
         int(number): what["error"]
         for session in found["sessions"]
@@ -99,7 +111,19 @@ def run_status(run: Run) -> RunStatus:
         open_sessions=unended,
         workers=workers,
         seconds_left=(plan.rows - done) / rate if rate and workers else None,
+        keep=plan.about.get(KEEP) if units_held(plan) is not None else None,
+        units_dropped=len(run.dropped),
+        followers={name: each.unit for name, each in following.items()},
+        waits_for=_waits_for(run, following),
     )
+
+
+def _waits_for(run: Run, following: Mapping[str, Follower]) -> list[str]:
+    """Return the followers that are in the way of the first unit that is missing."""
+    held, first = units_held(run.plan), first_read(following)
+    if held is None or run.is_complete or run.missing[0] < first + held:
+        return []
+    return [name for name, each in following.items() if each.unit == first]
 
 
 def open_sessions(sessions: list[dict[str, Any]]) -> list[OpenSession]:

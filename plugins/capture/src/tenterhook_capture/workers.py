@@ -21,6 +21,7 @@ from tenterhook_capture.session import Session
 from tenterhook_capture.threads import set_threads
 from tenterhook_capture.worker import CaptureWorker
 from tenterhook_store import Run, RunWriter, Store
+from tenterhook_store.limited_writer import limited
 
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 """Variables in which a launcher says which of this machine's processes one is."""
@@ -100,7 +101,7 @@ class WorkerFactory:
         probe = probe_run(self.store, capture, writer, ChangedSince)
         facts = None if probe is None else probe.facts()
         Session(writer, capture.session, is_worker=True, threads=threads, probe=facts).begin()
-        return make_worker(capture, writer)
+        return make_worker(capture, limited(self.store, writer))
 
 
 @attrs.frozen(eq=False)
@@ -117,7 +118,7 @@ class WorkersHere:
 
     def __call__(self) -> CaptureWorker:
         """Make a worker, which shares the model with the others."""
-        return make_worker(self.capture, self.writer, self.on_rows)
+        return make_worker(self.capture, limited(self.store, self.writer), self.on_rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the model, the tokens and the writer behind."""

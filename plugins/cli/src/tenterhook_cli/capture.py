@@ -416,6 +416,10 @@ def _report(store: "Store", run: "Run") -> str:
     lines = [f"Run {run.id} in {store.location}: {rows_of(run.plan)}, of"]
     lines += contents_of(run.plan)
     lines += remarks_on(counts, documents)
+    if run.dropped:
+        dropped = many(len(run.dropped), "unit")
+        lines.append(f"Dropped, as the run has a limit: {dropped}; run.ranges says what is there.")
+        return "\n".join(lines)
     some = f"0:{min(len(run), 100)}"
     lines += [
         "",

@@ -237,7 +237,9 @@ def export(
     if not found.is_complete:
         echo(f"warning: {progress_of(found)}; {rows:,} rows are exported.", err=True)
     if left_out := found.rows_committed - rows:
-        what = f"{many(left_out, 'row')} after unit {found.missing[0]}, which is missing"
+        first = found.ranges.first // found.plan.rows_per_unit
+        gone = "dropped" if first in found.dropped else "missing"
+        what = f"{many(left_out, 'row')} after unit {first}, which is {gone}"
         echo(f"warning: {what}: left out. Export them too by --missing skip.", err=True)
     write(found, folder, layers=layers or None, missing=missing, overwrite=overwrite)
     written = f"{many(rows, 'row')} of run {run_id} to {folder}"
@@ -314,7 +316,8 @@ def _units(store: "Store", name: str) -> str:
         found = store.run(name)
     except DamagedStore:
         return "it cannot be opened"
-    return f"{len(found.committed):,} of {found.plan.unit_count:,} units"
+    dropped = f", {len(found.dropped):,} dropped" if found.dropped else ""
+    return f"{len(found.committed):,} of {found.plan.unit_count:,} units{dropped}"
 
 
 def _say_how_to_mend(store: "Store", name: str, problems: list["Problem"]) -> None:
@@ -344,10 +347,25 @@ def _status_lines(found: "RunStatus") -> list[str]:
     lines = [f"{found.run}: {', '.join(facts)}"]
     if found.missing:
         lines.append(f"  missing: {_stretches(found.missing)}")
+    lines += [f"  {line}" for line in _limit_lines(found)]
     lines += [f"  {_session(each)}" for each in found.open_sessions]
     lines += [f"  unit {number} failed: {cause}" for number, cause in [*found.failed.items()][:10]]
     if len(found.failed) > 10:
         lines.append(f"  and {len(found.failed) - 10} more failed; --json has them all")
+    return lines
+
+
+def _limit_lines(found: "RunStatus") -> list[str]:
+    """Say of a run with a limit what it holds, who follows it, and for whom it waits."""
+    if found.keep is None:
+        return []
+    lines = [f"limit {size(found.keep)}: {many(found.units_dropped, 'unit')} dropped"]
+    if not found.followers:
+        lines.append("nobody follows it yet: it waits once it is full")
+    for name, unit in found.followers.items():
+        where = f"at unit {unit}" if unit < found.units else "done"
+        waits = ", and the run waits for it" if name in found.waits_for else ""
+        lines.append(f"follower {name}: {where}{waits}")
     return lines
 
 
@@ -397,6 +415,7 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
         ("state", _state(run)),
         ("rows", f"{run.rows_committed:,} of {run.plan.rows:,}"),
         *([("missing", _stretches(ranges(run.missing, None)))] if run.missing else []),
+        *_limit(run),
         ("model", str(found["spec"].get("model") or model.get("name") or "-")),
         ("documents", f"{run.plan.documents:,} of {documents.get('source', '-')}"),
         ("start", found["start"] or "-"),
@@ -420,6 +439,21 @@ def _facts(run: "Run") -> list[tuple[str, str]]:
             changed = ", with changes" if session["git"].get("changed") else ""
             facts.append(("code", f"{session['git'].get('commit')}{changed}"))
     return facts
+
+
+def _limit(run: "Run") -> Iterator[tuple[str, str]]:
+    """Say of a run with a limit what was dropped and who follows it."""
+    from tenterhook_store import followers, ranges
+    from tenterhook_store.limits import KEEP, units_held
+
+    if units_held(run.plan) is None:
+        return
+    yield "limit", size(run.plan.about[KEEP])
+    if run.dropped:
+        yield "dropped", _stretches(ranges(sorted(run.dropped), None))
+    for name, each in followers(run).items():
+        done = each.unit >= run.plan.unit_count
+        yield "follower", f"{name}, {'done' if done else f'at unit {each.unit}'}"
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tenterhook.one_line import printable
 from tenterhook_sae._compare import compare
@@ -82,6 +83,26 @@ for command in (compare, names, search):
     show_default=True,
     help="The share of rows, the last ones, that it is evaluated on.",
 )
+@click.option(
+    "--order",
+    type=click.Choice(["shuffled", "units"]),
+    default="shuffled",
+    show_default=True,
+    help="Rows from everywhere in the run, or one unit after the other.",
+)
+@click.option(
+    "--units-at-once",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Units whose rows are shuffled together, with --order units.",
+)
+@click.option(
+    "--follow",
+    metavar="NAME",
+    help="Train while the run is written, in the order of its units; a run with a limit holds what "
+    "NAME has not read.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and write nothing.")
@@ -103,6 +124,9 @@ def train(
     resample_every: int | None,
     checkpoint_every: int,
     hold_out: float,
+    order: Any,
+    units_at_once: int,
+    follow: str | None,
     seed: int,
     device: str,
     dry_run: bool,
@@ -115,6 +139,9 @@ def train(
 
     STORE/alignments/NAME, as `tenterhook runs align` makes them, is two runs: --kind crosscoder
     reads LAYER of both, or --reads of the first and LAYER of the second.
+
+    With --follow the run may still be written, and its rows are read once: --steps is how many
+    batches it has, unless fewer are asked for, and --hold-out is 0.
 
     --kind, --latents, --k, --learning-rate and --sparsity take lists, as --k 16,32,64: every
     combination is trained, from one pass over the rows, each into a folder of its own below --out,
@@ -136,6 +163,9 @@ def train(
     from tenterhook_store import find_alignment, find_run, open_alignment
 
     pair = find_alignment(store) if run is None else None
+    if follow is not None:
+        _check_follow(pair is not None)
+        hold_out = 0
     if pair is not None:
         _check_pair(kind, reads)
         k = k or [32.0]
@@ -157,11 +187,22 @@ def train(
         layers = _read_by_all(kind, layer, reads)
         found, run = find_run(store, run)
         opened = found.run(run)
-        count = len(opened[layers[0]])
+        count = opened.plan.rows if follow is not None else len(opened[layers[0]])
         trained = count - int(hold_out * count)
-        _say_what_is_missing(found, opened, count)
-        part = slice(0, trained)
-        batches = RunBatches(opened, layers, batch_size=batch_size, seed=seed, rows=part)
+        if follow is None:
+            _say_what_is_missing(found, opened, count)
+        batches = RunBatches(
+            opened,
+            layers,
+            batch_size=batch_size,
+            seed=seed,
+            rows=slice(0, trained) if follow is None else slice(None),
+            order=order,
+            units_at_once=units_at_once,
+            follow=follow,
+        )
+        if batches.most_steps is not None and not _is_given("steps"):
+            steps = batches.most_steps
     device = _present(device)
     made, settings = {}, {}
     for name, each in asked.items():
@@ -395,6 +436,19 @@ def _check_pair(kinds: list[str], reads: tuple[str, ...]) -> None:
         )
     if len(reads) > 1:
         raise click.UsageError("LAYER is of the second run: give --reads once, for the first.")
+
+
+def _is_given(option: str) -> bool:
+    """Say whether an option stands on the command line."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is ParameterSource.COMMANDLINE
+
+
+def _check_follow(is_pair: bool) -> None:
+    if is_pair:
+        raise click.UsageError("--follow is of one run, and an alignment is of two.")
+    if _is_given("hold_out"):
+        raise click.UsageError("--follow trains on each row, once: leave --hold-out out.")
 
 
 def _say_what_is_missing(store: "Store", run: "Run", rows: int) -> None:

@@ -6,7 +6,7 @@ on where a saved state says.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import attrs
 import torch
@@ -18,10 +18,14 @@ from tenterhook_capture.text_model import TextModel
 from tenterhook_sae.errors import BadSetting, NoRows
 from tenterhook_sae.limits import SEEDS, whole
 from tenterhook_sae.other_layers import INPUT
-from tenterhook_store import Run
+from tenterhook_sae.unit_order import RunFollower, UnitOrder
+from tenterhook_store import RowLoader, Run
 
 BUFFER = 65_536
 """Rows in the buffer, by default."""
+
+Order = Literal["shuffled", "units"]
+"""In which order rows come: blocks from everywhere in the run, or one unit after the other."""
 
 
 class Batches(Protocol):
@@ -67,6 +71,9 @@ def _no_rows(run: Run, layer: str, count: int, rows: slice) -> NoRows:
         where = f"The part {part} of the {count:,} rows of layer {layer!r} of run {run.id!r}"
         return NoRows(where, "Give other rows.")
     where = f"Layer {layer!r} of run {run.id!r}"
+    if run.dropped:
+        remedy = "Follow such a run from its beginning (follow=), or capture without keep."
+        return NoRows(f"{where}, whose first units were dropped,", remedy)
     if run.is_complete:
         return NoRows(where)
     return NoRows(f"{where}, which is not finished,", "Give its capture again: it goes on.")
@@ -84,8 +91,17 @@ class RunBatches:
         seed: int = 0,
         rows: slice = slice(None),
         buffer_rows: int = BUFFER,
+        order: Order = "shuffled",
+        units_at_once: int = 1,
+        follow: str | None = None,
     ) -> None:
         """Of the rows in the slice `rows`, so that others can be held out; see `Run.loader`.
+
+        With `order="units"` the run is read from its beginning, `units_at_once` units after each
+        other, whose rows are shuffled: an order that a run has too while it is written. A name
+        `follow` reads it so, once, and waits for units that are not there yet. It is noted on the
+        run, and by each checkpoint which units it needs no more: a run with a limit holds the rows
+        of so many bytes at once, and waits for who follows it (`tenterhook capture --keep`).
 
         Of several layers a row is theirs side by side, in the order given: the input and the
         output of the layer whose place a transcoder takes, or the layers of a crosscoder.
@@ -95,6 +111,7 @@ class RunBatches:
 
         Raises `NotCaptured` for a layer the run does not have, `NoRows` and `BadSetting` (each a
         `ValueError`) where there is no row, and for sizes and seeds that cannot be.
+        `DroppedRows` says, when training begins, that one begins to follow a run too late.
         """
         batch_size, buffer_rows = (
             whole(name, value)
@@ -108,19 +125,40 @@ class RunBatches:
         names = [each.name for each in self._rows]
         if len({*names}) < len(names):
             raise BadSetting("layer", layer, "layers of which each is given once")
-        found = range(*rows.indices(len(self._rows[0])))
+        if order not in get_args(Order):
+            raise BadSetting("order", order, " or ".join(map(repr, get_args(Order))))
+        if follow is not None:
+            order = "units"
+            if rows != slice(None):
+                raise BadSetting("rows", rows, "left out where a run is followed (follow)")
+        count = len(self._rows[0]) if follow is None else run.plan.rows
+        found = range(*rows.indices(count))
         if not found:
-            raise _no_rows(run, names[-1], len(self._rows[0]), rows)
-        self._loader = run.loader(
-            names if len(names) > 1 else names[0],
-            batch_size,
-            seed=seed,
-            rows=rows,
-            buffer_rows=buffer_rows,
-            drop_last=len(found) >= batch_size,
-            rank=0,
-            world_size=1,
-        )
+            raise _no_rows(run, names[-1], count, rows)
+        if order == "units" and (found.start, found.step) != (0, 1):
+            raise BadSetting("rows", rows, "a slice from the first row on, with order='units'")
+        self._loader: RowLoader | UnitOrder
+        if order == "units":
+            self._loader = UnitOrder(
+                run,
+                names,
+                batch_size=batch_size,
+                seed=seed,
+                rows=found.stop,
+                units_at_once=units_at_once,
+                follow=follow,
+            )
+        else:
+            self._loader = run.loader(
+                names if len(names) > 1 else names[0],
+                batch_size,
+                seed=seed,
+                rows=rows,
+                buffer_rows=buffer_rows,
+                drop_last=len(found) >= batch_size,
+                rank=0,
+                world_size=1,
+            )
         facts = run.metadata
         self._about = {
             "run": run.id,
@@ -131,12 +169,26 @@ class RunBatches:
             "rows": [found.start, found.stop],
             "batch_size": batch_size,
             "seed": seed,
+            **({"order": order, "units_at_once": units_at_once} if order == "units" else {}),
         }
 
     @property
     def width(self) -> int:
         """The features of a row."""
         return sum(self.widths)
+
+    @property
+    def follower(self) -> RunFollower | None:
+        """Who waits for the run, where it is followed."""
+        return self._loader.follower if isinstance(self._loader, UnitOrder) else None
+
+    @property
+    def most_steps(self) -> int | None:
+        """How many batches there are where they come once; `None` where they have no end."""
+        loader = self._loader
+        if isinstance(loader, UnitOrder) and loader.follower is not None:
+            return loader.batches
+        return None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -157,6 +209,8 @@ class RunBatches:
         while True:
             for batch in self._loader:
                 yield batch if isinstance(batch, Tensor) else _side_by_side([*batch.values()])
+            if self.follower is not None:
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """Return where it stands: epoch and batch, and what the order follows from."""

@@ -211,6 +211,7 @@ def in_place(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             part.chmod(mode)
             part.replace(path)
+            _sync_folder(path.parent)
         finally:
             _remove(aside)
     except (OSError, SafetensorError) as error:
@@ -227,6 +228,17 @@ def _remove(left: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     else:
         left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can: rows are dropped after this."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cause(error: Exception) -> str:

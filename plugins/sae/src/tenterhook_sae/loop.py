@@ -8,6 +8,7 @@ What is wrong with a batch, with a disk or with who is told of progress ends all
 wrong in the step of one, where there are several, ends that one alone.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ import attrs
 from torch import Tensor
 
 from tenterhook_sae.batches import Batches, batch_name
-from tenterhook_sae.errors import Diverged, NoRows
+from tenterhook_sae.errors import BadSetting, Diverged, NoRows
 from tenterhook_sae.evaluation import numbers
 from tenterhook_sae.progress import ProgressCallback, TrainingProgress
 from tenterhook_sae.settings import TrainingSettings
 from tenterhook_sae.stopping import asked_to_stop
+from tenterhook_sae.unit_order import RunFollower
 from tenterhook_store import NotWritable
 from tenterhook_store.progress import showing
 
@@ -71,6 +73,8 @@ class Lane:
     """What ended it before its time."""
 
     is_done: bool = False
+    kept: int | None = None
+    """The step of the latest checkpoint that was written here."""
     first: int = attrs.field(init=False)
     """The step at which it began here."""
     rows: int = 0
@@ -116,11 +120,16 @@ class Lane:
             )
         if self.is_last:
             trainer.check_weights()
-            if self.folder is not None:
-                trainer.save_checkpoint(self.folder)
+            self.keep()
             self.end()
-        elif self.folder is not None and not trainer.step % trainer.settings.checkpoint_every:
-            trainer.save_checkpoint(self.folder)
+        elif not trainer.step % trainer.settings.checkpoint_every:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write a checkpoint of the step that was taken, where there is a folder for it."""
+        if self.folder is not None and self.kept != self.trainer.step:
+            self.trainer.save_checkpoint(self.folder)
+            self.kept = self.trainer.step
 
     def end(self) -> None:
         """Finish what was trained, and do what is done then."""
@@ -131,6 +140,9 @@ class Lane:
 
 def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
     """Take the steps that are left; `batches` stand before the one after step `at`.
+
+    Where a run is followed, checkpoints note on it which of its units are needed no more. A batch
+    that is not there yet is waited for, with checkpoints that make room for it.
 
     Ctrl-C waits for the round under way and then raises `KeyboardInterrupt`, with checkpoints where
     there are folders; pressed twice it does not wait, and the latest checkpoints stay. Whatever
@@ -143,10 +155,16 @@ def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
     stream = iter(batches)
     is_between_steps = True
     try:
+        followed = _followed(lanes, batches, at)
         with _telling(lanes) as tell, asked_to_stop() as asked:
             while running := [lane for lane in lanes if lane.runs]:
                 if asked.is_set():
                     raise KeyboardInterrupt
+                if followed is not None:
+                    followed.wait(at, asked)
+                    running = [lane for lane in running if lane.runs]
+                    if not running:
+                        continue
                 is_between_steps = False
                 batch = next(stream, None)
                 if batch is None:
@@ -164,7 +182,11 @@ def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
                     if lane.runs:
                         with _alone(lane, Diverged if len(lanes) > 1 else ()):
                             lane.after(time.perf_counter() - began)
+                if followed is not None:
+                    followed.note(at)
                 tell(at)
+        if followed is not None:
+            followed.follower.finish()
     except KeyboardInterrupt as error:
         # In the middle of a step, weights and batches do not belong together.
         if is_between_steps:
@@ -174,6 +196,56 @@ def run_lanes(lanes: Sequence[Lane], batches: Batches, *, at: int) -> None:
         for lane in lanes:
             if not lane.is_done and lane.trainer.step:
                 lane.trainer.finish()
+
+
+class _Followed:
+    """The place of several trainings in a run that is followed: that of the one furthest behind."""
+
+    def __init__(self, follower: RunFollower, lanes: Sequence[Lane], at: int) -> None:
+        self.follower = follower
+        self._lanes = lanes
+        self._before = follower.given - at
+        """Batches that were given before the first step."""
+
+    def note(self, at: int) -> None:
+        """Note on the run which units no training would ask for again, with `at` steps taken."""
+        kept = [self._kept(lane, at) for lane in self._lanes if lane.runs]
+        known = [step for step in kept if step is not None]
+        if known and len(known) == len(kept):
+            self.follower.commit(min(known) + self._before)
+
+    def wait(self, at: int, asked: threading.Event) -> None:
+        """Wait until the next batch is there; write checkpoints where the run waits for them."""
+        while True:
+            if self.follower.wants_commit:
+                for lane in self._lanes:
+                    if lane.runs and lane.trainer.step == at:
+                        with _alone(lane, Diverged if len(self._lanes) > 1 else ()):
+                            lane.keep()
+                self.note(at)
+            if self.follower.is_there() or not any(lane.runs for lane in self._lanes):
+                return
+            if asked.is_set():
+                raise KeyboardInterrupt
+            self.follower.rest()
+
+    def _kept(self, lane: Lane, at: int) -> int | None:
+        """Return the step that a training would go on from, were it killed now."""
+        # One that is ahead of the others went on from a checkpoint, and has it still.
+        return lane.trainer.step if lane.trainer.step > at else lane.kept
+
+
+def _followed(lanes: Sequence[Lane], batches: Batches, at: int) -> _Followed | None:
+    """Begin to follow a run, where batches do; with nothing left to train, note that it is over."""
+    follower: RunFollower | None = getattr(batches, "follower", None)
+    if follower is None:
+        return None
+    if any(lane.folder is None for lane in lanes):
+        what = "a folder: who follows a run notes with checkpoints what it needs no more"
+        raise BadSetting("out", None, what)
+    if any(lane.runs for lane in lanes):
+        follower.begin()
+    return _Followed(follower, lanes, at)
 
 
 @contextmanager

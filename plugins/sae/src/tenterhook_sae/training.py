@@ -47,7 +47,8 @@ class Trainer:
         self, sae: Sae, batches: Batches, settings: TrainingSettings | None = None
     ) -> None:
         """Raises `WrongWidth` where batches and SAE do not fit, naming both, and `BadSetting` for
-        an SAE in float16 (each a `ValueError`).
+        an SAE in float16, and for more steps than a run that is followed has batches (each a
+        `ValueError`).
         """
         self.sae = sae
         self.batches = batches
@@ -55,6 +56,10 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float | None]] = []
         """The progress that was reported, in plain JSON values; `None` for what is no number."""
+        most: int | None = getattr(batches, "most_steps", None)
+        if most is not None and self.settings.steps > most:
+            what = f"{most} or fewer: whoever follows a run reads its rows once"
+            raise BadSetting("steps", self.settings.steps, what)
         _check_widths(sae, batches)
         if sae.dtype is torch.float16:
             # AdamW's epsilon is 0 in it, and weights would be NaN.

@@ -21,9 +21,11 @@ from tenterhook_store.errors import (
     BadName,
     BadSetting,
     CannotAlign,
+    CannotDrop,
     CannotKeep,
     DamagedStore,
     DeletedRun,
+    DroppedRows,
     IncompleteRun,
     MissingRows,
     NameTaken,
@@ -43,6 +45,7 @@ from tenterhook_store.errors import (
     PlaceTaken,
     ReplacedRun,
     RowOutOfRange,
+    UnitHeldBack,
     UnknownAlignment,
     UnknownFormat,
     UnknownRun,
@@ -64,6 +67,7 @@ from tenterhook_store.exports import (
     to_webdataset,
 )
 from tenterhook_store.finding import find_run, find_runs, natural_order
+from tenterhook_store.following import DropsUnits, Follower, followers, unfollow
 from tenterhook_store.int8 import ErrorMeter, dequantize, quantize
 from tenterhook_store.int8_error import SCALE, Int8Error
 from tenterhook_store.loader import RowLoader
@@ -117,14 +121,18 @@ __all__ = [
     "BadName",
     "BadSetting",
     "CannotAlign",
+    "CannotDrop",
     "CannotKeep",
     "CaptureBudget",
     "DamagedStore",
     "DeletedRun",
     "DocumentMap",
+    "DroppedRows",
+    "DropsUnits",
     "ErrorMeter",
     "ExportFolder",
     "Exporter",
+    "Follower",
     "Hit",
     "Hits",
     "IncompleteRun",
@@ -174,6 +182,7 @@ __all__ = [
     "Store",
     "TopTokens",
     "Unit",
+    "UnitHeldBack",
     "UnitWriter",
     "UnknownAlignment",
     "UnknownFormat",
@@ -199,6 +208,7 @@ __all__ = [
     "find_runs",
     "flat_bytes",
     "fold",
+    "followers",
     "is_narrower",
     "is_reserved",
     "list_alignments",
@@ -216,6 +226,7 @@ __all__ = [
     "to_safetensors",
     "to_webdataset",
     "torch_dtype",
+    "unfollow",
 ]
 
 def __getattr__(name: str) -> Any: ...

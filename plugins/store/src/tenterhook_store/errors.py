@@ -294,6 +294,52 @@ class MissingRows(RowOutOfRange):
 
 
 @attrs.define(slots=False)
+class DroppedRows(MissingRows):
+    """A row that a run with a limit does not hold any more."""
+
+    keep: int
+    """The limit, in bytes."""
+
+    def __str__(self) -> str:
+        start, stop = self.unit_rows
+        return (
+            f"Row {self.row} is of unit {self.unit} of run {self.run_id!r} (rows {start} to "
+            f"{stop}), which was dropped: the run was begun with keep={self.keep}, and holds the "
+            "rows of so many bytes at once, until all who follow it have read them. run.ranges "
+            "says which are there; capture without keep (--keep), under another run name, to have "
+            "all."
+        )
+
+
+@attrs.define(slots=False)
+class CannotDrop(TenterhookError, TypeError):
+    """A store cannot drop the rows of units, which a run with a limit needs."""
+
+    location: str
+
+    def __str__(self) -> str:
+        return (
+            f"The store {self.location} cannot drop units of a run, so that no run in it can have "
+            "a limit. Leave keep (--keep) out, or write to a store that can, as a LocalStore."
+        )
+
+
+@attrs.define(slots=False)
+class UnitHeldBack(TenterhookError, RuntimeError):
+    """A unit has no room before another one, which failed."""
+
+    unit: int
+    failed: int
+    run_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"Unit {self.unit} of run {self.run_id!r} has no room before followers have read unit "
+            f"{self.failed}, which failed: units are read in their order."
+        )
+
+
+@attrs.define(slots=False)
 class WrongIndex(TenterhookError, IndexError):
     """An index that does not fit the array of rows it is for."""
 

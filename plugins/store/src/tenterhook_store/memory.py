@@ -29,6 +29,7 @@ from tenterhook_store.errors import (
     UnknownTensor,
     WrongRows,
 )
+from tenterhook_store.limits import check_droppable, held_now
 from tenterhook_store.names import check_attribute, check_free, check_run_id, check_tensor_name
 from tenterhook_store.notebook import store_html
 from tenterhook_store.plan import ROW_ARRAYS, RunPlan, Unit
@@ -97,20 +98,29 @@ class MemoryStore:
     def run(self, run_id: str) -> Run:
         """Open a run for reading; `UnknownRun` where there is none."""
         run = self._known(run_id)
+
+        def read(key: Key, start: int, stop: int) -> Tensor:
+            try:
+                return run.read(key, start, stop)
+            except KeyError:  # dropped since the run was opened
+                run.check_held(run_id, start, stop)
+                raise
+
         return Run(
             run_id,
             run.plan,
             run.units,
-            read_layer=lambda name, start, stop: run.read(("layer", name), start, stop),
-            read_number=lambda name, start, stop: run.read(("row", name), start, stop),
+            read_layer=lambda name, start, stop: read(("layer", name), start, stop),
+            read_number=lambda name, start, stop: read(("row", name), start, stop),
             load_records=lambda: {
-                "sessions": list(copy.deepcopy(run.sessions).values()),
+                "sessions": list(copy.deepcopy(dict(run.sessions)).values()),
                 "units": [copy.deepcopy(run.logs[number]) for number in sorted(run.logs)],
             },
             store=self,
-            load_attributes=lambda: copy.deepcopy(run.attributes),
+            load_attributes=lambda: copy.deepcopy(dict(run.attributes)),
             kept=run,
             load_shared=run.shared.get,
+            dropped=run.dropped,
         )
 
     def write_run(self, run_id: str, plan: RunPlan) -> "_MemoryRunWriter":
@@ -133,6 +143,15 @@ class MemoryStore:
         with self._lock:
             self._known(run_id).is_deleted = True
             del self._runs[run_id]
+
+    def drop_unit(self, run_id: str, number: int) -> None:
+        """Remove the rows of a committed unit of a run with a limit; see `DropsUnits`."""
+        with self._lock:
+            run = self._known(run_id)
+            check_droppable(run.plan, run_id, number, number in run.units)
+            run.dropped.add(number)
+            small = {key: each for key, each in run.units[number].items() if key[0] == "small"}
+            run.units[number] = small
 
     def verify_run(self, run_id: str) -> list[Problem]:
         """Return an empty list: memory is whole, or gone. `UnknownRun` where there is no such."""
@@ -193,6 +212,7 @@ class _MemoryRun:
         self.sessions: dict[str, dict[str, Any]] = {}
         self.attributes: dict[str, Any] = {}
         self.shared: dict[str, _MemoryTensors] = {}
+        self.dropped = set[int]()
         self.is_deleted = False
 
     def names(self, number: int) -> list[str]:
@@ -200,6 +220,10 @@ class _MemoryRun:
 
     def load(self, number: int, name: str) -> Tensor:
         return self.units[number]["small", name].clone()
+
+    def check_held(self, run_id: str, start: int, stop: int) -> None:
+        """Raise `DroppedRows` where one of the rows was dropped."""
+        held_now(run_id, self.plan, self.units, self.dropped).check(range(start, stop))
 
     def read(self, key: Key, start: int, stop: int) -> Tensor:
         size = self.plan.rows_per_unit

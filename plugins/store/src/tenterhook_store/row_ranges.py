@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, final, get_args
 
-from tenterhook_store.errors import BadSetting, MissingRows
+from tenterhook_store.errors import BadSetting, DroppedRows, MissingRows
 from tenterhook_store.plan import RunPlan
 from tenterhook_store.unit_numbers import UnitNumbers
 
@@ -54,8 +54,13 @@ class RowRanges:
         planned: int,
         rows_per_unit: int,
         run_id: str = "",
+        dropped: frozenset[int] = frozenset(),
+        keep: int = 0,
     ) -> None:
-        """Of rising ranges `start, stop` that do not touch; `planned` is of all the run."""
+        """Of rising ranges `start, stop` that do not touch; `planned` is of all the run.
+
+        Of a run with a limit, `dropped` are the units that it does not hold any more.
+        """
         self._ranges = tuple(each for each in ranges if each[0] < each[1])
         self._starts = [start for start, _ in self._ranges]
         lengths = (stop - start for start, stop in self._ranges)
@@ -63,6 +68,7 @@ class RowRanges:
         """The place that each range begins at where they stand in one piece, and the last ends."""
         self._rows_per_unit = rows_per_unit
         self._run_id = run_id
+        self._dropped, self._keep = dropped, keep
         self.planned = planned
         """Rows of the run when it is complete."""
         self.rows = self._places[-1]
@@ -73,10 +79,19 @@ class RowRanges:
         """The row after the last that is there."""
 
     @classmethod
-    def of_units(cls, committed: frozenset[int], plan: RunPlan, run_id: str) -> "RowRanges":
-        """Return those of the units of these numbers."""
+    def of_units(
+        cls,
+        committed: frozenset[int],
+        plan: RunPlan,
+        run_id: str,
+        *,
+        dropped: frozenset[int] = frozenset(),
+        keep: int = 0,
+    ) -> "RowRanges":
+        """Return those of the units of these numbers, but for those that were dropped."""
         size, count = plan.rows_per_unit, plan.unit_count
-        known = sorted(number for number in committed if 0 <= number < count)
+        there = committed - dropped if dropped else committed
+        known = sorted(number for number in there if 0 <= number < count)
         found = [[0, count]] if len(known) == count else []
         for number in known if not found else ():
             if found and found[-1][1] == number:
@@ -88,6 +103,8 @@ class RowRanges:
             planned=plan.rows,
             rows_per_unit=size,
             run_id=run_id,
+            dropped=dropped,
+            keep=keep,
         )
 
     @classmethod
@@ -156,7 +173,8 @@ class RowRanges:
         unit = row // self._rows_per_unit
         start = unit * self._rows_per_unit
         stop = min(start + self._rows_per_unit, self.planned)
-        return MissingRows(row, unit, (start, stop), self.rows, self.planned, self._run_id)
+        facts = row, unit, (start, stop), self.rows, self.planned, self._run_id
+        return DroppedRows(*facts, self._keep) if unit in self._dropped else MissingRows(*facts)
 
     # --- parts of it, in one piece
 
@@ -166,7 +184,12 @@ class RowRanges:
         last = max(bisect_right(self._starts, stop), first)
         some = ((max(a, start), min(b, stop)) for a, b in self._ranges[first:last])
         return RowRanges(
-            some, planned=self.planned, rows_per_unit=self._rows_per_unit, run_id=self._run_id
+            some,
+            planned=self.planned,
+            rows_per_unit=self._rows_per_unit,
+            run_id=self._run_id,
+            dropped=self._dropped,
+            keep=self._keep,
         )
 
     def part(self, rows: slice, missing: Missing | None) -> "RowRanges":

@@ -14,10 +14,11 @@ import attrs
 from tenterhook_store.errors import NotCaptured, NotKept, ReplacedRun
 from tenterhook_store.int8_error import SCALE, int8_errors
 from tenterhook_store.kept_tensors import KeptTensors
+from tenterhook_store.limits import held_now
 from tenterhook_store.narrowing import OUT_OF_RANGE, out_of_range
 from tenterhook_store.notebook import run_html
 from tenterhook_store.plan import ROW_ARRAYS, LayerArray, RunPlan
-from tenterhook_store.row_ranges import Missing, RowRanges
+from tenterhook_store.row_ranges import Missing, ranges
 from tenterhook_store.shared_tensors import SharedTensors
 from tenterhook_store.statistics import DEFAULT_QUANTILES, quantile_error, reduced
 from tenterhook_store.tokenizer import load_tokenizer
@@ -75,6 +76,7 @@ class Run:
         store: "Reopens | None" = None,
         load_recent: Callable[[int], dict[str, Any]] | None = None,
         load_shared: Callable[[str], SharedTensors | None] | None = None,
+        dropped: Iterable[int] = (),
     ) -> None:
         """Make a run that reads by these functions, which any thread may call.
 
@@ -82,11 +84,13 @@ class Run:
         `take_number` read any rows. Without the latter, rows are picked from what is read around
         them. `kept` reads the small tensors of units. `load_recent` returns what `load_records`
         does, but of units those alone that were committed last, as many as it is told.
-        `load_shared` returns what was shared under a name, if anything was. `store` is where other
-        processes open the run again; without it the run cannot be pickled.
+        `load_shared` returns what was shared under a name, if anything was. `dropped` are the
+        units of a run with a limit whose rows are gone. `store` is where other processes open the
+        run again; without it the run cannot be pickled.
         """
         self.id = run_id
         self.plan = plan
+        self._dropped = frozenset(dropped)
         self._set_committed(committed)
         self._read_layer = read_layer
         self._read_number = read_number
@@ -104,7 +108,9 @@ class Run:
         """Have these units be all that are committed."""
         self.committed = frozenset(committed)
         """Numbers of the units that are committed."""
-        self.ranges = RowRanges.of_units(self.committed, self.plan, self.id)
+        self.dropped = self._dropped & self.committed
+        """Numbers of those of them whose rows were dropped; empty for a run without a limit."""
+        self.ranges = held_now(self.id, self.plan, self.committed, self.dropped)
         """The rows that are there, as slices: `for part in run.ranges: run[layer][part]`."""
         self._documents: DocumentMap | None = None
 
@@ -445,7 +451,8 @@ class Run:
         `units` (times and counts of each committed unit) and `attributes`; of rows stored as int8
         also `int8`, by layer the fields of `Int8Error`; of rows cast to a narrower dtype
         `out_of_range`, by layer how many `values` there were and how many were `too_large` and
-        `too_small` for it.
+        `too_small` for it; of a run with a limit `dropped`, the first and last unit of each stretch
+        whose rows are gone.
         """
         records = self._load_records()
         sessions = sorted(records["sessions"], key=lambda session: str(session.get("start")))
@@ -470,6 +477,7 @@ class Run:
             "attributes": self.attributes,
             **({"int8": off} if off else {}),
             **({OUT_OF_RANGE: lost} if lost else {}),
+            **({"dropped": ranges(sorted(self.dropped))} if self.dropped else {}),
         }
 
     def recent(self, units: int = 1000) -> dict[str, Any]:

@@ -63,6 +63,16 @@ class CommitRecord:
 
 
 @attrs.frozen
+class DroppedRecord:
+    """Says that the rows of a unit are gone."""
+
+    format: int
+    unit: int
+    plan: str
+    """The checksum of `plan.json`."""
+
+
+@attrs.frozen
 class SharedRecord:
     """What is shared with all of a run under one name."""
 

@@ -8,6 +8,7 @@ rows/token|document|position/
 kept/000000.safetensors the small tensors of a unit, if it has any
 shared/NAME.json        what all who work on the run share (`_shared`), and below NAME its pieces
 commits/000000.json     one per committed unit; rows without a record count for nothing
+dropped/000000.json     of a run with a limit: the rows of this unit are gone (`_dropping`)
 attributes/NAME.json    what people noted on the run
 log/000000.json         how the unit went: times and counts
 sessions/NAME.json      who wrote: versions, platform, times
@@ -22,6 +23,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from tenterhook_store import ROW_ARRAYS, CannotKeep, DamagedStore, RunPlan
+from tenterhook_store.limits import held_now, units_held
 from tenterhook_store.structuring import structured
 from tenterhook_zarr._backend import Files, read_file
 from tenterhook_zarr._checksums import checksum
@@ -91,6 +93,11 @@ class RunFolder:
     def commits(self) -> PurePath:
         """Where the commit records are."""
         return self.path / "commits"
+
+    @property
+    def drops(self) -> PurePath:
+        """Where the records of units are whose rows are gone."""
+        return self.path / "dropped"
 
     @property
     def log(self) -> PurePath:
@@ -223,6 +230,12 @@ class RunFolder:
         """
         return _numbers(self.files.names(self.commits), self.plan.unit_count)
 
+    def dropped(self) -> frozenset[int]:
+        """Return the numbers of the units whose rows are gone; none of a run without a limit."""
+        if units_held(self.plan) is None:
+            return frozenset()
+        return _numbers(self.files.names(self.drops), self.plan.unit_count)
+
     def odd_commits(self) -> list[tuple[int | None, str]]:
         """Return what is among the commit records and is that of no unit of the plan.
 
@@ -235,11 +248,24 @@ class RunFolder:
 
     def read(self, key: Key, start: int, stop: int) -> "Tensor":
         """Return rows of an array that follow each other; see `ArrayReader.read`."""
-        return self._reader(key).read(start, stop)
+        try:
+            return self._reader(key).read(start, stop)
+        except DamagedStore:
+            self._check_held(range(start, stop))
+            raise
 
     def take(self, key: Key, rows: "Tensor", check: bool) -> "Tensor":
         """Return any rows of an array, in their order; see `ArrayReader.take`."""
-        return self._reader(key).take(rows, check=check)
+        try:
+            return self._reader(key).take(rows, check=check)
+        except DamagedStore:
+            self._check_held(rows)
+            raise
+
+    def _check_held(self, rows: "range | Tensor") -> None:
+        """Raise `DroppedRows` where one of the rows was dropped, perhaps meanwhile."""
+        if dropped := self.dropped():
+            held_now(self.path.name, self.plan, self.committed(), dropped).check(rows)
 
     def record(self, number: int) -> CommitRecord:
         """Return the commit record of a unit; `DamagedStore` unless it is one of this run."""

@@ -173,6 +173,7 @@ class ZarrStore:
             load_attributes=folder.notes,
             kept=UnitTensors(folder),
             load_shared=lambda name: shared(folder, name),
+            dropped=folder.dropped(),
         )
 
     def delete_run(self, run_id: str) -> None:
@@ -183,6 +184,14 @@ class ZarrStore:
         self._check_known(run_id)
         with self._refused():
             self._files.remove_all(self._runs / run_id)
+
+    def drop_unit(self, run_id: str, number: int) -> None:
+        """Remove the rows of a committed unit of a run with a limit, for good; see `DropsUnits`."""
+        from tenterhook_zarr._dropping import drop_unit
+
+        folder = self._opened(run_id)
+        with self._refused():
+            drop_unit(folder, number)
 
     def verify_run(self, run_id: str) -> list[Problem]:
         """Read every checksum of a run and return what is wrong; see `Store.verify_run`."""

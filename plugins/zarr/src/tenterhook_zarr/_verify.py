@@ -8,7 +8,8 @@ from tenterhook_store.progress import Work, showing
 from tenterhook_zarr._backend import Files, check_length
 from tenterhook_zarr._checksums import checksum
 from tenterhook_zarr._commits import Note
-from tenterhook_zarr._folder import Key, RunFolder
+from tenterhook_zarr._dropping import check_dropped
+from tenterhook_zarr._folder import Key, RunFolder, unit_file
 from tenterhook_zarr._layout import ArrayLayout, group_metadata, to_json
 from tenterhook_zarr._records import record_of
 from tenterhook_zarr._shards import shard_facts
@@ -59,6 +60,9 @@ def _of_run(folder: RunFolder) -> Iterator[Problem]:
                 yield Problem(
                     None, folder.files.show(shards / name), "no unit of the plan has this shard"
                 )
+    for unit in sorted(folder.dropped() - folder.committed()):
+        record = folder.files.show(folder.drops / unit_file(unit))
+        yield Problem(unit, record, "it says that a unit was dropped which is not committed")
     for number, name in folder.odd_commits():
         cause = f"the plan has {folder.plan.unit_count} units and none whose record has this name"
         yield Problem(number, folder.files.show(folder.commits / name), cause)
@@ -72,9 +76,23 @@ def _of_units(folder: RunFolder, work: Work) -> Iterator[Problem]:
         except DamagedStore:
             continue  # reported with the run
     seals = {key: checksum(folder.read_file(folder.array(key) / "zarr.json")) for key in layouts}
+    dropped = folder.dropped()
     for number in sorted(folder.committed()):
-        yield from _of_unit(folder, number, layouts, seals)
+        problems: list[Problem] | None = None
+        if number not in dropped:
+            problems = [*_of_unit(folder, number, layouts, seals)]
+        if problems is None or (problems and number in folder.dropped()):  # dropped meanwhile
+            problems = [*_of_dropped(folder, number), *_of_unit(folder, number, {}, seals)]
+        yield from problems
         work()
+
+
+def _of_dropped(folder: RunFolder, number: int) -> Iterator[Problem]:
+    """Check what says that a unit was dropped: without rows it is as it should be."""
+    try:
+        check_dropped(folder, number)
+    except DamagedStore as error:
+        yield _problem(number, error)
 
 
 def _of_unit(

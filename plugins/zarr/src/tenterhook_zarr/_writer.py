@@ -57,6 +57,7 @@ from tenterhook_store.unfinished import is_abandoned, unfinished_name
 from tenterhook_store.unit_numbers import UnitNumbers
 from tenterhook_zarr._backend import Files, check_length, read_file
 from tenterhook_zarr._checksums import checksum
+from tenterhook_zarr._dropping import finish_drops, remove_again
 from tenterhook_zarr._dtypes import to_bytes
 from tenterhook_zarr._files import in_folder, make_scratch, remove_if_empty, remove_tree
 from tenterhook_zarr._folder import (
@@ -215,6 +216,7 @@ class ZarrUnitWriter:
             **tensors.result(),
         }
         files.write_once(self._folder.commits / name, sealed(record))
+        remove_again(self._folder, self._unit.number)
         if not files.is_local:
             self._check_removal(self._folder.commits / name)
 
@@ -428,6 +430,7 @@ def begin_run(files: Files, path: PurePath, plan: RunPlan) -> ZarrRunWriter:
             raise OtherRun(path.name, differences)
         _remove_set_aside(folder)
         _lay_out(folder)
+        finish_drops(folder)
         return ZarrRunWriter(folder)
 
 
@@ -468,7 +471,9 @@ def _lay_out(folder: RunFolder) -> None:
 def _tidy(folder: RunFolder) -> None:
     """Remove what killed processes left: files that are not whole, and shards set aside."""
     arrays = [folder.array(key) for key in folder.keys()]  # noqa: SIM118
-    for each in (folder.path, *folder.folders(), *folder.shared_folders(), *arrays):
+    finish_drops(folder)
+    drops = [folder.drops] if folder.dropped() else []
+    for each in (folder.path, *folder.folders(), *folder.shared_folders(), *drops, *arrays):
         folder.files.tidy(each)
     _remove_set_aside(folder)
 

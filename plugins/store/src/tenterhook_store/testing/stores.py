@@ -12,6 +12,7 @@ import pytest
 
 from tenterhook_store import Store
 from tenterhook_store.testing.store_damage import DamageTests
+from tenterhook_store.testing.store_dropping import DroppingTests
 from tenterhook_store.testing.store_durability import DurabilityTests
 from tenterhook_store.testing.store_reading import ReadingTests
 from tenterhook_store.testing.store_runs import RunTests
@@ -28,6 +29,7 @@ class StoreContract(
     WritingTests,
     RunTests,
     SharingTests,
+    DroppingTests,
     DurabilityTests,
     DamageTests,
 ):
