@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,25 @@ def test_a_log_that_cannot_be_written_stops_no_run(
 
     assert len(caught) == 1
     assert store.run(run_id).is_complete
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["nobody reads", "somebody reads"])
+def test_a_pipe_is_no_log(is_read: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a warning, and nobody waits for it to be read."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv(VARIABLE, str(pipe))
+    store = MemoryStore()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if is_read else None
+
+    match = "pipe is a pipe; TENTERHOOK_RUN_LOG must name a file" if is_read else "run-log.*failed"
+    with pytest.warns(PluginWarning, match=match):
+        run_id = capture(store)
+
+    assert store.run(run_id).is_complete
+    if reader is not None:
+        assert os.read(reader, 1) == b""
+        os.close(reader)
 
 
 def test_two_logs_share_a_file(tmp_path: Path) -> None:

@@ -186,6 +186,38 @@ def test_ids_that_are_none(ids: Any, match: str, make: Make) -> None:
         saved(make(), ids)
 
 
+def test_ids_of_a_file_that_the_model_does_not_have(make: Make, tmp_path: Path) -> None:
+    """The line is named; with `skip_bad_records` they are left out, and counted."""
+    path = tmp_path / "ids.jsonl"
+    lists = [[320], [1, 5], [], [7], [2, 999], [9], [3]]
+    lines = [f'{{"input_ids": {ids}, "at": {at}}}\n' for at, ids in enumerate(lists)]
+    lm, store = make(), MemoryStore()
+    some: dict[str, Any] = {"skip_bad_records": True, "keep_fields": ["at"], "store": store}
+
+    path.write_text("".join(lines[1:]))
+    with pytest.raises(UnreadableData, match=r"ids\.jsonl, line 4: token id 999 is none of the"):
+        saved(lm, str(path))
+    path.write_text("".join([*lines[:3], "no JSON\n", *lines[3:]]))
+    run = store.run(lm.activations.save("layer_1", str(path), **some))
+    found = [run.tokens[run.documents.rows(at)].tolist() for at in range(len(run.documents))]
+    assert found == [[1, 5], [7], [9], [3]]
+    assert list(run.documents["at"]) == [1, 3, 5, 6]
+    about = run.metadata["documents"]
+    assert (about["skipped_bad"], about["bad_records"]) == (3, [[0, 0], [3, 3], [5, 5]])
+    first = store.run(lm.activations.save("layer_1", str(path), sample_limit=2, **some))
+    assert list(first.documents["at"]) == [1, 3]
+    assert first.metadata["documents"]["bad_records"] == [[0, 0], [3, 3]]
+
+
+def test_ids_of_a_list_that_the_model_does_not_have(make: Make) -> None:
+    """They are left out where that is asked for, and named where none is any good."""
+    lm = make()
+    run = saved(lm, [[1, 5], [320], [7]], skip_bad_records=True, sample_limit=2)
+    assert run.tokens[:].tolist() == [1, 5, 7]
+    with pytest.raises(UnreadableData, match=r"document 0: token id 320 is none"):
+        saved(lm, [[320], [400]], skip_bad_records=True)
+
+
 def test_roles_go_with_messages(make: Make) -> None:
     """Token ids have none."""
     with pytest.raises(BadArgument, match="these documents are token ids, and messages alone"):

@@ -7,6 +7,7 @@ written by its chat template, which has them already. Token ids are taken as the
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -91,7 +92,8 @@ class DocumentTokens:
         model, documents = self._model, self._documents
         if not documents.are_token_ids:
             for at, text in enumerate(texts, first):
-                check_text(text, documents.where(at))
+                with self._naming(at):
+                    check_text(text, "")
         if documents.are_messages:
             for each in self._roles([*conversations(texts)]):
                 yield EncodedDocument(each.ids, getattr(each, "spans", None), each)
@@ -99,10 +101,19 @@ class DocumentTokens:
             count = getattr(model, "vocabulary_size", None)
             for at, text in enumerate(texts, first):
                 ids = parse_ids(text)
-                check_ids(ids, count, documents.where(at))
+                with self._naming(at):
+                    check_ids(ids, count, "")
                 yield EncodedDocument(ids)
         else:
             yield from self._of_texts(texts)
+
+    @contextmanager
+    def _naming(self, document: int) -> Iterator[None]:
+        """A block whose `UnreadableData` says where a document is, which may take long."""
+        try:
+            yield
+        except UnreadableData as error:
+            raise UnreadableData(self._documents.where(document), error.reason) from None
 
     def _of_texts(self, texts: Sequence[str]) -> Iterator[EncodedDocument]:
         asked: dict[str, Any] = {"special_tokens": False} if self._leaves_out else {}

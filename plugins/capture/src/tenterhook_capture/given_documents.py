@@ -8,13 +8,15 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from heapq import merge
+from itertools import count
 from typing import Any
 
 import attrs
 
 from tenterhook_capture.conversations import conversation_text, is_conversation
 from tenterhook_capture.document_errors import NoDocuments, UnreadableData
-from tenterhook_capture.id_lists import ids_text, is_ids
+from tenterhook_capture.id_lists import ids_text, is_ids, parse_ids
 from tenterhook_capture.lazy_texts import LazyTexts, LazyValues
 from tenterhook_capture.records import (
     DocumentField,
@@ -66,6 +68,9 @@ class Documents:
     text of."""
     are_token_ids: bool = attrs.field(default=False, kw_only=True)
     """Whether each is token ids, as JSON, which the model reads as they are."""
+    skips_bad: bool = attrs.field(default=False, kw_only=True)
+    """Whether those are left out that cannot be read; token ids that a model does not have, once
+    it is known which model that is: `known_to`."""
 
     @texts.validator
     def _check_texts(self, attribute: object, texts: Sequence[str]) -> None:
@@ -137,7 +142,8 @@ class Documents:
             reason = f"a {kind} is none; give texts, conversations, token ids or a table"
             raise UnreadableData("documents", reason)
         values = column_values(data)
-        return _of_values(values, skip_bad_records).first(limit)
+        found = attrs.evolve(_of_values(values, skip_bad_records), skips_bad=skip_bad_records)
+        return found.first(limit)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -149,7 +155,10 @@ class Documents:
         return self.texts[document]
 
     def where(self, document: int) -> str:
-        """Return how people find a document again."""
+        """Return how people find a document again; of records in files, those are gone through."""
+        found = self.texts.where(document) if isinstance(self.texts, LazyTexts) else None
+        if found is not None:
+            return found
         given = self.source.startswith("the ")
         return f"document {document}" if given else f"{self.source}, document {document}"
 
@@ -186,6 +195,38 @@ class Documents:
             for value in values:
                 digest.update(json.dumps(value).encode() + b"\n")
         return digest.hexdigest()
+
+    def known_to(self, vocabulary: int | None) -> "Documents":
+        """Return them without those that have a token id of `vocabulary` or more.
+
+        All where they are no token ids, or what is bad is not left out, or none is any good.
+        """
+        if vocabulary is None or not (self.are_token_ids and self.skips_bad):
+            return self
+        good, gone = Numbers("q"), Numbers("q")
+        for at, (record, text) in enumerate(zip(self._records(), self.texts, strict=False)):
+            if max(parse_ids(text), default=0) < vocabulary:
+                good.extend([at])
+            else:
+                gone.extend([record])
+        if not good or not gone:
+            return self
+        return attrs.evolve(
+            self,
+            texts=_at(self.texts, good),
+            bad=sorted((*self.bad, *gone)),
+            fields={name: _at(values, good) for name, values in self.fields.items()},
+        )
+
+    def _records(self) -> Iterator[int]:
+        """Yield the number of each document's record, of those that were left out too."""
+        left_out = merge(self.empty, self.bad)
+        gone = next(left_out, None)
+        for record in count():
+            if record == gone:
+                gone = next(left_out, None)
+            else:
+                yield record
 
     def first(self, count: int | None) -> "Documents":
         """Return the first so many; all where `count` is `None` or more than there are.
@@ -227,6 +268,12 @@ def _first(values: Sequence[Any], count: int) -> Sequence[Any]:
     if isinstance(values, LazyTexts | LazyValues):
         return values.first(count)
     return values[:count]
+
+
+def _at(values: Sequence[Any], numbers: Sequence[int]) -> Sequence[Any]:
+    if isinstance(values, LazyTexts | LazyValues):
+        return values.at(numbers)
+    return tuple(values[number] for number in numbers)
 
 
 def _of_values(values: Sequence[Any], skip_bad: bool) -> Documents:
@@ -307,4 +354,5 @@ def documents_of(
         fields=found.fields,
         are_messages=field.kind == "messages",
         are_token_ids=field.kind == "ids",
+        skips_bad=skip_bad,
     )

@@ -1,6 +1,7 @@
 """Texts and values that are read when they are asked for, and which of many hold something."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Self, TypeVar, final, overload
 
 T = TypeVar("T")
@@ -18,6 +19,17 @@ class _Lazy(Sequence[T]):
     def first(self, count: int) -> Self:
         """Return the first so many, which stay where they are."""
         return type(self)(min(count, self._count), self._read)
+
+    def at(self, numbers: Sequence[int]) -> Self:
+        """Return those of some numbers, which rise; they stay where they are."""
+        return type(self)(len(numbers), self._at(numbers))
+
+    def _at(self, numbers: Sequence[int]) -> Callable[[int, int], list[T]]:
+        def read(start: int, stop: int) -> list[T]:
+            stretches = _stretches(numbers[start:stop])
+            return [value for first, last in stretches for value in self._read(first, last)]
+
+        return read
 
     def __len__(self) -> int:
         return self._count
@@ -57,6 +69,40 @@ class _Lazy(Sequence[T]):
 @final
 class LazyTexts(_Lazy[str]):
     """Texts that stay where they are, and are read when they are asked for."""
+
+    def __init__(
+        self,
+        count: int,
+        read: Callable[[int, int], list[str]],
+        where: Callable[[int], str] | None = None,
+    ) -> None:
+        """`where` says of one where people find it, as file and line; it may take long."""
+        super().__init__(count, read)
+        self._where = where
+
+    def first(self, count: int) -> Self:
+        """Return the first so many, which stay where they are."""
+        return type(self)(min(count, len(self)), self._read, self._where)
+
+    def where(self, number: int) -> str | None:
+        """Return where people find one; `None` where nobody knows."""
+        return None if self._where is None else self._where(number)
+
+    def at(self, numbers: Sequence[int]) -> Self:
+        """Return those of some numbers, which rise; they stay where they are."""
+        where = self._where
+        return type(self)(
+            len(numbers),
+            self._at(numbers),
+            None if where is None else lambda number: where(numbers[number]),
+        )
+
+
+def _stretches(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where each stretch of numbers that follow each other begins and ends."""
+    for _, some in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        found = [number for _, number in some]
+        yield found[0], found[-1] + 1
 
 
 @final

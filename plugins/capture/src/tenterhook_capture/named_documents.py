@@ -102,7 +102,8 @@ def read_documents(
     kept = (keep_fields,) if isinstance(keep_fields, str) else tuple(dict.fromkeys(keep_fields))
     how = DataName(name, field, sample_by or "line", skip_bad_records, kept)
     found = _read(how, sample_by)
-    return attrs.evolve(found, origin=attrs.evolve(how, name=absolute_name(name)))
+    origin = attrs.evolve(how, name=absolute_name(name))
+    return attrs.evolve(found, origin=origin, skips_bad=skip_bad_records)
 
 
 def _read(how: DataName, sample_by: SampleBy | None) -> Documents:

@@ -100,7 +100,7 @@ def prepare_capture(
         check_count("sample_limit", sample_limit)
     points = points_of(model, layers, inputs=inputs)
     runs = _runs(model, points)
-    found = Documents.of(documents, limit=sample_limit)
+    found = _known_documents(runs, documents, sample_limit)
     rows = _tokenized(runs, found, options, on_documents)
     template = _template_fingerprint(found, rows)
     return _prepared(model, runs, points, found, rows, TokenFacts.of(rows), options, template)
@@ -124,7 +124,7 @@ def prepare_again(
     shared, template = shared_rows(begun, runs), begun.plan.spec.get("template_fingerprint")
     if shared is None or isinstance(documents, Documents):
         texts = documents if isinstance(documents, Documents) else documents.origin.read()
-        documents = Documents.of(texts, limit=sample_limit)
+        documents = _known_documents(runs, texts, sample_limit)
         if shared is None:
             rows = _tokenized(runs, documents, options, None)
             shared, template = (rows, TokenFacts.of(rows)), _template_fingerprint(documents, rows)
@@ -223,6 +223,15 @@ def _prepared(
         session=session,
         padded=padded_probe(probed, seen),
     )
+
+
+def _known_documents(
+    model: TextModel, documents: Documents | Iterable[Any], limit: int | None
+) -> Documents:
+    """Return the first documents that the model can read, where those are wanted alone."""
+    if isinstance(documents, Documents):
+        documents = documents.known_to(getattr(model, "vocabulary_size", None))
+    return Documents.of(documents, limit=limit)
 
 
 def _tokenized(

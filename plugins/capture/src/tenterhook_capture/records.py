@@ -197,8 +197,13 @@ def find_documents(
             ],
         )
 
+    def where(number: int) -> str:
+        place = tuple(places[width * number : width * (number + 1)])
+        found = (each.where for each in records.scan() if each.place == place)
+        return next(found, str(records))
+
     return FoundDocuments(
-        texts=LazyTexts(count, texts),
+        texts=LazyTexts(count, texts, where),
         empty=empty,
         bad=bad,
         fields={name: values(name) for name in keep_fields},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ class RunLog:
     """Appends to a file; several processes may log to one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """`path` is made when the first run begins; `OSError` is raised where that fails."""
+        """`path` is made when the first run begins.
+
+        `OSError` is raised where that fails, and for a pipe: a run would wait until it is read.
+        """
         self.path = Path(path)
         self._run_id = ""
 
@@ -52,8 +56,16 @@ class RunLog:
     def _log(self, event: str, **facts: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, "run": self._run_id, **facts})
-        with self.path.open("a", encoding="utf-8") as file:  # one write, so lines stay whole
+        # One write, so lines stay whole.
+        with open(self.path, "a", encoding="utf-8", opener=_open) as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise OSError(f"{self.path} is a pipe; {VARIABLE} must name a file")
             file.write(f"{line}\n")
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody reads is an error at once, where it would be waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 class _Silent:

@@ -74,7 +74,8 @@ class Activations:
         documents = documents_of(
             dataset,
             field,
-            sample_limit,
+            # Which are bad may depend on the model: what is left is counted when it is known.
+            None if skip_bad_records else sample_limit,
             keep_fields=keep_fields,
             skip_bad_records=skip_bad_records,
         )
