@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 import socket
 import subprocess
@@ -16,10 +17,12 @@ import pytest
 import torch
 
 import tenterhook
+from tenterhook_store import open_store
 from tenterhook_vllm import request_args
 
 pytest.importorskip("vllm")
 httpx: Any = pytest.importorskip("httpx")
+pytestmark = pytest.mark.timeout(0)  # a start takes as long as the machine is busy
 
 MOST = 6
 """Tokens of an answer."""
@@ -32,7 +35,13 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the server keeps runs."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def server(llama: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start the server; give where it answers."""
     port = _free_port()
     log = tmp_path_factory.mktemp("server") / "log"
@@ -44,6 +53,7 @@ def server(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         *("--block-size", "32", "--max-num-batched-tokens", "64", "--max-num-seqs", "16"),
         *("--kv-cache-memory-bytes", str(1 << 27)),
         *("--middleware", "tenterhook_vllm.server.RequestAnswers"),
+        *("--additional-config", json.dumps({"tenterhook_store": str(folder)})),
     ]
     with log.open("w") as file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=os.environ)
@@ -111,7 +121,7 @@ def test_32_at_once(server: str, plain: Any) -> None:
     asked = [([*beginning, *range(3, 4 + at % 5)], vectors[at % len(vectors)]) for at in range(32)]
 
     async def all_of_them() -> list[Any]:
-        async with httpx.AsyncClient(base_url=server, timeout=300) as client:
+        async with httpx.AsyncClient(base_url=server, timeout=None) as client:
             calls = []
             for prompt, vector in asked:
                 more = {} if vector is None else _steered(vector)
@@ -138,7 +148,7 @@ def test_captures_of_a_request(server: str, plain: Any) -> None:
     prompt = list(range(3, 30))
     xargs = request_args(capture=["resid_post.2"], selection={"phase": "prompt"}, text=True)
     answer = httpx.post(
-        f"{server}/v1/completions", json=_asked(prompt, vllm_xargs=xargs), timeout=300
+        f"{server}/v1/completions", json=_asked(prompt, vllm_xargs=xargs), timeout=None
     )
     (shown,) = answer.json()["tenterhook"]
     assert shown["positions"] == list(range(len(prompt)))
@@ -157,20 +167,37 @@ def test_several_prompts_and_answers(server: str) -> None:
     vector = _vectors()[1]
     assert vector is not None
     asked = _asked([[5, 6, 7], [8] * 9], n=2, temperature=1.0, seed=1, **_steered(vector))
-    table = httpx.post(f"{server}/v1/completions", json=asked, timeout=300).json()
+    table = httpx.post(f"{server}/v1/completions", json=asked, timeout=None).json()
     tokens = [each["receipt"]["tokens"] for each in table["tenterhook"]]
     assert tokens == [each + MOST - 1 for each in (3, 3, 9, 9)]
     assert [each["index"] for each in table["tenterhook"]] == [0, 1, 2, 3]
 
 
+def test_a_run_of_several_answers(server: str, folder: Path) -> None:
+    """Each token of each answer has one row, and answers to a prompt that is cached have all."""
+    xargs = request_args(capture=["resid_post.2"], run=True, text=True)
+    prompt = list(range(3, 70))
+    for count in (1, 2):
+        asked = _asked(prompt, n=3, temperature=1.0, seed=1, vllm_xargs=xargs)
+        answer = httpx.post(f"{server}/v1/completions", json=asked, timeout=None)
+        assert answer.status_code == 200, answer.text
+        table = answer.json()
+        store = open_store(folder)
+        assert len(store.runs()) == count
+        run = store.run(table["tenterhook"][0]["run"])
+        assert store.verify_run(run.id) == []
+        texts = [[*prompt, *each["token_ids"][:-1]] for each in table["choices"]]
+        assert run.tokens[:].tolist() == [id for text in texts for id in text]
+        positions = [at for text in texts for at in range(len(text))]
+        assert run.documents.position[:].tolist() == positions
+
+
 def test_a_stream(server: str) -> None:
     """What it has to show comes in a last chunk."""
-    import json
-
     vector = _vectors()[2]
     assert vector is not None
     asked = _asked([5, 6, 7], stream=True, **_steered(vector))
-    with httpx.stream("POST", f"{server}/v1/completions", json=asked, timeout=300) as answer:
+    with httpx.stream("POST", f"{server}/v1/completions", json=asked, timeout=None) as answer:
         said = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert said[-1] == "[DONE]"
     last = json.loads(said[-2])
@@ -183,6 +210,18 @@ def test_a_stream(server: str) -> None:
     [
         ({"tenterhook": '{"capture": ["resid_pre.0"]}'}, 400, "is no point here"),
         ({"tenterhook": "{"}, 400, "the request"),
+        ({"tenterhook": "[" * 100_000}, 400, "the request"),
+        ({"tenterhook": "null"}, 400, "must be a table"),
+        ({"tenterhook": 7}, 400, "must be a table"),
+        ({"tenterhook": '{"capture": ["resid_post.0"], "run": "../x"}'}, 400, "run:"),
+        (
+            {
+                "tenterhook": '{"hooks": [{"hook": "Scale", "layer": "resid_post.0", '
+                '"parameters": {"factor": 1e999}}]}'
+            },
+            400,
+            "finite",
+        ),
         ({"tenterhook": '{"hooks": [{"hook": "Evil", "layer": "resid_post.0"}]}'}, 400, "Evil"),
         (
             request_args(
@@ -214,13 +253,13 @@ def test_a_stream(server: str) -> None:
             "no token",
         ),
     ],
-    ids=["point", "text", "hook", "size", "no token"],
+    ids=["point", "text", "deep", "null", "number", "run", "infinite", "hook", "size", "no token"],
 )
 def test_what_is_wrong_is_said(server: str, xargs: Any, status: int, why: str) -> None:
     """With a status of the asker's fault, and the server serves on."""
     answer = httpx.post(
-        f"{server}/v1/completions", json=_asked([5, 6, 7], vllm_xargs=xargs), timeout=300
+        f"{server}/v1/completions", json=_asked([5, 6, 7], vllm_xargs=xargs), timeout=None
     )
     assert answer.status_code == status, answer.text
     assert why in answer.json()["error"]["message"]
-    assert httpx.get(f"{server}/health", timeout=30).status_code == 200
+    assert httpx.get(f"{server}/health", timeout=None).status_code == 200

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tenterhook_vllm.answers import in_bytes, read_answer, rows_of
+from tenterhook_vllm.answers import read_answer
 from tenterhook_vllm.engine_errors import NoVllm, ProbeFailed, RequestFailed, UnsupportedVllm
 from tenterhook_vllm.joins import register
 from tenterhook_vllm.refusals import family_for
+from tenterhook_vllm.row_bytes import in_bytes, rows_of
 from tenterhook_vllm.server import RequestAnswers
 
 

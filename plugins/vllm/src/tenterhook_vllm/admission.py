@@ -15,6 +15,7 @@ from tenterhook_vllm.families import widths_of
 from tenterhook_vllm.points import ServedPoints
 from tenterhook_vllm.refusals import family_for
 from tenterhook_vllm.request_specs import read_request
+from tenterhook_vllm.served_runs import STORE, store_of
 
 ID = "tenterhook_id"
 """Under which a request has, in its `extra_args`, what its answer is asked for by."""
@@ -28,6 +29,12 @@ def points_for(config: Any) -> ServedPoints:
     model = config.model_config
     dtype = model.dtype if isinstance(model.dtype, torch.dtype) else torch.float32
     return ServedPoints(widths_of(model.hf_text_config, family_for(config)), dtype)
+
+
+NO_STORE = (
+    "run: this server was started without a store; start it with --additional-config "
+    f"""'{{"{STORE}": "FOLDER"}}', or leave it out and take the rows with the answer"""
+)
 
 
 class Admission:
@@ -55,6 +62,10 @@ class Admission:
         spec = read_request(extra[KEY], self._points)
         if params.prompt_logprobs is not None and any(c.point == "logits" for c in spec.changes):
             raise BadSpec(["prompt_logprobs are those of unchanged logits; leave them out"])
+        if spec.run and store_of(self._config) is None:
+            raise BadSpec([NO_STORE])
+        if spec.capture:  # answers of one request share its salt, and so would share its rows
+            skip_cached_prefix(params)
         # A table of the request's own: the caller may use these parameters for other requests.
         params.extra_args = {ID: request.request_id, **extra, NAME: request.request_id}
         salt = spec.salt(prompt_of(request))
@@ -65,3 +76,16 @@ class Admission:
 def prompt_of(request: Any) -> Sequence[int]:
     """Return the ids of a request's prompt."""
     return [int(id) for id in request.prompt_token_ids or ()]
+
+
+def skip_cached_prefix(params: Any) -> None:
+    """Have no answer of a request take tokens from the prefix cache, where they have no rows.
+
+    Raises `BadSpec` for several answers where this vLLM cannot do that.
+    """
+    if hasattr(params, "skip_reading_prefix_cache"):
+        params.skip_reading_prefix_cache = True
+    elif (params.n or 1) > 1:
+        raise BadSpec(
+            [f"n={params.n}: answers share their prompt's rows in this vLLM; send {params.n} calls"]
+        )

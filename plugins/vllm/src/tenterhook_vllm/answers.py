@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
-from tenterhook_store import dtype_name, torch_dtype
 from tenterhook_vllm.engine_errors import RequestFailed
+from tenterhook_vllm.row_bytes import rows_of
+from tenterhook_vllm.served_runs import asks_for_run, store_of, write_answers
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -25,6 +25,8 @@ class ServedAnswer:
     """Point to `(n, features)`, in the order of `positions`, on the CPU."""
     receipt: dict[str, Any] | None
     """How many tokens were changed, and by how much; `None` where nothing was to be."""
+    run: str | None = None
+    """Id of the run in the engine's store that has the rows; `None` where `rows` has them."""
 
 
 def take_answers(llm: Any, outputs: Sequence[Any]) -> list[ServedAnswer | None]:
@@ -41,7 +43,11 @@ def take_answers(llm: Any, outputs: Sequence[Any]) -> list[ServedAnswer | None]:
         # Of one worker: those that share a layer have the same rows, and the same changes.
         results = llm.collective_rpc("tenterhook_take", args=(output.request_id, texts))
         tables: list[dict[str, Any]] = next((each for each in results if each), [])
-        found += [read_answer(each) for each in tables] or [None] * len(texts)
+        answers = [read_answer(each) for each in tables]
+        if asks_for_run(tables):
+            name = write_answers(str(store_of(llm.llm_engine.vllm_config)), tables)
+            answers = [attrs.evolve(each, rows={}, run=name) for each in answers]
+        found += answers or [None] * len(texts)
     return found
 
 
@@ -56,20 +62,3 @@ def read_answer(table: dict[str, Any]) -> ServedAnswer:
         rows={point: rows_of(rows) for point, rows in table["rows"].items()},
         receipt=table["receipt"],
     )
-
-
-def in_bytes(rows: Tensor) -> dict[str, Any]:
-    """Return rows as they pass between processes."""
-    data = rows.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return {"dtype": dtype_name(rows.dtype), "shape": list(rows.shape), "data": data}
-
-
-def rows_of(table: Any) -> Tensor:
-    """Return rows that came as `in_bytes` gives them, or as they are."""
-    if isinstance(table, Tensor):
-        return table
-    dtype = torch_dtype(table["dtype"])
-    if not table["data"]:
-        return torch.empty(table["shape"], dtype=dtype)
-    data = torch.frombuffer(bytearray(table["data"]), dtype=torch.uint8)
-    return data.view(dtype).reshape(table["shape"])

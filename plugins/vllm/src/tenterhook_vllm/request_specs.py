@@ -66,6 +66,7 @@ class _Table:
     selection: Any = None
     capture: Any = ()
     on_error: Any = None
+    run: Any = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -88,6 +89,8 @@ class RequestSpec:
     """Points."""
     selection: Selection = attrs.field(factory=Selection)
     """Which tokens' rows are captured."""
+    run: bool = False
+    """Whether captured rows are written to the store of the server."""
     digest: str = ""
     """Says what is changed, and where; empty where nothing is."""
 
@@ -135,6 +138,10 @@ def read_request(
     if table.on_error is not None:
         mistakes.append("on_error: a hook that fails ends its request; leave it out")
     capture = _capture(table.capture, points, mistakes)
+    if table.run is not None and not isinstance(table.run, bool):
+        mistakes.append(f"run: expected true or false, not {brief(table.run)}")
+    elif table.run and not table.capture:
+        mistakes.append("run: there are no rows to write; give points to capture")
     listed: list[int] = []
     common = _selection(table.selection, "selection", mistakes, listed)
     specs = _hook_specs(table.hooks)
@@ -172,6 +179,7 @@ def read_request(
         changes=tuple(changes),
         capture=capture,
         selection=common,
+        run=bool(table.run),
         digest=_digest(specs, changes) if changes else "",
     )
 
@@ -181,12 +189,14 @@ def request_args(
     hooks: Any = (),
     selection: Mapping[str, Any] | None = None,
     capture: Collection[str] = (),
+    run: bool = False,
     text: bool = False,
 ) -> dict[str, Any]:
     """Return `{"tenterhook": ...}` for `extra_args`, or with `text` for `vllm_xargs`.
 
     `hooks` are tables, `HookSpec`s or a `ModelSpec`, whose tensors become lists of numbers. The
-    server's `vllm_xargs` take no tables, so there it is JSON text. Raises `NotDescribable`.
+    server's `vllm_xargs` take no tables, so there it is JSON text. With `run` the captured rows are
+    written to the server's store. Raises `NotDescribable`.
     """
     table: dict[str, Any] = {}
     if isinstance(hooks, HookSpec):
@@ -197,6 +207,8 @@ def request_args(
         table["selection"] = plain(selection, "selection")
     if capture:
         table["capture"] = [*([capture] if isinstance(capture, str) else capture)]
+    if run:
+        table["run"] = True
     return {"tenterhook": json.dumps(table) if text else table}
 
 

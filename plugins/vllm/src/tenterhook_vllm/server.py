@@ -9,6 +9,7 @@ status 422. Other requests pass as they are. Access is the server's to check: th
 for by a name that the middleware makes up for each request, and nobody else knows.
 """
 
+import asyncio
 import base64
 import json
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 from tenterhook.one_line import error_line
 from tenterhook_vllm.admission import ID, NAME
 from tenterhook_vllm.engine_steps import KEY
+from tenterhook_vllm.served_runs import asks_for_run, store_of, write_answers
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -59,7 +61,7 @@ class RequestAnswers:
         inner = {**scope, "headers": [*headers, length]}
         body = [{"type": "http.request", "body": changed, "more_body": False}]
         engine = scope["app"].state.engine_client
-        answering = _Answering(send, lambda texts: _take(engine, key, texts))
+        answering = _Answering(send, lambda texts: _shown(engine, key, texts))
         try:
             await self.app(inner, _replayed(body, receive), answering.send)
         finally:
@@ -106,6 +108,17 @@ def _replayed(messages: Sequence[Message], receive: Receive) -> Receive:
 async def _take(engine: Any, key: str, texts: Any) -> list[dict[str, Any]]:
     results = await engine.collective_rpc("tenterhook_take", args=(key, texts))
     return next((each for each in results if each), [])
+
+
+async def _shown(engine: Any, key: str, texts: Any) -> list[dict[str, Any]]:
+    """Return what a call has to show, its rows written where it asks, unless anything is wrong."""
+    tables = await _take(engine, key, texts)
+    if any("error" in each for each in tables) or not asks_for_run(tables):
+        return tables
+    place = str(store_of(engine.vllm_config))
+    # In a thread: others are answered meanwhile.
+    name = await asyncio.to_thread(write_answers, place, tables)
+    return [{**each, "rows": {}, "run": name} for each in tables]
 
 
 class _Answering:
@@ -239,6 +252,7 @@ def _plain(table: dict[str, Any], index: int) -> dict[str, Any]:
         "receipt": table["receipt"],
         "positions": table["positions"],
         "rows": rows,
+        **({"run": table["run"]} if table.get("run") else {}),
     }
 
 

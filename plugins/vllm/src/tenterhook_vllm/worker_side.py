@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from tenterhook.errors import TenterhookError
 from tenterhook.one_line import error_line
 from tenterhook_vllm.admission import ID, NAME, points_for
-from tenterhook_vllm.answers import in_bytes
 from tenterhook_vllm.engine_errors import ProbeFailed, UnsupportedVllm
 from tenterhook_vllm.engine_steps import (
     asked,
@@ -42,6 +41,7 @@ from tenterhook_vllm.engine_steps import (
 from tenterhook_vllm.probe import probe
 from tenterhook_vllm.refusals import family_for, version, why_not
 from tenterhook_vllm.request_specs import read_request
+from tenterhook_vllm.row_bytes import in_bytes
 from tenterhook_vllm.serving import Serving
 from tenterhook_vllm.steps import Step
 from tenterhook_vllm.taps import Taps, check_modules
@@ -169,6 +169,7 @@ class WorkerSide:
             return {**table, "answer": answer}
         return {
             **table,
+            "run": one.run,
             "ids": list(answer.ids),
             "positions": answer.positions.tolist(),
             "receipt": None if answer.receipt is None else answer.receipt.plain(),
@@ -243,7 +244,7 @@ class WorkerSide:
         try:
             spec = read_request(given, self.points)
             self.serving.add(request, prompt_ids(self.runner, request), spec)
-            found.points = spec.points
+            found.points, found.run = spec.points, spec.run
         except Exception as error:  # noqa: BLE001 - of one request, and others share the forward
             found.failure = error_line(error)
         return found
@@ -281,6 +282,8 @@ class _Followed:
     key: str
     """What its answer is asked for by."""
     points: frozenset[str] = frozenset()
+    run: bool = False
+    """Whether its rows are to be written to a run."""
     failure: str | None = None
     """Why it could not be followed."""
 
