@@ -166,7 +166,7 @@ def test_several_prompts_and_answers(server: str) -> None:
     """Each choice has its own receipt, in their order."""
     vector = _vectors()[1]
     assert vector is not None
-    asked = _asked([[5, 6, 7], [8] * 9], n=2, temperature=1.0, seed=1, **_steered(vector))
+    asked = _asked([[5, 6, 7], [8] * 9], n=2, temperature=1.0, **_steered(vector))
     table = httpx.post(f"{server}/v1/completions", json=asked, timeout=None).json()
     tokens = [each["receipt"]["tokens"] for each in table["tenterhook"]]
     assert tokens == [each + MOST - 1 for each in (3, 3, 9, 9)]
@@ -178,7 +178,7 @@ def test_a_run_of_several_answers(server: str, folder: Path) -> None:
     xargs = request_args(capture=["resid_post.2"], run=True, text=True)
     prompt = list(range(3, 70))
     for count in (1, 2):
-        asked = _asked(prompt, n=3, temperature=1.0, seed=1, vllm_xargs=xargs)
+        asked = _asked(prompt, n=3, temperature=1.0, vllm_xargs=xargs)
         answer = httpx.post(f"{server}/v1/completions", json=asked, timeout=None)
         assert answer.status_code == 200, answer.text
         table = answer.json()
