@@ -29,7 +29,7 @@ from tenterhook_sae import (
     train_sae,
     train_saes,
 )
-from tenterhook_store import BadName
+from tenterhook_store import BadName, NotWritable
 
 WIDTH = 24
 
@@ -254,6 +254,22 @@ def test_what_cannot_be_is_said_before_anything_is_written(tmp_path: Path) -> No
         train_saes({"b": made(TopKSae, 4)}, rows, few(), out=tmp_path / "a")
     assert files(tmp_path) == before
     assert rows.read == 0
+
+
+@pytest.mark.parametrize("there", ["file", "file/below", "grid/k4"])
+def test_what_is_no_folder_is_said_before_a_step(tmp_path: Path, there: str) -> None:
+    """However long the training would be; nothing is written."""
+    for name in ("file", "grid/k4"):
+        tmp_path.joinpath(name).parent.mkdir(exist_ok=True)
+        tmp_path.joinpath(name).write_text("mine")
+    rows = Rows()
+    out = tmp_path / ("grid" if there == "grid/k4" else there)
+    with pytest.raises(NotWritable, match=r"(file|k4): it cannot be written in, for it is no fol"):
+        train_saes({"k4": made(TopKSae, 4), "k8": made(TopKSae, 8)}, rows, few(), out=out)
+    with pytest.raises(NotWritable, match="it is no folder; give another one"):
+        train_sae(made(TopKSae, 4), rows, few(), out=tmp_path / there)
+    assert rows.read == 0
+    assert {each.read_text() for each in tmp_path.rglob("*") if each.is_file()} == {"mine"}
 
 
 def test_names_of_combinations() -> None:

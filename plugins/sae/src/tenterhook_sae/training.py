@@ -34,6 +34,7 @@ from tenterhook_sae.reading import WeightFile, parse_object
 from tenterhook_sae.sae import Sae, sae_parts
 from tenterhook_sae.settings import TrainingSettings
 from tenterhook_sae.sparse_training import sparse_pass
+from tenterhook_store import NotWritable
 from tenterhook_store.structuring import structured
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -495,7 +496,14 @@ def train_sae(
 
 
 def check_folder(trainer: Trainer, folder: Path) -> None:
-    """Raise where a folder holds another training, or an SAE without one; change nothing."""
+    """Raise where a folder holds another training, or an SAE without one; change nothing.
+
+    And where it can be no folder, which else would be found out as the first checkpoint is written.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            reason = "it cannot be written in, for it is no folder; give another one to train in"
+            raise NotWritable(str(place), reason)
     if folder.joinpath(CHECKPOINT).exists():
         trainer.check_checkpoint(folder)
     elif folder.joinpath(CONFIG).exists():
