@@ -74,15 +74,16 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     key = munge / "key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    as_munge: list[str] = []
+    # Where this process is killed they end too: nobody else knows of them.
+    ends_too = ["setpriv", "--pdeathsig", "TERM"]
+    as_munge = list[str]()
     if is_root:  # which munge would rather not be
         for path in (folder, munge):
             path.chmod(0o711)
         found = pwd.getpwnam("munge")
         for path in (munge, key):
             os.chown(path, found.pw_uid, found.pw_gid)
-        as_munge = ["setpriv", f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}"]
-        as_munge += ["--clear-groups"]
+        as_munge = [f"--reuid={found.pw_uid}", f"--regid={found.pw_gid}", "--clear-groups"]
     files = {name: munge / name for name in ("socket", "log", "seed")}
     words = [f"--{name}-file={path}" for name, path in files.items() if name != "socket"]
     words += [f"--key-file={key}", f"--socket={files['socket']}", f"--pid-file={munge / 'pid'}"]
@@ -92,7 +93,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         with (folder / f"{len(started)}.out").open("wb") as file:
             started.append(
                 subprocess.Popen(
-                    command,
+                    (*ends_too, *command),
                     env=env,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
