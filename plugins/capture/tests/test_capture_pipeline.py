@@ -1,6 +1,7 @@
 """Rows on their way to the store: in threads or inline, bounded, and what becomes of errors."""
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -163,7 +164,7 @@ def test_a_full_queue_is_waited_for() -> None:
     model, go = WordModel(), threading.Event()
 
     def wait(_: int) -> None:
-        go.wait(10)
+        go.wait()
 
     store = Watched(on_append=wait)
     room = 2 * STEP  # two batches of this model
@@ -171,12 +172,16 @@ def test_a_full_queue_is_waited_for() -> None:
         target=captured, args=(store, model), kwargs={"writing": "thread", "queue_bytes": room}
     )
     work.start()
-    work.join(0.5)
-    assert work.is_alive()
-    assert len(model.batches) == 1 + 3  # the probe, two that wait, one that found no room
-    go.set()
-    work.join(10)
-    assert not work.is_alive()
+    try:
+        expected = 1 + 3  # the probe, two that wait, one that found no room
+        while work.is_alive() and len(model.batches) < expected:
+            time.sleep(0.01)
+        work.join(0.3)  # one more would come now
+        assert work.is_alive()
+        assert len(model.batches) == expected
+    finally:
+        go.set()
+        work.join()
 
 
 @pytest.mark.parametrize("writing", ["inline", "thread"])
