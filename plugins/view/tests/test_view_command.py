@@ -1,5 +1,6 @@
 """`tenterhook view` and `tenterhook plot`, as users run them."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,19 @@ def test_parts_that_the_model_is_asked_for(acts: Path, capfd: Any) -> None:
     assert "<option>layer 3, head 0</option>" in text
     assert f"with 2 times the vector at {layer}" in text
     assert "And God" in text
+
+
+def test_a_plugin_that_a_part_needs_is_not_there(
+    acts: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How it is installed is said, and no page is written."""
+    monkeypatch.setitem(sys.modules, "tenterhook_analysis", None)
+    words = ("--lens", "--layer", "transformer.h.3", "--out", str(acts / "none.html"))
+    status, _, err = call(capfd, "view", str(acts / "acts"), *words)
+
+    assert status != 0
+    assert "pip install 'tenterhook-view[analysis]'" in err
+    assert not (acts / "none.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,7 @@ def lens_of_run(model: Any, chosen: RunTokens, layers: list[str]) -> Part:
 
     Raises `NothingToShow` (a `LookupError`) where none of the layers is a block.
     """
-    from tenterhook_analysis import logit_lens
-
+    logit_lens = _analysis().logit_lens
     _check_language_model(model, chosen)
     found = [name for name in layers if _is_block(model, name)]
     if not found:
@@ -97,8 +96,7 @@ def steered_text(
 
     It begins as the first document does, unless there is a prompt.
     """
-    from tenterhook_analysis import steered
-
+    steered = _analysis().steered
     _check_language_model(model, chosen)
     if prompt is None:
         _, first = next(chosen.by_document())
@@ -107,6 +105,15 @@ def steered_text(
     ((without, with_it),) = steered(model, prompt, layer, vector, (0.0, scale)).texts
     names = ("without", f"with {scale:g} times the vector at {layer}")
     return diff(prompt + without, prompt + with_it, names=names, title="Steered")
+
+
+def _analysis() -> Any:
+    try:
+        import tenterhook_analysis
+    except ImportError as error:
+        error.add_note("pip install 'tenterhook-view[analysis]'")
+        raise
+    return tenterhook_analysis
 
 
 def _is_block(model: Any, layer: str) -> bool:
