@@ -12,7 +12,7 @@ from tenterhook.one_line import printable
 from tenterhook_sae._compare import compare
 from tenterhook_sae._documents import documents_of
 from tenterhook_sae._names import names, search
-from tenterhook_sae._options import Number, Several, several
+from tenterhook_sae._options import Number, Several, of_texts, several
 from tenterhook_sae._printing import print_measures, print_table, progress, rounded
 
 if TYPE_CHECKING:
@@ -257,12 +257,7 @@ def train(
 @sae.command("eval")
 @click.argument("model")
 @click.argument("folder", metavar="SAE")
-@click.option("--data", help="Texts; those it was trained on by default, where it knows.")
-@click.option("--field", help="The field of text in records.")
-@click.option("--layer", help="The layer; the one it was trained on by default.")
-@click.option("--sample-limit", type=click.IntRange(1), help="Documents at most.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--device", help="Where the model and the SAE run.")
+@of_texts
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     model: str,
@@ -304,13 +299,8 @@ def evaluate(
 @click.argument("model")
 @click.argument("folder", metavar="SAE")
 @click.argument("latent")
-@click.option("--data", help="Texts; those it was trained on by default, where it knows.")
-@click.option("--field", help="The field of text in records.")
-@click.option("--layer", help="The layer; the one it was trained on by default.")
+@of_texts
 @click.option("--top-k", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--sample-limit", type=click.IntRange(1), help="Documents at most.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--device", help="Where the model and the SAE run.")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write a page, tokens coloured.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def top(

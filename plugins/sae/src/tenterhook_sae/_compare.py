@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tenterhook_sae._documents import documents_of
+from tenterhook_sae._options import of_texts
 from tenterhook_sae._printing import plain, print_table
 
 if TYPE_CHECKING:
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
     "--label", "labels", multiple=True, help="A field of the run's documents to probe for."
 )
 @click.option("--model", help="Measure them in a model, too.")
-@click.option("--data", help="Texts for the model; those of the first SAE's training by default.")
-@click.option("--field", help="The field of text in records.")
-@click.option("--layer", help="The layer; the one that each was trained on by default.")
-@click.option("--sample-limit", type=click.IntRange(1), help="Documents at most.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--device", help="Where the model and the SAEs run.")
+@of_texts
 @click.option("--html", type=click.Path(dir_okay=False), help="Write a page, of plugin view.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(

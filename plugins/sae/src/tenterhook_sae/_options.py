@@ -1,4 +1,4 @@
-"""Types of options of `tenterhook sae`: finite numbers, and lists with commas in them."""
+"""Options of `tenterhook sae`: finite numbers, lists with commas in them, those of texts."""
 
 import math
 from collections.abc import Callable
@@ -49,3 +49,20 @@ def several(
     return click.option(
         *(name, *more), type=Several(each), default=default, show_default=True, help=help
     )
+
+
+_OF_TEXTS = (
+    click.option("--data", help="Texts; those an SAE was trained on by default, where it knows."),
+    click.option("--field", help="The field of text in records."),
+    click.option("--layer", help="The layer; the one it was trained on by default."),
+    click.option("--sample-limit", type=click.IntRange(1), help="Documents at most."),
+    click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True),
+    click.option("--device", help="Where the model and the SAE run."),
+)
+
+
+def of_texts(command: F) -> F:
+    """Give a command the options of texts that a model reads: data, field, layer and others."""
+    for option in reversed(_OF_TEXTS):
+        command = option(command)
+    return command
