@@ -7,11 +7,14 @@ backward. Of a Matryoshka those of its dictionaries are one decoder's in all. A 
 the check of the batch, scaling, both passes, AdamW, clipping, normalisation. No latent is dead:
 what AuxK adds for dead ones is products of its own.
 
-fp32, one thread; `-- KIND` times one kind.
+A grid is four `TopKSae` from one pass over a stored run, reading, shuffling and all, against the
+products of the four.
+
+fp32, one thread; `-- KIND` times one kind, `-- grid` the grid.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,13 +28,16 @@ from tenterhook_sae import (
     JumpReLUSae,
     L1Sae,
     MatryoshkaBatchTopKSae,
+    RunBatches,
     Sae,
     SkipTranscoder,
     TopKSae,
     Trainer,
     TrainingSettings,
     Transcoder,
+    train_saes,
 )
+from tenterhook_store import LayerArray, MemoryStore, RowBlock, Run, RunPlan
 
 KINDS: dict[str, Callable[[int, int, int], Sae]] = {
     "topk": lambda m, n, k: TopKSae(m, n, k),
@@ -55,8 +61,8 @@ class Noise:
         self.width = width
         self.about: dict[str, Any] = {}
 
-    def __iter__(self) -> Any:
-        raise NotImplementedError
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(())  # steps are taken here, one by one
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -103,6 +109,43 @@ def step(sae: Sae, rows: int) -> Callable[[], Any]:
     return run
 
 
+def stored(rows: int, width: int) -> Run:
+    """Return a run of noise."""
+    layer = LayerArray("h", width, "float32")
+    plan = RunPlan(rows=rows, rows_per_unit=rows, documents=rows, layers=(layer,))
+    store = MemoryStore()
+    writer = store.write_run("run", plan)
+    numbers = torch.arange(rows)
+    with writer.open_unit(plan.unit(0)) as writing:
+        layers = {"h": torch.randn(rows, width)}
+        writing.append(
+            RowBlock(tokens=numbers, documents=numbers, positions=numbers * 0, layers=layers)
+        )
+        writing.commit({})
+    writer.finish()
+    return store.run("run")
+
+
+def grid(rounds: int, steps: int, rows: int, n: int, m: int) -> None:
+    """Time trainings of a grid from beginning to end."""
+    run = stored(8 * rows, n)
+    bare = products(TopKSae(m, n, 8), rows)
+    settings = TrainingSettings(steps=steps, log_every=steps)
+
+    def trained() -> None:
+        saes = {f"k{k}": TopKSae(m, n, k) for k in (8, 16, 32, 64)}
+        train_saes(saes, RunBatches(run, "h", batch_size=rows), settings)
+
+    def alone() -> None:
+        for _ in range(4 * steps):
+            bare()
+
+    times = measure({"bare products": alone, "a grid": trained}, rounds=rounds, calls=1)
+    title = f"grid of four: {rows} rows a step, {steps} steps, {n} inputs, {m} latents"
+    rows_of = {"bare products": "bare products", "a grid": "bare products"}
+    print_table(title, times, rows_of, unit="ms", scale=1e3)
+
+
 def main(rounds: int, calls: int, sizes: list[tuple[int, int, int, int]], kinds: list[str]) -> None:
     print_machine()
     for rows, n, m, k in sizes:
@@ -123,8 +166,14 @@ def main(rounds: int, calls: int, sizes: list[tuple[int, int, int, int]], kinds:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    asked = [kind for kind in KINDS if kind in sys.argv] or list(KINDS)
+    known = [*KINDS, "grid"]
+    asked = [kind for kind in known if kind in sys.argv] or known
+    kinds = [kind for kind in asked if kind in KINDS]
     if "--quick" in sys.argv:
-        main(rounds=1, calls=1, sizes=[(64, 32, 128, 4)], kinds=asked)
+        main(rounds=1, calls=1, sizes=[(64, 32, 128, 4)], kinds=kinds)
     else:
-        main(rounds=7, calls=1, sizes=[(1024, 256, 2048, 32)], kinds=asked)
+        main(rounds=7, calls=1, sizes=[(1024, 256, 2048, 32)], kinds=kinds)
+    if "grid" in asked and "--quick" in sys.argv:
+        grid(rounds=1, steps=2, rows=64, n=32, m=128)
+    elif "grid" in asked:
+        grid(rounds=7, steps=16, rows=1024, n=128, m=2048)
